@@ -1,0 +1,192 @@
+"""How time and memory grow with the data, for this package's count models.
+
+Synthetic counts whose columns are as frequent as words (``make_zipf_counts``), float32
+with 32-bit indices: eight bytes per nonzero. Each figure comes from a fresh process
+with two threads that has fitted a tiny matrix first, so that what is imported and
+started on first use is neither in the times nor in the memory.
+
+passes
+    ``max_iter=3, tol=0, init="random"``: wall-clock seconds of fit by the number of
+    passes, the model's start included. Against nonzeros at K=50, with 100 nonzeros a
+    row and 10,000 columns, and against K at a million nonzeros. A slope is that of log
+    seconds on log nonzeros (or K): least squares over all points, and between the last
+    two, where fixed costs weigh least. 1 is linear.
+memory
+    100,000 x 50,000, ten million nonzeros. The peak of resident memory in fit above a
+    baseline that holds the imports but not the data, against the sum of four parts:
+    data (CSR as given), parameters (what the module saves), table (remembered local
+    parameters of all rows) and one chunk (the rows worked on at once: their CSR and
+    their local parameters). The ratio must be below 2.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from scipy import sparse
+
+from benchmarks import measure
+
+ESTIMATORS = ("PoissonFactorization", "LatentDirichletAllocation")
+SIZES = (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
+WIDTHS = (10, 20, 50, 100, 200)
+SETTINGS = {"max_iter": 3, "tol": 0, "init": "random", "random_state": 0}
+PARTS = ("data", "parameters", "table", "chunk")
+
+
+def generate(meter, path, n_samples, n_features, nnz):
+    """Write the counts to a file, apart from the process that is measured."""
+    from skdeepfactor.datasets import make_zipf_counts
+
+    X = make_zipf_counts(n_samples, n_features, nnz, random_state=0).data
+    sparse.save_npz(path, sparse.csr_matrix(X, dtype=np.float32), compressed=False)
+    return {"nnz": X.nnz}
+
+
+def write_counts(path, shape):
+    """Generate in a process of its own, and stop if that fails."""
+    made = measure.run("benchmarks.scale:generate", {"path": path, **shape})
+    if "note" in made:
+        raise SystemExit(f"the counts could not be made: {made['note']}")
+    return {"nnz": made["nnz"]}
+
+
+def fit(meter, path, estimator, k):
+    """Fit an estimator to the counts in a file."""
+    import skdeepfactor
+
+    est = getattr(skdeepfactor, estimator)(n_components=k, **SETTINGS)
+    est.fit(sparse.csr_matrix(np.eye(30, 20, dtype=np.float32)))  # imports, threads
+    meter.mark()
+    X = sparse.load_npz(path)
+    with meter("fit"):
+        est.fit(X)
+    seconds = meter.seconds["fit"] / est.n_iter_
+    return {
+        "n_iter": est.n_iter_,
+        "pass_seconds": seconds,
+        "history_seconds": est.history_["seconds"],
+        **parts(est, X),
+    }
+
+
+def parts(est, X):
+    """Bytes of the four parts that memory is compared with."""
+    from skdeepfactor.data import chunks
+
+    module = est._make_module(X.shape[1])
+    rows = next(chunks(X, None, module.local_width))
+    csr_bytes = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
+    table = module.local_width * X.shape[0] * X.dtype.itemsize
+    return {
+        "data": csr_bytes,
+        "parameters": sum(value.nbytes for value in module.state_dict().values()),
+        "table": table,
+        "chunk": (csr_bytes + table) * (rows.stop - rows.start) / X.shape[0],
+    }
+
+
+def slopes(sizes, seconds):
+    """Slope of log seconds on log size: over all points, and of the last two."""
+    if len(sizes) < 2:
+        return float("nan"), float("nan")
+    x, y = np.log(sizes), np.log(seconds)
+    return np.polyfit(x, y, 1)[0], (y[-1] - y[-2]) / (x[-1] - x[-2])
+
+
+def measure_passes(folder, sizes, widths, width_size):
+    """Time passes over growing data, and with growing K; print and return the rows."""
+    rows = []
+    for nnz in sorted({*sizes, width_size}):
+        path = str(Path(folder) / "counts.npz")
+        shape = {"n_samples": nnz // 100, "n_features": 10_000, "nnz": nnz}
+        made = write_counts(path, shape)
+        ks = {50} if nnz in sizes else set()
+        if nnz == width_size:
+            ks.update(widths)
+        for estimator in ESTIMATORS:
+            for k in sorted(ks):
+                asked = {"path": path, "estimator": estimator, "k": k}
+                measured = measure.run("benchmarks.scale:fit", asked)
+                row = {"estimator": estimator, "k": k, **shape, **made, **measured}
+                rows.append({**row, "asked_nnz": nnz})
+    measure.print_table(
+        ["estimator", "nonzeros", "K", "s/pass"],
+        [
+            [
+                row["estimator"],
+                f"{row['nnz']:,}",
+                str(row["k"]),
+                measure.spread([row], "pass_seconds", 4),
+            ]
+            for row in rows
+        ],
+    )
+    measure.print_notes(rows, "estimator")
+    for estimator in ESTIMATORS:
+        done = [r for r in rows if r["estimator"] == estimator and "note" not in r]
+        by_size = [r for r in done if r["k"] == 50 and r["asked_nnz"] in sizes]
+        by_width = [r for r in done if r["asked_nnz"] == width_size]
+        by_width = sorted(by_width, key=lambda r: r["k"])
+        for word, some, key in (("nonzeros", by_size, "nnz"), ("K", by_width, "k")):
+            whole, last = slopes(
+                [row[key] for row in some], [row["pass_seconds"] for row in some]
+            )
+            print(f"{estimator}: slope in {word} {whole:.2f}, last two {last:.2f}")
+    return rows
+
+
+def measure_memory(folder, shape, ks):
+    """Compare peaks with the sum of the parts; print and return the rows."""
+    path = str(Path(folder) / "counts.npz")
+    made = write_counts(path, shape)
+    rows = []
+    for estimator in ESTIMATORS:
+        for k in ks:
+            asked = {"path": path, "estimator": estimator, "k": k}
+            row = measure.run("benchmarks.scale:fit", asked)
+            if "note" not in row:
+                total = sum(row[part] for part in PARTS)
+                row["ratio"] = row["peak_mib"] * measure.MIB / total
+                row.update({f"{part}_mib": row[part] / measure.MIB for part in PARTS})
+            rows.append({"estimator": estimator, "k": k, **shape, **made, **row})
+    keys = ("peak_mib", *(f"{part}_mib" for part in PARTS))
+    measure.print_table(
+        ["estimator", "K", "peak MiB", *PARTS, "ratio (< 2)"],
+        [
+            [
+                row["estimator"],
+                str(row["k"]),
+                *(measure.spread([row], key, 1) for key in keys),
+                measure.spread([row], "ratio", 2),
+            ]
+            for row in rows
+        ],
+    )
+    measure.print_notes(rows, "estimator")
+    return rows
+
+
+def main(argv):
+    """Measure passes, memory, or both."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks scale",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", choices=("passes", "memory"))
+    parser.add_argument("--quick", action="store_true", help="small data throughout")
+    chosen = parser.parse_args(argv)
+    shape = {"n_samples": 100_000, "n_features": 50_000, "nnz": 10_000_000}
+    sizes, widths, width_size, ks = SIZES, WIDTHS, 1_000_000, (50, 100)
+    if chosen.quick:
+        shape = {"n_samples": 5000, "n_features": 2000, "nnz": 200_000}
+        sizes, widths, width_size, ks = (10_000, 30_000), (5, 10), 30_000, (10,)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        if chosen.only != "memory":
+            rows += measure_passes(folder, sizes, widths, width_size)
+        if chosen.only != "passes":
+            rows += measure_memory(folder, shape, ks)
+    measure.write_results("scale", argv, rows, seeds=[0], settings=SETTINGS)

@@ -1,0 +1,5 @@
+"""Build with setuptools; everything is said in pyproject.toml."""
+
+from setuptools import setup
+
+setup()

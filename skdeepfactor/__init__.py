@@ -1,0 +1,7 @@
+"""Deep probabilistic factor models of counts, as scikit-learn estimators."""
+
+from skdeepfactor._version import __version__
+from skdeepfactor.models.latent_dirichlet_allocation import LatentDirichletAllocation
+from skdeepfactor.models.poisson_factorization import PoissonFactorization
+
+__all__ = ["LatentDirichletAllocation", "PoissonFactorization", "__version__"]

@@ -1,0 +1,568 @@
+"""The estimator: NumPy and SciPy in, NumPy out, around a torch module.
+
+A fitted estimator holds its module's parameters as NumPy arrays and nothing of torch,
+so that it pickles, and moves between devices, like any scikit-learn estimator; the
+module is built anew for each call.
+"""
+
+import contextlib
+import time
+from abc import ABC, abstractmethod
+from numbers import Integral, Real
+from typing import ClassVar
+
+import numpy as np
+import scipy.sparse
+import torch
+from joblib import Parallel, delayed
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from skdeepfactor.data import as_csr, chunks, compute_dtype, to_tensor
+from skdeepfactor.ops import row_sum
+from skdeepfactor.progress import CallbackSupportMixin, pass_reports, with_callbacks
+from skdeepfactor.training import train, train_step
+
+
+class BaseFactorModel(
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
+    ABC,
+):
+    """Validation, training, inference and scores, for every model of counts.
+
+    A model gives ``_make_module`` and ``_make_optimizer``, ``_initialize`` for where
+    its parameters start, and ``_module_attributes`` for what users see of them.
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "n_jobs": [Integral, None],
+        "warm_start": ["boolean"],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    @abstractmethod
+    def _make_module(self, n_features):
+        """Build the module from the hyperparameters, its parameters unset."""
+
+    @abstractmethod
+    def _make_optimizer(self, module, *, is_stochastic):
+        """Build the optimizer of the module's parameters."""
+
+    @abstractmethod
+    def _initialize(self, module, X, random_state):
+        """Set the module's parameters for the first pass over ``X``."""
+
+    @abstractmethod
+    def _module_attributes(self, module):
+        """Fitted attributes that show the module's parameters, as a dict."""
+
+    @with_callbacks
+    def fit(self, X, y=None, *, X_val=None):
+        """Fit the model to the rows of X.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Counts, or other non-negative numbers.
+        y : None
+            Ignored; here for scikit-learn's API.
+        X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
+            Rows to watch for early stopping, in place of ``validation_fraction``.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or a parameter is not what it must be. The estimator is then
+            left as it was.
+        """
+        with self._unchanged_on_error():
+            self._validate_params()
+            is_warm = self.warm_start and self.__sklearn_is_fitted__()
+            X = self._validate(X, reset=not is_warm)
+            random_state = check_random_state(self.random_state)
+            if X_val is not None:
+                X_val = self._validate(X_val, reset=False)
+            elif self.validation_fraction is not None:
+                X, X_val = self._hold_out(X, random_state)
+            seeds = random_state.randint(np.iinfo(np.int32).max, size=self.n_init)
+            with pass_reports(self, X) as report:
+                if self.n_init == 1 or is_warm:
+                    best = self._run(X, X_val, seeds[0], is_warm, report)
+                else:
+                    runs = Parallel(n_jobs=self.n_jobs)(
+                        delayed(self._run)(X, X_val, seed) for seed in seeds
+                    )
+                    best = max(runs, key=_quality)
+            vars(self).update(best)
+        return self
+
+    def partial_fit(self, X, y=None, *, total_samples=None):
+        """Take stochastic steps on the rows of X, as one chunk of a stream.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Counts, or other non-negative numbers. More rows than ``batch_size`` make
+            several steps.
+        y : None
+            Ignored; here for scikit-learn's API.
+        total_samples : int, default=None
+            Number of rows of the whole stream, by which the statistics of a batch are
+            scaled; the rows seen so far if None.
+
+        Returns
+        -------
+        self : object
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or a parameter is not what it must be. The estimator is then
+            left as it was.
+        """
+        with self._unchanged_on_error():
+            self._validate_params()
+            started = time.perf_counter()
+            is_first = not self.__sklearn_is_fitted__()
+            X = self._validate(X, reset=is_first)
+            if total_samples is not None and total_samples < 1:
+                raise ValueError(
+                    f"total_samples must be at least 1, got {total_samples!r}."
+                )
+            n_seen = X.shape[0] + (0 if is_first else self.n_samples_seen_)
+            n_samples = n_seen if total_samples is None else total_samples
+            random_state = check_random_state(self.random_state)
+            module, device = self._start(X, random_state, is_warm=not is_first)
+            optimizer = self._make_optimizer(module, is_stochastic=True)
+            if not is_first:
+                _load_optimizer(optimizer, self._optimizer_state)
+            module.train()
+            bound = 0.0
+            step = self.batch_size or X.shape[0]
+            for start in range(0, X.shape[0], step):
+                rows = np.arange(start, min(start + step, X.shape[0]))
+                bound += train_step(
+                    module, optimizer, X, rows, n_samples=n_samples, device=device
+                )
+            lower_bound = bound * n_samples / X.shape[0] - float(module.global_kl())
+            seconds = time.perf_counter() - started
+            past = {"lower_bound": [], "seconds": []} if is_first else self.history_
+            history = {
+                "lower_bound": [*past["lower_bound"], lower_bound],
+                "seconds": [*past["seconds"], seconds],
+            }
+            vars(self).update(
+                self._attributes(module, optimizer, X, history, lower_bound, n_seen)
+            )
+        return self
+
+    def transform(self, X):
+        """Infer the factors of each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_components)
+            The posterior mean of the factors, float64 for float64 data, else float32.
+        """
+        return self._infer(X, lambda module, x: module.posterior(x).mean)
+
+    def inverse_transform(self, Z):
+        """Expected data given factors.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            E[x | z] under the posterior mean of the components.
+        """
+        check_is_fitted(self)
+        Z = check_array(Z, dtype=[np.float64, np.float32])
+        if Z.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"Z has {Z.shape[1]} columns, but {type(self).__name__} has "
+                f"{self._n_features_out} components."
+            )
+        dtype = compute_dtype(Z)
+        module = self._load(dtype, _resolve_device(self.device, dtype))
+        return _map_rows(module, Z, lambda module, z: module.decode(z))
+
+    def score_samples(self, X):
+        """Evidence lower bound of each row, in nats.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        bounds : ndarray of shape (n_samples,), float64
+            Lower bounds on E_q(W)[log p(x | W)]; the divergence of the global
+            parameters is left out, so that a row's bound depends on that row alone.
+        """
+        return self._infer(X, lambda module, x: module.elbo(x))
+
+    def score(self, X, y=None, *, metric="elbo"):
+        """Mean score per row; larger is better.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : None
+            Ignored; here for scikit-learn's API.
+        metric : {"elbo", "neg_perplexity"}, default="elbo"
+            The mean of ``score_samples(X)``, in nats, or minus ``perplexity(X)``.
+
+        Returns
+        -------
+        score : float
+        """
+        if metric == "elbo":
+            return float(np.mean(self.score_samples(X)))
+        if metric == "neg_perplexity":
+            return -self.perplexity(X)
+        raise ValueError(f"metric must be 'elbo' or 'neg_perplexity', got {metric!r}.")
+
+    def perplexity(self, X, *, average="document"):
+        """Perplexity of the counts as words in order, given how many there are.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows without counts are left out.
+        average : {"document", "corpus"}, default="document"
+            exp(-mean over rows of bound / count), as neural topic models report it, or
+            exp(-sum of bounds / sum of counts), as papers on LDA do.
+
+        Returns
+        -------
+        perplexity : float
+            An upper bound: perplexity at the lower bound of the log likelihood.
+
+        Raises
+        ------
+        ValueError
+            If no row has a count.
+        """
+        if average not in ("document", "corpus"):
+            raise ValueError(
+                f"average must be 'document' or 'corpus', got {average!r}."
+            )
+        both = self._infer(
+            X, lambda module, x: torch.stack([module.word_bound(x), row_sum(x)], 1)
+        )
+        bounds, totals = both[both[:, 1] > 0].T
+        if len(bounds) == 0:
+            raise ValueError("perplexity needs a row with a count; every row is empty.")
+        if average == "document":
+            return float(np.exp(-np.mean(bounds / totals)))
+        return float(np.exp(-bounds.sum() / totals.sum()))
+
+    def __sklearn_is_fitted__(self):
+        """Whether the estimator has been fitted."""
+        return "_parameters" in vars(self)
+
+    def __sklearn_tags__(self):
+        """What scikit-learn should know: non-negative data, dense or sparse."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.input_tags.positive_only = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    @property
+    def _n_features_out(self):
+        return self.components_.shape[0]
+
+    def _validate(self, X, *, reset):
+        """Check X; canonical CSR or an array, never the caller's to be changed."""
+        X = validate_data(
+            self,
+            X,
+            accept_sparse="csr",
+            dtype="numeric",
+            ensure_non_negative=True,
+            reset=reset,
+        )
+        if scipy.sparse.issparse(X) and not X.has_canonical_format:
+            X = X.copy()
+            X.sum_duplicates()
+        return X
+
+    def _hold_out(self, X, random_state):
+        """Split off ``validation_fraction`` of the rows, at random."""
+        n_val = int(np.ceil(self.validation_fraction * X.shape[0]))
+        if n_val >= X.shape[0]:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} of "
+                f"{X.shape[0]} row(s) leaves none to fit."
+            )
+        order = random_state.permutation(X.shape[0])
+        return X[np.sort(order[n_val:])], X[np.sort(order[:n_val])]
+
+    def _run(self, X, X_val, seed, is_warm=False, report=None):
+        """Train once; the fitted attributes, as a dict."""
+        random_state = np.random.RandomState(seed)
+        module, device = self._start(X, random_state, is_warm=is_warm)
+        is_stochastic = self.batch_size is not None and self.batch_size < X.shape[0]
+        optimizer = self._make_optimizer(module, is_stochastic=is_stochastic)
+
+        def attributes(history, lower_bound):
+            return self._attributes(
+                module, optimizer, X, history, lower_bound, X.shape[0]
+            )
+
+        def validate():
+            module.eval()
+            return float(_map_rows(module, X_val, lambda m, x: m.elbo(x)).mean())
+
+        def report_pass(history):
+            last = history["lower_bound"][-1]
+            return report(history, lambda: attributes(history, last))
+
+        history, lower_bound = train(
+            module,
+            X,
+            optimizer=optimizer,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            batch_size=self.batch_size if is_stochastic else None,
+            device=device,
+            rng=random_state,
+            validate=None if X_val is None else validate,
+            n_iter_no_change=self.n_iter_no_change,
+            report=None if report is None else report_pass,
+        )
+        return attributes(history, lower_bound)
+
+    def _start(self, X, random_state, *, is_warm):
+        """The module to train on X, and the device that it is on."""
+        dtype = compute_dtype(X)
+        if is_warm:
+            if self.n_components != self._fitted_with["n_components"]:
+                raise ValueError(
+                    f"n_components={self.n_components} cannot go on from a model "
+                    f"with {self._fitted_with['n_components']} components."
+                )
+            if any(array.dtype == np.float64 for array in self._parameters.values()):
+                dtype = torch.float64
+        device = _resolve_device(self.device, dtype)
+        if is_warm:
+            return self._load(dtype, device), device
+        module = self._make_module(X.shape[1]).to(dtype)
+        self._initialize(module, X, random_state)
+        module.to(device).refresh()
+        return module, device
+
+    def _load(self, dtype, device):
+        """The fitted module, made again from its arrays."""
+        fitted = type(self)(**self._fitted_with)
+        module = fitted._make_module(self.n_features_in_)
+        state = {name: torch.tensor(a) for name, a in self._parameters.items()}
+        module.load_state_dict(state)
+        module.to(device, dtype).eval().refresh()
+        return module
+
+    def _attributes(self, module, optimizer, X, history, lower_bound, n_seen):
+        """All that a fitted estimator has, as a dict."""
+        module.eval()
+        return {
+            "_parameters": {
+                name: tensor.detach().cpu().numpy().copy()
+                for name, tensor in module.state_dict().items()
+            },
+            "_optimizer_state": _optimizer_arrays(optimizer),
+            "_fitted_with": self.get_params(deep=False),
+            "_row_totals": np.quantile(
+                np.asarray(X.sum(axis=1), dtype=np.float64), np.linspace(0, 1, 101)
+            ),
+            "components_": _to_numpy(module.components()),
+            "n_iter_": len(history["lower_bound"]),
+            "n_samples_seen_": n_seen,
+            "lower_bound_": lower_bound,
+            "history_": {name: list(values) for name, values in history.items()},
+            **self._module_attributes(module),
+        }
+
+    def _infer(self, X, function):
+        """``function(module, x)`` of each batch of X, as one array."""
+        check_is_fitted(self)
+        X = self._validate(X, reset=False)
+        dtype = compute_dtype(X)
+        module = self._load(dtype, _resolve_device(self.device, dtype))
+        return _map_rows(module, X, function)
+
+    def _sample(self, n_samples, totals, random_state):
+        """Rows drawn from the model, as a CSR matrix, a batch at a time."""
+        check_is_fitted(self)
+        if not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(
+                f"n_samples must be an int of at least 1, got {n_samples!r}."
+            )
+        seed = check_random_state(random_state).randint(2**31 - 1, size=4)
+        generator = np.random.default_rng(seed)
+        if totals is None:
+            levels = np.linspace(0, 1, len(self._row_totals))
+            positions = generator.random(n_samples)
+            totals = np.rint(np.interp(positions, levels, self._row_totals))
+        totals = np.broadcast_to(np.asarray(totals, dtype=np.int64), (n_samples,))
+        if (totals < 0).any():
+            raise ValueError("n_tokens must not be negative.")
+        module = self._load(torch.float64, torch.device("cpu"))
+        rows = range(0, n_samples, 1 + 2**22 // self.n_features_in_)
+        parts = [
+            module.sample(totals[start : start + rows.step], generator)
+            for start in rows
+        ]
+        return as_csr(scipy.sparse.vstack([scipy.sparse.csr_matrix(p) for p in parts]))
+
+    @contextlib.contextmanager
+    def _unchanged_on_error(self):
+        """Take back what was set on the estimator, should an error come."""
+        before = dict(vars(self))
+        try:
+            yield
+        except Exception:
+            # Callbacks are torn down later, by what their own mixin has stored here.
+            for name in vars(self).keys() - before.keys():
+                if not name.startswith(("_callback", "_skl")):
+                    delattr(self, name)
+            vars(self).update(before)
+            raise
+
+
+def check_prior(prior, name, *shapes):
+    """A prior's parameter: "auto", a float, or a positive array of one of the shapes.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+    """
+    if isinstance(prior, str):
+        return prior
+    array = np.asarray(prior, dtype=np.float64)
+    if array.ndim == 0:
+        return float(array)
+    if array.shape not in shapes:
+        expected = " or ".join(str(shape) for shape in shapes)
+        raise ValueError(f"{name} must have shape {expected}, got {array.shape}.")
+    if not (np.isfinite(array).all() and (array > 0).all()):
+        raise ValueError(f"{name} must be positive and finite in every entry.")
+    return array
+
+
+def check_init(init, shape):
+    """Where components start: a string, or a non-negative array of that shape.
+
+    Raises
+    ------
+    ValueError
+        If an array has another shape, or an entry that is negative or not finite.
+    """
+    if isinstance(init, str):
+        return init
+    array = check_array(init, dtype=np.float64, ensure_non_negative=True)
+    if array.shape != shape:
+        raise ValueError(f"init must have shape {shape}, got {array.shape}.")
+    return array
+
+
+def _quality(attributes):
+    """What restarts are compared by: the validation score, or else the bound."""
+    scores = attributes["history_"].get("validation_score")
+    return attributes["lower_bound_"] if scores is None else max(scores)
+
+
+@torch.no_grad()
+def _map_rows(module, X, function):
+    """``function(module, x)`` of each batch of X, concatenated, as an array."""
+    parameter = next(module.parameters())
+    return np.concatenate(
+        [
+            _to_numpy(
+                function(
+                    module,
+                    to_tensor(X, rows, dtype=parameter.dtype, device=parameter.device),
+                )
+            )
+            for rows in chunks(X, None, module.local_width)
+        ]
+    )
+
+
+def _to_numpy(tensor):
+    return tensor.detach().cpu().numpy()
+
+
+def _resolve_device(name, dtype):
+    """The torch device of that name, which must be there and compute in ``dtype``."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(
+            f"device must be 'cpu', 'cuda', 'cuda:<index>', 'mps' or 'auto', "
+            f"got {name!r}."
+        ) from None
+    is_there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available()
+        and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not is_there.get(device.type, False):
+        raise ValueError(f"device={name!r} is not available on this machine.")
+    if device.type == "mps" and dtype == torch.float64:
+        raise ValueError("device='mps' cannot compute in float64; pass float32 data.")
+    return device
+
+
+def _optimizer_arrays(optimizer):
+    """The optimizer's state as a flat dict of arrays."""
+    return {
+        f"{index}.{name}": np.asarray(_to_numpy(value))
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+
+
+def _load_optimizer(optimizer, arrays):
+    """Give an optimizer the state that ``_optimizer_arrays`` took from one."""
+    state = {}
+    for key, array in arrays.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = torch.tensor(array)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,397 @@
+r"""Latent Dirichlet allocation, by mean-field variational Bayes.
+
+The story of a row n with :math:`N_n` words:
+
+.. math::
+    \beta_k \sim \text{Dirichlet}(\eta), \qquad
+    \theta_n \sim \text{Dirichlet}(\alpha), \qquad
+    x_n \sim \text{Multinomial}(N_n, \textstyle\sum_k \theta_{nk} \beta_k),
+
+taken as words in order, so without the multinomial coefficient. The posterior is
+:math:`q(\beta_k) = \text{Dirichlet}(\lambda_k)`,
+:math:`q(\theta_n) = \text{Dirichlet}(\gamma_n)`, with a share of each count for each
+topic, :math:`\phi_{nvk} \propto \exp(E \log \theta_{nk} + E \log \beta_{kv})`, summed
+out of the bound:
+
+.. math::
+    L = \sum_{nv} x_{nv} \log \sum_k e^{E \log \theta_{nk} + E \log \beta_{kv}}
+        - \sum_n KL(q(\theta_n) \| p(\theta_n)) - \sum_k KL(q(\beta_k) \| p(\beta_k)).
+
+Coordinate ascent: :math:`\gamma_{nk} = \alpha_k + \sum_v x_{nv} \phi_{nvk}` for each
+row until it stands still, then :math:`\lambda_{kv} = \eta + \sum_n x_{nv} \phi_{nvk}`.
+The sums over n are the one global parameter, ``topic_counts``.
+
+Blei, Ng and Jordan (2003), Latent Dirichlet allocation; Hoffman, Blei and Bach (2010),
+Online learning for latent Dirichlet allocation; learnt priors after Minka (2000),
+Estimating a Dirichlet distribution.
+"""
+
+from numbers import Integral, Real
+from typing import ClassVar
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import nn
+from torch.distributions import Dirichlet
+
+from skdeepfactor.base import BaseFactorModel, check_init, check_prior
+from skdeepfactor.conjugate import MAX_STEPS, Weights, allocate, fixed_point
+from skdeepfactor.distributions import (
+    digamma,
+    dirichlet,
+    dirichlet_kl,
+    symmetric_dirichlet,
+)
+from skdeepfactor.initialization import initial_counts
+from skdeepfactor.module import FactorModule
+from skdeepfactor.ops import row_sum
+from skdeepfactor.training import NaturalGradient
+
+
+class DirichletTopics(FactorModule):
+    """Words of a row from topics in Dirichlet proportions.
+
+    Local parameters of a row are its expected counts of each topic: the concentration
+    without the prior, which may be learnt meanwhile.
+    """
+
+    def __init__(self, doc_topic_prior, topic_word_prior, *, shape, inner_iter, tol):
+        super().__init__()
+        n_components, _ = shape
+        self.local_width = n_components
+        self.inner_iter, self.inner_tol = inner_iter, tol
+        self.learns_proportions = isinstance(doc_topic_prior, str)
+        self.learns_topics = isinstance(topic_word_prior, str)
+        alpha = 0.1 if self.learns_proportions else doc_topic_prior
+        eta = 0.05 if self.learns_topics else topic_word_prior
+        alpha = np.broadcast_to(np.asarray(alpha, np.float64), (n_components,))
+        self.register_buffer("alpha", torch.tensor(alpha))
+        self.register_buffer("eta", torch.tensor(np.asarray(eta, np.float64)))
+        self.topic_counts = nn.Parameter(torch.empty(shape))
+        # The mean of E[log theta] over rows, from which alpha is learnt.
+        self.mean_log_proportions = nn.Parameter(torch.zeros(n_components))
+
+    def posterior(self, x, start=None):
+        return Dirichlet(self.alpha + self._solve(x, start), validate_args=False)
+
+    def elbo(self, x, q=None):
+        q = self.posterior(x) if q is None else q
+        return self._bounds(x, q.concentration)[0]
+
+    def decode(self, z):
+        return z @ self.components()
+
+    def components(self):
+        return self._topics / self._topics.sum(1, keepdim=True)
+
+    def sample(self, totals, generator):
+        proportions = generator.dirichlet(self.alpha.cpu().numpy(), size=len(totals))
+        p = proportions @ self.components().cpu().numpy().astype(np.float64)
+        return generator.multinomial(totals, p / p.sum(1, keepdims=True))
+
+    def global_kl(self):
+        return dirichlet_kl(self._topics, self._mean_log_topics, self.eta).sum()
+
+    @torch.no_grad()
+    def backward(self, x, weight, n_samples, start=None):
+        counts = self._solve(x, start)
+        bounds, allocation, mean_log = self._bounds(x, self.alpha + counts)
+        topic_counts = allocation.feature_counts(self._weights)
+        self.accumulate(self.topic_counts, topic_counts * (-weight * n_samples))
+        self.accumulate(self.mean_log_proportions, mean_log.sum(0) * -weight)
+        return bounds, counts
+
+    @torch.no_grad()
+    def after_step(self):
+        if self.learns_proportions:
+            mean_log = self.mean_log_proportions.double().cpu().numpy()
+            learnt = dirichlet(mean_log, start=self.alpha.double().cpu().numpy())
+            self.alpha.copy_(torch.from_numpy(learnt))
+        self.refresh()
+        if self.learns_topics:
+            mean_log = self._mean_log_topics.mean(dtype=torch.float64).item()
+            self.eta.fill_(symmetric_dirichlet(mean_log, self._topics.shape[1]))
+            self.refresh()
+
+    @torch.no_grad()
+    def refresh(self):
+        self._topics = self.eta + self.topic_counts
+        totals = digamma(self._topics.sum(1, keepdim=True))
+        self._mean_log_topics = digamma(self._topics) - totals
+        self._weights = Weights.from_mean_log(self._mean_log_topics)
+
+    def _solve(self, x, start):
+        """Expected counts of the topics in each row, from ``start`` or from none."""
+        if start is None:
+            totals = row_sum(x)[:, None].to(self.alpha.dtype)
+            start = totals.expand(-1, len(self.alpha)) / len(self.alpha)
+        return fixed_point(
+            self._update,
+            x,
+            start,
+            max_steps=self.inner_iter if self.training else MAX_STEPS,
+            tol=self.inner_tol,
+        )
+
+    def _update(self, x, counts):
+        # The digamma of the total is the same for all topics and cancels in shares.
+        mean_log = digamma(self.alpha + counts)
+        return allocate(x, mean_log, self._weights).row_counts(self._weights)
+
+    def _bounds(self, x, concentration):
+        """The rows' bounds, the allocation of their counts and E[log theta]."""
+        mean_log = digamma(concentration)
+        mean_log -= digamma(concentration.sum(1, keepdim=True))
+        allocation = allocate(x, mean_log, self._weights)
+        bounds = allocation.log_likelihood(x, self._weights)
+        bounds -= dirichlet_kl(concentration, mean_log, self.alpha)
+        return bounds, allocation, mean_log
+
+
+class LatentDirichletAllocation(BaseFactorModel):
+    r"""Latent Dirichlet allocation: topics of words, mixed in each document.
+
+    Row n is N_n words from K topics beta in proportions theta_n:
+    ``beta_k ~ Dirichlet(topic_word_prior)``, ``theta_n ~ Dirichlet(doc_topic_prior)``,
+    ``x_n ~ Multinomial(N_n, theta_n @ beta)``, fitted by mean-field variational Bayes:
+    coordinate ascent over all rows, or stochastic steps with ``batch_size`` or
+    ``partial_fit``. Sparse data stay sparse.
+
+    Parameters
+    ----------
+    n_components : int, default=10
+        Number of topics K.
+    doc_topic_prior : float, array-like of shape (n_components,) or "auto", default=0.1
+        Concentration of the Dirichlet over a document's topics; ``"auto"`` learns one
+        for each topic.
+    topic_word_prior : float, array-like or "auto", default=0.05
+        Concentration of the Dirichlet over a topic's words: one number, one for each
+        word (n_features,), or one for each topic and word (n_components, n_features),
+        where large entries plant seed words. ``"auto"`` learns one number.
+    init : {"kmeans", "random"} or array-like, default="kmeans"
+        Where the topics start: from clusters of the documents, from random weights,
+        or from an array of shape (n_components, n_features), up to scale. The start
+        decides the quality more than anything else here.
+    max_iter : int, default=5
+        Passes over the data. After a k-means start a few are enough for held-out
+        scores; the bound itself goes on rising slowly.
+    tol : float, default=1e-4
+        Relative gain of the bound, in a pass, below which training ends.
+    max_inner_iter : int, default=5
+        Steps on the proportions of each row in a pass; rows go on where they stopped
+        a pass ago. ``transform`` goes on until ``inner_tol``.
+    inner_tol : float, default=1e-3
+        Relative change of a row's parameters below which that row is done.
+    batch_size : int, default=None
+        Rows in a stochastic step; None for full steps on all rows.
+    learning_offset : float, default=10.0
+        Slows the first stochastic steps: step t has size
+        (1 + learning_offset + t) ** -learning_decay.
+    learning_decay : float, default=0.7
+        How fast stochastic steps shrink, in (0.5, 1].
+    validation_fraction : float, default=None
+        Fraction of the rows held out to stop early, when their mean bound has not
+        risen for ``n_iter_no_change`` passes; None for no early stopping.
+    n_iter_no_change : int, default=3
+        Passes without a better validation score that end training; also the passes
+        over which the bound of stochastic steps must rise by ``tol``.
+    n_init : int, default=1
+        Number of starts, of which the one with the best bound (or validation score)
+        is kept.
+    n_jobs : int, default=None
+        Processes for the starts.
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from what is fitted already.
+    device : str, default="cpu"
+        Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
+    random_state : int, RandomState instance or None, default=None
+        Seed of the start and of the order of stochastic steps.
+    verbose : int, default=0
+        Whether to show the bound after each pass.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        The topics: the posterior mean of each one's distribution over words, rows sum
+        to 1.
+    topic_word_concentration_ : ndarray of shape (n_components, n_features)
+        Parameters of the Dirichlet posterior of each topic (``components_`` in
+        scikit-learn's estimator of this name).
+    doc_topic_prior_ : ndarray of shape (n_components,)
+        The prior of the proportions, learnt or given.
+    topic_word_prior_ : float or ndarray
+        The prior of the topics, learnt or given.
+    lower_bound_ : float
+        Bound of the training data in nats, the divergence of the topics included.
+    history_ : dict of lists
+        ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
+        for each pass.
+    n_iter_ : int
+        Number of passes.
+    n_samples_seen_ : int
+        Number of rows that training has seen.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where the data had names.
+
+    See Also
+    --------
+    PoissonFactorization : The same allocation of counts, for rows whose totals matter.
+    sklearn.decomposition.LatentDirichletAllocation : The same model and bound.
+
+    References
+    ----------
+    Blei, D., Ng, A. and Jordan, M. (2003). Latent Dirichlet allocation. JMLR 3.
+
+    Hoffman, M., Blei, D. and Bach, F. (2010). Online learning for latent Dirichlet
+    allocation. NeurIPS 23.
+
+    Examples
+    --------
+    >>> from skdeepfactor import LatentDirichletAllocation
+    >>> from skdeepfactor.datasets import make_topics
+    >>> X = make_topics(200, 50, 3, random_state=0).data
+    >>> lda = LatentDirichletAllocation(3, random_state=0).fit(X)
+    >>> lda.transform(X).shape
+    (200, 3)
+    >>> bool(lda.perplexity(X) < 50)
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **BaseFactorModel._parameter_constraints,
+        "doc_topic_prior": [
+            Interval(Real, 0, None, closed="neither"),
+            "array-like",
+            StrOptions({"auto"}),
+        ],
+        "topic_word_prior": [
+            Interval(Real, 0, None, closed="neither"),
+            "array-like",
+            StrOptions({"auto"}),
+        ],
+        "init": [StrOptions({"kmeans", "random"}), "array-like"],
+        "max_inner_iter": [Interval(Integral, 1, None, closed="left")],
+        "inner_tol": [Interval(Real, 0, None, closed="left")],
+        "learning_offset": [Interval(Real, 0, None, closed="left")],
+        "learning_decay": [Interval(Real, 0.5, 1, closed="right")],
+    }
+
+    def __init__(
+        self,
+        n_components=10,
+        *,
+        doc_topic_prior=0.1,
+        topic_word_prior=0.05,
+        init="kmeans",
+        max_iter=5,
+        tol=1e-4,
+        max_inner_iter=5,
+        inner_tol=1e-3,
+        batch_size=None,
+        learning_offset=10.0,
+        learning_decay=0.7,
+        validation_fraction=None,
+        n_iter_no_change=3,
+        n_init=1,
+        n_jobs=None,
+        warm_start=False,
+        device="cpu",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.doc_topic_prior = doc_topic_prior
+        self.topic_word_prior = topic_word_prior
+        self.init = init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.max_inner_iter = max_inner_iter
+        self.inner_tol = inner_tol
+        self.batch_size = batch_size
+        self.learning_offset = learning_offset
+        self.learning_decay = learning_decay
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.n_init = n_init
+        self.n_jobs = n_jobs
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def topic_assignments(self, X):
+        """Average assignment of each row's words to the topics.
+
+        Where ``transform`` gives the posterior mean of a row's proportions, which
+        leans towards the prior, this is the mean of its words' own posteriors.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        assignments : ndarray of shape (n_samples, n_components)
+            Rows sum to 1; rows without words are 0.
+        """
+
+        def shares(module, x):
+            counts = module.posterior(x).concentration - module.alpha
+            return counts / counts.sum(1, keepdim=True).clamp_min(1e-30)
+
+        return self._infer(X, shares)
+
+    def sample(self, n_samples=1, *, n_tokens=None, random_state=None):
+        """Draw documents from the model.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of documents.
+        n_tokens : int or array-like of shape (n_samples,), default=None
+            Words in each; by default drawn from the lengths of the training rows.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the draws.
+
+        Returns
+        -------
+        X : CSR matrix of shape (n_samples, n_features)
+            Counts, from the posterior mean of the topics.
+        """
+        return self._sample(n_samples, n_tokens, random_state)
+
+    def _make_module(self, n_features):
+        shape = (self.n_components, n_features)
+        eta = check_prior(
+            self.topic_word_prior, "topic_word_prior", (n_features,), shape
+        )
+        return DirichletTopics(
+            check_prior(self.doc_topic_prior, "doc_topic_prior", shape[:1]),
+            eta,
+            shape=shape,
+            inner_iter=self.max_inner_iter,
+            tol=self.inner_tol,
+        )
+
+    def _make_optimizer(self, module, *, is_stochastic):
+        return NaturalGradient(
+            module.parameters(),
+            learning_offset=self.learning_offset,
+            learning_decay=self.learning_decay if is_stochastic else 0.0,
+        )
+
+    def _initialize(self, module, X, random_state):
+        init = check_init(self.init, module.topic_counts.shape)
+        counts = initial_counts(X, self.n_components, init, random_state)
+        module.topic_counts.data.copy_(torch.from_numpy(counts))
+
+    def _module_attributes(self, module):
+        eta = module.eta.cpu().numpy()
+        return {
+            "topic_word_concentration_": module._topics.cpu().numpy(),
+            "doc_topic_prior_": module.alpha.cpu().numpy(),
+            "topic_word_prior_": float(eta) if eta.ndim == 0 else eta,
+        }

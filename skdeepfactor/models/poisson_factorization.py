@@ -1,0 +1,752 @@
+r"""Poisson factorization: gamma factors of counts, by mean-field variational Bayes.
+
+The story of the count of feature v in row n:
+
+.. math::
+    z_{nk} \sim \text{Gamma}(a, b), \qquad w_{kv} \sim \text{Gamma}(c, d), \qquad
+    x_{nv} \sim \text{Poisson}(e_n \textstyle\sum_k z_{nk} w_{kv}),
+
+with exposures :math:`e_n` 1, or each row's total over the mean total. The posterior is
+a gamma distribution for each z and w, and a share of each count for each factor,
+:math:`\phi_{nvk} \propto \exp(E \log z_{nk} + E \log w_{kv})`, summed out of the bound:
+
+.. math::
+    L = \sum_{nv} \Big[ x_{nv} \log \big( e_n
+        \sum_k e^{E \log z_{nk} + E \log w_{kv}} \big) - \log x_{nv}! \Big]
+        - \sum_{nk} e_n E z_{nk} \sum_v E w_{kv} - KL(q(z) \| p(z)) - KL(q(w) \| p(w)).
+
+Coordinate ascent, each line exact given the others:
+
+.. math::
+    q(z_{nk}) &= \text{Gamma}(a + \textstyle\sum_v x_{nv} \phi_{nvk},\
+                              b + e_n \textstyle\sum_v E w_{kv}) \\
+    q(w_{kv}) &= \text{Gamma}(c + \textstyle\sum_n x_{nv} \phi_{nvk},\
+                              d + \textstyle\sum_n e_n E z_{nk})
+
+The sums over n are the global parameters, ``weight_counts`` and ``weight_exposure``;
+priors are added when they are used, so that priors may be learnt. Priors maximise the
+bound given q (empirical Bayes). z -> s z, w -> w / s leaves the likelihood alone, so of
+the two rates b and d only one can be learnt.
+
+With a Dirichlet prior each :math:`w_k` is a distribution over features,
+:math:`\sum_v E w_{kv} = 1`. With hierarchical rates,
+
+.. math::
+    z_{nk} \sim \text{Gamma}(a, \xi_n), \qquad
+    w_{kv} \sim \text{Gamma}(c, \zeta_v), \qquad
+    \xi_n \sim \text{Gamma}(r, r / b), \qquad \zeta_v \sim \text{Gamma}(r, r / d):
+
+rows differ in activity and features in popularity. Their posteriors are gamma too, with
+shapes r + K a and r + K c, and rates r / b + sum_k E z_nk and r / d + sum_k E w_kv.
+
+Perplexity needs words in order, given their number N. The prior and the posterior of z
+stay, the likelihood becomes multinomial, and Jensen's inequality on the log of the
+normaliser leaves
+
+.. math::
+    \sum_v x_{nv} \log \sum_k e^{E \log z_{nk} + E \log w_{kv}}
+    - N \log \sum_{kv} E z_{nk} E w_{kv} - KL(q(z) \| p(z)),
+
+which is raised like the Poisson bound with N / (sum_kv E z_nk E w_kv) for e_n.
+
+Cemgil (2009), Bayesian inference for nonnegative matrix factorisation models; Gopalan,
+Hofman and Blei (2015), Scalable recommendation with hierarchical Poisson factorization.
+"""
+
+from numbers import Integral, Real
+from typing import ClassVar
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+from torch.distributions import Gamma
+
+from skdeepfactor.base import BaseFactorModel, check_init, check_prior
+from skdeepfactor.conjugate import MAX_STEPS, Weights, allocate, fixed_point
+from skdeepfactor.distributions import (
+    digamma,
+    dirichlet_kl,
+    gamma_kl,
+    gamma_shape,
+    gamma_shape_and_rate,
+    symmetric_dirichlet,
+)
+from skdeepfactor.initialization import initial_counts
+from skdeepfactor.module import FactorModule
+from skdeepfactor.ops import map_values, nonzero, row_sum
+from skdeepfactor.training import NaturalGradient
+
+# Where priors that are learnt start.
+START = 0.3
+
+
+class GammaPoisson(FactorModule):
+    """Counts of a row from gamma factors.
+
+    Local parameters of a row are its expected counts of each factor (the shapes of z
+    without the prior, which may be learnt meanwhile) and, where rates are hierarchical,
+    the rate of the posterior of its own rate.
+    """
+
+    def __init__(
+        self,
+        *,
+        shape,
+        factor_shape,
+        factor_rate,
+        weight_shape,
+        weight_rate,
+        has_unit_weights,
+        rate_shape,
+        has_exposure,
+        inner_iter,
+        tol,
+    ):
+        super().__init__()
+        n_components, n_features = shape
+        self.n_components = n_components
+        self.has_unit_weights = has_unit_weights
+        self.rate_shape = rate_shape
+        self.has_exposure = has_exposure
+        self.inner_iter, self.inner_tol = inner_iter, tol
+        self.is_hierarchical = rate_shape is not None
+        self.local_width = n_components + self.is_hierarchical
+        priors = {
+            "factor_shape": factor_shape,
+            "factor_rate": factor_rate,
+            "weight_shape": weight_shape,
+            "weight_rate": weight_rate,
+        }
+        self.learnt = {name for name, p in priors.items() if isinstance(p, str)}
+        for name, prior in priors.items():
+            start = START if name in self.learnt else prior
+            self.register_buffer(name, torch.tensor(np.asarray(start, np.float64)))
+        self.register_buffer("mean_total", torch.ones((), dtype=torch.float64))
+        if self.is_hierarchical:
+            # The rate of the posterior of each feature's rate.
+            self.register_buffer("feature_rate", torch.ones(n_features))
+        self.weight_counts = nn.Parameter(torch.empty(shape))
+        self.weight_exposure = nn.Parameter(torch.empty(n_components, 1))
+        # Means over rows and factors of E[z], E[log z] and E[log of z's prior rate].
+        self.factor_means = nn.Parameter(torch.zeros(3))
+
+    def posterior(self, x, start=None):
+        return Gamma(*self._split(x, self._solve(x, start))[:2], validate_args=False)
+
+    def elbo(self, x, q=None):
+        q = self.posterior(x) if q is None else q
+        return self._bounds(x, q.concentration, q.rate)[0]
+
+    def word_bound(self, x):
+        # The last local parameter is the sum over k and v of E z_k E w_kv.
+        start = self._cold_start(x)
+        totals = row_sum(x).to(start.dtype)[:, None]
+        start = torch.cat([start, totals.clamp_min(1)], 1)
+        state = fixed_point(
+            self._word_update, x, start, max_steps=MAX_STEPS, tol=self.inner_tol
+        )
+        exposure = totals / state[:, -1:]
+        shape, rate, _ = self._split(x, state[:, :-1], exposure)
+        mean_log = digamma(shape) - rate.log()
+        allocation = allocate(x, mean_log, self._weights)
+        expected = (shape / rate @ self._totals).double()
+        bounds = allocation.log_likelihood(x, self._weights)
+        bounds -= totals[:, 0].double() * expected.log()
+        return bounds - self._local_kl(shape, rate, mean_log)
+
+    def decode(self, z):
+        return z @ self.components()
+
+    def components(self):
+        if self.has_unit_weights:
+            return self._weight_shape / self._weight_shape.sum(1, keepdim=True)
+        return self._weight_shape / self._weight_rate
+
+    def sample(self, totals, generator):
+        size = (len(totals), self.n_components)
+        rate = self.factor_rate.item()
+        if self.is_hierarchical:
+            scale = rate / self.rate_shape
+            rate = generator.gamma(self.rate_shape, scale, (len(totals), 1))
+        z = generator.gamma(self.factor_shape.cpu().numpy(), 1 / rate, size)
+        if self.has_exposure:
+            z *= totals[:, None] / self.mean_total.item()
+        return generator.poisson(z @ self.components().cpu().numpy())
+
+    def global_kl(self):
+        if self.has_unit_weights:
+            return dirichlet_kl(
+                self._weight_shape, self._mean_log_weights, self.weight_shape
+            ).sum()
+        prior_rate, prior_log_rate = self._weight_prior_rate()
+        kl = gamma_kl(
+            self._weight_shape,
+            self._weight_rate,
+            self._mean_log_weights,
+            self.weight_shape,
+            prior_rate,
+            prior_log_rate,
+        ).sum()
+        if self.is_hierarchical:
+            kl += self._rate_kl(
+                self._feature_rate_shape(), self.feature_rate, self.weight_rate
+            ).sum()
+        return kl
+
+    @torch.no_grad()
+    def backward(self, x, weight, n_samples, start=None):
+        state = self._solve(x, start)
+        shape, rate, exposure = self._split(x, state)
+        bounds, allocation, mean_log = self._bounds(x, shape, rate)
+        mean = shape / rate
+        counts = allocation.feature_counts(self._weights)
+        exposures = (exposure * mean).sum(0)[:, None]
+        self.accumulate(self.weight_counts, counts * (-weight * n_samples))
+        self.accumulate(self.weight_exposure, exposures * (-weight * n_samples))
+        log_rate = self._factor_prior_rate(mean)[1].expand(len(mean))
+        means = [mean.mean(1).sum(), mean_log.mean(1).sum(), log_rate.sum()]
+        self.accumulate(self.factor_means, torch.stack(means) * -weight)
+        return bounds, state
+
+    @torch.no_grad()
+    def after_step(self):
+        self._learn_factor_prior()
+        self.refresh()
+        if self.is_hierarchical:
+            scale = self.rate_shape / self.weight_rate
+            self.feature_rate.copy_(scale + self.components().sum(0))
+        self._learn_weight_prior()
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self):
+        self._weight_shape = self.weight_shape + self.weight_counts
+        if self.has_unit_weights:
+            log_scale = digamma(self._weight_shape.sum(1, keepdim=True))
+            self._totals = torch.ones_like(self._weight_shape[:, 0])
+        else:
+            self._weight_rate = self._weight_prior_rate()[0] + self.weight_exposure
+            log_scale = self._weight_rate.log()
+            self._totals = self.components().sum(1)
+        self._mean_log_weights = digamma(self._weight_shape) - log_scale
+        self._weights = Weights.from_mean_log(self._mean_log_weights)
+
+    def _solve(self, x, start):
+        """The local parameters of the rows, from ``start`` or from the data alone."""
+        return fixed_point(
+            self._update,
+            x,
+            self._cold_start(x) if start is None else start,
+            max_steps=self.inner_iter if self.training else MAX_STEPS,
+            tol=self.inner_tol,
+        )
+
+    def _cold_start(self, x):
+        totals = row_sum(x)[:, None].to(self.weight_counts.dtype)
+        counts = totals.expand(-1, self.n_components) / self.n_components
+        if not self.is_hierarchical:
+            return counts
+        rate = self.rate_shape / self.factor_rate + totals / self._totals.mean()
+        return torch.cat([counts, rate], 1)
+
+    def _exposure(self, x):
+        """e_n, shape (n_rows, 1)."""
+        if not self.has_exposure:
+            return torch.ones((), dtype=self.mean_total.dtype, device=x.device)
+        totals = row_sum(x)[:, None].to(self.mean_total.dtype)
+        return totals / self.mean_total
+
+    def _split(self, x, state, exposure=None):
+        """Shape and rate of q(z), and the exposures."""
+        exposure = self._exposure(x) if exposure is None else exposure
+        shape = self.factor_shape + state[:, : self.n_components]
+        rate = self.factor_rate
+        if self.is_hierarchical:
+            rate = self._row_rate_shape() / state[:, self.n_components :]
+        rate = rate + exposure * self._totals
+        return shape, rate.expand_as(shape), exposure
+
+    def _update(self, x, state, exposure=None):
+        shape, rate, _ = self._split(x, state, exposure)
+        allocation = allocate(x, digamma(shape) - rate.log(), self._weights)
+        counts = allocation.row_counts(self._weights)
+        if not self.is_hierarchical:
+            return counts
+        mean = (self.factor_shape + counts) / rate
+        return torch.cat([counts, self._row_rate(mean)], 1)
+
+    def _word_update(self, x, state):
+        local, total = state[:, :-1], state[:, -1:]
+        exposure = row_sum(x)[:, None].to(total.dtype) / total
+        local = self._update(x, local, exposure)
+        shape, rate, _ = self._split(x, local, exposure)
+        return torch.cat([local, (shape / rate @ self._totals)[:, None]], 1)
+
+    def _bounds(self, x, shape, rate):
+        """The rows' bounds, the allocation of their counts and E[log z]."""
+        mean_log = digamma(shape) - rate.log()
+        allocation = allocate(x, mean_log, self._weights)
+        exposure = self._exposure(x)
+        bounds = allocation.log_likelihood(x, self._weights)
+        bounds -= row_sum(
+            map_values(lambda counts: torch.lgamma(counts.double() + 1), x)
+        )
+        if self.has_exposure:
+            bounds += torch.xlogy(row_sum(x), exposure[:, 0].double())
+        bounds -= (exposure * (shape / rate) * self._totals).sum(1, dtype=torch.float64)
+        return bounds - self._local_kl(shape, rate, mean_log), allocation, mean_log
+
+    def _local_kl(self, shape, rate, mean_log):
+        """KL of the factors of each row, and of its own rate, from their priors."""
+        mean = shape / rate
+        prior_rate, prior_log_rate = self._factor_prior_rate(mean)
+        kl = gamma_kl(
+            shape,
+            rate,
+            mean_log,
+            self.factor_shape,
+            prior_rate[..., None],
+            prior_log_rate[..., None],
+        )
+        if self.is_hierarchical:
+            kl += self._rate_kl(
+                self._row_rate_shape(), self._row_rate(mean), self.factor_rate
+            )
+        return kl
+
+    def _factor_prior_rate(self, mean):
+        """E[rate] and E[log rate] of the prior of each row's factors, given E[z]."""
+        if not self.is_hierarchical:
+            return self.factor_rate, self.factor_rate.log()
+        shape, rate = self._row_rate_shape(), self._row_rate(mean)[:, 0]
+        return shape / rate, torch.digamma(shape) - rate.log()
+
+    def _weight_prior_rate(self):
+        """E[rate] and E[log rate] of the prior of each feature's weights."""
+        if not self.is_hierarchical:
+            return self.weight_rate, self.weight_rate.log()
+        shape, rate = self._feature_rate_shape(), self.feature_rate
+        return shape / rate, torch.digamma(shape) - rate.log()
+
+    def _row_rate_shape(self):
+        return self.rate_shape + self.factor_shape.expand(self.n_components).sum()
+
+    def _feature_rate_shape(self):
+        per_feature = self.weight_shape.expand_as(self.weight_counts).sum(0)
+        return self.rate_shape + per_feature
+
+    def _row_rate(self, mean):
+        """Rate of the posterior of each row's rate, given E[z]."""
+        return self.rate_shape / self.factor_rate + mean.sum(1, keepdim=True)
+
+    def _rate_kl(self, shape, rate, prior_mean):
+        """KL of gamma rates, one a row, from Gamma(r, r / prior_mean)."""
+        shape = shape.expand_as(rate)
+        mean_log = torch.digamma(shape) - rate.log()
+        prior_rate = self.rate_shape / prior_mean
+        parts = (shape, rate, mean_log)
+        parts = [part.reshape(-1, 1) for part in parts]
+        return gamma_kl(*parts, self.rate_shape, prior_rate, prior_rate.log())
+
+    def _learn_factor_prior(self):
+        mean, mean_log, mean_log_rate = self.factor_means.double().tolist()
+        if {"factor_shape", "factor_rate"} <= self.learnt:
+            shape, rate = gamma_shape_and_rate(mean, mean_log)
+            self.factor_shape.fill_(shape)
+            self.factor_rate.fill_(rate)
+        elif "factor_shape" in self.learnt:
+            self.factor_shape.fill_(gamma_shape(mean_log + mean_log_rate))
+        elif "factor_rate" in self.learnt:
+            self.factor_rate.copy_(self.factor_shape.mean() / mean)
+
+    def _learn_weight_prior(self):
+        if not {"weight_shape", "weight_rate"} & self.learnt:
+            return
+        mean_log = self._mean_log_weights.mean(dtype=torch.float64).item()
+        if self.has_unit_weights:
+            n_features = self.weight_counts.shape[1]
+            self.weight_shape.fill_(symmetric_dirichlet(mean_log, n_features))
+            return
+        mean = self.components().mean(dtype=torch.float64).item()
+        if {"weight_shape", "weight_rate"} <= self.learnt:
+            shape, rate = gamma_shape_and_rate(mean, mean_log)
+            self.weight_shape.fill_(shape)
+            self.weight_rate.fill_(rate)
+        elif "weight_shape" in self.learnt:
+            log_rate = self._weight_prior_rate()[1].mean(dtype=torch.float64).item()
+            self.weight_shape.fill_(gamma_shape(mean_log + log_rate))
+        else:
+            self.weight_rate.copy_(self.weight_shape.mean() / mean)
+
+
+class PoissonFactorization(BaseFactorModel):
+    r"""Poisson factorization: non-negative, sparse factors of counts.
+
+    ``x_nv ~ Poisson(sum_k z_nk w_kv)`` with ``z_nk ~ Gamma(factor_shape, factor_rate)``
+    and ``w_kv ~ Gamma(weight_shape, weight_rate)``, fitted by mean-field variational
+    Bayes: coordinate ascent over all rows, or stochastic steps with ``batch_size`` or
+    ``partial_fit``. Sparse data stay sparse; the zeros cost nothing. Other non-negative
+    numbers than counts are taken too, by the same formulas.
+
+    Parameters
+    ----------
+    n_components : int, default=10
+        Number of factors K.
+    factor_shape : float, array-like of shape (n_components,) or "auto", default=0.3
+        Shape a of the prior of the rows' factors; below 1, few are active in a row.
+    factor_rate : float or "auto", default=1.0
+        Rate b of the prior of the rows' factors. ``"auto"`` learns a prior; of the two
+        rates only one can be learnt, since factors and weights share one scale.
+    weight_shape : float, array-like or "auto", default=0.3
+        Shape c of the prior of the weights: one number, or an array of shape
+        (n_components, n_features), where large entries plant seed words.
+    weight_rate : float or "auto", default="auto"
+        Rate d of the prior of the weights. Not used with ``weight_prior="dirichlet"``.
+    weight_prior : {"gamma", "dirichlet"}, default="gamma"
+        ``"dirichlet"``: the weights of each factor sum to 1 over the features, with
+        concentration ``weight_shape``, so that factors are counts.
+    hierarchical : bool, default=False
+        Whether each row and each feature has a rate of its own, with priors
+        Gamma(rate_shape, rate_shape / factor_rate) and Gamma(rate_shape, rate_shape /
+        weight_rate): active listeners and popular songs. Needs a gamma prior and rates
+        that are numbers or, as ``weight_rate`` by default, "auto" for 1.
+    rate_shape : float, default=1.0
+        Shape of the priors of these rates.
+    exposure : {"total"} or None, default=None
+        ``"total"`` multiplies each row's rates by its total over the mean total of the
+        training rows, so that factors do not speak of length or depth.
+    init : {"kmeans", "random"} or array-like, default="kmeans"
+        Where the weights start: from clusters of the rows, from random weights, or from
+        an array of shape (n_components, n_features), up to scale. The start decides the
+        quality more than anything else here.
+    max_iter : int, default=10
+        Passes over the data.
+    tol : float, default=1e-4
+        Relative gain of the bound, in a pass, below which training ends.
+    max_inner_iter : int, default=5
+        Steps on the factors of each row in a pass; rows go on where they stopped a pass
+        ago. ``transform`` goes on until ``inner_tol``.
+    inner_tol : float, default=1e-3
+        Relative change of a row's parameters below which that row is done.
+    batch_size : int, default=None
+        Rows in a stochastic step; None for full steps on all rows.
+    learning_offset : float, default=10.0
+        Slows the first stochastic steps: step t has size
+        (1 + learning_offset + t) ** -learning_decay.
+    learning_decay : float, default=0.7
+        How fast stochastic steps shrink, in (0.5, 1].
+    validation_fraction : float, default=None
+        Fraction of the rows held out to stop early, when their mean bound has not
+        risen for ``n_iter_no_change`` passes; None for no early stopping.
+    n_iter_no_change : int, default=3
+        Passes without a better validation score that end training; also the passes
+        over which the bound of stochastic steps must rise by ``tol``.
+    n_init : int, default=1
+        Number of starts, of which the one with the best bound (or validation score)
+        is kept.
+    n_jobs : int, default=None
+        Processes for the starts.
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from what is fitted already.
+    device : str, default="cpu"
+        Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
+    random_state : int, RandomState instance or None, default=None
+        Seed of the start and of the order of stochastic steps.
+    verbose : int, default=0
+        Whether to show the bound after each pass.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        Posterior mean of the weights.
+    weight_concentration_ : ndarray of shape (n_components, n_features)
+        Shapes of the posterior of the weights (Dirichlet parameters with a Dirichlet
+        prior).
+    weight_scale_ : ndarray of shape (n_components, 1) or (n_components, n_features)
+        Inverse rates of the posterior of the weights; 1 / sums of the shapes with a
+        Dirichlet prior. ``components_ = weight_concentration_ * weight_scale_``.
+    factor_shape_, factor_rate_, weight_shape_, weight_rate_ : float or ndarray
+        The priors, learnt or given.
+    lower_bound_ : float
+        Bound of the training data in nats, the divergence of the weights included.
+    history_ : dict of lists
+        ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
+        for each pass.
+    n_iter_ : int
+        Number of passes.
+    n_samples_seen_ : int
+        Number of rows that training has seen.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where the data had names.
+
+    See Also
+    --------
+    LatentDirichletAllocation : The same allocation of counts, given each row's total.
+    sklearn.decomposition.NMF : Point estimates of the same factors.
+
+    References
+    ----------
+    Cemgil, A. T. (2009). Bayesian inference for nonnegative matrix factorisation
+    models. Computational Intelligence and Neuroscience.
+
+    Gopalan, P., Hofman, J. and Blei, D. (2015). Scalable recommendation with
+    hierarchical Poisson factorization. UAI 31.
+
+    Examples
+    --------
+    >>> from skdeepfactor import PoissonFactorization
+    >>> from skdeepfactor.datasets import make_poisson_factors
+    >>> X = make_poisson_factors(200, 50, 3, random_state=0).data
+    >>> model = PoissonFactorization(3, random_state=0).fit(X)
+    >>> model.transform(X).shape
+    (200, 3)
+    >>> model.recommend(X[:2], 3).shape
+    (2, 3)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **BaseFactorModel._parameter_constraints,
+        "factor_shape": [
+            Interval(Real, 0, None, closed="neither"),
+            "array-like",
+            StrOptions({"auto"}),
+        ],
+        "factor_rate": [
+            Interval(Real, 0, None, closed="neither"),
+            StrOptions({"auto"}),
+        ],
+        "weight_shape": [
+            Interval(Real, 0, None, closed="neither"),
+            "array-like",
+            StrOptions({"auto"}),
+        ],
+        "weight_rate": [
+            Interval(Real, 0, None, closed="neither"),
+            StrOptions({"auto"}),
+        ],
+        "weight_prior": [StrOptions({"gamma", "dirichlet"})],
+        "hierarchical": ["boolean"],
+        "rate_shape": [Interval(Real, 0, None, closed="neither")],
+        "exposure": [StrOptions({"total"}), None],
+        "init": [StrOptions({"kmeans", "random"}), "array-like"],
+        "max_inner_iter": [Interval(Integral, 1, None, closed="left")],
+        "inner_tol": [Interval(Real, 0, None, closed="left")],
+        "learning_offset": [Interval(Real, 0, None, closed="left")],
+        "learning_decay": [Interval(Real, 0.5, 1, closed="right")],
+    }
+
+    def __init__(
+        self,
+        n_components=10,
+        *,
+        factor_shape=0.3,
+        factor_rate=1.0,
+        weight_shape=0.3,
+        weight_rate="auto",
+        weight_prior="gamma",
+        hierarchical=False,
+        rate_shape=1.0,
+        exposure=None,
+        init="kmeans",
+        max_iter=10,
+        tol=1e-4,
+        max_inner_iter=5,
+        inner_tol=1e-3,
+        batch_size=None,
+        learning_offset=10.0,
+        learning_decay=0.7,
+        validation_fraction=None,
+        n_iter_no_change=3,
+        n_init=1,
+        n_jobs=None,
+        warm_start=False,
+        device="cpu",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.factor_shape = factor_shape
+        self.factor_rate = factor_rate
+        self.weight_shape = weight_shape
+        self.weight_rate = weight_rate
+        self.weight_prior = weight_prior
+        self.hierarchical = hierarchical
+        self.rate_shape = rate_shape
+        self.exposure = exposure
+        self.init = init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.max_inner_iter = max_inner_iter
+        self.inner_tol = inner_tol
+        self.batch_size = batch_size
+        self.learning_offset = learning_offset
+        self.learning_decay = learning_decay
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.n_init = n_init
+        self.n_jobs = n_jobs
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def transform(self, X, *, return_std=False):
+        """Infer the factors of each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        return_std : bool, default=False
+            Whether to give the posterior standard deviations too.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_components)
+            The posterior mean of the factors, float64 for float64 data, else float32.
+        std : ndarray of shape (n_samples, n_components)
+            Their standard deviations, if ``return_std``.
+        """
+        if not return_std:
+            return super().transform(X)
+
+        def moments(module, x):
+            q = module.posterior(x)
+            return torch.cat([q.mean, q.stddev], 1)
+
+        mean, std = np.hsplit(self._infer(X, moments), 2)
+        return mean, std
+
+    def recommend(self, X, n, *, exclude_seen=True):
+        """The n features with the highest expected counts for each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            What each row has counted so far.
+        n : int
+            Number of features, at most ``n_features_in_``.
+        exclude_seen : bool, default=True
+            Whether to leave out features that the row has counted.
+
+        Returns
+        -------
+        features : ndarray of shape (n_samples, n), int64
+            Indices of features, best first; -1 where fewer than n are left.
+        """
+        check_is_fitted(self)
+        if not isinstance(n, Integral) or not 1 <= n <= self.n_features_in_:
+            raise ValueError(
+                f"n must be an int from 1 to {self.n_features_in_}, got {n!r}."
+            )
+
+        def best(module, x):
+            scores = module.decode(module.posterior(x).mean)
+            if exclude_seen:
+                scores[nonzero(x)] = -torch.inf
+            top = scores.topk(n, 1)
+            return torch.where(top.values == -torch.inf, -1, top.indices)
+
+        return self._infer(X, best)
+
+    def sample(self, n_samples=1, *, random_state=None):
+        """Draw rows from the model.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the draws.
+
+        Returns
+        -------
+        X : CSR matrix of shape (n_samples, n_features)
+            Counts, from the posterior mean of the weights; with exposures, those of the
+            training rows.
+        """
+        return self._sample(n_samples, None, random_state)
+
+    def _make_module(self, n_features):
+        self._check_combinations()
+        shape = (self.n_components, n_features)
+        has_unit_weights = self.weight_prior == "dirichlet"
+        weight_rate = self.weight_rate
+        if has_unit_weights or (self.hierarchical and weight_rate == "auto"):
+            weight_rate = 1.0
+        return GammaPoisson(
+            shape=shape,
+            factor_shape=check_prior(self.factor_shape, "factor_shape", shape[:1]),
+            factor_rate=self.factor_rate,
+            weight_shape=check_prior(self.weight_shape, "weight_shape", shape),
+            weight_rate=weight_rate,
+            has_unit_weights=has_unit_weights,
+            rate_shape=self.rate_shape if self.hierarchical else None,
+            has_exposure=self.exposure == "total",
+            inner_iter=self.max_inner_iter,
+            tol=self.inner_tol,
+        )
+
+    def _check_combinations(self):
+        """Raise a ValueError where parameters contradict each other."""
+        if self.hierarchical and self.exposure is not None:
+            raise ValueError(
+                "hierarchical=True and exposure='total' both explain the totals of "
+                "rows; use one of them."
+            )
+        if self.hierarchical and self.weight_prior == "dirichlet":
+            raise ValueError(
+                "hierarchical=True gives features rates of their own, which weights "
+                "that sum to 1 do not have; use weight_prior='gamma'."
+            )
+        if self.factor_rate != "auto":
+            return
+        if self.hierarchical:
+            raise ValueError(
+                "hierarchical=True learns a rate for each row; factor_rate, the mean "
+                "of their prior, must be a number."
+            )
+        if self.weight_rate == "auto" and self.weight_prior == "gamma":
+            raise ValueError(
+                "factor_rate and weight_rate share one scale, so that only one of them "
+                "can be 'auto'; give the other a number."
+            )
+
+    def _make_optimizer(self, module, *, is_stochastic):
+        return NaturalGradient(
+            module.parameters(),
+            learning_offset=self.learning_offset,
+            learning_decay=self.learning_decay if is_stochastic else 0.0,
+        )
+
+    def _initialize(self, module, X, random_state):
+        init = check_init(self.init, module.weight_counts.shape)
+        counts = initial_counts(X, self.n_components, init, random_state)
+        total = counts.sum()
+        module.weight_counts.data.copy_(torch.from_numpy(counts))
+        # Each factor as active as the prior has it, and weights to match the counts.
+        mean = float((module.factor_shape / module.factor_rate).mean())
+        module.weight_exposure.data.fill_(X.shape[0] * mean)
+        if "weight_rate" in module.learnt and total > 0:
+            size = counts.size * float(module.weight_shape.mean())
+            module.weight_rate.fill_(size * X.shape[0] * mean / total)
+        if self.exposure == "total" and total > 0:
+            module.mean_total.fill_(float(X.sum(dtype=np.float64)) / X.shape[0])
+
+    def _module_attributes(self, module):
+        concentration = module._weight_shape.cpu().numpy()
+        if module.has_unit_weights:
+            scale = 1 / concentration.sum(1, keepdims=True)
+        else:
+            scale = (1 / module._weight_rate).cpu().numpy()
+        attributes = {
+            "weight_concentration_": concentration,
+            "weight_scale_": scale,
+        }
+        for name in ("factor_shape", "factor_rate", "weight_shape", "weight_rate"):
+            prior = getattr(module, name).cpu().numpy()
+            attributes[f"{name}_"] = float(prior) if prior.ndim == 0 else prior
+        return attributes

@@ -1,0 +1,100 @@
+"""The contract of a model, as a torch module."""
+
+from abc import ABC, abstractmethod
+
+from torch import nn
+
+
+class FactorModule(nn.Module, ABC):
+    """A generative model of rows with a posterior over the factors of each.
+
+    A batch ``x`` is a strided or a CSR tensor of shape (n_rows, n_features). Global
+    parameters are ``nn.Parameter``; what is learnt without the optimizer is a buffer.
+    In training mode inference may be cut short (the loop comes back to a row, and
+    starts from what it remembers of it); in evaluation mode it converges.
+    """
+
+    #: Width of the local parameters that the loop remembers for each row; 0 for none.
+    local_width = 0
+
+    @abstractmethod
+    def posterior(self, x, start=None):
+        """q(z | x), a ``torch.distributions.Distribution`` with one element per row.
+
+        ``start`` holds local parameters, (n_rows, local_width), to go on from.
+        """
+
+    @abstractmethod
+    def elbo(self, x, q=None):
+        """Evidence lower bound of each row in nats, float64, shape (n_rows,).
+
+        The divergence of the global parameters is left out.
+        """
+
+    @abstractmethod
+    def decode(self, z):
+        """E[x | z], shape (n_rows, n_features)."""
+
+    @abstractmethod
+    def components(self):
+        """The factors in the space of the features, (n_components, n_features)."""
+
+    @abstractmethod
+    def sample(self, totals, generator):
+        """Rows drawn from the model, an array of shape (len(totals), n_features).
+
+        ``totals`` holds the number of counts of each row, for models that are given
+        it; ``generator`` is a ``numpy.random.Generator``.
+        """
+
+    def word_bound(self, x):
+        """Bound of each row's counts as words in order, given their number.
+
+        This is what perplexity is made of. Models of counts given their number have it
+        in ``elbo`` already.
+        """
+        return self.elbo(x)
+
+    def global_kl(self):
+        """KL divergence of the posterior over global parameters from its prior."""
+        return 0.0
+
+    def backward(self, x, weight, n_samples, start=None):
+        """Add one batch's share to ``.grad``, and give back what the loop keeps.
+
+        The gradient of a step is a sum over its batches, so all of them get the same
+        ``weight``, 1 / the number of rows in the step. For parameters with a conjugate
+        posterior it is minus the expected statistics of all ``n_samples`` rows,
+        estimated from these, for ``NaturalGradient`` to follow. By default it is the
+        gradient of minus the bound per row.
+
+        Returns
+        -------
+        bounds : Tensor of shape (n_rows,)
+            The bound of each row under the parameters before the step.
+        local : Tensor of shape (n_rows, local_width) or None
+            The local parameters to remember.
+        """
+        bounds = self.elbo(x)
+        share = weight * x.shape[0]
+        loss = share / n_samples * self.global_kl() - weight * bounds.sum()
+        loss.backward()
+        return bounds.detach(), None
+
+    @staticmethod
+    def accumulate(parameter, gradient):
+        """Add to a parameter's ``.grad``."""
+        if parameter.grad is None:
+            parameter.grad = gradient
+        else:
+            parameter.grad += gradient
+
+    def after_step(self):
+        """Update what follows from the parameters in closed form. Called after a step.
+
+        Priors learnt by empirical Bayes belong here. Ends with ``refresh``.
+        """
+        self.refresh()
+
+    def refresh(self):
+        """Recompute cached functions of parameters and buffers."""

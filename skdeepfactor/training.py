@@ -1,0 +1,221 @@
+"""The one loop that trains every model."""
+
+import copy
+import math
+import time
+
+import torch
+
+from skdeepfactor.data import chunks, to_tensor
+
+
+class NaturalGradient:
+    """Steps on expected statistics: p <- (1 - rate) p - rate p.grad.
+
+    A natural parameter's gradient is itself minus its optimum; modules write minus the
+    optimum to ``.grad``, and the rest is here, so that a full step is exact in floating
+    point. The step size is (1 + learning_offset + t) ** -learning_decay at step t; a
+    decay of 0 makes every step full, which is coordinate ascent on full batches.
+
+    It has the methods of a ``torch.optim.Optimizer`` that training uses, but is not
+    one: the first of those loads torch's compiler, which takes longer than many a fit.
+
+    Hoffman, Blei, Wang and Paisley (2013), Stochastic variational inference.
+    """
+
+    def __init__(self, params, *, learning_offset=0.0, learning_decay=0.0):
+        self.params = list(params)
+        self.learning_offset = learning_offset
+        self.learning_decay = learning_decay
+        self.n_steps = torch.zeros(())
+
+    @torch.no_grad()
+    def step(self):
+        """Take one step."""
+        base = 1 + self.learning_offset + self.n_steps.item()
+        rate = base**-self.learning_decay
+        for p in self.params:
+            p.mul_(1 - rate).add_(p.grad, alpha=-rate)
+        self.n_steps += 1
+
+    def zero_grad(self):
+        """Forget the gradients."""
+        for p in self.params:
+            p.grad = None
+
+    def state_dict(self):
+        """The number of steps, as an optimizer would give it."""
+        return {"state": {0: {"n_steps": self.n_steps}}, "param_groups": []}
+
+    def load_state_dict(self, state_dict):
+        """Go on from the number of steps of another."""
+        self.n_steps = state_dict["state"][0]["n_steps"].clone()
+
+
+def train_step(module, optimizer, X, rows, *, n_samples, device, memory=None):
+    """One step on the given rows of ``X``; the sum of their bounds before it.
+
+    ``memory`` is the table of local parameters of the rows of ``X``, read and written
+    where ``memory.is_warm``.
+    """
+    n_rows = X.shape[0] if rows is None else len(rows)
+    dtype = next(module.parameters()).dtype
+    bound = 0.0
+    optimizer.zero_grad()
+    for part in chunks(X, rows, module.local_width):
+        x = to_tensor(X, part, dtype=dtype, device=device)
+        start = None if memory is None else memory.recall(part)
+        bounds, local = module.backward(x, 1 / n_rows, n_samples, start)
+        bound += bounds.sum().item()
+        if memory is not None:
+            memory.keep(part, local)
+    optimizer.step()
+    module.after_step()
+    return bound
+
+
+class Memory:
+    """The table of local parameters, one row for each sample, for one run."""
+
+    def __init__(self, n_samples, width, *, dtype, device):
+        self.table = torch.empty(n_samples, width, dtype=dtype, device=device)
+        self.is_warm = False
+
+    def recall(self, rows):
+        """What is remembered of the rows; None before the first pass has ended."""
+        return self.table[self._index(rows)] if self.is_warm else None
+
+    def keep(self, rows, local):
+        """Remember local parameters of the rows."""
+        self.table[self._index(rows)] = local
+
+    def _index(self, rows):
+        if isinstance(rows, slice):
+            return rows
+        return torch.from_numpy(rows).to(self.table.device)
+
+
+def train(
+    module,
+    X,
+    *,
+    optimizer,
+    max_iter,
+    tol,
+    batch_size,
+    device,
+    rng,
+    validate=None,
+    n_iter_no_change=10,
+    report=None,
+):
+    """Train ``module`` on the rows of ``X`` until the bound, or patience, runs out.
+
+    A pass is one step on all rows if ``batch_size`` is None, else as many steps on
+    random batches as it takes. Training ends when the bound's relative gain is below
+    ``tol`` (over one pass, or over ``n_iter_no_change`` passes of noisy batches). With
+    ``validate``, a function without arguments that scores the module on rows held out,
+    it ends when that has not risen for ``n_iter_no_change`` passes instead, and the
+    module goes back to its best state. ``report(history)`` is called after each pass,
+    and ends training by returning True.
+
+    Returns
+    -------
+    history : dict of lists
+        ``lower_bound``, ``seconds`` and, with ``validate``, ``validation_score`` of
+        each pass. The bound of a pass is that of the factors it inferred, under the
+        parameters it found them with.
+    lower_bound : float
+        The bound of all rows after the last pass, in nats.
+
+    Raises
+    ------
+    ValueError
+        If the bound is no longer finite.
+    """
+    n_samples = X.shape[0]
+    dtype = next(module.parameters()).dtype
+    is_full = batch_size is None or batch_size >= n_samples
+    memory = None
+    if module.local_width:
+        memory = Memory(n_samples, module.local_width, dtype=dtype, device=device)
+    history = {"lower_bound": [], "seconds": []}
+    if validate is not None:
+        history["validation_score"] = []
+    best_state = None
+    for _ in range(max_iter):
+        started = time.perf_counter()
+        module.train()
+        kl = float(module.global_kl())
+        bound = 0.0
+        for rows in _steps(n_samples, None if is_full else batch_size, rng):
+            bound += train_step(
+                module,
+                optimizer,
+                X,
+                rows,
+                n_samples=n_samples,
+                device=device,
+                memory=memory,
+            )
+        if memory is not None:
+            memory.is_warm = True
+        if not is_full:
+            # The rows of a pass saw parameters that moved; the last are the nearest.
+            kl = float(module.global_kl())
+        if not math.isfinite(bound - kl):
+            raise ValueError(
+                "The lower bound is not finite after pass "
+                f"{len(history['seconds']) + 1}: the counts are too large, or the "
+                "priors too extreme, for the floating-point type of the data."
+            )
+        history["lower_bound"].append(bound - kl)
+        history["seconds"].append(time.perf_counter() - started)
+        if validate is None:
+            patience = 1 if is_full else n_iter_no_change
+            is_done = not _has_risen(history["lower_bound"], patience, tol)
+        else:
+            history["validation_score"].append(validate())
+            scores = history["validation_score"]
+            if scores[-1] == max(scores):
+                best_state = copy.deepcopy(module.state_dict())
+            is_done = not _has_risen(scores, n_iter_no_change, 0.0)
+        is_stopped = report is not None and report(history)
+        if is_done or is_stopped:
+            break
+    if best_state is not None:
+        module.load_state_dict(best_state)
+        module.refresh()
+    elif is_full:
+        return history, history["lower_bound"][-1]
+    return history, _evaluate(module, X, memory, device)
+
+
+def _steps(n_samples, batch_size, rng):
+    """The rows of each step of a pass; None for all of them."""
+    if batch_size is None:
+        yield None
+        return
+    order = rng.permutation(n_samples)
+    for start in range(0, n_samples, batch_size):
+        yield order[start : start + batch_size]
+
+
+def _has_risen(values, patience, tol):
+    """Whether the last ``patience`` values beat all before them, by ``tol`` of it."""
+    if len(values) <= patience:
+        return True
+    before = max(values[:-patience])
+    return max(values[-patience:]) - before > tol * abs(before)
+
+
+@torch.no_grad()
+def _evaluate(module, X, memory, device):
+    """The bound of all rows and of the global parameters, from what is remembered."""
+    dtype = next(module.parameters()).dtype
+    bound = -float(module.global_kl())
+    for rows in chunks(X, None, module.local_width):
+        x = to_tensor(X, rows, dtype=dtype, device=device)
+        start = None if memory is None else memory.recall(rows)
+        bound += module.elbo(x, module.posterior(x, start)).sum().item()
+    return bound

@@ -1,0 +1,67 @@
+"""The table of models, and data for all tests."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+
+from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
+
+# Every model and variant that the contract is checked for: small, and quick to fit.
+ESTIMATORS = {
+    "PoissonFactorization": PoissonFactorization(3, random_state=0),
+    "PoissonFactorization-hierarchical": PoissonFactorization(
+        3, hierarchical=True, random_state=0
+    ),
+    "PoissonFactorization-exposure": PoissonFactorization(
+        3, exposure="total", random_state=0
+    ),
+    "PoissonFactorization-dirichlet": PoissonFactorization(
+        3, weight_prior="dirichlet", random_state=0
+    ),
+    "PoissonFactorization-auto": PoissonFactorization(
+        3, factor_shape="auto", weight_shape="auto", random_state=0
+    ),
+    "PoissonFactorization-stochastic": PoissonFactorization(
+        3, batch_size=16, random_state=0
+    ),
+    "LatentDirichletAllocation": LatentDirichletAllocation(3, random_state=0),
+    "LatentDirichletAllocation-auto": LatentDirichletAllocation(
+        3, doc_topic_prior="auto", topic_word_prior="auto", random_state=0
+    ),
+    "LatentDirichletAllocation-stochastic": LatentDirichletAllocation(
+        3, batch_size=16, random_state=0
+    ),
+}
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device", default="cpu", help="where the models compute: cpu, cuda, mps"
+    )
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    """The device of --device; its tests are skipped where torch does not see it."""
+    name = request.config.getoption("--device")
+    if torch.device(name).type == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device")
+    return name
+
+
+@pytest.fixture(params=ESTIMATORS.values(), ids=ESTIMATORS.keys())
+def estimator(request, device):
+    """A fresh estimator of each kind."""
+    return type(request.param)(**{**request.param.get_params(), "device": device})
+
+
+@pytest.fixture(scope="session")
+def counts():
+    """Sparse counts of 60 rows and 30 features, with an empty row and column."""
+    rng = np.random.default_rng(0)
+    topics = rng.dirichlet(np.full(30, 0.2), size=3)
+    rates = rng.dirichlet(np.full(3, 0.3), size=60) @ topics * rng.gamma(3, 15, (60, 1))
+    rates[7] = 0
+    rates[:, 11] = 0
+    return scipy.sparse.csr_matrix(rng.poisson(rates))

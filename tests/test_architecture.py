@@ -1,0 +1,288 @@
+"""The rules of the house that a machine can check."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import skdeepfactor
+from skdeepfactor.base import BaseFactorModel
+from skdeepfactor.module import FactorModule
+
+PACKAGE = Path(skdeepfactor.__file__).parent
+
+# Each module imports only modules before it.
+ORDER = [
+    "_version",
+    "ops",
+    "data",
+    "distributions",
+    "conjugate",
+    "initialization",
+    "module",
+    "training",
+    "progress",
+    "base",
+    "models",
+    "__init__",
+]
+
+# These read estimators or arrays; nothing imports them.
+READERS = {"metrics", "inspection", "plotting", "datasets"}
+
+# Where a sparse matrix is made dense, and why it may be.
+MAY_MAKE_DENSE = {
+    ("initialization", "_n_distinct"): "of scores with at most one direction or row",
+}
+
+GLOBAL_RANDOM = {
+    "torch": {"manual_seed", "seed", "set_rng_state"},
+    # These may not draw from a generator of their own.
+    "np.random": {"default_rng", "RandomState", "Generator", "SeedSequence"},
+}
+TORCH_DRAWS = {
+    "bernoulli",
+    "multinomial",
+    "normal",
+    "poisson",
+    "rand",
+    "rand_like",
+    "randint",
+    "randint_like",
+    "randn",
+    "randn_like",
+    "randperm",
+}
+
+
+def module_name(path):
+    """``ops`` for ops.py, ``models.x`` for models/x.py, ``models`` for its __init__."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    if len(parts) > 1 and parts[-1] == "__init__":
+        parts = parts[:-1]
+    return ".".join(parts)
+
+
+SOURCES = {
+    module_name(path): ast.parse(path.read_text(encoding="utf-8"))
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+MODELS = [name for name in SOURCES if name.startswith("models.")]
+ESTIMATORS = [
+    getattr(skdeepfactor, name)
+    for name in skdeepfactor.__all__
+    if name != "__version__"
+]
+
+
+def part(name):
+    """The part of the house that a module belongs to."""
+    return name.split(".")[0]
+
+
+def imported(tree):
+    """Names of the package's modules that a module imports, anywhere in its text."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            root, *path = name.split(".")
+            if root != "skdeepfactor":
+                continue
+            while path and ".".join(path) not in SOURCES:
+                path.pop()
+            found.add(".".join(path) or "__init__")
+    return found
+
+
+def dotted(node):
+    """``a.b.c`` of an expression of that form, else an empty string."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        value = dotted(node.value)
+        return f"{value}.{node.attr}" if value else ""
+    return ""
+
+
+def calls(tree):
+    """Each call and the name of the innermost function that it is in."""
+
+    def walk(node, function):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Call):
+                yield child, function
+            is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            yield from walk(child, child.name if is_function else function)
+
+    yield from walk(tree, "")
+
+
+def test_every_module_has_its_place():
+    parts = {part(name) for name in SOURCES}
+    assert set(ORDER) <= parts
+    assert parts <= set(ORDER) | READERS
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_imports_run_one_way(name):
+    found = {part(other) for other in imported(SOURCES[name])}
+    if name in READERS:
+        assert found <= READERS
+    elif name == "models":
+        assert not found
+    else:
+        assert found <= set(ORDER[: ORDER.index(part(name))])
+
+
+def test_imports_are_recognised():
+    tree = ast.parse(
+        "import skdeepfactor.ops\n"
+        "from skdeepfactor import metrics, PoissonFactorization\n"
+        "from skdeepfactor.models.poisson_factorization import GammaPoisson\n"
+        "def f():\n"
+        "    from skdeepfactor.base import BaseFactorModel\n"
+        "import numpy.random\n"
+    )
+    assert imported(tree) == {
+        "ops",
+        "metrics",
+        "__init__",
+        "models.poisson_factorization",
+        "base",
+    }
+
+
+def test_no_file_is_a_drawer():
+    drawers = {"utils", "util", "helpers", "helper", "misc", "common"}
+    for folder in (PACKAGE, Path(__file__).parent):
+        names = {path.stem.strip("_") for path in folder.rglob("*")}
+        assert not names & drawers
+
+
+def test_nothing_sparse_is_made_dense():
+    found = {
+        (name, function)
+        for name, tree in SOURCES.items()
+        for call, function in calls(tree)
+        if isinstance(call.func, ast.Attribute)
+        and call.func.attr in {"toarray", "todense", "to_dense"}
+    }
+    assert found == set(MAY_MAKE_DENSE)
+
+
+def test_nothing_asks_for_attributes():
+    for name, tree in SOURCES.items():
+        functions = {dotted(call.func) for call, _ in calls(tree)}
+        assert "hasattr" not in functions, name
+
+
+def test_no_global_random_state():
+    for name, tree in SOURCES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                modules = [alias.name for alias in node.names]
+                if isinstance(node, ast.ImportFrom):
+                    modules = [node.module]
+                assert "random" not in modules, name
+        for call, function in calls(tree):
+            *path, last = dotted(call.func).split(".")
+            where = (name, function, last)
+            module = ".".join(path).replace("numpy", "np")
+            if module == "np.random":
+                assert last in GLOBAL_RANDOM["np.random"], where
+            if module in ("torch", "torch.random", "torch.cuda"):
+                assert last not in GLOBAL_RANDOM["torch"], where
+                keywords = {keyword.arg for keyword in call.keywords}
+                assert last not in TORCH_DRAWS or "generator" in keywords, where
+
+
+def test_the_package_shows_estimators_and_its_version():
+    assert skdeepfactor.__all__ == sorted(skdeepfactor.__all__, key=str.swapcase) or (
+        skdeepfactor.__all__ == sorted(skdeepfactor.__all__)
+    )
+    assert "__version__" in skdeepfactor.__all__
+    assert ESTIMATORS
+    for estimator in ESTIMATORS:
+        assert issubclass(estimator, BaseFactorModel)
+        assert not inspect.isabstract(estimator)
+    # All models are shown.
+    defined = {
+        node.name
+        for name in MODELS
+        for node in SOURCES[name].body
+        if isinstance(node, ast.ClassDef)
+        and "BaseFactorModel" in {dotted(base) for base in node.bases}
+    }
+    assert defined == {estimator.__name__ for estimator in ESTIMATORS}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_is_a_module_and_an_estimator(name):
+    classes = [node for node in SOURCES[name].body if isinstance(node, ast.ClassDef)]
+    bases = [[dotted(base) for base in node.bases] for node in classes]
+    assert bases.count(["BaseFactorModel"]) == 1
+    assert bases.count(["FactorModule"]) == 1
+    # Models never import, and so never subclass, models.
+    others = {part(other) for other in imported(SOURCES[name])}
+    assert "models" not in others
+    for base in bases:
+        assert not set(base) & {node.name for node in classes}
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_an_estimator_derives_from_the_base_alone(estimator):
+    assert estimator.__bases__ == (BaseFactorModel,)
+    assert estimator.__module__.startswith("skdeepfactor.models.")
+    assert estimator.__subclasses__() == []
+    assert inspect.getdoc(sys.modules[estimator.__module__])
+
+
+def test_only_the_contracts_are_abstract():
+    assert inspect.isabstract(BaseFactorModel)
+    assert inspect.isabstract(FactorModule)
+    for module in FactorModule.__subclasses__():
+        if module.__module__.startswith("skdeepfactor."):
+            assert not inspect.isabstract(module)
+
+
+def test_every_module_says_what_it_is_for():
+    for name, tree in SOURCES.items():
+        assert ast.get_docstring(tree), name
+
+
+LOADS = """
+import sys, warnings
+warnings.simplefilter("error")
+heavy = ["matplotlib", "pandas", "polars", "tqdm", "torch._dynamo"]
+heavy = [name for name in heavy if name not in sys.modules]
+import skdeepfactor
+print([name for name in heavy if name in sys.modules])
+import numpy
+X = numpy.random.RandomState(0).poisson(1.0, (20, 8))
+for name in skdeepfactor.__all__:
+    if name == "__version__":
+        continue
+    for parameters in ({}, {"batch_size": 8}, {"validation_fraction": 0.2}):
+        estimator = getattr(skdeepfactor, name)(2, max_iter=2, **parameters)
+        estimator.fit(X).score(X)
+        estimator.partial_fit(X)
+print([name for name in heavy if name in sys.modules])
+"""
+
+
+def test_what_is_slow_to_import_is_not_imported():
+    shown = subprocess.run(
+        [sys.executable, "-c", LOADS], capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.splitlines() == ["[]", "[]"]

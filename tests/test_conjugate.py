@@ -1,0 +1,327 @@
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import scipy.special
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+
+from skdeepfactor.conjugate import Weights, allocate, fixed_point
+from skdeepfactor.data import to_tensor
+from skdeepfactor.distributions import digamma
+
+RTOL = {torch.float32: 1e-4, torch.float64: 1e-10}
+
+
+@pytest.fixture(params=["strided", "csr"])
+def layout(request):
+    return request.param
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture
+def batch(layout, device):
+    """Make a batch of an array, in the layout under test."""
+
+    def make(array, dtype):
+        X = np.asarray(array, dtype=np.float64)
+        if layout == "csr":
+            X = sp.csr_matrix(X)
+        return to_tensor(X, slice(None), dtype=dtype, device=device)
+
+    return make
+
+
+def problem(n_rows=13, n_features=9, n_components=4, spread=3.0, seed=0):
+    """Draw counts, E[log z] and E[log w]; a row and a feature have no counts."""
+    rng = np.random.default_rng(seed)
+    x = rng.poisson(1.2, (n_rows, n_features)).astype(float)
+    x[1], x[:, 2] = 0, 0
+    mean_log_z = rng.normal(-1, spread, (n_rows, n_components))
+    mean_log_w = rng.normal(-2, spread, (n_components, n_features))
+    return x, mean_log_z, mean_log_w
+
+
+def brute_force(x, mean_log_z, mean_log_w):
+    """Row counts, feature counts and log likelihoods, from an array of all shares."""
+    logits = mean_log_z[:, None, :] + mean_log_w.T[None]
+    log_p = scipy.special.logsumexp(logits, axis=2)
+    phi = np.exp(logits - log_p[:, :, None])
+    assert phi.shape == (*x.shape, mean_log_z.shape[1])
+    return (
+        np.einsum("nv,nvk->nk", x, phi),
+        np.einsum("nv,nvk->kv", x, phi),
+        np.einsum("nv,nv->n", x, log_p),
+    )
+
+
+def tensors(dtype, device, *arrays):
+    return [torch.tensor(array, dtype=dtype, device=device) for array in arrays]
+
+
+@pytest.mark.parametrize("n_components", [1, 4, 30])
+@pytest.mark.parametrize("n_rows", [2, 13])
+def test_allocation_is_that_of_the_shares(n_components, n_rows, batch, dtype, device):
+    x, mean_log_z, mean_log_w = problem(n_rows=n_rows, n_components=n_components)
+    expected = brute_force(x, mean_log_z, mean_log_w)
+    z, w = tensors(dtype, device, mean_log_z, mean_log_w)
+    x = batch(x, dtype)
+    weights = Weights.from_mean_log(w)
+    allocation = allocate(x, z, weights)
+    found = (
+        allocation.row_counts(weights),
+        allocation.feature_counts(weights),
+        allocation.log_likelihood(x, weights),
+    )
+    assert [f.dtype for f in found] == [dtype, dtype, torch.float64]
+    rtol = RTOL[dtype]
+    for result, array in zip(found, expected, strict=True):
+        assert result.shape == array.shape
+        assert_allclose(result.cpu(), array, rtol=rtol, atol=rtol)
+
+
+def test_allocation_keeps_all_counts(batch, dtype, device):
+    x, mean_log_z, mean_log_w = problem(seed=1)
+    z, w = tensors(dtype, device, mean_log_z, mean_log_w)
+    weights = Weights.from_mean_log(w)
+    allocation = allocate(batch(x, dtype), z, weights)
+    rows = allocation.row_counts(weights).sum(1).cpu()
+    features = allocation.feature_counts(weights).sum(0).cpu()
+    assert_allclose(rows, x.sum(1), rtol=1e-5)
+    assert_allclose(features, x.sum(0), rtol=1e-5)
+
+
+def test_allocation_changes_nothing_that_it_is_given(batch, device):
+    x, mean_log_z, mean_log_w = problem()
+    z, w = tensors(torch.float64, device, mean_log_z, mean_log_w)
+    x_batch = batch(x, torch.float64)
+    weights = Weights.from_mean_log(w)
+    scaled = weights.scaled.clone()
+    allocation = allocate(x_batch, z, weights)
+    allocation.row_counts(weights)
+    allocation.feature_counts(weights)
+    allocation.log_likelihood(x_batch, weights)
+    assert_array_equal(x_batch.to_dense().cpu(), x)
+    assert_array_equal(z.cpu(), mean_log_z)
+    assert_array_equal(w.cpu(), mean_log_w)
+    assert torch.equal(weights.scaled, scaled)
+
+
+def test_weights_are_scaled_by_feature(dtype, device):
+    _, _, mean_log_w = problem()
+    (w,) = tensors(dtype, device, mean_log_w - 5000)
+    weights = Weights.from_mean_log(w)
+    assert weights.scaled.shape == (9, 4)
+    assert weights.log_scale.shape == (9,)
+    assert (weights.scaled.amax(1) == 1).all()
+    restored = weights.scaled.log() + weights.log_scale[:, None]
+    assert_allclose(restored.T.cpu(), w.cpu(), rtol=1e-6)
+
+
+def test_shares_ignore_the_scale_of_expectations(batch, device):
+    x, mean_log_z, mean_log_w = problem()
+    z, w = tensors(torch.float64, device, mean_log_z, mean_log_w)
+    x_batch = batch(x, torch.float64)
+    near, far = Weights.from_mean_log(w), Weights.from_mean_log(w - 800)
+    expected = allocate(x_batch, z, near)
+    shifted = allocate(x_batch, z - 900, far)
+    assert_allclose(
+        shifted.row_counts(far).cpu(), expected.row_counts(near).cpu(), rtol=1e-9
+    )
+    difference = expected.log_likelihood(x_batch, near) - shifted.log_likelihood(
+        x_batch, far
+    )
+    assert_allclose(difference.cpu(), 1700 * x.sum(1), rtol=1e-9)
+
+
+def test_tiny_shapes_and_huge_counts_do_not_overflow(batch, device):
+    rng = np.random.default_rng(2)
+    x = np.where(rng.random((20, 12)) < 0.4, 1e9, 0.0)
+    x[0], x[1] = 1e9, 0
+    shape_z = np.where(rng.random((20, 5)) < 0.3, 1e9, 1e-3)
+    shape_w = np.where(rng.random((5, 12)) < 0.3, 1e9, 1e-3)
+    shape_z[2], shape_w[:, 3] = 1e-3, 1e-3
+    z, w = tensors(torch.float32, device, shape_z, shape_w)
+    x_batch = batch(x, torch.float32)
+    weights = Weights.from_mean_log(digamma(w))
+    allocation = allocate(x_batch, digamma(z), weights)
+    rows = allocation.row_counts(weights).cpu().double()
+    features = allocation.feature_counts(weights).cpu().double()
+    likelihood = allocation.log_likelihood(x_batch, weights).cpu()
+    for result in (rows, features, likelihood):
+        assert torch.isfinite(result).all()
+    assert (rows >= 0).all()
+    assert (features >= 0).all()
+    assert_allclose(rows.sum(1), x.sum(1), rtol=1e-5)
+    assert_allclose(features.sum(0), x.sum(0), rtol=1e-5)
+    assert likelihood[1] == 0
+
+
+def test_factors_that_exclude_each_other_do_not_divide_by_zero(batch, device):
+    # The row has only the first factor and the feature only the second.
+    for dtype in (torch.float32, torch.float64):
+        (z,) = tensors(dtype, device, [[0.0, -1e6]])
+        (w,) = tensors(dtype, device, [[-1e6], [0.0]])
+        x_batch = batch([[1e9]], dtype)
+        weights = Weights.from_mean_log(w)
+        allocation = allocate(x_batch, z, weights)
+        counts = allocation.row_counts(weights).cpu()
+        assert_allclose(counts, [[5e8, 5e8]], rtol=1e-5)
+        assert torch.isfinite(allocation.log_likelihood(x_batch, weights)).all()
+
+
+def test_a_batch_without_rows(batch, dtype, device):
+    x = batch(np.zeros((0, 6)), dtype)
+    z, w = tensors(dtype, device, np.zeros((0, 3)), np.zeros((3, 6)))
+    weights = Weights.from_mean_log(w)
+    allocation = allocate(x, z, weights)
+    assert allocation.row_counts(weights).shape == (0, 3)
+    assert_array_equal(allocation.feature_counts(weights).cpu(), np.zeros((3, 6)))
+    assert allocation.log_likelihood(x, weights).shape == (0,)
+
+
+class Approach:
+    """Each row approaches its target at its own speed, both read from ``x``.
+
+    Every operation is elementwise, so that a row's numbers cannot depend on the rest.
+    """
+
+    def __init__(self):
+        self.sizes = []
+
+    def __call__(self, x, state):
+        self.sizes.append(len(state))
+        x = x.to_dense()
+        assert len(x) == len(state)
+        speed, target = x[:, :1], x[:, 1:]
+        return target + speed * (state - target)
+
+
+def approach_data(n_rows=40, width=3):
+    rng = np.random.default_rng(3)
+    speed = rng.uniform(0.05, 0.95, (n_rows, 1))
+    return np.hstack([speed, rng.uniform(1, 9, (n_rows, width))])
+
+
+def iterate(update, x, state, max_steps, tol):
+    """Iterate one row by the documented rule; the last state and the steps taken."""
+    for step in range(1, max_steps + 1):
+        new = update(x, state)
+        change, size = (new - state).abs().sum(), new.sum()
+        state = new
+        if change <= tol * size:
+            break
+    return state, step
+
+
+@pytest.mark.parametrize("tol", [1e-1, 1e-4, 1e-9])
+@pytest.mark.parametrize("max_steps", [1, 7, 400])
+def test_each_row_stops_by_itself(tol, max_steps, batch, device):
+    data = approach_data()
+    x = batch(data, torch.float64)
+    start = torch.full((40, 3), 0.5, dtype=torch.float64, device=device)
+    before = start.clone()
+    update = Approach()
+    result = fixed_point(update, x, start, max_steps=max_steps, tol=tol)
+    assert torch.equal(start, before)
+    assert len(update.sizes) <= max_steps
+    steps = []
+    for i in range(40):
+        row = batch(data[i : i + 1], torch.float64)
+        expected, n_steps = iterate(
+            Approach(), row, start[i : i + 1], max_steps=max_steps, tol=tol
+        )
+        assert torch.equal(result[i : i + 1], expected)
+        steps.append(n_steps)
+    assert len(update.sizes) == max(steps)
+    if max_steps == 400:
+        assert min(steps) < max(steps) < 400
+
+
+def test_rows_do_not_depend_on_their_company(batch, device):
+    data = approach_data()
+    start = torch.full((40, 3), 0.5, dtype=torch.float64, device=device)
+    options = {"max_steps": 300, "tol": 1e-5}
+    together = fixed_point(Approach(), batch(data, torch.float64), start, **options)
+    order = np.random.default_rng(4).permutation(40)
+    shuffled = batch(data[order], torch.float64)
+    result = fixed_point(Approach(), shuffled, start, **options)
+    assert torch.equal(result, together[torch.from_numpy(order).to(device)])
+    part = batch(data[5:9], torch.float64)
+    result = fixed_point(Approach(), part, start[5:9], **options)
+    assert torch.equal(result, together[5:9])
+
+
+def test_allocations_do_not_depend_on_their_company(batch, device):
+    x, _, mean_log_w = problem(n_rows=30, n_features=40, spread=1.0)
+    (w,) = tensors(torch.float64, device, mean_log_w)
+    weights = Weights.from_mean_log(w)
+
+    def update(x, counts):
+        return allocate(x, digamma(0.3 + counts), weights).row_counts(weights)
+
+    def solve(rows):
+        start = torch.ones(len(rows), 4, dtype=torch.float64, device=device)
+        part = batch(x[rows], torch.float64)
+        return fixed_point(update, part, start, max_steps=1000, tol=1e-4).cpu()
+
+    together = solve(np.arange(30))
+    order = np.random.default_rng(5).permutation(30)
+    assert_allclose(solve(order), together[order], rtol=1e-12, atol=1e-12)
+    for i in range(30):
+        assert_allclose(
+            solve(np.array([i])), together[i : i + 1], rtol=1e-12, atol=1e-12
+        )
+
+
+def test_rows_that_have_stopped_are_dropped(batch, device):
+    update = Approach()
+    x = batch(approach_data(), torch.float64)
+    start = torch.full((40, 3), 0.5, dtype=torch.float64, device=device)
+    fixed_point(update, x, start, max_steps=400, tol=1e-6)
+    assert update.sizes[0] == 40
+    assert update.sizes[-1] <= 2
+    assert update.sizes == sorted(update.sizes, reverse=True)
+
+
+@pytest.mark.parametrize("max_steps", [1, 5])
+def test_no_tolerance_takes_every_step(max_steps, batch, device):
+    data = approach_data()
+    # Some rows are where they want to be from the start.
+    start = torch.tensor(data[:, 1:], device=device)
+    start[::2] = 0.5
+    before = start.clone()
+    update = Approach()
+    x = batch(data, torch.float64)
+    result = fixed_point(update, x, start, max_steps=max_steps, tol=0)
+    assert update.sizes == [40] * max_steps
+    assert torch.equal(start, before)
+    expected = start
+    for _ in range(max_steps):
+        expected = Approach()(x, expected)
+    assert torch.equal(result, expected)
+
+
+def test_a_row_of_nothing_stops_at_once(batch, device):
+    calls = []
+
+    def update(x, state):
+        calls.append(len(state))
+        return torch.zeros_like(state)
+
+    x = batch(np.zeros((3, 2)), torch.float64)
+    start = torch.zeros(3, 2, dtype=torch.float64, device=device)
+    result = fixed_point(update, x, start, max_steps=50, tol=1e-3)
+    assert calls == [3]
+    assert torch.equal(result, start)
+
+
+def test_no_rows(batch, device):
+    x = batch(np.zeros((0, 4)), torch.float64)
+    start = torch.zeros(0, 3, dtype=torch.float64, device=device)
+    for tol in (0, 1e-3):
+        result = fixed_point(Approach(), x, start, max_steps=5, tol=tol)
+        assert result.shape == (0, 3)

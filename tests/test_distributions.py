@@ -1,0 +1,351 @@
+import math
+
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.special
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from torch.distributions import Dirichlet, Gamma, kl_divergence
+
+from skdeepfactor import distributions
+from skdeepfactor.distributions import (
+    FLOORS,
+    PRIOR_RANGE,
+    digamma,
+    dirichlet,
+    dirichlet_kl,
+    gamma_kl,
+    gamma_shape,
+    gamma_shape_and_rate,
+    scaled_exp,
+    symmetric_dirichlet,
+)
+
+DTYPES = [torch.float32, torch.float64]
+KL_RTOL = {torch.float32: 1e-4, torch.float64: 1e-10}
+DIGAMMA_ROOT = 1.4616321449683622
+
+
+@pytest.fixture(params=DTYPES, ids=["float32", "float64"])
+def dtype(request):
+    return request.param
+
+
+def uniform(rng, low, high, shape, dtype, device):
+    """Draw positive numbers, uniform on a log scale."""
+    values = np.exp(rng.uniform(np.log(low), np.log(high), shape))
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+def mean_log_gamma(shape, rate):
+    return torch.digamma(shape) - rate.log()
+
+
+def mean_log_dirichlet(concentration):
+    return torch.digamma(concentration) - torch.digamma(
+        concentration.sum(-1, keepdim=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        np.logspace(-6, 12, 20001),
+        DIGAMMA_ROOT + np.linspace(-0.05, 0.05, 20001),
+        np.r_[1e-6, DIGAMMA_ROOT, 1, 2, 1e12],
+    ],
+    ids=["range", "root", "points"],
+)
+def test_digamma(points, dtype, device):
+    x = torch.tensor(points, dtype=dtype, device=device)
+    result = digamma(x)
+    assert result.dtype == dtype
+    expected = scipy.special.digamma(x.double().cpu().numpy())
+    tol = 1e-6 if dtype == torch.float32 else 1e-12
+    assert_allclose(result.cpu(), expected, rtol=tol, atol=tol)
+
+
+def test_digamma_does_not_change_its_argument(dtype, device):
+    x = torch.linspace(0.1, 9, 50, dtype=dtype, device=device)
+    before = x.clone()
+    digamma(x)
+    assert torch.equal(x, before)
+
+
+def test_digamma_keeps_shape_and_takes_strides(dtype, device):
+    x = torch.linspace(0.1, 9, 12, dtype=dtype, device=device).reshape(3, 4)
+    assert digamma(x).shape == (3, 4)
+    assert_allclose(digamma(x.T).cpu(), digamma(x).T.cpu(), rtol=1e-6, atol=1e-6)
+    assert digamma(x.sum()).shape == ()
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_scaled_exp(dim, dtype, device):
+    rng = np.random.default_rng(0)
+    log_values = torch.tensor(
+        rng.normal(0, 3, (7, 5)) - 2000, dtype=dtype, device=device
+    )
+    before = log_values.clone()
+    scaled, largest = scaled_exp(log_values, dim)
+    assert torch.equal(log_values, before)
+    assert scaled.dtype == dtype
+    assert (scaled.amax(dim) == 1).all()
+    assert_array_equal(largest.cpu(), log_values.amax(dim, keepdim=True).cpu())
+    assert_allclose((scaled.log() + largest).cpu(), log_values.cpu(), rtol=1e-6)
+
+
+def test_scaled_exp_has_a_floor(dtype, device):
+    log_values = torch.tensor([[0.0, -1e4, -1e30]], dtype=dtype, device=device)
+    scaled, largest = scaled_exp(log_values, 1)
+    assert largest.item() == 0
+    floor = torch.tensor(FLOORS[dtype], dtype=dtype).item()
+    assert scaled.tolist() == [[1, floor, floor]]
+    # The smallest mean that shares can be divided by, under the largest count.
+    smallest = torch.tensor(FLOORS[dtype], dtype=dtype, device=device)
+    assert torch.isfinite(1e9 / smallest)
+    assert smallest > torch.finfo(dtype).tiny
+
+
+def test_gamma_kl_is_the_divergence(dtype, device):
+    rng = np.random.default_rng(1)
+    shape, rate, prior_shape, prior_rate = (
+        uniform(rng, 0.05, 50, (6, 4), dtype, device) for _ in range(4)
+    )
+    result = gamma_kl(
+        shape,
+        rate,
+        mean_log_gamma(shape, rate),
+        prior_shape,
+        prior_rate,
+        prior_rate.log(),
+    )
+    assert result.dtype == torch.float64
+    assert result.shape == (6,)
+    q = Gamma(shape.double(), rate.double())
+    p = Gamma(prior_shape.double(), prior_rate.double())
+    expected = kl_divergence(q, p).sum(1)
+    assert_allclose(result.cpu(), expected.cpu(), rtol=KL_RTOL[dtype])
+
+
+def test_gamma_kl_broadcasts(dtype, device):
+    rng = np.random.default_rng(2)
+    shape = uniform(rng, 0.1, 20, (6, 4), dtype, device)
+    rate = uniform(rng, 0.1, 20, (4,), dtype, device)
+    prior_shape = uniform(rng, 0.1, 20, (4,), dtype, device)
+    prior_rate = uniform(rng, 0.1, 20, (6, 1), dtype, device)
+    mean_log = mean_log_gamma(shape, rate)
+    result = gamma_kl(shape, rate, mean_log, prior_shape, prior_rate, prior_rate.log())
+    q = Gamma(shape.double(), rate.double().expand(6, 4))
+    p = Gamma(prior_shape.double().expand(6, 4), prior_rate.double().expand(6, 4))
+    expected = kl_divergence(q, p).sum(1).cpu()
+    assert_allclose(result.cpu(), expected, rtol=KL_RTOL[dtype])
+    result = gamma_kl(shape, rate, mean_log, 0.3, 2.0, math.log(2.0))
+    p = Gamma(torch.full_like(q.mean, 0.3), torch.full_like(q.mean, 2.0))
+    expected = kl_divergence(q, p).sum(1).cpu()
+    assert_allclose(result.cpu(), expected, rtol=KL_RTOL[dtype])
+
+
+def test_gamma_kl_of_the_prior_is_nothing(device):
+    shape = torch.tensor([0.3, 1.0, 40.0], dtype=torch.float64, device=device)
+    rate = torch.tensor([2.0, 0.1, 7.0], dtype=torch.float64, device=device)
+    mean_log = mean_log_gamma(shape, rate)
+    result = gamma_kl(shape, rate, mean_log, shape, rate, rate.log())
+    assert abs(result.item()) < 1e-12
+
+
+def test_gamma_kl_averages_over_an_uncertain_prior_rate(device):
+    generator = np.random.default_rng(3)
+    shape = torch.tensor([0.4, 3.0, 12.0], dtype=torch.float64, device=device)
+    rate = torch.tensor([1.5, 0.5, 4.0], dtype=torch.float64, device=device)
+    prior_shape, a, b = 0.7, 2.5, 1.2
+    rates = torch.tensor(generator.gamma(a, 1 / b, (40000, 1)), device=device)
+    divergences = kl_divergence(
+        Gamma(shape, rate), Gamma(torch.full_like(shape, prior_shape), rates)
+    ).sum(1)
+    result = gamma_kl(
+        shape,
+        rate,
+        mean_log_gamma(shape, rate),
+        prior_shape,
+        a / b,
+        float(scipy.special.digamma(a) - np.log(b)),
+    ).item()
+    error = divergences.std().item() / math.sqrt(len(divergences))
+    assert abs(divergences.mean().item() - result) < 4 * error
+    # A rate that is known would give another number.
+    known = gamma_kl(
+        shape,
+        rate,
+        mean_log_gamma(shape, rate),
+        prior_shape,
+        a / b,
+        math.log(a / b),
+    ).item()
+    assert abs(known - result) > 8 * error
+
+
+def test_gamma_kl_keeps_its_arguments(dtype, device):
+    rng = np.random.default_rng(4)
+    arguments = [uniform(rng, 0.1, 9, (3, 2), dtype, device) for _ in range(6)]
+    before = [argument.clone() for argument in arguments]
+    gamma_kl(*arguments)
+    assert all(map(torch.equal, arguments, before))
+
+
+@pytest.mark.parametrize("prior", ["number", "vector", "matrix"])
+def test_dirichlet_kl_is_the_divergence(prior, dtype, device):
+    rng = np.random.default_rng(5)
+    concentration = uniform(rng, 0.05, 200, (6, 9), dtype, device)
+    priors = {
+        "number": 0.3,
+        "vector": uniform(rng, 0.1, 5, (9,), dtype, device),
+        "matrix": uniform(rng, 0.1, 5, (6, 9), dtype, device),
+    }
+    before = concentration.clone()
+    result = dirichlet_kl(
+        concentration, mean_log_dirichlet(concentration), priors[prior]
+    )
+    assert torch.equal(concentration, before)
+    assert result.dtype == torch.float64
+    assert result.shape == (6,)
+    full = torch.as_tensor(priors[prior], dtype=torch.float64, device=device)
+    p = Dirichlet(full.expand(6, 9))
+    expected = kl_divergence(Dirichlet(concentration.double()), p)
+    assert_allclose(result.cpu(), expected.cpu(), rtol=KL_RTOL[dtype])
+
+
+def test_dirichlet_kl_of_the_prior_is_nothing(device):
+    concentration = torch.tensor([[0.3, 4.0, 0.01]], dtype=torch.float64, device=device)
+    mean_log = mean_log_dirichlet(concentration)
+    result = dirichlet_kl(concentration, mean_log, concentration)
+    assert abs(result.item()) < 1e-12
+
+
+def maximum(bound, start):
+    """Where a bound of positive parameters is highest, by SciPy."""
+    found = scipy.optimize.minimize(
+        lambda t: -bound(np.exp(t)),
+        np.log(start),
+        method="Nelder-Mead",
+        options={"xatol": 1e-9, "fatol": 1e-13, "maxiter": 20000, "maxfev": 20000},
+    )
+    assert found.success
+    return np.exp(found.x)
+
+
+@pytest.mark.parametrize("mean_log_ratio", [-20.0, -1.3, 0.0, 4.0])
+def test_gamma_shape_maximises_the_bound(mean_log_ratio):
+    def bound(a):
+        return float(a[0] * mean_log_ratio - scipy.special.gammaln(a[0]))
+
+    shape = gamma_shape(mean_log_ratio)
+    assert isinstance(shape, float)
+    assert_allclose(shape, maximum(bound, [1.0])[0], rtol=1e-5)
+    assert_allclose(scipy.special.digamma(shape), mean_log_ratio, atol=1e-9)
+
+
+@pytest.mark.parametrize(("shape", "rate"), [(0.2, 3.0), (1.0, 1.0), (30.0, 0.01)])
+def test_gamma_shape_and_rate_maximise_the_bound(shape, rate):
+    # Moments of posteriors are spread like these, and a little less uncertain.
+    mean = shape / rate
+    mean_log = scipy.special.digamma(shape) - np.log(rate)
+    assert_allclose(gamma_shape_and_rate(mean, mean_log), (shape, rate), rtol=1e-8)
+
+    mean_log -= 0.2
+
+    def bound(parameters):
+        a, b = parameters
+        return float(
+            a * np.log(b) - scipy.special.gammaln(a) + a * mean_log - b * mean
+        )
+
+    found = gamma_shape_and_rate(mean, mean_log)
+    assert all(isinstance(value, float) for value in found)
+    assert_allclose(found, maximum(bound, [shape, rate]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("mean_log", [-400.0, -5.0, -2.5])
+def test_symmetric_dirichlet_maximises_the_bound(mean_log):
+    n = 10
+
+    def bound(c):
+        gammaln = scipy.special.gammaln
+        value = gammaln(n * c[0]) - n * gammaln(c[0]) + n * c[0] * mean_log
+        return float(value)
+
+    concentration = symmetric_dirichlet(mean_log, n)
+    assert_allclose(concentration, maximum(bound, [0.5])[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("start", [0.01, 1.0, 100.0])
+def test_dirichlet_maximises_the_bound(start):
+    mean_log = np.array([-3.0, -1.2, -40.0, -2.0])
+
+    def bound(alpha):
+        gammaln = scipy.special.gammaln
+        return float(
+            gammaln(alpha.sum()) - gammaln(alpha).sum() + (alpha * mean_log).sum()
+        )
+
+    alpha = dirichlet(mean_log, np.full(4, start))
+    assert_allclose(alpha, maximum(bound, np.full(4, 0.3)), rtol=1e-4)
+    gradient = scipy.special.digamma(alpha.sum()) - scipy.special.digamma(alpha)
+    assert_allclose(gradient + mean_log, 0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "expected", [[0.1, 0.1], [0.02, 0.5, 3.0], [1e-3, 1.0], [500.0, 900.0, 1e4]]
+)
+@pytest.mark.parametrize("start", [0.1, 30.0])
+def test_dirichlet_inverts_its_expectations(expected, start):
+    expected = np.array(expected)
+    mean_log = scipy.special.digamma(expected) - scipy.special.digamma(expected.sum())
+    assert_allclose(dirichlet(mean_log, np.full(len(expected), start)), expected, 1e-5)
+
+
+def test_dirichlet_does_not_change_its_start():
+    start = np.array([0.1, 0.1])
+    dirichlet(np.array([-1.0, -2.0]), start)
+    assert start.tolist() == [0.1, 0.1]
+
+
+def test_dirichlet_of_one_component_stays_where_it_is_flat():
+    alpha = dirichlet(np.array([0.0]), np.array([0.1]))
+    assert np.isfinite(alpha).all()
+    assert PRIOR_RANGE[0] <= alpha[0] <= PRIOR_RANGE[1]
+
+
+def test_priors_are_recovered_from_samples():
+    rng = np.random.default_rng(6)
+    n = 200_000
+    z = rng.gamma(0.6, 1 / 2.5, n)
+    assert_allclose(gamma_shape(np.log(z).mean() + np.log(2.5)), 0.6, rtol=0.02)
+    found = gamma_shape_and_rate(z.mean(), np.log(z).mean())
+    assert_allclose(found, (0.6, 2.5), rtol=0.02)
+    p = rng.dirichlet(np.full(8, 0.4), n // 8)
+    assert_allclose(symmetric_dirichlet(np.log(p).mean(), 8), 0.4, rtol=0.02)
+    alpha = [0.3, 1.0, 5.0]
+    p = rng.dirichlet(alpha, n)
+    mean_log = np.log(p).mean(0)
+    assert_allclose(dirichlet(mean_log, np.ones(3)), alpha, rtol=0.02)
+
+
+def test_learnt_priors_stay_in_their_range():
+    low, high = PRIOR_RANGE
+    assert gamma_shape(-1e9) == low
+    assert gamma_shape(1e3) == high
+    assert gamma_shape_and_rate(2.0, math.log(2.0)) == (high, high / 2)
+    assert gamma_shape_and_rate(2.0, -1e9) == (low, low / 2)
+    assert symmetric_dirichlet(-1e9, 5) == low
+    assert symmetric_dirichlet(-math.log(5), 5) == high
+    assert_array_equal(dirichlet(np.full(3, -1e9), np.full(3, 0.1)), [low] * 3)
+    uniform = np.full(3, -math.log(3))
+    assert_allclose(dirichlet(uniform, np.full(3, 0.1)), [high] * 3, rtol=1e-3)
+
+
+def test_priors_outside_their_range_are_not_searched(monkeypatch):
+    monkeypatch.setattr(distributions, "PRIOR_RANGE", (0.5, 2.0))
+    assert gamma_shape(scipy.special.digamma(0.1)) == 0.5
+    assert gamma_shape(scipy.special.digamma(9.0)) == 2.0
+    assert_allclose(gamma_shape(scipy.special.digamma(1.1)), 1.1, rtol=1e-9)

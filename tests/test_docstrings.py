@@ -1,0 +1,132 @@
+import importlib
+import importlib.util
+import inspect
+
+import pytest
+from numpydoc.docscrape import ClassDoc, FunctionDoc
+from numpydoc.validate import validate
+
+import skdeepfactor
+
+# Codes of numpydoc that are not asked for, and why.
+IGNORED = {
+    "GL01": "docstrings start on the line of their quotes",
+    "ES01": "a summary may be all there is to say",
+    "SA01": "methods have their class for company",
+    "EX01": "classes and functions have examples, their methods need none",
+    "RT02": "what is returned has a name, as in scikit-learn",
+    "RT03": "and a name and a type may be all there is to say",
+    "PR07": "the same goes for X, whose type gives its shape",
+    "RT04": "descriptions may start with a formula or a symbol",
+    "PR08": "as above",
+}
+READERS = ["metrics", "datasets", "plotting", "inspection"]
+
+
+def public_objects():
+    """Dotted names of all that users see, and the objects."""
+    for name in skdeepfactor.__all__:
+        if name == "__version__":
+            continue
+        cls = getattr(skdeepfactor, name)
+        path = f"{cls.__module__}.{name}"
+        yield path, cls
+        for attribute, value in inspect.getmembers(cls, inspect.isfunction):
+            # What comes from scikit-learn is described there.
+            is_ours = value.__module__.startswith("skdeepfactor")
+            if is_ours and not attribute.startswith("_"):
+                yield f"{path}.{attribute}", value
+    for reader in READERS:
+        if importlib.util.find_spec(f"skdeepfactor.{reader}") is None:
+            continue
+        module = importlib.import_module(f"skdeepfactor.{reader}")
+        for name, value in vars(module).items():
+            is_code = inspect.isfunction(value) or inspect.isclass(value)
+            is_ours = is_code and value.__module__ == module.__name__
+            if is_ours and not name.startswith("_"):
+                yield f"{module.__name__}.{name}", value
+
+
+OBJECTS = dict(public_objects())
+
+
+def documented(obj):
+    """Names of parameters in the order of the docstring."""
+    doc = ClassDoc(obj) if inspect.isclass(obj) else FunctionDoc(obj)
+    return [
+        name.strip(" *")
+        for parameter in doc["Parameters"]
+        for name in parameter.name.split(",")
+    ]
+
+
+def taken(obj):
+    """Names of parameters in the order of the signature."""
+    return [name for name in inspect.signature(obj).parameters if name != "self"]
+
+
+def test_the_public_face_is_found():
+    names = {path.rsplit(".", 1)[1] for path in OBJECTS}
+    assert set(skdeepfactor.__all__) - {"__version__"} <= names
+    assert {"fit", "partial_fit", "transform", "score", "perplexity", "sample"} <= names
+    assert {"npmi_coherence", "load_docstrings"} <= names
+
+
+@pytest.mark.parametrize("path", OBJECTS)
+def test_numpydoc_has_nothing_to_say(path):
+    errors = validate(path)["errors"]
+    assert [error for error in errors if error[0] not in IGNORED] == []
+
+
+@pytest.mark.parametrize("path", OBJECTS)
+def test_parameters_are_those_of_the_signature(path):
+    assert documented(OBJECTS[path]) == taken(OBJECTS[path])
+
+
+@pytest.mark.parametrize("path", OBJECTS)
+def test_defaults_are_those_of_the_signature(path):
+    obj = OBJECTS[path]
+    doc = ClassDoc(obj) if inspect.isclass(obj) else FunctionDoc(obj)
+    types = {parameter.name: parameter.type for parameter in doc["Parameters"]}
+    for name, parameter in inspect.signature(obj).parameters.items():
+        if name in ("self", "y"):
+            continue
+        if parameter.default is inspect.Parameter.empty:
+            assert "default=" not in types[name], name
+        else:
+            default = types[name].rsplit("default=", 1)[-1].strip('"')
+            assert default == str(parameter.default), name
+
+
+@pytest.mark.parametrize(
+    "path", [path for path, obj in OBJECTS.items() if inspect.isclass(obj)]
+)
+def test_classes_have_every_section(path):
+    doc = ClassDoc(OBJECTS[path])
+    for section in ("Summary", "Parameters", "Attributes", "References", "Examples"):
+        assert doc[section], section
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for path, obj in OBJECTS.items()
+        if inspect.isfunction(obj) and path.count(".") == 2
+    ],
+)
+def test_functions_have_examples(path):
+    assert FunctionDoc(OBJECTS[path])["Examples"]
+
+
+def test_fitted_attributes_are_documented(estimator, counts):
+    estimator.set_params(random_state=0).fit(counts)
+    doc = ClassDoc(type(estimator))
+    names = {
+        name.strip()
+        for attribute in doc["Attributes"]
+        for name in attribute.name.split(",")
+    }
+    fitted = {name for name in vars(estimator) if name[0] != "_" and name[-1] == "_"}
+    assert fitted <= names
+    assert names - fitted <= {"feature_names_in_"}

@@ -1,0 +1,231 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from numpy.testing import assert_allclose, assert_array_equal
+
+from skdeepfactor.initialization import initial_counts
+
+INITS = ["kmeans", "random"]
+
+
+def random_counts(n_samples=50, n_features=20, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.poisson(0.8, (n_samples, n_features)).astype(float)
+
+
+def planted_counts(n_clusters=4, n_per_cluster=25, n_words=12, seed=0):
+    """Draw rows whose words are, but for a few, those of their cluster; and labels."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(n_clusters), n_per_cluster))
+    rates = np.kron(np.eye(n_clusters), np.ones(n_words)) * 3 + 0.05
+    return rng.poisson(rates[labels]).astype(float), labels
+
+
+def start(X, n_components, init="kmeans", seed=0):
+    return initial_counts(X, n_components, init, np.random.RandomState(seed))
+
+
+def assert_usable(counts, X, n_components):
+    assert isinstance(counts, np.ndarray)
+    assert counts.dtype == np.float64
+    assert counts.shape == (n_components, X.shape[1])
+    assert np.isfinite(counts).all()
+    assert (counts >= 0).all()
+
+
+@pytest.mark.parametrize("kind", ["?", "i4", "i8", "u1", "f4", "f8"])
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_clusters_keep_the_totals_of_features(kind, is_sparse):
+    dense = random_counts().astype(kind)
+    X = sp.csr_matrix(dense) if is_sparse else dense
+    counts = start(X, 6)
+    assert_usable(counts, X, 6)
+    assert_allclose(counts.sum(0), dense.sum(0, dtype=float), rtol=1e-6)
+
+
+def test_every_component_has_half_of_the_average():
+    X = random_counts()
+    counts = start(X, 6)
+    floor = np.tile(X.sum(0) / 6 / 2, (6, 1))
+    assert (counts >= floor * (1 - 1e-12)).all()
+    # What is above it are whole rows, half of each.
+    beyond = (counts - floor) * 2
+    assert_allclose(beyond, np.rint(beyond), atol=1e-9)
+    assert (beyond.sum(1) > 0).all()
+
+
+def test_random_weights_keep_totals_on_average():
+    X = random_counts(n_features=5)
+    assert_usable(start(X, 3, "random"), X, 3)
+    n_draws = 400
+    draws = np.array([start(X, 3, "random", seed) for seed in range(n_draws)])
+    # Exponential weights: mean 1, standard deviation 1.
+    error = X.sum(0) / 3 / np.sqrt(n_draws)
+    assert (np.abs(draws.mean(0) - X.sum(0) / 3) < 4.5 * error).all()
+    assert_allclose(draws.std(0), np.tile(X.sum(0) / 3, (3, 1)), rtol=0.25)
+
+
+def test_random_components_differ():
+    counts = start(random_counts(), 4, "random")
+    assert len(np.unique(counts, axis=0)) == 4
+    shares = counts / counts.sum(1, keepdims=True)
+    assert np.ptp(shares, axis=0).max() > 0.01
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-9, 1e9])
+def test_an_array_gives_proportions(scale):
+    X = random_counts()
+    init = np.random.default_rng(1).random((3, 20)) * scale
+    before = init.copy()
+    counts = start(X, 3, init)
+    assert_array_equal(init, before)
+    assert_usable(counts, X, 3)
+    assert_allclose(counts.sum(), X.sum(), rtol=1e-12)
+    assert_allclose(counts / counts.sum(), init / init.sum(), rtol=1e-12)
+
+
+def test_an_array_may_be_zero_or_a_list():
+    X = random_counts(n_features=2)
+    assert_array_equal(start(X, 2, np.zeros((2, 2))), np.zeros((2, 2)))
+    counts = start(X, 2, [[1, 0], [0, 3]])
+    assert_allclose(counts, np.diag([0.25, 0.75]) * X.sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+def test_clusters_are_found(is_sparse, kind):
+    X, labels = planted_counts()
+    X = X.astype(kind)
+    counts = start(sp.csr_matrix(X) if is_sparse else X, 4)
+    beyond = 2 * counts - X.sum(0) / 4
+    expected = np.array([X[labels == k].sum(0) for k in range(4)])
+    order = beyond.reshape(4, 4, -1).sum(2).argmax(1)
+    assert sorted(order) == [0, 1, 2, 3]
+    assert_allclose(beyond, expected[order], rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_dense_and_sparse_start_alike(init):
+    dense = random_counts()
+    for X in (sp.csr_matrix(dense), sp.csr_array(dense)):
+        assert_allclose(start(X, 5, init), start(dense, 5, init), rtol=1e-10)
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_seeds(init):
+    X = random_counts()
+    assert_array_equal(start(X, 5, init, seed=3), start(X, 5, init, seed=3))
+    assert (start(X, 5, init, seed=3) != start(X, 5, init, seed=4)).any()
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("is_sparse", [False, True])
+@pytest.mark.parametrize("kind", ["f4", "f8", "i4"])
+def test_the_data_are_left_alone(init, is_sparse, kind):
+    dense = random_counts().astype(kind)
+    X = sp.csr_matrix(dense) if is_sparse else dense.copy()
+    start(X, 5, init)
+    assert X.dtype == np.dtype(kind)
+    assert_array_equal(X.toarray() if is_sparse else X, dense)
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("is_sparse", [False, True])
+@pytest.mark.parametrize("n_components", [1, 2, 3, 12])
+@pytest.mark.parametrize(
+    "X",
+    [
+        random_counts(1, 6),
+        random_counts(6, 1),
+        random_counts(1, 1),
+        random_counts(2, 3),
+        random_counts(5, 2),
+        random_counts(5, 9),
+        random_counts(9, 5),
+        np.zeros((8, 7)),
+        np.zeros((1, 4)),
+        np.ones((10, 6)),
+        np.eye(7),
+    ],
+    ids=[
+        "one row",
+        "one column",
+        "one number",
+        "two rows",
+        "two columns",
+        "wide",
+        "tall",
+        "zeros",
+        "a row of zeros",
+        "all the same",
+        "identity",
+    ],
+)
+def test_small_data(init, is_sparse, n_components, X):
+    # Warnings are errors here, so that none of k-means's may pass.
+    if is_sparse:
+        X = sp.csr_matrix(X)
+    assert_usable(start(X, n_components, init), X, n_components)
+
+
+@pytest.mark.parametrize("n_distinct", [1, 2, 3, 5])
+@pytest.mark.parametrize("n_components", [3, 8])
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+@pytest.mark.parametrize("n_samples", [17, 200])
+def test_rows_that_repeat(n_distinct, n_components, kind, n_samples):
+    rng = np.random.default_rng(5)
+    rows = rng.poisson(1.0, (n_distinct, 40)) + np.eye(n_distinct, 40)
+    X = rows[rng.integers(n_distinct, size=n_samples)].astype(kind)
+    counts = start(sp.csr_matrix(X), n_components)
+    assert_usable(counts, X, n_components)
+    # Components beyond the clusters start from a row each, on top of the totals.
+    beyond = 2 * counts.sum(0) - 2 * X.sum(0)
+    assert (beyond >= -1e-3).all()
+
+
+def test_rows_that_differ_in_scale_alone():
+    rng = np.random.default_rng(6)
+    X = rng.integers(1, 50, (60, 1)) * rng.poisson(1.0, (1, 30)).astype(float)
+    counts = start(sp.csr_matrix(X), 6)
+    assert_usable(counts, X, 6)
+
+
+def test_rows_that_are_empty():
+    X = random_counts(40, 15)
+    X[::2] = 0
+    counts = start(sp.csr_matrix(X), 5)
+    assert_usable(counts, X, 5)
+    assert_allclose(counts.sum(0), X.sum(0), rtol=1e-6)
+
+
+def test_columns_that_are_empty():
+    X = random_counts(40, 15)
+    X[:, ::2] = 0
+    counts = start(sp.csr_matrix(X), 5)
+    assert (counts[:, ::2] == 0).all()
+    assert (counts[:, 1::2] > 0).all()
+
+
+@pytest.mark.parametrize("n_components", [1, 3])
+def test_sparse_data_are_not_made_dense(n_components):
+    X = sp.random_array(
+        (3000, 20000), density=1e-3, format="csr", rng=np.random.default_rng(7)
+    )
+    X.data[:] = 1
+    start(X[:50], n_components)  # What is imported and compiled at the first use.
+    tracemalloc.start()
+    try:
+        start(X, n_components)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 0.2 * 8 * X.shape[0] * X.shape[1]
+
+
+def test_the_global_state_of_numpy_is_left_alone():
+    before = np.random.get_state()[1].copy()  # noqa: NPY002 (it is what is tested)
+    for init in INITS:
+        start(random_counts(), 5, init)
+    assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002

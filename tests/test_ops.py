@@ -1,0 +1,268 @@
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+
+from skdeepfactor import ops
+
+SHAPES = [(0, 6), (1, 8), (8, 1), (1, 1), (3, 4), (23, 17), (60, 9)]
+LAYOUTS = ["strided", "csr32", "csr64"]
+RTOL = {torch.float32: 2e-5, torch.float64: 1e-12}
+
+
+def sparse_matrix(n_rows, n_features, seed=0):
+    """Draw a matrix with empty rows, empty columns and zeros that are stored."""
+    rng = np.random.default_rng(seed)
+    dense = rng.poisson(1.0, (n_rows, n_features)) * rng.uniform(0.5, 2, n_features)
+    dense[2::4] = 0
+    dense[:, 3::5] = 0
+    X = sp.csr_matrix(dense)
+    X.data[3::7] = 0
+    return X
+
+
+def to_csr(X, dtype, device, index_dtype=torch.int32):
+    return ops.csr(
+        torch.tensor(X.indptr, dtype=index_dtype, device=device),
+        torch.tensor(X.indices, dtype=index_dtype, device=device),
+        torch.tensor(X.data, dtype=dtype, device=device),
+        X.shape,
+    )
+
+
+class Batch:
+    """A batch in one layout, with what NumPy and SciPy have of it."""
+
+    def __init__(self, X, layout, dtype, device):
+        self.X = X
+        self.layout, self.dtype, self.device = layout, dtype, device
+        if layout == "strided":
+            self.x = self.tensor(X.toarray())
+        else:
+            index_dtype = torch.int32 if layout == "csr32" else torch.int64
+            self.x = to_csr(X, dtype, device, index_dtype)
+        self.dense = self.x.to_dense().double().cpu().numpy()
+
+    def tensor(self, array):
+        return torch.tensor(array, dtype=self.dtype, device=self.device)
+
+    def normal(self, *shape, seed=1):
+        return self.tensor(np.random.default_rng(seed).normal(size=shape))
+
+    def assert_stored(self, result, expected):
+        """Assert that a batch of this one's pattern is ``expected`` where it stores."""
+        rtol = RTOL[self.dtype]
+        if self.layout == "strided":
+            assert_allclose(result.cpu(), expected, rtol=rtol, atol=rtol)
+            return
+        assert result.layout == torch.sparse_csr
+        assert result.shape == self.X.shape
+        assert_array_equal(result.crow_indices().cpu(), self.X.indptr)
+        assert_array_equal(result.col_indices().cpu(), self.X.indices)
+        rows = np.repeat(np.arange(self.X.shape[0]), np.diff(self.X.indptr))
+        stored = expected[rows, self.X.indices]
+        assert_allclose(result.values().cpu(), stored, rtol=rtol, atol=rtol)
+
+
+@pytest.fixture(params=LAYOUTS)
+def layout(request):
+    return request.param
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+def batch(request, layout, dtype, device):
+    return Batch(sparse_matrix(*request.param), layout, dtype, device)
+
+
+@pytest.fixture
+def empty_batch(layout, dtype, device):
+    """Rows that store nothing at all."""
+    return Batch(sp.csr_matrix((4, 3)), layout, dtype, device)
+
+
+def numbers(*tensors):
+    return [tensor.double().cpu().numpy() for tensor in tensors]
+
+
+def test_the_test_matrix_is_what_it_should_be():
+    X = sparse_matrix(23, 17)
+    assert (np.diff(X.indptr) == 0).any()
+    assert (np.diff(X.tocsc().indptr) == 0).any()
+    assert (X.data == 0).any()
+    assert (X.data > 0).any()
+
+
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_product_at(batch, is_transposed):
+    n_rows, n_features = batch.X.shape
+    a = batch.normal(n_rows, 5)
+    b = batch.normal(n_features, 5, seed=2).T
+    if not is_transposed:
+        b = b.contiguous()
+    result = ops.product_at(batch.x, a, b)
+    assert result.dtype == batch.dtype
+    a, b = numbers(a, b)
+    batch.assert_stored(result, a @ b)
+
+
+def test_product_at_ignores_the_values_of_the_batch(layout, dtype, device):
+    X = sparse_matrix(9, 7)
+    a, b = np.ones((9, 2)), np.ones((2, 7))
+    results = []
+    for scale in (1, 1e6):
+        batch = Batch(X * scale, layout, dtype, device)
+        result = ops.product_at(batch.x, batch.tensor(a), batch.tensor(b))
+        results.append(result.to_dense().cpu())
+    assert_array_equal(*results)
+
+
+def test_transposed_product(batch):
+    a = batch.normal(batch.X.shape[0], 5)
+    result = ops.transposed_product(batch.x, a)
+    assert result.layout == torch.strided
+    assert result.dtype == batch.dtype
+    assert result.shape == (batch.X.shape[1], 5)
+    rtol = RTOL[batch.dtype]
+    expected = batch.dense.T @ numbers(a)[0]
+    assert_allclose(result.cpu(), expected, rtol=rtol, atol=10 * rtol)
+
+
+def test_transposed_product_of_one_column(batch):
+    a = batch.normal(batch.X.shape[0], 1)
+    rtol = RTOL[batch.dtype]
+    expected = batch.dense.T @ numbers(a)[0]
+    result = ops.transposed_product(batch.x, a)
+    assert_allclose(result.cpu(), expected, rtol=rtol, atol=10 * rtol)
+
+
+def test_map_values_of_one_batch(batch):
+    result = ops.map_values(lambda values: 3 * values + 1, batch.x)
+    batch.assert_stored(result, 3 * batch.dense + 1)
+
+
+def test_map_values_of_two_batches(batch):
+    doubled = ops.map_values(lambda values: 2 * values, batch.x)
+    result = ops.map_values(torch.sub, doubled, batch.x)
+    batch.assert_stored(result, batch.dense)
+
+
+def test_map_values_may_change_the_type(batch):
+    result = ops.map_values(lambda values: values.double(), batch.x)
+    assert result.dtype == torch.float64
+    batch.assert_stored(result, batch.dense)
+
+
+def test_map_values_leaves_the_batch_alone(batch):
+    ops.map_values(lambda values: values * 0, batch.x)
+    batch.assert_stored(batch.x, batch.dense)
+
+
+def test_row_sum(batch):
+    result = ops.row_sum(batch.x)
+    assert result.dtype == torch.float64
+    assert result.shape == (batch.X.shape[0],)
+    assert_allclose(result.cpu(), batch.dense.sum(1), rtol=1e-14)
+
+
+def test_row_dot(batch):
+    v = batch.normal(batch.X.shape[1])
+    result = ops.row_dot(batch.x, v)
+    assert result.dtype == torch.float64
+    assert result.shape == (batch.X.shape[0],)
+    expected = batch.dense @ numbers(v)[0]
+    assert_allclose(result.cpu(), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_row_dot_takes_a_vector_of_another_type(batch):
+    v = torch.linspace(0, 1, batch.X.shape[1], dtype=torch.float64, device=batch.device)
+    expected = batch.dense @ numbers(v)[0]
+    assert_allclose(ops.row_dot(batch.x, v).cpu(), expected, rtol=1e-12)
+
+
+def test_row_sum_holds_ones_beside_huge_counts(layout, device):
+    n_ones = 1000
+    X = sp.csr_matrix(np.r_[1e8, np.ones(n_ones)][None])
+    batch = Batch(X, layout, torch.float32, device)
+    assert ops.row_sum(batch.x).item() == 1e8 + n_ones
+    ones = batch.tensor(np.ones(n_ones + 1))
+    assert ops.row_dot(batch.x, ones).item() == 1e8 + n_ones
+
+
+def test_row_sum_is_untouched_by_rows_before(layout, device):
+    X = sp.csr_matrix([[1e18, 1e18, 1e18], [0.25, 0, 0.5], [0, 0, 0], [1, 1, 1]])
+    batch = Batch(X, layout, torch.float32, device)
+    assert ops.row_sum(batch.x).tolist()[1:] == [0.75, 0, 3]
+
+
+def test_take_rows(batch):
+    n_rows = batch.X.shape[0]
+    rng = np.random.default_rng(3)
+    for rows in (
+        rng.permutation(n_rows),
+        rng.integers(0, n_rows, 2 * n_rows) if n_rows else np.arange(0),
+        np.arange(0),
+        np.arange(n_rows)[1::2],
+    ):
+        taken = ops.take_rows(batch.x, torch.from_numpy(rows).to(batch.device))
+        expected = Batch(batch.X[rows], batch.layout, batch.dtype, batch.device)
+        expected.assert_stored(taken, expected.dense)
+        assert taken.dtype == batch.dtype
+
+
+def test_take_rows_keeps_the_type_of_indices(dtype, device):
+    for index_dtype in (torch.int32, torch.int64):
+        x = to_csr(sparse_matrix(12, 7), dtype, device, index_dtype)
+        taken = ops.take_rows(x, torch.tensor([4, 1, 1], device=device))
+        assert taken.crow_indices().dtype == index_dtype
+        assert taken.col_indices().dtype == index_dtype
+
+
+def test_take_rows_shares_no_memory(batch):
+    n_rows = batch.X.shape[0]
+    taken = ops.take_rows(batch.x, torch.arange(n_rows, device=batch.device))
+    values = taken if batch.layout == "strided" else taken.values()
+    values.zero_()
+    batch.assert_stored(batch.x, batch.dense)
+
+
+def test_nonzero(batch):
+    rows, columns = ops.nonzero(batch.x)
+    assert rows.dtype == columns.dtype == torch.int64
+    expected_rows, expected_columns = np.nonzero(batch.dense)
+    assert_array_equal(rows.cpu(), expected_rows)
+    assert_array_equal(columns.cpu(), expected_columns)
+
+
+def test_nonzero_can_index(batch):
+    scores = torch.zeros(batch.X.shape, device=batch.device)
+    scores[ops.nonzero(batch.x)] = 1
+    assert_array_equal(scores.cpu(), batch.dense != 0)
+
+
+def test_a_taken_batch_can_be_used(batch):
+    rows = np.arange(batch.X.shape[0])[::-2].copy()
+    taken = ops.take_rows(batch.x, torch.from_numpy(rows).to(batch.device))
+    dense = batch.dense[rows]
+    a = batch.normal(len(rows), 3)
+    rtol = RTOL[batch.dtype]
+    result = ops.transposed_product(taken, a).cpu()
+    assert_allclose(result, dense.T @ numbers(a)[0], rtol=rtol, atol=10 * rtol)
+    assert_allclose(ops.row_sum(taken).cpu(), dense.sum(1), rtol=1e-14)
+
+
+def test_rows_that_store_nothing(empty_batch):
+    x = empty_batch.x
+    a, b = empty_batch.normal(4, 2), empty_batch.normal(2, 3)
+    product = ops.product_at(x, a, b)
+    empty_batch.assert_stored(product, numbers(a)[0] @ numbers(b)[0])
+    assert_array_equal(ops.transposed_product(x, a).cpu(), np.zeros((3, 2)))
+    assert_array_equal(ops.row_sum(x).cpu(), np.zeros(4))
+    assert_array_equal(ops.row_dot(x, empty_batch.normal(3)).cpu(), np.zeros(4))
+    assert [len(indices) for indices in ops.nonzero(x)] == [0, 0]
+    assert ops.take_rows(x, torch.tensor([2, 0], device=x.device)).shape == (2, 3)

@@ -1,0 +1,207 @@
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from sklearn.exceptions import NotFittedError
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.pipeline import Pipeline, make_pipeline
+
+from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
+from skdeepfactor.datasets import make_topics
+from skdeepfactor.plotting import TopicsDisplay, TrainingDisplay
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("Agg")
+plt = pytest.importorskip("matplotlib.pyplot")
+
+TEXTS = ["red apple pear", "apple pear pear", "bus tram train", "tram train train"] * 3
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def X():
+    return make_topics(60, 30, 3, random_state=0).data
+
+
+@pytest.fixture(scope="module")
+def lda(X):
+    return LatentDirichletAllocation(3, max_iter=2, random_state=0).fit(X)
+
+
+def words(axis):
+    return [text.get_text() for text in axis.texts]
+
+
+def widths(axis):
+    return np.array([bar.get_width() for bar in axis.patches])
+
+
+def test_topics_are_the_largest_weights_in_order(lda):
+    display = TopicsDisplay.from_estimator(lda, n_top=4)
+    assert display.ax_.shape == (3,)
+    for axis, weights in zip(display.ax_, lda.components_, strict=True):
+        order = np.argsort(-weights, kind="stable")[:4]
+        assert words(axis) == [f"x{index}" for index in order]
+        np.testing.assert_allclose(widths(axis), weights[order])
+        bottom, top = axis.get_ylim()
+        assert bottom > top  # the first bar is at the top
+        assert axis.get_xlim() == (0, weights.max())
+    assert display.figure_ is display.ax_[0].figure
+
+
+def test_names_of_features(lda, X):
+    names = [f"word{index}" for index in range(30)]
+    given = TopicsDisplay.from_estimator(lda, feature_names=names)
+    assert given.names[0, 0] == f"word{lda.components_[0].argmax()}"
+
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X.toarray(), columns=names)
+    named = LatentDirichletAllocation(3, max_iter=2, random_state=0).fit(frame)
+    assert TopicsDisplay.from_estimator(named).names[0, 0].startswith("word")
+    other = [f"other{index}" for index in range(30)]
+    display = TopicsDisplay.from_estimator(named, feature_names=other)
+    assert display.names[0, 0].startswith("other")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_names_come_out_of_a_pipeline(nested):
+    factors = PoissonFactorization(2, random_state=0)
+    if nested:
+        factors = make_pipeline(factors)
+    pipeline = Pipeline([("counts", CountVectorizer()), ("factors", factors)])
+    display = TopicsDisplay.from_estimator(pipeline.fit(TEXTS), n_top=2)
+    found = sorted(sorted(words(axis)) for axis in display.ax_)
+    assert found == [["apple", "pear"], ["train", "tram"]]
+
+
+def test_fewer_components_and_features_than_asked_for(lda):
+    assert len(TopicsDisplay.from_estimator(lda, n_components=2).ax_) == 2
+    display = TopicsDisplay.from_estimator(lda, n_components=9, n_top=99)
+    assert display.names.shape == (3, 30)
+
+
+@pytest.mark.parametrize("n_components", [1, 5, 20, 100])
+def test_nothing_overlaps_or_leaves_the_figure(n_components):
+    rng = np.random.default_rng(0)
+    names = [["m" * 5 + "n" * 40] * 8] * n_components
+    weights = -np.sort(-rng.exponential(size=(n_components, 8)), axis=1)
+    display = TopicsDisplay(names, weights).plot()
+    figure = display.figure_
+    figure.draw_without_rendering()
+    boxes = np.array([axis.get_tightbbox().extents for axis in display.ax_])
+    assert boxes.min() >= 0
+    assert (boxes[:, 2] <= figure.bbox.width).all()
+    assert (boxes[:, 3] <= figure.bbox.height).all()
+    left, bottom, right, top = boxes.T
+    overlaps = (
+        (left[:, None] < right)
+        & (left < right[:, None])
+        & (bottom[:, None] < top)
+        & (bottom < top[:, None])
+    )
+    assert overlaps.sum() == n_components  # each with itself
+
+
+def test_words_of_one_component_do_not_touch():
+    display = TopicsDisplay([["gjpqy", "ABCDE"] * 4], [np.arange(8, 0, -1)]).plot()
+    display.figure_.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in display.ax_[0].texts]
+    for upper, lower in pairwise(boxes):
+        assert upper.y0 >= lower.y1
+
+
+def test_long_names_are_shortened_and_dollars_are_dollars():
+    display = TopicsDisplay([["a" * 80, "$x$ $y"]], [[2.0, 1.0]]).plot()
+    display.figure_.draw_without_rendering()
+    long, dollars = words(display.ax_[0])
+    assert long.startswith("aaaa")
+    assert long.endswith("…")
+    assert len(long) < 30
+    assert dollars == "$x$ $y"
+
+
+def test_a_component_without_weight():
+    display = TopicsDisplay([["a", "b"]], [[0.0, 0.0]]).plot()
+    assert display.ax_[0].get_xlim() == (0, 1)
+
+
+def test_topics_in_axes_that_are_given(lda):
+    figure, axes = plt.subplots(3, 1)
+    display = TopicsDisplay.from_estimator(lda, ax=axes)
+    assert display.figure_ is figure
+    assert list(display.ax_) == list(axes)
+    assert display.plot().figure_ is not figure
+    assert TopicsDisplay.from_estimator(lda, n_components=1, ax=axes[0]).ax_.size == 1
+    with pytest.raises(ValueError, match="one axes for each of 3 components, got 1"):
+        TopicsDisplay.from_estimator(lda, ax=axes[0])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"feature_names": ["a"]}, r"feature_names must have shape \(30,\)"),
+        ({"n_top": 0}, "n_top must be an int of at least 1, got 0"),
+        ({"n_components": 1.5}, "n_components must be an int of at least 1, got 1.5"),
+    ],
+)
+def test_wrong_parameters(lda, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        TopicsDisplay.from_estimator(lda, **parameters)
+
+
+@pytest.mark.parametrize("display", [TopicsDisplay, TrainingDisplay])
+def test_what_is_not_fitted(display):
+    with pytest.raises(NotFittedError):
+        display.from_estimator(PoissonFactorization())
+
+
+def test_training_of_one(lda):
+    display = TrainingDisplay.from_estimator(lda)
+    (axis,) = display.ax_
+    (line,) = axis.lines
+    assert list(line.get_xdata()) == [1, 2]
+    assert list(line.get_ydata()) == lda.history_["lower_bound"]
+    assert axis.get_legend() is None
+
+
+def test_training_of_several(lda, X):
+    watched = LatentDirichletAllocation(
+        3, max_iter=3, validation_fraction=0.2, random_state=0
+    ).fit(X)
+    display = TrainingDisplay.from_estimator({"a": lda, "b": make_pipeline(watched)})
+    bound, validation = display.ax_
+    assert [text.get_text() for text in bound.get_legend().get_texts()] == ["a", "b"]
+    assert list(bound.lines[1].get_ydata()) == watched.history_["lower_bound"]
+    empty, scores = validation.lines
+    assert len(empty.get_ydata()) == 0
+    assert list(scores.get_ydata()) == watched.history_["validation_score"]
+    # One colour for an estimator in both axes.
+    assert scores.get_color() == bound.lines[1].get_color()
+
+
+def test_training_in_axes_that_are_given(lda):
+    figure, axis = plt.subplots()
+    assert TrainingDisplay.from_estimator(lda, ax=axis).figure_ is figure
+    _, axes = plt.subplots(1, 2)
+    with pytest.raises(ValueError, match="one axes for each of lower_bound, got 2"):
+        TrainingDisplay.from_estimator(lda, ax=axes)
+
+
+def test_training_of_none():
+    with pytest.raises(ValueError, match="empty dict"):
+        TrainingDisplay.from_estimator({})
+
+
+def test_importing_it_leaves_matplotlib_alone():
+    code = (
+        "import sys, skdeepfactor.plotting; "
+        "sys.exit(any(name.startswith('matplotlib') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

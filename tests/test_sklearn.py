@@ -1,0 +1,153 @@
+"""scikit-learn's own checks, and those that it has but does not run by itself."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.utils import estimator_checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
+from tests.conftest import ESTIMATORS
+
+NOT_YIELDED = [
+    "check_set_output_transform",
+    "check_set_output_transform_pandas",
+    "check_set_output_transform_polars",
+    "check_global_output_transform_pandas",
+    "check_global_set_output_transform_polars",
+    "check_get_feature_names_out_error",
+    "check_transformer_get_feature_names_out",
+    "check_transformer_get_feature_names_out_pandas",
+    "check_dataframe_column_names_consistency",
+    "check_param_validation",
+    "check_inplace_ensure_writeable",
+]
+
+
+@parametrize_with_checks(list(ESTIMATORS.values()))
+def test_scikit_learn_check(estimator, check):
+    check(estimator)
+
+
+# These checks fit with names and transform without them, and the other way round.
+@pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names")
+@pytest.mark.parametrize("check", NOT_YIELDED)
+def test_check_that_is_not_yielded(estimator, check):
+    function = getattr(estimator_checks, check, None)
+    if function is None:
+        pytest.skip("this scikit-learn has another name for it, or none")
+    function(type(estimator).__name__, estimator)
+
+
+def test_checks_with_array_api_enabled():
+    """The variable is read when SciPy is imported, hence the process of its own."""
+    code = (
+        "from sklearn.utils.estimator_checks import check_estimator\n"
+        "from skdeepfactor import LatentDirichletAllocation, PoissonFactorization\n"
+        "for kind in (LatentDirichletAllocation, PoissonFactorization):\n"
+        "    for result in check_estimator(kind(3), on_skip=None):\n"
+        "        assert result['status'] == 'passed', result\n"
+    )
+    environment = {**os.environ, "SCIPY_ARRAY_API": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_defaults_are_checked_too():
+    for kind in (LatentDirichletAllocation, PoissonFactorization):
+        assert clone(kind()).get_params() == kind().get_params()
+
+
+TEXTS = [
+    "the cat sat on the mat",
+    "a dog and a cat",
+    "stocks fell and bonds rose",
+    "bonds and stocks and funds",
+    "the dog chased the cat",
+    "funds rose",
+] * 3
+
+
+@pytest.mark.parametrize("kind", [LatentDirichletAllocation, PoissonFactorization])
+def test_pipeline_of_texts_through_grid_search(kind):
+    pipeline = Pipeline(
+        [("counts", CountVectorizer()), ("factors", kind(random_state=0))]
+    )
+    grid = GridSearchCV(pipeline, {"factors__n_components": [2, 3]}, cv=3)
+    grid.fit(TEXTS)
+    assert np.isfinite(grid.cv_results_["mean_test_score"]).all()
+    assert grid.transform(TEXTS).shape == (18, grid.best_params_["factors__n_components"])
+
+
+@pytest.mark.parametrize("kind", [LatentDirichletAllocation, PoissonFactorization])
+def test_tfidf_values_are_accepted(kind):
+    pipeline = Pipeline(
+        [
+            ("counts", CountVectorizer()),
+            ("tfidf", TfidfTransformer()),
+            ("factors", kind(2, random_state=0)),
+        ]
+    )
+    Z = pipeline.fit_transform(TEXTS)
+    assert Z.dtype == np.float64
+    assert np.isfinite(Z).all()
+    assert np.isfinite(pipeline.score(TEXTS))
+
+
+def test_validation_rows_reach_fit_through_a_pipeline(counts):
+    from sklearn import config_context
+
+    with config_context(enable_metadata_routing=True):
+        model = PoissonFactorization(2, max_iter=30, random_state=0)
+        pipeline = Pipeline(
+            [
+                ("tfidf", TfidfTransformer()),
+                ("factors", model.set_fit_request(X_val=True)),
+            ],
+            transform_input=["X_val"],
+        )
+        pipeline.fit(counts[:40], X_val=counts[40:])
+    assert "validation_score" in pipeline[-1].history_
+
+
+def test_callbacks_see_each_pass_and_may_stop(counts):
+    pytest.importorskip("sklearn.callback")
+
+    class StopAtThird:
+        def __init__(self):
+            self.scores = []
+
+        def setup(self, estimator, context):
+            pass
+
+        def on_fit_task_begin(self, estimator, context):
+            pass
+
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+            if fitted_estimator is not None:
+                self.scores.append(fitted_estimator.score(counts))
+            return len(self.scores) == 3
+
+        def teardown(self, estimator, context):
+            pass
+
+    callback = StopAtThird()
+    model = PoissonFactorization(2, max_iter=8, tol=0, random_state=0)
+    model.set_callbacks(callback)
+    model.fit(counts)
+    assert model.n_iter_ == 3
+    assert len(callback.scores) == 3
+    assert callback.scores[2] == pytest.approx(model.score(counts), rel=1e-6)
