@@ -18,9 +18,18 @@ extensions = [
 exclude_patterns = ["_build"]
 html_theme = "alabaster"
 
-# Methods are listed on the page of their class.
-numpydoc_class_members_toctree = False
-numpydoc_show_inherited_class_members = True
+templates_path = ["_templates"]
+
+# Methods stand in full on the page of their class, without those that every
+# scikit-learn estimator has.
+numpydoc_show_class_members = False
+LEFT_OUT = ["get_metadata_routing", "set_callbacks", "set_output"]
+REQUESTS = ["fit", "inverse_transform", "partial_fit", "score", "transform"]
+autodoc_default_options = {
+    "members": True,
+    "inherited-members": "BaseEstimator,TransformerMixin,object",
+    "exclude-members": ",".join(LEFT_OUT + [f"set_{r}_request" for r in REQUESTS]),
+}
 
 if importlib.util.find_spec("sphinx_gallery"):
     # Examples run when the documentation is built.

@@ -20,14 +20,13 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from skdeepfactor.data import as_csr, chunks, compute_dtype, to_tensor
+from skdeepfactor.data import as_csr, chunks, compute_dtype, new_random_state, to_tensor
 from skdeepfactor.ops import row_sum
 from skdeepfactor.progress import CallbackSupportMixin, pass_reports, with_callbacks
-from skdeepfactor.training import train, train_step
+from skdeepfactor.training import global_kl, train, train_step
 
 
 class BaseFactorModel(
@@ -102,7 +101,7 @@ class BaseFactorModel(
             self._validate_params()
             is_warm = self.warm_start and self.__sklearn_is_fitted__()
             X = self._validate(X, reset=not is_warm)
-            random_state = check_random_state(self.random_state)
+            random_state = new_random_state(self.random_state)
             if X_val is not None:
                 X_val = self._validate(X_val, reset=False)
             elif self.validation_fraction is not None:
@@ -155,7 +154,7 @@ class BaseFactorModel(
                 )
             n_seen = X.shape[0] + (0 if is_first else self.n_samples_seen_)
             n_samples = n_seen if total_samples is None else total_samples
-            random_state = check_random_state(self.random_state)
+            random_state = new_random_state(self.random_state)
             module, device = self._start(X, random_state, is_warm=not is_first)
             optimizer = self._make_optimizer(module, is_stochastic=True)
             if not is_first:
@@ -168,7 +167,7 @@ class BaseFactorModel(
                 bound += train_step(
                     module, optimizer, X, rows, n_samples=n_samples, device=device
                 )
-            lower_bound = bound * n_samples / X.shape[0] - float(module.global_kl())
+            lower_bound = bound * n_samples / X.shape[0] - global_kl(module)
             seconds = time.perf_counter() - started
             past = {"lower_bound": [], "seconds": []} if is_first else self.history_
             history = {
@@ -284,9 +283,10 @@ class BaseFactorModel(
         bounds, totals = both[both[:, 1] > 0].T
         if len(bounds) == 0:
             raise ValueError("perplexity needs a row with a count; every row is empty.")
-        if average == "document":
-            return float(np.exp(-np.mean(bounds / totals)))
-        return float(np.exp(-bounds.sum() / totals.sum()))
+        is_mean = average == "document"
+        per_count = np.mean(bounds / totals) if is_mean else bounds.sum() / totals.sum()
+        with np.errstate(over="ignore"):
+            return float(np.exp(-per_count))
 
     def __sklearn_is_fitted__(self):
         """Whether the estimator has been fitted."""
@@ -361,9 +361,14 @@ class BaseFactorModel(
             rng=random_state,
             validate=None if X_val is None else validate,
             n_iter_no_change=self.n_iter_no_change,
+            n_cold=self._n_cold(module),
             report=None if report is None else report_pass,
         )
         return attributes(history, lower_bound)
+
+    def _n_cold(self, module):
+        """Passes that infer each row's factors anew; see ``train``."""
+        return 1
 
     def _start(self, X, random_state, *, is_warm):
         """The module to train on X, and the device that it is on."""
@@ -398,13 +403,12 @@ class BaseFactorModel(
         module.eval()
         return {
             "_parameters": {
-                name: tensor.detach().cpu().numpy().copy()
-                for name, tensor in module.state_dict().items()
+                name: _to_numpy(tensor) for name, tensor in module.state_dict().items()
             },
             "_optimizer_state": _optimizer_arrays(optimizer),
             "_fitted_with": self.get_params(deep=False),
             "_row_totals": np.quantile(
-                np.asarray(X.sum(axis=1), dtype=np.float64), np.linspace(0, 1, 101)
+                np.asarray(X.sum(axis=1, dtype=np.float64)), np.linspace(0, 1, 101)
             ),
             "components_": _to_numpy(module.components()),
             "n_iter_": len(history["lower_bound"]),
@@ -429,7 +433,7 @@ class BaseFactorModel(
             raise ValueError(
                 f"n_samples must be an int of at least 1, got {n_samples!r}."
             )
-        seed = check_random_state(random_state).randint(2**31 - 1, size=4)
+        seed = new_random_state(random_state).randint(2**31 - 1, size=4)
         generator = np.random.default_rng(seed)
         if totals is None:
             levels = np.linspace(0, 1, len(self._row_totals))
@@ -495,6 +499,8 @@ def check_init(init, shape):
     array = check_array(init, dtype=np.float64, ensure_non_negative=True)
     if array.shape != shape:
         raise ValueError(f"init must have shape {shape}, got {array.shape}.")
+    if not array.any():
+        raise ValueError("init must have an entry that is not zero.")
     return array
 
 
@@ -522,7 +528,8 @@ def _map_rows(module, X, function):
 
 
 def _to_numpy(tensor):
-    return tensor.detach().cpu().numpy()
+    """A copy, since modules change their tensors in place."""
+    return tensor.detach().cpu().numpy().copy()
 
 
 def _resolve_device(name, dtype):
@@ -552,7 +559,7 @@ def _resolve_device(name, dtype):
 def _optimizer_arrays(optimizer):
     """The optimizer's state as a flat dict of arrays."""
     return {
-        f"{index}.{name}": np.asarray(_to_numpy(value))
+        f"{index}.{name}": _to_numpy(value)
         for index, state in optimizer.state_dict()["state"].items()
         for name, value in state.items()
     }

@@ -7,6 +7,7 @@ import numpy as np
 import scipy.sparse
 import sklearn
 import torch
+from sklearn.utils import check_random_state
 
 from skdeepfactor.ops import csr
 
@@ -15,9 +16,20 @@ from skdeepfactor.ops import csr
 CHUNK_BYTES = 2**21
 
 
+def new_random_state(random_state):
+    """A RandomState from a seed or an instance; from fresh entropy for None.
+
+    scikit-learn would take NumPy's global state for None, and so change it.
+    """
+    if random_state is None:
+        return np.random.RandomState(np.random.SeedSequence().generate_state(8))
+    return check_random_state(random_state)
+
+
 def compute_dtype(X):
     """The floating type to compute in: float64 for float64, float32 for the rest."""
-    return torch.float64 if X.dtype == np.float64 else torch.float32
+    is_double = X.dtype.kind == "f" and X.dtype.itemsize >= 8
+    return torch.float64 if is_double else torch.float32
 
 
 def to_tensor(X, rows, *, dtype, device):
@@ -46,7 +58,7 @@ def chunks(X, rows, width):
     n_rows = X.shape[0] if rows is None else len(rows)
     is_sparse = scipy.sparse.issparse(X)
     entries = X.nnz / X.shape[0] if is_sparse else X.shape[1]
-    size = max(1, int(CHUNK_BYTES / (4 * max(width, entries))))
+    size = max(1, int(CHUNK_BYTES / (4 * max(width, entries, 1))))
     n_chunks = math.ceil(n_rows / size)
     bounds = np.linspace(0, n_rows, n_chunks + 1).astype(np.intp)
     for start, stop in itertools.pairwise(bounds):

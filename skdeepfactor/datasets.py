@@ -363,7 +363,7 @@ def make_poisson_factors(
 
     Parameters
     ----------
-    n_samples, n_features, n_components : int
+    n_samples, n_features, n_components : int, default=500, 200 and 5
         Number of rows, columns and factors, at least 1.
     factor_shape, factor_rate : float, default=0.3
         Shape and rate of the factors' prior, positive.
@@ -433,7 +433,7 @@ def make_topics(
 
     Parameters
     ----------
-    n_samples, n_features, n_components : int
+    n_samples, n_features, n_components : int, default=500, 200 and 5
         Number of documents, words and topics, at least 1.
     doc_topic_prior : float, default=0.1
         The prior of the topic proportions, alpha, positive.

@@ -73,7 +73,9 @@ def dirichlet_kl(concentration, mean_log, prior):
 
     ``mean_log`` is digamma(concentration) - digamma(its sum), the expected logarithm.
     """
-    prior = torch.as_tensor(prior, dtype=concentration.dtype).expand_as(concentration)
+    prior = torch.as_tensor(
+        prior, dtype=concentration.dtype, device=concentration.device
+    ).expand_as(concentration)
     divergence = (concentration - prior) * mean_log
     divergence -= torch.lgamma(concentration) - torch.lgamma(prior)
     totals = torch.lgamma(concentration.sum(-1, dtype=torch.float64))

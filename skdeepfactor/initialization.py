@@ -3,13 +3,15 @@
 The start decides which optimum coordinate ascent finds, and passes only polish it.
 """
 
+import warnings
+
 import numpy as np
 import scipy.sparse
 from sklearn.cluster import KMeans
-from sklearn.decomposition import TruncatedSVD
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.preprocessing import normalize
-from sklearn.utils.extmath import safe_sparse_dot
+from sklearn.utils.extmath import randomized_svd, safe_sparse_dot
 
 SVD_POWER_ITERATIONS = 2
 KMEANS_ITERATIONS = 20
@@ -30,50 +32,62 @@ def initial_counts(X, n_components, init, random_state):
         component, up to scale.
     random_state : numpy.random.RandomState
     """
-    totals = np.asarray(X.sum(axis=0), dtype=np.float64).ravel()
+    totals = np.asarray(X.sum(axis=0, dtype=np.float64)).ravel()
     if not isinstance(init, str):
         shares = np.array(init, dtype=np.float64)
-        return shares * (totals.sum() / max(shares.sum(), np.finfo(float).tiny))
+        return shares * (totals.sum() / shares.sum())
     average = np.tile(totals / n_components, (n_components, 1))
     if init == "random":
         return average * random_state.exponential(size=average.shape)
+    if n_components == 1:
+        return average
     return 0.5 * average + 0.5 * _cluster_counts(X, n_components, random_state)
 
 
+def n_cold_passes(n_cold_iter, init, max_iter, learns_shape):
+    """Number of first passes in which each row's inference starts anew.
+
+    Rows that go on from where they stopped keep the sides that they took when the
+    components were still rough. That is good enough after a start from clusters; from a
+    random start, or for a prior that is learnt from these sides, it is not.
+    """
+    if n_cold_iter is not None:
+        return n_cold_iter
+    is_random = isinstance(init, str) and init == "random"
+    return max(1, min(20, max_iter // 2)) if is_random or learns_shape else 1
+
+
 def _cluster_counts(X, n_components, random_state):
+    """Counts of each cluster of rows in each feature."""
     n_samples, n_features = X.shape
     X = X.astype(np.float64 if X.dtype == np.float64 else np.float32, copy=False)
     scores = TfidfTransformer().fit_transform(X)
     n_directions = min(n_components, n_samples - 1, n_features - 1)
     if n_directions >= 2:
-        svd = TruncatedSVD(
-            n_directions, n_iter=SVD_POWER_ITERATIONS, random_state=random_state
+        left, lengths, _ = randomized_svd(
+            scores,
+            n_directions,
+            n_iter=SVD_POWER_ITERATIONS,
+            random_state=random_state,
         )
-        scores = svd.fit_transform(scores)
-    scores = normalize(scores)
-    n_clusters = min(n_components, _n_distinct(scores, n_components))
+        scores = left * lengths
+    n_clusters = min(n_components, n_samples)
     kmeans = KMeans(
         n_clusters, n_init=1, max_iter=KMEANS_ITERATIONS, random_state=random_state
     )
-    labels = kmeans.fit_predict(scores)
-    # Components beyond the clusters start from one row each.
+    with warnings.catch_warnings():
+        # Fewer distinct rows than components are no fault of the user's.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        labels = kmeans.fit_predict(normalize(scores))
+    # A component without rows of its own starts from one row, or it would not part
+    # from the average.
+    empty = np.setdiff1d(np.arange(n_components), labels)
     rows = np.arange(n_samples)
-    extra = np.arange(n_clusters, n_components)
-    labels = np.concatenate([labels, extra])
-    rows = np.concatenate([rows, random_state.choice(n_samples, len(extra))])
+    labels = np.concatenate([labels, empty])
+    rows = np.concatenate([rows, random_state.choice(n_samples, len(empty))])
     members = scipy.sparse.csr_matrix(
         (np.ones(len(rows), dtype=X.dtype), (labels, rows)),
         shape=(n_components, n_samples),
     )
     counts = safe_sparse_dot(members, X, dense_output=True)
     return np.asarray(counts, dtype=np.float64)
-
-
-def _n_distinct(scores, enough):
-    """The number of distinct rows, counted no further than needed."""
-    if scipy.sparse.issparse(scores):
-        scores = scores.toarray()
-    distinct = np.unique(scores[: 10 * enough], axis=0)
-    if len(distinct) < enough:
-        distinct = np.unique(scores, axis=0)
-    return len(distinct)

@@ -45,7 +45,7 @@ class NaturalGradient:
 
     def state_dict(self):
         """The number of steps, as an optimizer would give it."""
-        return {"state": {0: {"n_steps": self.n_steps}}, "param_groups": []}
+        return {"state": {0: {"n_steps": self.n_steps.clone()}}, "param_groups": []}
 
     def load_state_dict(self, state_dict):
         """Go on from the number of steps of another."""
@@ -72,6 +72,12 @@ def train_step(module, optimizer, X, rows, *, n_samples, device, memory=None):
     optimizer.step()
     module.after_step()
     return bound
+
+
+@torch.no_grad()
+def global_kl(module):
+    """The divergence of a module's global parameters, as a float."""
+    return float(module.global_kl())
 
 
 class Memory:
@@ -107,6 +113,7 @@ def train(
     rng,
     validate=None,
     n_iter_no_change=10,
+    n_cold=1,
     report=None,
 ):
     """Train ``module`` on the rows of ``X`` until the bound, or patience, runs out.
@@ -116,8 +123,10 @@ def train(
     ``tol`` (over one pass, or over ``n_iter_no_change`` passes of noisy batches). With
     ``validate``, a function without arguments that scores the module on rows held out,
     it ends when that has not risen for ``n_iter_no_change`` passes instead, and the
-    module goes back to its best state. ``report(history)`` is called after each pass,
-    and ends training by returning True.
+    module goes back to its best state. The first ``n_cold`` passes
+    infer the factors of each row anew; the bound may fall in them, and does not end
+    training. ``report(history)`` is called after each pass, and ends training by
+    returning True.
 
     Returns
     -------
@@ -143,10 +152,10 @@ def train(
     if validate is not None:
         history["validation_score"] = []
     best_state = None
-    for _ in range(max_iter):
+    for n_passes in range(1, max_iter + 1):
         started = time.perf_counter()
         module.train()
-        kl = float(module.global_kl())
+        kl = global_kl(module)
         bound = 0.0
         for rows in _steps(n_samples, None if is_full else batch_size, rng):
             bound += train_step(
@@ -159,21 +168,23 @@ def train(
                 memory=memory,
             )
         if memory is not None:
-            memory.is_warm = True
+            memory.is_warm = n_passes >= n_cold
         if not is_full:
             # The rows of a pass saw parameters that moved; the last are the nearest.
-            kl = float(module.global_kl())
+            kl = global_kl(module)
         if not math.isfinite(bound - kl):
             raise ValueError(
                 "The lower bound is not finite after pass "
-                f"{len(history['seconds']) + 1}: the counts are too large, or the "
+                f"{n_passes}: the counts are too large, or the "
                 "priors too extreme, for the floating-point type of the data."
             )
         history["lower_bound"].append(bound - kl)
         history["seconds"].append(time.perf_counter() - started)
         if validate is None:
             patience = 1 if is_full else n_iter_no_change
-            is_done = not _has_risen(history["lower_bound"], patience, tol)
+            is_done = n_passes > n_cold and not _has_risen(
+                history["lower_bound"], patience, tol
+            )
         else:
             history["validation_score"].append(validate())
             scores = history["validation_score"]
@@ -213,7 +224,7 @@ def _has_risen(values, patience, tol):
 def _evaluate(module, X, memory, device):
     """The bound of all rows and of the global parameters, from what is remembered."""
     dtype = next(module.parameters()).dtype
-    bound = -float(module.global_kl())
+    bound = -global_kl(module)
     for rows in chunks(X, None, module.local_width):
         x = to_tensor(X, rows, dtype=dtype, device=device)
         start = None if memory is None else memory.recall(rows)

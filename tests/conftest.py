@@ -35,6 +35,11 @@ ESTIMATORS = {
 }
 
 
+# More threads gain nothing on data this small, and two such processes on one machine
+# slow each other tenfold.
+torch.set_num_threads(1)
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--device", default="cpu", help="where the models compute: cpu, cuda, mps"

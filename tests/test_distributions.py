@@ -256,9 +256,7 @@ def test_gamma_shape_and_rate_maximise_the_bound(shape, rate):
 
     def bound(parameters):
         a, b = parameters
-        return float(
-            a * np.log(b) - scipy.special.gammaln(a) + a * mean_log - b * mean
-        )
+        return float(a * np.log(b) - scipy.special.gammaln(a) + a * mean_log - b * mean)
 
     found = gamma_shape_and_rate(mean, mean_log)
     assert all(isinstance(value, float) for value in found)

@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
 
+from skdeepfactor import LatentDirichletAllocation
 from skdeepfactor.initialization import initial_counts
 
 INITS = ["kmeans", "random"]
@@ -86,11 +87,16 @@ def test_an_array_gives_proportions(scale):
     assert_allclose(counts / counts.sum(), init / init.sum(), rtol=1e-12)
 
 
-def test_an_array_may_be_zero_or_a_list():
+def test_an_array_may_be_a_list():
     X = random_counts(n_features=2)
-    assert_array_equal(start(X, 2, np.zeros((2, 2))), np.zeros((2, 2)))
     counts = start(X, 2, [[1, 0], [0, 3]])
     assert_allclose(counts, np.diag([0.25, 0.75]) * X.sum(), rtol=1e-12)
+
+
+def test_an_array_of_zeros_is_refused():
+    X = random_counts(n_features=2)
+    with pytest.raises(ValueError, match="not zero"):
+        LatentDirichletAllocation(2, init=np.zeros((2, 2))).fit(X)
 
 
 @pytest.mark.parametrize("is_sparse", [False, True])
@@ -185,11 +191,26 @@ def test_rows_that_repeat(n_distinct, n_components, kind, n_samples):
     assert (beyond >= -1e-3).all()
 
 
-def test_rows_that_differ_in_scale_alone():
-    rng = np.random.default_rng(6)
-    X = rng.integers(1, 50, (60, 1)) * rng.poisson(1.0, (1, 30)).astype(float)
-    counts = start(sp.csr_matrix(X), 6)
-    assert_usable(counts, X, 6)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+def test_rows_that_differ_in_scale_alone(seed, kind):
+    # Their scores are equal but for rounding, of which k-means must make no clusters.
+    rng = np.random.default_rng(seed)
+    rows = rng.poisson(1.0, (5, 100)) + np.eye(5, 100)
+    X = rows[rng.integers(5, size=300)] * rng.integers(1, 20, (300, 1))
+    X = X.astype(kind)
+    counts = start(sp.csr_matrix(X), 12)
+    assert_usable(counts, X, 12)
+    # A component of nothing but the average would never part from its like.
+    beyond = 2 * counts - X.sum(0) / 12
+    assert (beyond.sum(1) > 0.5).all()
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_totals_may_be_beyond_half_precision(init):
+    X = random_counts(200, 5).astype("f2") * 500
+    assert X.sum(0, dtype=float).max() > np.finfo("f2").max
+    assert_usable(start(X, 3, init), X, 3)
 
 
 def test_rows_that_are_empty():

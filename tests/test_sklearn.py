@@ -89,7 +89,10 @@ def test_pipeline_of_texts_through_grid_search(kind):
     grid = GridSearchCV(pipeline, {"factors__n_components": [2, 3]}, cv=3)
     grid.fit(TEXTS)
     assert np.isfinite(grid.cv_results_["mean_test_score"]).all()
-    assert grid.transform(TEXTS).shape == (18, grid.best_params_["factors__n_components"])
+    assert grid.transform(TEXTS).shape == (
+        18,
+        grid.best_params_["factors__n_components"],
+    )
 
 
 @pytest.mark.parametrize("kind", [LatentDirichletAllocation, PoissonFactorization])

@@ -43,7 +43,7 @@ from skdeepfactor.distributions import (
     dirichlet_kl,
     symmetric_dirichlet,
 )
-from skdeepfactor.initialization import initial_counts
+from skdeepfactor.initialization import initial_counts, n_cold_passes
 from skdeepfactor.module import FactorModule
 from skdeepfactor.ops import row_sum
 from skdeepfactor.training import NaturalGradient
@@ -61,10 +61,10 @@ class DirichletTopics(FactorModule):
         n_components, _ = shape
         self.local_width = n_components
         self.inner_iter, self.inner_tol = inner_iter, tol
-        self.learns_proportions = isinstance(doc_topic_prior, str)
-        self.learns_topics = isinstance(topic_word_prior, str)
-        alpha = 0.1 if self.learns_proportions else doc_topic_prior
-        eta = 0.05 if self.learns_topics else topic_word_prior
+        priors = {"alpha": doc_topic_prior, "eta": topic_word_prior}
+        self.learnt = {name for name, p in priors.items() if isinstance(p, str)}
+        alpha = 0.1 if "alpha" in self.learnt else doc_topic_prior
+        eta = 0.05 if "eta" in self.learnt else topic_word_prior
         alpha = np.broadcast_to(np.asarray(alpha, np.float64), (n_components,))
         self.register_buffer("alpha", torch.tensor(alpha))
         self.register_buffer("eta", torch.tensor(np.asarray(eta, np.float64)))
@@ -104,12 +104,12 @@ class DirichletTopics(FactorModule):
 
     @torch.no_grad()
     def after_step(self):
-        if self.learns_proportions:
+        if "alpha" in self.learnt:
             mean_log = self.mean_log_proportions.double().cpu().numpy()
             learnt = dirichlet(mean_log, start=self.alpha.double().cpu().numpy())
             self.alpha.copy_(torch.from_numpy(learnt))
         self.refresh()
-        if self.learns_topics:
+        if "eta" in self.learnt:
             mean_log = self._mean_log_topics.mean(dtype=torch.float64).item()
             self.eta.fill_(symmetric_dirichlet(mean_log, self._topics.shape[1]))
             self.refresh()
@@ -183,6 +183,11 @@ class LatentDirichletAllocation(BaseFactorModel):
         a pass ago. ``transform`` goes on until ``inner_tol``.
     inner_tol : float, default=1e-3
         Relative change of a row's parameters below which that row is done.
+    n_cold_iter : int, default=None
+        The first passes, in which rows start anew instead of where they stopped. More
+        of them find a higher bound from a poor start, and let a learnt prior settle;
+        the bound may fall during them. None for 1, or up to 20 (half of ``max_iter`` at
+        most) with ``init="random"`` or a prior that is learnt.
     batch_size : int, default=None
         Rows in a stochastic step; None for full steps on all rows.
     learning_offset : float, default=10.0
@@ -233,7 +238,7 @@ class LatentDirichletAllocation(BaseFactorModel):
         Number of rows that training has seen.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, where the data had names.
 
     See Also
@@ -275,6 +280,7 @@ class LatentDirichletAllocation(BaseFactorModel):
         "init": [StrOptions({"kmeans", "random"}), "array-like"],
         "max_inner_iter": [Interval(Integral, 1, None, closed="left")],
         "inner_tol": [Interval(Real, 0, None, closed="left")],
+        "n_cold_iter": [Interval(Integral, 1, None, closed="left"), None],
         "learning_offset": [Interval(Real, 0, None, closed="left")],
         "learning_decay": [Interval(Real, 0.5, 1, closed="right")],
     }
@@ -290,6 +296,7 @@ class LatentDirichletAllocation(BaseFactorModel):
         tol=1e-4,
         max_inner_iter=5,
         inner_tol=1e-3,
+        n_cold_iter=None,
         batch_size=None,
         learning_offset=10.0,
         learning_decay=0.7,
@@ -310,6 +317,7 @@ class LatentDirichletAllocation(BaseFactorModel):
         self.tol = tol
         self.max_inner_iter = max_inner_iter
         self.inner_tol = inner_tol
+        self.n_cold_iter = n_cold_iter
         self.batch_size = batch_size
         self.learning_offset = learning_offset
         self.learning_decay = learning_decay
@@ -376,6 +384,10 @@ class LatentDirichletAllocation(BaseFactorModel):
             tol=self.inner_tol,
         )
 
+    def _n_cold(self, module):
+        learns_shape = bool(module.learnt)
+        return n_cold_passes(self.n_cold_iter, self.init, self.max_iter, learns_shape)
+
     def _make_optimizer(self, module, *, is_stochastic):
         return NaturalGradient(
             module.parameters(),
@@ -389,9 +401,9 @@ class LatentDirichletAllocation(BaseFactorModel):
         module.topic_counts.data.copy_(torch.from_numpy(counts))
 
     def _module_attributes(self, module):
-        eta = module.eta.cpu().numpy()
+        eta = module.eta.cpu().numpy().copy()
         return {
-            "topic_word_concentration_": module._topics.cpu().numpy(),
-            "doc_topic_prior_": module.alpha.cpu().numpy(),
+            "topic_word_concentration_": module._topics.cpu().numpy().copy(),
+            "doc_topic_prior_": module.alpha.cpu().numpy().copy(),
             "topic_word_prior_": float(eta) if eta.ndim == 0 else eta,
         }

@@ -73,7 +73,7 @@ from skdeepfactor.distributions import (
     gamma_shape_and_rate,
     symmetric_dirichlet,
 )
-from skdeepfactor.initialization import initial_counts
+from skdeepfactor.initialization import initial_counts, n_cold_passes
 from skdeepfactor.module import FactorModule
 from skdeepfactor.ops import map_values, nonzero, row_sum
 from skdeepfactor.training import NaturalGradient
@@ -120,6 +120,8 @@ class GammaPoisson(FactorModule):
             "weight_rate": weight_rate,
         }
         self.learnt = {name for name, p in priors.items() if isinstance(p, str)}
+        # Then the scale of z is fitted, with one of the rates and against the other.
+        self.has_free_scale = bool({"factor_rate", "weight_rate"} & self.learnt)
         for name, prior in priors.items():
             start = START if name in self.learnt else prior
             self.register_buffer(name, torch.tensor(np.asarray(start, np.float64)))
@@ -351,34 +353,56 @@ class GammaPoisson(FactorModule):
         return gamma_kl(*parts, self.rate_shape, prior_rate, prior_rate.log())
 
     def _learn_factor_prior(self):
+        """Fit the prior of z, and move the scale of z to where it fits best.
+
+        With a learnt d, the bound does not change under z -> s z, w -> w / s, b -> b /
+        s, d -> s d. So b is learnt too, and then scaled back to what it was given as:
+        coordinate ascent alone would creep along that valley.
+        """
         mean, mean_log, mean_log_rate = self.factor_means.double().tolist()
-        if {"factor_shape", "factor_rate"} <= self.learnt:
-            shape, rate = gamma_shape_and_rate(mean, mean_log)
-            self.factor_shape.fill_(shape)
-            self.factor_rate.fill_(rate)
-        elif "factor_shape" in self.learnt:
-            self.factor_shape.fill_(gamma_shape(mean_log + mean_log_rate))
-        elif "factor_rate" in self.learnt:
-            self.factor_rate.copy_(self.factor_shape.mean() / mean)
+        if "factor_shape" in self.learnt:
+            if self.has_free_scale:
+                self.factor_shape.fill_(gamma_shape_and_rate(mean, mean_log)[0])
+            else:
+                self.factor_shape.fill_(gamma_shape(mean_log + mean_log_rate))
+        if self.has_free_scale and mean > 0:
+            rate = self.factor_shape.mean() / mean
+            if "factor_rate" in self.learnt:
+                self.factor_rate.copy_(rate)
+            else:
+                self._rescale(rate / self.factor_rate)
 
     def _learn_weight_prior(self):
-        if not {"weight_shape", "weight_rate"} & self.learnt:
-            return
+        """Fit the prior of w, and move the scale to where it fits best."""
         mean_log = self._mean_log_weights.mean(dtype=torch.float64).item()
         if self.has_unit_weights:
-            n_features = self.weight_counts.shape[1]
-            self.weight_shape.fill_(symmetric_dirichlet(mean_log, n_features))
+            if "weight_shape" in self.learnt:
+                n_features = self.weight_counts.shape[1]
+                self.weight_shape.fill_(symmetric_dirichlet(mean_log, n_features))
             return
         mean = self.components().mean(dtype=torch.float64).item()
-        if {"weight_shape", "weight_rate"} <= self.learnt:
-            shape, rate = gamma_shape_and_rate(mean, mean_log)
-            self.weight_shape.fill_(shape)
-            self.weight_rate.fill_(rate)
-        elif "weight_shape" in self.learnt:
-            log_rate = self._weight_prior_rate()[1].mean(dtype=torch.float64).item()
-            self.weight_shape.fill_(gamma_shape(mean_log + log_rate))
-        else:
-            self.weight_rate.copy_(self.weight_shape.mean() / mean)
+        if "weight_shape" in self.learnt:
+            if self.has_free_scale:
+                self.weight_shape.fill_(gamma_shape_and_rate(mean, mean_log)[0])
+            else:
+                log_rate = self._weight_prior_rate()[1].mean(dtype=torch.float64)
+                self.weight_shape.fill_(gamma_shape(mean_log + log_rate.item()))
+        if self.has_free_scale and mean > 0:
+            rate = self.weight_shape.mean() / mean
+            if "weight_rate" in self.learnt:
+                self.weight_rate.copy_(rate)
+            else:
+                scale = self.weight_rate / rate
+                self._rescale(scale)
+                self.factor_rate /= scale
+
+    def _rescale(self, scale):
+        """Scale z; the weights follow with the rates that this changes."""
+        self.weight_exposure *= scale
+        self.factor_means[0] *= scale
+        self.factor_means[1] += scale.log()
+        if "weight_rate" in self.learnt:
+            self.weight_rate *= scale
 
 
 class PoissonFactorization(BaseFactorModel):
@@ -430,6 +454,11 @@ class PoissonFactorization(BaseFactorModel):
         ago. ``transform`` goes on until ``inner_tol``.
     inner_tol : float, default=1e-3
         Relative change of a row's parameters below which that row is done.
+    n_cold_iter : int, default=None
+        The first passes, in which rows start anew instead of where they stopped. More
+        of them find a higher bound from a poor start, and let a learnt prior settle;
+        the bound may fall during them. None for 1, or up to 20 (half of ``max_iter`` at
+        most) with ``init="random"`` or a shape that is learnt.
     batch_size : int, default=None
         Rows in a stochastic step; None for full steps on all rows.
     learning_offset : float, default=10.0
@@ -480,7 +509,7 @@ class PoissonFactorization(BaseFactorModel):
         Number of rows that training has seen.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, where the data had names.
 
     See Also
@@ -535,6 +564,7 @@ class PoissonFactorization(BaseFactorModel):
         "init": [StrOptions({"kmeans", "random"}), "array-like"],
         "max_inner_iter": [Interval(Integral, 1, None, closed="left")],
         "inner_tol": [Interval(Real, 0, None, closed="left")],
+        "n_cold_iter": [Interval(Integral, 1, None, closed="left"), None],
         "learning_offset": [Interval(Real, 0, None, closed="left")],
         "learning_decay": [Interval(Real, 0.5, 1, closed="right")],
     }
@@ -556,6 +586,7 @@ class PoissonFactorization(BaseFactorModel):
         tol=1e-4,
         max_inner_iter=5,
         inner_tol=1e-3,
+        n_cold_iter=None,
         batch_size=None,
         learning_offset=10.0,
         learning_decay=0.7,
@@ -582,6 +613,7 @@ class PoissonFactorization(BaseFactorModel):
         self.tol = tol
         self.max_inner_iter = max_inner_iter
         self.inner_tol = inner_tol
+        self.n_cold_iter = n_cold_iter
         self.batch_size = batch_size
         self.learning_offset = learning_offset
         self.learning_decay = learning_decay
@@ -715,6 +747,10 @@ class PoissonFactorization(BaseFactorModel):
                 "can be 'auto'; give the other a number."
             )
 
+    def _n_cold(self, module):
+        learns_shape = bool({"factor_shape", "weight_shape"} & module.learnt)
+        return n_cold_passes(self.n_cold_iter, self.init, self.max_iter, learns_shape)
+
     def _make_optimizer(self, module, *, is_stochastic):
         return NaturalGradient(
             module.parameters(),
@@ -737,16 +773,16 @@ class PoissonFactorization(BaseFactorModel):
             module.mean_total.fill_(float(X.sum(dtype=np.float64)) / X.shape[0])
 
     def _module_attributes(self, module):
-        concentration = module._weight_shape.cpu().numpy()
+        concentration = module._weight_shape.cpu().numpy().copy()
         if module.has_unit_weights:
             scale = 1 / concentration.sum(1, keepdims=True)
         else:
-            scale = (1 / module._weight_rate).cpu().numpy()
+            scale = 1 / module._weight_rate.cpu().numpy().copy()
         attributes = {
             "weight_concentration_": concentration,
             "weight_scale_": scale,
         }
         for name in ("factor_shape", "factor_rate", "weight_shape", "weight_rate"):
-            prior = getattr(module, name).cpu().numpy()
+            prior = getattr(module, name).cpu().numpy().copy()
             attributes[f"{name}_"] = float(prior) if prior.ndim == 0 else prior
         return attributes

@@ -1,0 +1,342 @@
+"""What design and documentation promise of every estimator."""
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sklearn.exceptions import NotFittedError
+
+from skdeepfactor import PoissonFactorization
+from tests.conftest import ESTIMATORS
+
+ROW_METHODS = ["transform", "score_samples"]
+
+
+def fresh(estimator, **changes):
+    return type(estimator)(**{**estimator.get_params(), **changes})
+
+
+def test_dense_equals_csr(estimator, counts):
+    X = counts.astype(np.float64)
+    sparse, dense = fresh(estimator).fit(X), fresh(estimator).fit(X.toarray())
+    np.testing.assert_allclose(sparse.components_, dense.components_, rtol=1e-6)
+    assert sparse.lower_bound_ == pytest.approx(dense.lower_bound_, rel=1e-9)
+    for method in ROW_METHODS:
+        np.testing.assert_allclose(
+            getattr(sparse, method)(X), getattr(sparse, method)(X.toarray()), rtol=1e-9
+        )
+
+
+@pytest.mark.parametrize("container", [scipy.sparse.csc_matrix, scipy.sparse.coo_array])
+def test_other_sparse_containers(estimator, counts, container):
+    expected = fresh(estimator).fit(counts)
+    actual = fresh(estimator).fit(container(counts))
+    np.testing.assert_array_equal(actual.components_, expected.components_)
+
+
+def test_a_row_does_not_depend_on_its_company(estimator, counts, monkeypatch):
+    X = counts.astype(np.float64)
+    estimator.fit(X)
+    order = np.random.default_rng(1).permutation(X.shape[0])
+    for method in [*ROW_METHODS]:
+        infer = getattr(estimator, method)
+        together = infer(X)
+        np.testing.assert_allclose(infer(X[order]), together[order], rtol=1e-9)
+        alone = np.concatenate([infer(X[i : i + 1]) for i in range(5, 10)])
+        np.testing.assert_allclose(alone, together[5:10], rtol=1e-9)
+        with monkeypatch.context() as patch:
+            patch.setattr("skdeepfactor.data.CHUNK_BYTES", 1000)
+            np.testing.assert_allclose(infer(X), together, rtol=1e-9)
+
+
+def test_perplexity_of_a_row_does_not_depend_on_how_many_there_are(estimator, counts):
+    estimator.fit(counts)
+    before = dict(vars(estimator))
+    X = counts[[i for i in range(20) if i != 7]].astype(np.float64)
+    rows = np.array([estimator.perplexity(row) for row in X])
+    mean = np.exp(np.mean(np.log(rows)))
+    assert estimator.perplexity(X) == pytest.approx(mean, rel=1e-9)
+    totals = np.asarray(X.sum(1)).ravel()
+    corpus = np.exp((np.log(rows) * totals).sum() / totals.sum())
+    assert estimator.perplexity(X, average="corpus") == pytest.approx(corpus, rel=1e-9)
+    assert vars(estimator).keys() == before.keys()
+    assert all(vars(estimator)[name] is value for name, value in before.items())
+
+
+def test_perplexity_wants_the_columns_of_fit(estimator, counts):
+    estimator.fit(counts)
+    with pytest.raises(ValueError, match="expecting 30 features"):
+        estimator.perplexity(counts[:, :20])
+    assert estimator.n_features_in_ == 30
+
+
+def test_scores_agree_with_each_other(estimator, counts):
+    estimator.fit(counts)
+    assert estimator.score(counts) == pytest.approx(
+        estimator.score_samples(counts).mean()
+    )
+    assert estimator.score(counts, metric="neg_perplexity") == -estimator.perplexity(
+        counts
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 1e-6)]
+)
+def test_the_bound_rises_in_full_batches(estimator, counts, dtype, tolerance):
+    model = fresh(estimator, batch_size=None, max_iter=60, tol=0, n_cold_iter=1)
+    bounds = np.array(model.fit(counts.astype(dtype)).history_["lower_bound"])
+    assert len(bounds) > 5
+    assert (np.diff(bounds) >= -tolerance * np.abs(bounds[1:])).all()
+    assert bounds[-1] > bounds[0]
+
+
+def test_the_bound_of_training_is_that_of_its_rows(estimator, counts):
+    """At convergence: what the loop summed up is score_samples less the globals' KL."""
+    X = counts.astype(np.float64)
+    model = fresh(
+        estimator, batch_size=None, max_iter=400, tol=0, n_cold_iter=200, inner_tol=1e-9
+    ).fit(X)
+    module = model._load(torch.float64, torch.device(model.device))
+    expected = model.score_samples(X).sum() - float(module.global_kl())
+    assert model.lower_bound_ == pytest.approx(expected, rel=1e-4)
+
+
+def test_fit_transform_is_fit_and_transform(estimator, counts):
+    together = fresh(estimator).fit_transform(counts)
+    np.testing.assert_array_equal(
+        together, fresh(estimator).fit(counts).transform(counts)
+    )
+
+
+def test_transform_and_inverse_transform_reconstruct(estimator, counts):
+    estimator.fit(counts)
+    expected = estimator.inverse_transform(estimator.transform(counts))
+    assert expected.shape == counts.shape
+    rows = counts.toarray() > 0
+    seen = expected[rows].mean()
+    assert seen > 2 * expected[~rows].mean()
+    with pytest.raises(ValueError, match="3 components"):
+        estimator.inverse_transform(np.ones((2, 4)))
+
+
+def test_sampled_rows_look_like_the_training_rows(estimator, counts):
+    estimator.fit(counts)
+    X = estimator.sample(4000, random_state=0)
+    assert scipy.sparse.issparse(X)
+    assert X.format == "csr"
+    assert X.shape == (4000, 30)
+    mean = np.asarray(X.mean(0)).ravel()
+    assert np.corrcoef(mean, np.asarray(counts.mean(0)).ravel())[0, 1] > 0.8
+    again = estimator.sample(4000, random_state=0)
+    assert (again != X).nnz == 0
+    assert (estimator.sample(4000, random_state=1) != X).nnz > 0
+
+
+def test_partial_fit_learns_from_a_stream(estimator, counts):
+    X = scipy.sparse.vstack([counts] * 4).tocsr()
+    model = fresh(estimator)
+    before = None
+    for _ in range(6):
+        for start in range(0, X.shape[0], 40):
+            model.partial_fit(X[start : start + 40], total_samples=X.shape[0])
+        before = model.score(X) if before is None else before
+    assert model.score(X) > before
+    assert model.n_samples_seen_ == 6 * X.shape[0]
+    assert len(model.history_["lower_bound"]) == model.n_iter_ == 36
+
+
+def test_partial_fit_goes_on_after_pickling(estimator, counts):
+    import pickle
+
+    one = fresh(estimator).partial_fit(counts[:30])
+    other = pickle.loads(pickle.dumps(one))
+    one.partial_fit(counts[30:])
+    other.partial_fit(counts[30:])
+    np.testing.assert_array_equal(one.components_, other.components_)
+
+
+def test_early_stopping_keeps_the_best_pass(estimator, counts):
+    model = fresh(estimator, max_iter=100, n_iter_no_change=2, validation_fraction=0.3)
+    scores = model.fit(counts).history_["validation_score"]
+    assert len(scores) == model.n_iter_
+    if model.n_iter_ < 100:
+        assert max(scores[:-2]) >= max(scores[-2:])
+    model = fresh(estimator, max_iter=100, n_iter_no_change=2)
+    model.fit(counts[:40], X_val=counts[40:].astype(np.float32))
+    best = max(model.history_["validation_score"])
+    assert model.score(counts[40:].astype(np.float32)) == pytest.approx(best, rel=1e-5)
+
+
+def test_restarts_keep_the_best(estimator, counts):
+    several = fresh(estimator, n_init=4).fit(counts)
+    single = fresh(estimator).fit(counts)
+    assert several.lower_bound_ >= single.lower_bound_
+
+
+def test_warm_start_goes_on(estimator, counts):
+    X = counts.astype(np.float64)
+    model = fresh(estimator, warm_start=True, batch_size=None, tol=0, max_iter=40)
+    first = model.fit(X).lower_bound_
+    assert model.fit(X).lower_bound_ > first - 1e-6 * abs(first)
+    model.n_components = 4
+    with pytest.raises(ValueError, match="cannot go on"):
+        model.fit(X)
+
+
+def test_verbose_shows_the_bound(estimator, counts, capsys):
+    fresh(estimator, verbose=1).fit(counts)
+    shown = capsys.readouterr()
+    assert "bound" in shown.out + shown.err
+
+
+def test_predictions_stay_the_same_when_parameters_change_after_fit(estimator, counts):
+    expected = estimator.fit(counts).transform(counts)
+    estimator.set_params(n_components=5)
+    np.testing.assert_array_equal(estimator.transform(counts), expected)
+
+
+def test_global_state_is_left_alone(estimator, counts):
+    np.random.seed(3)  # noqa: NPY002 (the global state is what is tested)
+    torch.manual_seed(3)
+    states = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    n_threads = torch.get_num_threads()
+    estimator.fit(counts).sample(3)
+    estimator.score(counts)
+    np.testing.assert_array_equal(np.random.get_state()[1], states[0])  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), states[1])
+    assert torch.get_num_threads() == n_threads
+
+
+# Bad input.
+
+BAD = {
+    "nan": (np.array([[1.0, np.nan], [2.0, 1.0]]), "NaN"),
+    "infinity": (np.array([[1.0, np.inf], [2.0, 1.0]]), "infinity"),
+    "negative": (np.array([[1.0, -1.0], [2.0, 1.0]]), "Negative values in data"),
+    "sparse negative": (
+        scipy.sparse.csr_matrix([[1, -1.0]]),
+        "Negative values in data",
+    ),
+    "sparse nan": (scipy.sparse.csr_matrix([[1, np.nan]]), "NaN"),
+    "no rows": (np.empty((0, 3)), "0 sample"),
+    "no columns": (np.empty((3, 0)), "0 feature"),
+    "strings": (np.array([["a", "b"]]), "numeric|convert"),
+    "complex": (np.array([[1j, 2.0]]), "Complex"),
+    "three dimensions": (np.ones((2, 2, 2)), "dim"),
+    "one dimension": (np.ones(3), "Expected 2D array"),
+}
+
+
+@pytest.mark.parametrize(("X", "message"), BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_bad_input_is_named_and_changes_nothing(estimator, method, X, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(estimator, method)(X)
+    with pytest.raises(NotFittedError):
+        estimator.transform(np.ones((2, 2)))
+    assert vars(estimator) == estimator.get_params(deep=False)
+
+
+def test_a_failed_refit_leaves_the_fitted_model(estimator, counts):
+    expected = estimator.fit(counts).transform(counts)
+    with pytest.raises(ValueError, match="Negative"):
+        estimator.fit(-counts[:, :4])
+    np.testing.assert_array_equal(estimator.transform(counts), expected)
+
+
+def test_input_is_not_changed(estimator):
+    X = scipy.sparse.csr_matrix(
+        (np.array([1.0, 2, 3, 0, 4]), [2, 0, 0, 1, 1], [0, 3, 3, 5]), shape=(3, 3)
+    )
+    data, indices = X.data.copy(), X.indices.copy()
+    estimator.fit(X)
+    np.testing.assert_array_equal(X.data, data)
+    np.testing.assert_array_equal(X.indices, indices)
+    merged = fresh(estimator).fit(X.toarray())
+    np.testing.assert_allclose(merged.components_, estimator.components_, rtol=1e-5)
+
+
+UGLY = {
+    "all zero": np.zeros((4, 3)),
+    "one row": np.array([[3.0, 0, 1]]),
+    "one column": np.array([[3.0], [0], [1]]),
+    "one entry": np.array([[2.0]]),
+    "huge counts": np.array([[10**9, 0, 1], [0, 10**9, 5], [7, 7, 10**9]]),
+    "tiny numbers": np.full((5, 4), 1e-30),
+    "empty rows and columns": np.diag([1, 0, 2, 0]),
+    "booleans": np.eye(4, dtype=bool),
+    "half precision": np.eye(4, dtype=np.float16),
+    "same rows": np.ones((6, 3), dtype=np.int8),
+}
+
+
+@pytest.mark.parametrize("X", UGLY.values(), ids=UGLY.keys())
+def test_ugly_input_works(estimator, X):
+    check_outputs(fresh(estimator, n_components=5), X)
+
+
+def check_outputs(model, X):
+    """Fit, and check that all that comes out is finite and in its range."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Z = model.fit_transform(X)
+    assert Z.shape == (X.shape[0], model.n_components)
+    assert np.isfinite(Z).all()
+    assert (Z >= 0).all()
+    assert np.isfinite(model.components_).all()
+    assert np.isfinite(model.lower_bound_)
+    assert np.isfinite(model.score_samples(X)).all()
+    assert np.isfinite(model.inverse_transform(Z)).all()
+    if X.sum() > 0:
+        assert model.perplexity(X) > 0
+    else:
+        with pytest.raises(ValueError, match="every row is empty"):
+            model.perplexity(X)
+
+
+@st.composite
+def matrices(draw):
+    """Counts of many sizes and scales, dense or CSR, in several types."""
+    shape = draw(st.tuples(st.integers(1, 8), st.integers(1, 8)))
+    dtype = draw(st.sampled_from([np.int32, np.int64, np.float32, np.float64]))
+    scale = draw(st.sampled_from([1, 1, 1000, 10**9]))
+    values = st.one_of(st.just(0), st.integers(0, scale))
+    size = shape[0] * shape[1]
+    X = np.array(draw(st.lists(values, min_size=size, max_size=size)))
+    X = X.reshape(shape).astype(dtype)
+    if draw(st.booleans()):
+        return X
+    X = scipy.sparse.csr_matrix(X)
+    if draw(st.booleans()) and X.nnz:
+        # The same matrix with each entry stored twice, in two halves.
+        X = X.astype(np.float64)
+        X = scipy.sparse.csr_matrix(
+            (np.repeat(X.data / 2, 2), np.repeat(X.indices, 2), 2 * X.indptr), X.shape
+        )
+    return X
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(X=matrices(), n_components=st.integers(1, 10))
+def test_any_matrix(name, X, n_components):
+    model = fresh(ESTIMATORS[name], n_components=n_components, max_iter=3)
+    check_outputs(model, X)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("gpu", "must be"), ("cuda:99", "not available")]
+)
+def test_devices_that_are_not_there(counts, device, message):
+    with pytest.raises(ValueError, match=message):
+        PoissonFactorization(2, device=device).fit(counts)
