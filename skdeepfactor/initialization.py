@@ -15,6 +15,7 @@ from sklearn.utils.extmath import randomized_svd, safe_sparse_dot
 
 SVD_POWER_ITERATIONS = 2
 KMEANS_ITERATIONS = 20
+TINY = np.finfo(np.float64).tiny
 
 
 def initial_counts(X, n_components, init, random_state):
@@ -26,10 +27,10 @@ def initial_counts(X, n_components, init, random_state):
     n_components : int
     init : {"kmeans", "random"} or array of shape (n_components, n_features)
         ``"kmeans"`` clusters the rows: tf-idf, truncated SVD, k-means on the
-        normalised scores; a component is half its cluster's counts and half the
-        average over the components. ``"random"`` spreads the counts of each feature
-        by exponential weights. An array gives the proportions of the features in each
-        component, up to scale.
+        normalised scores; a component is half the sum of log(1 + x) over its cluster,
+        scaled to the counts, and half the average over the components. ``"random"``
+        spreads the counts of each feature by exponential weights. An array
+        gives the proportions of the features in each component, up to scale.
     random_state : numpy.random.RandomState
     """
     totals = np.asarray(X.sum(axis=0, dtype=np.float64)).ravel()
@@ -89,5 +90,12 @@ def _cluster_counts(X, n_components, random_state):
         (np.ones(len(rows), dtype=X.dtype), (labels, rows)),
         shape=(n_components, n_samples),
     )
-    counts = safe_sparse_dot(members, X, dense_output=True)
-    return np.asarray(counts, dtype=np.float64)
+    # A word that one row repeats says less of its cluster than one that many share.
+    counts = safe_sparse_dot(members, _log1p(X), dense_output=True).astype(np.float64)
+    return counts * (X.sum(dtype=np.float64) / max(counts.sum(), TINY))
+
+
+def _log1p(X):
+    if not scipy.sparse.issparse(X):
+        return np.log1p(X)
+    return X.log1p()

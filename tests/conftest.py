@@ -26,6 +26,9 @@ ESTIMATORS = {
         3, batch_size=16, random_state=0
     ),
     "LatentDirichletAllocation": LatentDirichletAllocation(3, random_state=0),
+    "LatentDirichletAllocation-mean_field": LatentDirichletAllocation(
+        3, inference="mean_field", random_state=0
+    ),
     "LatentDirichletAllocation-auto": LatentDirichletAllocation(
         3, doc_topic_prior="auto", topic_word_prior="auto", random_state=0
     ),

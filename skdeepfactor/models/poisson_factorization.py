@@ -39,15 +39,22 @@ With a Dirichlet prior each :math:`w_k` is a distribution over features,
 rows differ in activity and features in popularity. Their posteriors are gamma too, with
 shapes r + K a and r + K c, and rates r / b + sum_k E z_nk and r / d + sum_k E w_kv.
 
-Perplexity needs words in order, given their number N. The prior and the posterior of z
-stay, the likelihood becomes multinomial, and Jensen's inequality on the log of the
-normaliser leaves
+Perplexity needs words in order, given their number N: p_v = sum_k z_k w_kv / sum_k z_k
+W_k, W_k = sum_v w_kv. There the scale of z cancels, and with it b, xi_n and e_n; what
+is left are the shares of the factors, theta_k proportional to z_k E W_k, with density
 
 .. math::
-    \sum_v x_{nv} \log \sum_k e^{E \log z_{nk} + E \log w_{kv}}
-    - N \log \sum_{kv} E z_{nk} E w_{kv} - KL(q(z) \| p(z)),
+    p(\theta) = \frac{\Gamma(K a)}{\Gamma(a)^K} \prod_k \theta_k^{a - 1} (E W_k)^{-a}
+    \Big( \sum_k \theta_k / E W_k \Big)^{-K a},
 
-which is raised like the Poisson bound with N / (sum_kv E z_nk E w_kv) for e_n.
+a Dirichlet where all totals are the same. With :math:`q(\theta) = \text{Dirichlet}(s)`,
+s_k = a plus the counts allocated to k, and Jensen's inequality for the last factor and
+for the normaliser (over W),
+
+.. math::
+    \sum_v x_v \log \sum_k e^{E \log \theta_k + E \log w_{kv}} / E W_k
+    - KL(\text{Dir}(s) \| \text{Dir}(a)) - a \sum_k \log E W_k
+    - K a \log \sum_k E \theta_k / E W_k.
 
 Cemgil (2009), Bayesian inference for nonnegative matrix factorisation models; Gopalan,
 Hofman and Blei (2015), Scalable recommendation with hierarchical Poisson factorization.
@@ -142,21 +149,30 @@ class GammaPoisson(FactorModule):
         return self._bounds(x, q.concentration, q.rate)[0]
 
     def word_bound(self, x):
-        # The last local parameter is the sum over k and v of E z_k E w_kv.
-        start = self._cold_start(x)
-        totals = row_sum(x).to(start.dtype)[:, None]
-        start = torch.cat([start, totals.clamp_min(1)], 1)
-        state = fixed_point(
-            self._word_update, x, start, max_steps=MAX_STEPS, tol=self.inner_tol
-        )
-        exposure = totals / state[:, -1:]
-        shape, rate, _ = self._split(x, state[:, :-1], exposure)
-        mean_log = digamma(shape) - rate.log()
-        allocation = allocate(x, mean_log, self._weights)
-        expected = (shape / rate @ self._totals).double()
+        shape = self.factor_shape.expand(self.n_components)
+        log_totals = self._totals.log()
+
+        def mean_log(counts):
+            concentration = shape + counts
+            total = digamma(concentration.sum(1, keepdim=True))
+            return digamma(concentration) - total
+
+        def update(x, counts):
+            log_shares = mean_log(counts) - log_totals
+            return allocate(x, log_shares, self._weights).row_counts(self._weights)
+
+        counts = self._cold_start(x)[:, : self.n_components]
+        counts = fixed_point(update, x, counts, max_steps=MAX_STEPS, tol=self.inner_tol)
+        concentration, mean_log_shares = shape + counts, mean_log(counts)
+        allocation = allocate(x, mean_log_shares - log_totals, self._weights)
         bounds = allocation.log_likelihood(x, self._weights)
-        bounds -= totals[:, 0].double() * expected.log()
-        return bounds - self._local_kl(shape, rate, mean_log)
+        bounds -= dirichlet_kl(concentration, mean_log_shares, shape)
+        # The prior of the shares is a Dirichlet but for the unequal totals of factors.
+        means = concentration.double()
+        means = means / means.sum(1, keepdim=True)
+        log_totals, shape = log_totals.double(), shape.double()
+        bounds -= (shape * log_totals).sum()
+        return bounds - shape.sum() * (means / log_totals.exp()).sum(1).log()
 
     def decode(self, z):
         return z @ self.components()
@@ -260,9 +276,9 @@ class GammaPoisson(FactorModule):
         totals = row_sum(x)[:, None].to(self.mean_total.dtype)
         return totals / self.mean_total
 
-    def _split(self, x, state, exposure=None):
+    def _split(self, x, state):
         """Shape and rate of q(z), and the exposures."""
-        exposure = self._exposure(x) if exposure is None else exposure
+        exposure = self._exposure(x)
         shape = self.factor_shape + state[:, : self.n_components]
         rate = self.factor_rate
         if self.is_hierarchical:
@@ -270,21 +286,14 @@ class GammaPoisson(FactorModule):
         rate = rate + exposure * self._totals
         return shape, rate.expand_as(shape), exposure
 
-    def _update(self, x, state, exposure=None):
-        shape, rate, _ = self._split(x, state, exposure)
+    def _update(self, x, state):
+        shape, rate, _ = self._split(x, state)
         allocation = allocate(x, digamma(shape) - rate.log(), self._weights)
         counts = allocation.row_counts(self._weights)
         if not self.is_hierarchical:
             return counts
         mean = (self.factor_shape + counts) / rate
         return torch.cat([counts, self._row_rate(mean)], 1)
-
-    def _word_update(self, x, state):
-        local, total = state[:, :-1], state[:, -1:]
-        exposure = row_sum(x)[:, None].to(total.dtype) / total
-        local = self._update(x, local, exposure)
-        shape, rate, _ = self._split(x, local, exposure)
-        return torch.cat([local, (shape / rate @ self._totals)[:, None]], 1)
 
     def _bounds(self, x, shape, rate):
         """The rows' bounds, the allocation of their counts and E[log z]."""
@@ -418,12 +427,12 @@ class PoissonFactorization(BaseFactorModel):
     ----------
     n_components : int, default=10
         Number of factors K.
-    factor_shape : float, array-like of shape (n_components,) or "auto", default=0.3
+    factor_shape : float, array-like of shape (n_components,) or "auto", default=0.05
         Shape a of the prior of the rows' factors; below 1, few are active in a row.
     factor_rate : float or "auto", default=1.0
         Rate b of the prior of the rows' factors. ``"auto"`` learns a prior; of the two
         rates only one can be learnt, since factors and weights share one scale.
-    weight_shape : float, array-like or "auto", default=0.3
+    weight_shape : float, array-like or "auto", default=0.05
         Shape c of the prior of the weights: one number, or an array of shape
         (n_components, n_features), where large entries plant seed words.
     weight_rate : float or "auto", default="auto"
@@ -573,9 +582,9 @@ class PoissonFactorization(BaseFactorModel):
         self,
         n_components=10,
         *,
-        factor_shape=0.3,
+        factor_shape=0.05,
         factor_rate=1.0,
-        weight_shape=0.3,
+        weight_shape=0.05,
         weight_rate="auto",
         weight_prior="gamma",
         hierarchical=False,

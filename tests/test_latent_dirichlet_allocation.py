@@ -1,0 +1,191 @@
+"""Latent Dirichlet allocation: scikit-learn, exact evidence and planted topics."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.special
+import torch
+from scipy.optimize import linear_sum_assignment
+from sklearn.decomposition import LatentDirichletAllocation as Peer
+from torch.distributions import Dirichlet
+
+from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
+from skdeepfactor.datasets import make_topics
+
+
+def mean_field(n_components, **parameters):
+    return LatentDirichletAllocation(
+        n_components, inference="mean_field", random_state=0, **parameters
+    )
+
+
+def with_topics(model, X, concentration):
+    """The model, fitted to X, with other topics put in."""
+    model.fit(X)
+    model._parameters["topic_counts"] = concentration - model.topic_word_prior_
+    return model
+
+
+def cosines(found, planted):
+    """Cosine of each found component with the planted one that it is matched to."""
+    scaled = [A / np.linalg.norm(A, axis=1, keepdims=True) for A in (found, planted)]
+    similarity = scaled[0] @ scaled[1].T
+    return similarity[linear_sum_assignment(-similarity)]
+
+
+def test_bound_is_scikit_learns_for_its_own_parameters(counts):
+    """The document part of its bound, at its topics, priors and row parameters."""
+    X = counts.toarray().astype(np.float64)
+    peer = Peer(3, doc_topic_prior=0.2, topic_word_prior=0.3, random_state=0).fit(X)
+    gamma, _ = peer._e_step(X, cal_sstats=False, random_init=False)
+    topics = peer.components_
+    whole = peer._approx_bound(X, gamma, sub_sampling=False)
+    ours = with_topics(
+        mean_field(3, doc_topic_prior=0.2, topic_word_prior=0.3), X, topics
+    )
+    module = ours._load(torch.float64, torch.device("cpu"))
+    q = Dirichlet(torch.from_numpy(gamma))
+    rows = module.elbo(torch.from_numpy(X), q)
+    # The topics' part, in closed form by torch.
+    prior = Dirichlet(torch.full_like(module.components(), 0.3))
+    kl = torch.distributions.kl_divergence(Dirichlet(torch.from_numpy(topics)), prior)
+    assert rows.sum().item() - kl.sum().item() == pytest.approx(whole, abs=1e-4)
+
+
+@pytest.mark.parametrize("inference", ["mean_field", "collapsed"])
+def test_bound_is_below_the_exact_evidence(inference):
+    """For rows of few words and known topics the evidence is a sum over assignments."""
+    X = np.array([[2, 1, 0], [0, 1, 1], [1, 0, 0], [1, 2, 1]], dtype=np.float64)
+    model = LatentDirichletAllocation(
+        2, doc_topic_prior=0.4, inference=inference, inner_tol=1e-12, random_state=0
+    )
+    # Concentrated topics: the posterior over them is, in effect, a point.
+    beta = np.array([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7]])
+    with_topics(model, X, beta * 1e9)
+    bounds = model.score_samples(X)
+    for x, bound in zip(X.astype(int), bounds, strict=True):
+        words = np.repeat(np.arange(3), x)
+        evidence = 0.0
+        for topics in itertools.product(range(2), repeat=len(words)):
+            n = np.bincount(topics, minlength=2)
+            log_p = scipy.special.gammaln(0.8) - scipy.special.gammaln(0.8 + n.sum())
+            log_p += (scipy.special.gammaln(0.4 + n) - scipy.special.gammaln(0.4)).sum()
+            evidence += np.exp(log_p) * beta[list(topics), words].prod()
+        assert bound <= np.log(evidence) + 1e-6
+        assert bound > np.log(evidence) - 0.5 * len(words)
+    assert bounds[2] == pytest.approx(np.log(0.5 * 0.6 + 0.5 * 0.1), abs=0.2)
+
+
+def test_it_is_poisson_factorization_given_the_totals(counts):
+    """With unit-sum topics, PF = LDA + log NB(N) + log multinomial coefficient."""
+    X = counts.astype(np.float64)
+    a, b = 0.3, 0.7
+    shared = {"inner_tol": 1e-14, "random_state": 0, "max_iter": 3}
+    poisson = PoissonFactorization(
+        3,
+        factor_shape=a,
+        factor_rate=b,
+        weight_prior="dirichlet",
+        weight_shape=0.2,
+        **shared,
+    ).fit(X)
+    topics = mean_field(3, doc_topic_prior=a, topic_word_prior=0.2, inner_tol=1e-14)
+    with_topics(topics, X, poisson.weight_concentration_)
+    total = np.asarray(X.sum(1)).ravel()
+    gammaln = scipy.special.gammaln
+    log_nb = gammaln(3 * a + total) - gammaln(3 * a) - gammaln(total + 1)
+    log_nb += 3 * a * np.log(b / (1 + b)) - total * np.log(1 + b)
+    log_coefficient = gammaln(total + 1) - gammaln(X.toarray() + 1).sum(1)
+    np.testing.assert_allclose(
+        poisson.score_samples(X),
+        topics.score_samples(X) + log_nb + log_coefficient,
+        atol=1e-8,
+    )
+    # And as words in order they are the same.
+    assert poisson.perplexity(X) == pytest.approx(topics.perplexity(X), rel=1e-8)
+
+
+@pytest.mark.parametrize("inference", ["mean_field", "collapsed"])
+@pytest.mark.parametrize("init", ["kmeans", "random"])
+def test_planted_topics_are_recovered(inference, init):
+    planted = make_topics(1500, 200, 5, n_tokens=150, random_state=3)
+    model = LatentDirichletAllocation(
+        5, inference=inference, init=init, max_iter=40, random_state=0
+    ).fit(planted.data)
+    assert cosines(model.components_, planted.components).min() > 0.95
+    theta = model.transform(planted.data)
+    found = cosines(theta.T, planted.topic_proportions.T)
+    assert found.min() > 0.9
+
+
+def test_learnt_priors_come_near_the_planted_ones():
+    planted = make_topics(
+        1500, 200, 4, doc_topic_prior=0.2, topic_word_prior=0.1, random_state=0
+    )
+    model = mean_field(
+        4,
+        doc_topic_prior="auto",
+        topic_word_prior="auto",
+        max_iter=60,
+        max_inner_iter=20,
+    ).fit(planted.data.astype(np.float64))
+    assert model.doc_topic_prior_.mean() == pytest.approx(0.2, rel=0.25)
+    assert model.topic_word_prior_ == pytest.approx(0.1, rel=0.25)
+
+
+def test_stochastic_steps_reach_the_bound_of_full_ones():
+    X = make_topics(2000, 100, 4, random_state=1).data
+    full = mean_field(4, max_iter=30).fit(X)
+    stochastic = mean_field(4, max_iter=10, batch_size=100).fit(X)
+    assert stochastic.score(X) == pytest.approx(full.score(X), rel=0.01)
+
+
+def test_seed_words_pull_their_topics(counts):
+    prior = np.full((3, 30), 0.05)
+    prior[0, [2, 5]] = 500.0
+    model = mean_field(3, topic_word_prior=prior).fit(counts)
+    assert set(model.components_[0].argsort()[-2:]) == {2, 5}
+    np.testing.assert_array_equal(model.topic_word_prior_, prior.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"doc_topic_prior": [0.1, 0.2]}, r"shape \(3,\), got \(2,\)"),
+        ({"doc_topic_prior": [0.1, 0.2, -1]}, "positive and finite"),
+        ({"topic_word_prior": np.ones((3, 4))}, r"\(30,\) or \(3, 30\)"),
+        ({"init": np.ones((2, 30))}, "init must have shape"),
+        ({"doc_topic_prior": "learn"}, "doc_topic_prior"),
+    ],
+)
+def test_priors_that_do_not_fit(counts, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        LatentDirichletAllocation(3, **parameters).fit(counts)
+
+
+def test_topic_assignments_are_the_words_without_the_prior(counts):
+    model = LatentDirichletAllocation(3, random_state=0).fit(counts)
+    shares = model.topic_assignments(counts)
+    sums = np.where(np.arange(60) == 7, 0, 1)
+    np.testing.assert_allclose(shares.sum(1), sums, atol=1e-5)
+    total = np.asarray(counts.sum(1))
+    prior = model.doc_topic_prior_
+    expected = (shares * total + prior) / (total + prior.sum())
+    np.testing.assert_allclose(model.transform(counts), expected, atol=1e-5)
+
+
+def test_transform_and_inverse_transform_give_distributions(counts):
+    model = LatentDirichletAllocation(3, random_state=0).fit(counts)
+    theta = model.transform(counts)
+    np.testing.assert_allclose(theta.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(model.components_.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(model.inverse_transform(theta).sum(1), 1, rtol=1e-5)
+
+
+def test_sampled_documents_have_the_length_asked_for(counts):
+    model = LatentDirichletAllocation(3, random_state=0).fit(counts)
+    X = model.sample(5, n_tokens=[0, 1, 10, 100, 1000], random_state=0)
+    assert X.sum(1).ravel().tolist() == [[0, 1, 10, 100, 1000]]
+    with pytest.raises(ValueError, match="negative"):
+        model.sample(1, n_tokens=-1)
