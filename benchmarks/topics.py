@@ -337,7 +337,10 @@ def main(argv):
                     }
                     measured = measure.run("benchmarks.topics:contend", setting)
                     rows.append({**setting, **measured})
-                    print(".", end="", flush=True)
+                    # A long run that is cut short keeps what it has.
+                    measure.write_results(
+                        "topics", argv, results + rows, seeds=chosen.seeds
+                    )
+                print_results(rows[-len(chosen.seeds) :], corpus, k)
             print_results(rows, corpus, k)
             results += rows
-            measure.write_results("topics", argv, results, seeds=chosen.seeds)
