@@ -32,7 +32,14 @@ from benchmarks import data, measure
 # Ours, by name: settings beside n_components and random_state.
 OURS = {
     "ours PF": {},
+    "ours PF .3": {"factor_shape": 0.3, "weight_shape": 0.3},
+    "ours PF exposure": {"exposure": "total"},
     "ours PF hierarchical": {"hierarchical": True},
+    "ours PF hierarchical .3": {
+        "hierarchical": True,
+        "factor_shape": 0.3,
+        "weight_shape": 0.3,
+    },
 }
 # poismf by method, all else at its defaults.
 POISMF = {"poismf tncg": "tncg", "poismf cg": "cg", "poismf pg": "pg"}
