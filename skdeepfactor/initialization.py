@@ -37,12 +37,18 @@ def initial_counts(X, n_components, init, random_state):
     if not isinstance(init, str):
         shares = np.array(init, dtype=np.float64)
         return shares * (totals.sum() / shares.sum())
-    average = np.tile(totals / n_components, (n_components, 1))
+    # In place: at many features these arrays are what a fit needs most memory for.
+    average = totals / n_components
     if init == "random":
-        return average * random_state.exponential(size=average.shape)
-    if n_components == 1:
-        return average
-    return 0.5 * average + 0.5 * _cluster_counts(X, n_components, random_state)
+        counts = random_state.exponential(size=(n_components, len(average)))
+        counts *= average
+    elif n_components == 1:
+        counts = average[np.newaxis]
+    else:
+        counts = _cluster_counts(X, n_components, random_state)
+        counts += average
+        counts *= 0.5
+    return counts
 
 
 def n_cold_passes(n_cold_iter, init, max_iter, learns_shape):
@@ -92,7 +98,8 @@ def _cluster_counts(X, n_components, random_state):
     )
     # A word that one row repeats says less of its cluster than one that many share.
     counts = safe_sparse_dot(members, _log1p(X), dense_output=True).astype(np.float64)
-    return counts * (X.sum(dtype=np.float64) / max(counts.sum(), TINY))
+    counts *= X.sum(dtype=np.float64) / max(counts.sum(), TINY)
+    return counts
 
 
 def _log1p(X):

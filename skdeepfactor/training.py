@@ -61,7 +61,6 @@ def train_step(module, optimizer, X, rows, *, n_samples, device, memory=None):
     n_rows = X.shape[0] if rows is None else len(rows)
     dtype = next(module.parameters()).dtype
     bound = 0.0
-    optimizer.zero_grad()
     for part in chunks(X, rows, module.local_width):
         x = to_tensor(X, part, dtype=dtype, device=device)
         start = None if memory is None else memory.recall(part)
@@ -70,6 +69,7 @@ def train_step(module, optimizer, X, rows, *, n_samples, device, memory=None):
         if memory is not None:
             memory.keep(part, local)
     optimizer.step()
+    optimizer.zero_grad()
     module.after_step()
     return bound
 
