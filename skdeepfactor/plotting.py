@@ -285,7 +285,7 @@ class TrainingDisplay:
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.3)
         if any(name is not None for name in self.histories):
-            axes[0].legend()
+            axes[0].legend(loc="lower right")
         self.ax_ = axes
         self.figure_ = axes[0].figure
         return self
