@@ -150,7 +150,7 @@ def test_partial_fit_learns_from_a_stream(estimator, counts):
     for _ in range(6):
         for start in range(0, X.shape[0], 40):
             model.partial_fit(X[start : start + 40], total_samples=X.shape[0])
-        before = model.score(X) if before is None else before
+            before = model.score(X) if before is None else before
     assert model.score(X) > before
     assert model.n_samples_seen_ == 6 * X.shape[0]
     assert len(model.history_["lower_bound"]) == model.n_iter_ == 36
@@ -187,8 +187,11 @@ def test_restarts_keep_the_best(estimator, counts):
 def test_warm_start_goes_on(estimator, counts):
     X = counts.astype(np.float64)
     model = climbing(estimator, warm_start=True, max_iter=40)
-    first = model.fit(X).lower_bound_
-    assert model.fit(X).lower_bound_ > first - 1e-6 * abs(first)
+    cold = model.fit(X).history_["lower_bound"]
+    warm = model.fit(X).history_["lower_bound"]
+    # Rows start anew, so that the optimum need not be the same to the last digit.
+    assert warm[0] > cold[0]
+    assert warm[-1] > cold[-1] - 1e-3 * abs(cold[-1])
     model.n_components = 4
     with pytest.raises(ValueError, match="cannot go on"):
         model.fit(X)
