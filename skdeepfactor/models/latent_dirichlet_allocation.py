@@ -1,4 +1,4 @@
-r"""Latent Dirichlet allocation, by mean-field variational Bayes.
+r"""Latent Dirichlet allocation, by variational Bayes or collapsed updates.
 
 The story of a row n with :math:`N_n` words:
 
@@ -190,9 +190,9 @@ class LatentDirichletAllocation(BaseFactorModel):
 
     Row n is N_n words from K topics beta in proportions theta_n:
     ``beta_k ~ Dirichlet(topic_word_prior)``, ``theta_n ~ Dirichlet(doc_topic_prior)``,
-    ``x_n ~ Multinomial(N_n, theta_n @ beta)``, fitted by mean-field variational Bayes:
-    coordinate ascent over all rows, or stochastic steps with ``batch_size`` or
-    ``partial_fit``. Sparse data stay sparse.
+    ``x_n ~ Multinomial(N_n, theta_n @ beta)``, fitted with Dirichlet posteriors by
+    collapsed or mean-field updates (``inference``): full steps on all rows, or
+    stochastic ones with ``batch_size`` or ``partial_fit``. Sparse data stay sparse.
 
     Parameters
     ----------
