@@ -20,13 +20,14 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from skdeepfactor.data import as_csr, chunks, compute_dtype, new_random_state, to_tensor
+from skdeepfactor.initialization import n_cold_passes
 from skdeepfactor.ops import row_sum
 from skdeepfactor.progress import CallbackSupportMixin, pass_reports, with_callbacks
-from skdeepfactor.training import global_kl, train, train_step
+from skdeepfactor.training import NaturalGradient, global_kl, train, train_step
 
 
 class BaseFactorModel(
@@ -465,43 +466,33 @@ class BaseFactorModel(
             raise
 
 
-def check_prior(prior, name, *shapes):
-    """A prior's parameter: "auto", a float, or a positive array of one of the shapes.
+class ConjugateFactorModel(BaseFactorModel):
+    """A model whose parameters all have updates in closed form.
 
-    Raises
-    ------
-    ValueError
-        If it is none of these.
+    Its module says in ``learns_shape`` whether a prior's shape is learnt.
     """
-    if isinstance(prior, str):
-        return prior
-    array = np.asarray(prior, dtype=np.float64)
-    if array.ndim == 0:
-        return float(array)
-    if array.shape not in shapes:
-        expected = " or ".join(str(shape) for shape in shapes)
-        raise ValueError(f"{name} must have shape {expected}, got {array.shape}.")
-    if not (np.isfinite(array).all() and (array > 0).all()):
-        raise ValueError(f"{name} must be positive and finite in every entry.")
-    return array
 
+    _parameter_constraints: ClassVar[dict] = {
+        **BaseFactorModel._parameter_constraints,
+        "init": [StrOptions({"kmeans", "random"}), "array-like"],
+        "max_inner_iter": [Interval(Integral, 1, None, closed="left")],
+        "inner_tol": [Interval(Real, 0, None, closed="left")],
+        "n_cold_iter": [Interval(Integral, 1, None, closed="left"), None],
+        "learning_offset": [Interval(Real, 0, None, closed="left")],
+        "learning_decay": [Interval(Real, 0.5, 1, closed="right")],
+    }
 
-def check_init(init, shape):
-    """Where components start: a string, or a non-negative array of that shape.
+    def _make_optimizer(self, module, *, is_stochastic):
+        return NaturalGradient(
+            module.parameters(),
+            learning_offset=self.learning_offset,
+            learning_decay=self.learning_decay if is_stochastic else 0.0,
+        )
 
-    Raises
-    ------
-    ValueError
-        If an array has another shape, or an entry that is negative or not finite.
-    """
-    if isinstance(init, str):
-        return init
-    array = check_array(init, dtype=np.float64, ensure_non_negative=True)
-    if array.shape != shape:
-        raise ValueError(f"init must have shape {shape}, got {array.shape}.")
-    if not array.any():
-        raise ValueError("init must have an entry that is not zero.")
-    return array
+    def _n_cold(self, module):
+        return n_cold_passes(
+            self.n_cold_iter, self.init, self.max_iter, module.learns_shape
+        )
 
 
 def _quality(attributes):

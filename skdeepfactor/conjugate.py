@@ -21,8 +21,9 @@ from skdeepfactor.ops import (
     product_at,
     row_dot,
     row_sum,
+    slices,
     take_rows,
-    transposed_product,
+    transposed_products,
 )
 
 # Steps a row may take where its factors are wanted exactly, not on the way to a fit.
@@ -40,9 +41,18 @@ class Weights(NamedTuple):
     log_scale: torch.Tensor
 
     @classmethod
-    def from_mean_log(cls, mean_log):
-        """Weights from E[log w], shape (k, n_features)."""
-        scaled, log_scale = scaled_exp(mean_log.T.contiguous(), 1)
+    def from_mean_log(cls, mean_log, shape, like):
+        """Weights from ``mean_log(features)``, which is E[log w] of a slice of them.
+
+        ``shape`` is (k, n_features); ``like`` has the type and device. A few features
+        are taken at a time, so that nothing else of this size is held.
+        """
+        k, n_features = shape
+        scaled = like.new_empty(n_features, k)
+        log_scale = like.new_empty(n_features, 1)
+        for features in slices(n_features, k):
+            by_feature = mean_log(features).T.contiguous()
+            scaled[features], log_scale[features] = scaled_exp(by_feature, 1)
         return cls(scaled, log_scale[:, 0])
 
 
@@ -58,9 +68,14 @@ class Allocation(NamedTuple):
         """Expected counts of each factor in each row, shape (n_rows, k)."""
         return self.z * (self.ratio @ weights.scaled)
 
-    def feature_counts(self, weights):
-        """Expected counts of each factor in each feature, shape (k, n_features)."""
-        return (transposed_product(self.ratio, self.z) * weights.scaled).T
+    def add_feature_counts(self, counts, weights, scale=1.0):
+        """Add the expected counts of each factor in each feature to ``counts``.
+
+        ``counts`` is (k, n_features); what is added is multiplied by ``scale``.
+        """
+        for features, product in transposed_products(self.ratio, self.z):
+            product *= weights.scaled[features]
+            counts[:, features].add_(product.T, alpha=scale)
 
     def log_likelihood(self, x, weights):
         """sum_v x_nv log p_nv of each row, float64, shape (n_rows,)."""

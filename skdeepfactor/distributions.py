@@ -10,6 +10,8 @@ import scipy.optimize
 import scipy.special
 import torch
 
+from skdeepfactor.ops import SLICE
+
 # Priors are learnt within this range; the bound is flat beyond it.
 PRIOR_RANGE = (1e-6, 1e6)
 
@@ -27,6 +29,16 @@ def digamma(x):
     """
     if x.dtype != torch.float32:
         return torch.digamma(x)
+    if x.numel() <= SLICE:
+        return _digamma(x)
+    result = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    slices = zip(result.view(-1).split(SLICE), x.reshape(-1).split(SLICE), strict=True)
+    for target, source in slices:
+        target.copy_(_digamma(source))
+    return result
+
+
+def _digamma(x):
     u = x * (x + 3)
     shift = u.reciprocal()
     shift += u.add_(2).reciprocal_()
@@ -75,11 +87,12 @@ def dirichlet_kl(concentration, mean_log, prior):
     """
     prior = torch.as_tensor(
         prior, dtype=concentration.dtype, device=concentration.device
-    ).expand_as(concentration)
+    )
     divergence = (concentration - prior) * mean_log
     divergence -= torch.lgamma(concentration) - torch.lgamma(prior)
     totals = torch.lgamma(concentration.sum(-1, dtype=torch.float64))
-    totals -= torch.lgamma(prior.sum(-1, dtype=torch.float64))
+    prior_totals = prior.expand_as(concentration).sum(-1, dtype=torch.float64)
+    totals -= torch.lgamma(prior_totals)
     return totals + divergence.sum(-1, dtype=torch.float64)
 
 
@@ -135,6 +148,27 @@ def dirichlet(mean_log, start, n_steps=100):
         if is_done:
             break
     return alpha
+
+
+def check_prior(prior, name, *shapes):
+    """A prior's parameter: "auto", a float, or a positive array of one of the shapes.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+    """
+    if isinstance(prior, str):
+        return prior
+    array = np.asarray(prior, dtype=np.float64)
+    if array.ndim == 0:
+        return float(array)
+    if array.shape not in shapes:
+        expected = " or ".join(str(shape) for shape in shapes)
+        raise ValueError(f"{name} must have shape {expected}, got {array.shape}.")
+    if not (np.isfinite(array).all() and (array > 0).all()):
+        raise ValueError(f"{name} must be positive and finite in every entry.")
+    return array
 
 
 def _root(increasing):

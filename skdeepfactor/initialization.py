@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd, safe_sparse_dot
+from sklearn.utils.validation import check_array
 
 SVD_POWER_ITERATIONS = 2
 KMEANS_ITERATIONS = 20
@@ -19,7 +20,10 @@ TINY = np.finfo(np.float64).tiny
 
 
 def initial_counts(X, n_components, init, random_state):
-    """Expected counts to start from, shape (n_components, n_features), float64.
+    """Expected counts to start from, shape (n_components, n_features).
+
+    In float64 if X is, else in float32: at many features these arrays would be what a
+    fit needs most memory for.
 
     Parameters
     ----------
@@ -37,11 +41,12 @@ def initial_counts(X, n_components, init, random_state):
     if not isinstance(init, str):
         shares = np.array(init, dtype=np.float64)
         return shares * (totals.sum() / shares.sum())
-    # In place: at many features these arrays are what a fit needs most memory for.
     average = totals / n_components
     if init == "random":
-        counts = random_state.exponential(size=(n_components, len(average)))
-        counts *= average
+        dtype = np.float64 if X.dtype == np.float64 else np.float32
+        counts = np.empty((n_components, len(average)), dtype=dtype)
+        for row in counts:
+            row[:] = random_state.exponential(average)
     elif n_components == 1:
         counts = average[np.newaxis]
     else:
@@ -49,6 +54,24 @@ def initial_counts(X, n_components, init, random_state):
         counts += average
         counts *= 0.5
     return counts
+
+
+def check_init(init, shape):
+    """Where components start: a string, or a non-negative array of that shape.
+
+    Raises
+    ------
+    ValueError
+        If an array has another shape, or an entry that is negative or not finite.
+    """
+    if isinstance(init, str):
+        return init
+    array = check_array(init, dtype=np.float64, ensure_non_negative=True)
+    if array.shape != shape:
+        raise ValueError(f"init must have shape {shape}, got {array.shape}.")
+    if not array.any():
+        raise ValueError("init must have an entry that is not zero.")
+    return array
 
 
 def n_cold_passes(n_cold_iter, init, max_iter, learns_shape):
@@ -97,7 +120,7 @@ def _cluster_counts(X, n_components, random_state):
         shape=(n_components, n_samples),
     )
     # A word that one row repeats says less of its cluster than one that many share.
-    counts = safe_sparse_dot(members, _log1p(X), dense_output=True).astype(np.float64)
+    counts = safe_sparse_dot(members, _log1p(X), dense_output=True)
     counts *= X.sum(dtype=np.float64) / max(counts.sum(), TINY)
     return counts
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import nn
 
 
@@ -82,12 +83,11 @@ class FactorModule(nn.Module, ABC):
         return bounds.detach(), None
 
     @staticmethod
-    def accumulate(parameter, gradient):
-        """Add to a parameter's ``.grad``."""
+    def gradient(parameter):
+        """A parameter's ``.grad``, to be added to; zeros at first."""
         if parameter.grad is None:
-            parameter.grad = gradient
-        else:
-            parameter.grad += gradient
+            parameter.grad = torch.zeros_like(parameter)
+        return parameter.grad
 
     def after_step(self):
         """Update what follows from the parameters in closed form. Called after a step.

@@ -10,6 +10,10 @@ import warnings
 import scipy.sparse
 import torch
 
+# Numbers worked on at once where an array is as large as the parameters: temporaries
+# then stay in a cache and count for nothing.
+SLICE = 2**18
+
 
 def csr(crow, columns, values, shape):
     """A CSR tensor, trusted to be one."""
@@ -31,24 +35,41 @@ def product_at(x, a, b):
     return torch.sparse.sampled_addmm(x, a, b, beta=0.0)
 
 
-def transposed_product(x, a):
-    """``x.T @ a``, shape (n_features, k), for ``a`` of shape (n_rows, k)."""
+def slices(n, width):
+    """Cut n columns of ``width`` numbers into slices of at most ``SLICE`` numbers."""
+    step = max(1, SLICE // width)
+    return [slice(start, start + step) for start in range(0, n, step)]
+
+
+def transposed_products(x, a):
+    """Yield slices of the features, and ``x.T @ a`` in them, for ``a`` (n_rows, k).
+
+    A slice at a time, since the whole, (n_features, k), may be the largest array there
+    is. Each product, (a few features, k), is the caller's to change.
+    """
+    n_features = x.shape[1]
+    parts = slices(n_features, a.shape[1])
     if x.layout == torch.strided:
-        return x.T @ a
+        for features in parts:
+            yield features, x[:, features].T @ a
+        return
     if x.device.type != "cpu":
-        return x.t().to_sparse_csr() @ a
+        yield slice(0, n_features), x.t().to_sparse_csr() @ a
+        return
     # SciPy transposes a pattern ten times faster than torch does on a CPU.
     csc = scipy.sparse.csr_matrix(
         (x.values().numpy(), x.col_indices().numpy(), x.crow_indices().numpy()),
         shape=x.shape,
     ).tocsc()
-    transposed = csr(
-        torch.from_numpy(csc.indptr),
-        torch.from_numpy(csc.indices),
-        torch.from_numpy(csc.data),
-        (x.shape[1], x.shape[0]),
-    )
-    return transposed @ a
+    crow, rows, values = map(torch.from_numpy, (csc.indptr, csc.indices, csc.data))
+    for features in parts:
+        starts = crow[features.start : features.stop + 1]
+        entries = slice(int(starts[0]), int(starts[-1]))
+        shape = (len(starts) - 1, len(a))
+        yield (
+            features,
+            csr(starts - starts[0], rows[entries], values[entries], shape) @ a,
+        )
 
 
 def map_values(function, *batches):

@@ -62,6 +62,18 @@ def tensors(dtype, device, *arrays):
     return [torch.tensor(array, dtype=dtype, device=device) for array in arrays]
 
 
+def weights_of(mean_log):
+    return Weights.from_mean_log(
+        lambda part: mean_log[:, part], mean_log.shape, mean_log
+    )
+
+
+def feature_counts(allocation, weights):
+    counts = torch.zeros_like(weights.scaled.T)
+    allocation.add_feature_counts(counts, weights)
+    return counts
+
+
 @pytest.mark.parametrize("n_components", [1, 4, 30])
 @pytest.mark.parametrize("n_rows", [2, 13])
 def test_allocation_is_that_of_the_shares(n_components, n_rows, batch, dtype, device):
@@ -69,11 +81,11 @@ def test_allocation_is_that_of_the_shares(n_components, n_rows, batch, dtype, de
     expected = brute_force(x, mean_log_z, mean_log_w)
     z, w = tensors(dtype, device, mean_log_z, mean_log_w)
     x = batch(x, dtype)
-    weights = Weights.from_mean_log(w)
+    weights = weights_of(w)
     allocation = allocate(x, z, weights)
     found = (
         allocation.row_counts(weights),
-        allocation.feature_counts(weights),
+        feature_counts(allocation, weights),
         allocation.log_likelihood(x, weights),
     )
     assert [f.dtype for f in found] == [dtype, dtype, torch.float64]
@@ -86,10 +98,10 @@ def test_allocation_is_that_of_the_shares(n_components, n_rows, batch, dtype, de
 def test_allocation_keeps_all_counts(batch, dtype, device):
     x, mean_log_z, mean_log_w = problem(seed=1)
     z, w = tensors(dtype, device, mean_log_z, mean_log_w)
-    weights = Weights.from_mean_log(w)
+    weights = weights_of(w)
     allocation = allocate(batch(x, dtype), z, weights)
     rows = allocation.row_counts(weights).sum(1).cpu()
-    features = allocation.feature_counts(weights).sum(0).cpu()
+    features = feature_counts(allocation, weights).sum(0).cpu()
     assert_allclose(rows, x.sum(1), rtol=1e-5)
     assert_allclose(features, x.sum(0), rtol=1e-5)
 
@@ -98,11 +110,11 @@ def test_allocation_changes_nothing_that_it_is_given(batch, device):
     x, mean_log_z, mean_log_w = problem()
     z, w = tensors(torch.float64, device, mean_log_z, mean_log_w)
     x_batch = batch(x, torch.float64)
-    weights = Weights.from_mean_log(w)
+    weights = weights_of(w)
     scaled = weights.scaled.clone()
     allocation = allocate(x_batch, z, weights)
     allocation.row_counts(weights)
-    allocation.feature_counts(weights)
+    feature_counts(allocation, weights)
     allocation.log_likelihood(x_batch, weights)
     assert_array_equal(x_batch.to_dense().cpu(), x)
     assert_array_equal(z.cpu(), mean_log_z)
@@ -113,7 +125,7 @@ def test_allocation_changes_nothing_that_it_is_given(batch, device):
 def test_weights_are_scaled_by_feature(dtype, device):
     _, _, mean_log_w = problem()
     (w,) = tensors(dtype, device, mean_log_w - 5000)
-    weights = Weights.from_mean_log(w)
+    weights = weights_of(w)
     assert weights.scaled.shape == (9, 4)
     assert weights.log_scale.shape == (9,)
     assert (weights.scaled.amax(1) == 1).all()
@@ -125,7 +137,7 @@ def test_shares_ignore_the_scale_of_expectations(batch, device):
     x, mean_log_z, mean_log_w = problem()
     z, w = tensors(torch.float64, device, mean_log_z, mean_log_w)
     x_batch = batch(x, torch.float64)
-    near, far = Weights.from_mean_log(w), Weights.from_mean_log(w - 800)
+    near, far = weights_of(w), weights_of(w - 800)
     expected = allocate(x_batch, z, near)
     shifted = allocate(x_batch, z - 900, far)
     assert_allclose(
@@ -146,10 +158,10 @@ def test_tiny_shapes_and_huge_counts_do_not_overflow(batch, device):
     shape_z[2], shape_w[:, 3] = 1e-3, 1e-3
     z, w = tensors(torch.float32, device, shape_z, shape_w)
     x_batch = batch(x, torch.float32)
-    weights = Weights.from_mean_log(digamma(w))
+    weights = weights_of(digamma(w))
     allocation = allocate(x_batch, digamma(z), weights)
     rows = allocation.row_counts(weights).cpu().double()
-    features = allocation.feature_counts(weights).cpu().double()
+    features = feature_counts(allocation, weights).cpu().double()
     likelihood = allocation.log_likelihood(x_batch, weights).cpu()
     for result in (rows, features, likelihood):
         assert torch.isfinite(result).all()
@@ -166,7 +178,7 @@ def test_factors_that_exclude_each_other_do_not_divide_by_zero(batch, device):
         (z,) = tensors(dtype, device, [[0.0, -1e6]])
         (w,) = tensors(dtype, device, [[-1e6], [0.0]])
         x_batch = batch([[1e9]], dtype)
-        weights = Weights.from_mean_log(w)
+        weights = weights_of(w)
         allocation = allocate(x_batch, z, weights)
         counts = allocation.row_counts(weights).cpu()
         assert_allclose(counts, [[5e8, 5e8]], rtol=1e-5)
@@ -176,10 +188,10 @@ def test_factors_that_exclude_each_other_do_not_divide_by_zero(batch, device):
 def test_a_batch_without_rows(batch, dtype, device):
     x = batch(np.zeros((0, 6)), dtype)
     z, w = tensors(dtype, device, np.zeros((0, 3)), np.zeros((3, 6)))
-    weights = Weights.from_mean_log(w)
+    weights = weights_of(w)
     allocation = allocate(x, z, weights)
     assert allocation.row_counts(weights).shape == (0, 3)
-    assert_array_equal(allocation.feature_counts(weights).cpu(), np.zeros((3, 6)))
+    assert_array_equal(feature_counts(allocation, weights).cpu(), np.zeros((3, 6)))
     assert allocation.log_likelihood(x, weights).shape == (0,)
 
 
@@ -259,7 +271,7 @@ def test_rows_do_not_depend_on_their_company(batch, device):
 def test_allocations_do_not_depend_on_their_company(batch, device):
     x, _, mean_log_w = problem(n_rows=30, n_features=40, spread=1.0)
     (w,) = tensors(torch.float64, device, mean_log_w)
-    weights = Weights.from_mean_log(w)
+    weights = weights_of(w)
 
     def update(x, counts):
         return allocate(x, digamma(0.3 + counts), weights).row_counts(weights)

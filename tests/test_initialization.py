@@ -30,7 +30,7 @@ def start(X, n_components, init="kmeans", seed=0):
 
 def assert_usable(counts, X, n_components):
     assert isinstance(counts, np.ndarray)
-    assert counts.dtype == np.float64
+    assert counts.dtype.kind == "f"
     assert counts.shape == (n_components, X.shape[1])
     assert np.isfinite(counts).all()
     assert (counts >= 0).all()

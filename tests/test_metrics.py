@@ -1,5 +1,4 @@
 import pickle
-import time
 import tracemalloc
 import warnings
 
@@ -113,15 +112,12 @@ def test_split_makes_all_subsets_equally_likely():
     assert_allclose(counts, 2000, atol=5 * np.sqrt(2000 * 5 / 6))
 
 
-def test_split_of_huge_counts_is_quick_and_small():
+def test_split_of_huge_counts_is_small():
     X = np.array([[10**9, 3, 10**9, 0], [1, 1, 10**12, 10**9 + 1]])
     tracemalloc.start()
-    start = time.perf_counter()
     observed, hidden = split_tokens(X, random_state=0)
-    seconds = time.perf_counter() - start
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert seconds < 5
     assert peak < 200e6
     assert_array_equal((observed + hidden).toarray(), X)
     assert_array_equal(hidden.sum(axis=1), X.sum(axis=1) // 2)

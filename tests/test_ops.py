@@ -122,9 +122,18 @@ def test_product_at_ignores_the_values_of_the_batch(layout, dtype, device):
     assert_array_equal(*results)
 
 
-def test_transposed_product(batch):
+def transposed_product(x, a):
+    parts = list(ops.transposed_products(x, a))
+    columns = np.concatenate([np.arange(x.shape[1])[part] for part, _ in parts])
+    assert_array_equal(columns, np.arange(x.shape[1]))
+    return torch.cat([product for _, product in parts])
+
+
+@pytest.mark.parametrize("size", [1, 12, 2**18])
+def test_transposed_product(batch, size, monkeypatch):
+    monkeypatch.setattr(ops, "SLICE", size)
     a = batch.normal(batch.X.shape[0], 5)
-    result = ops.transposed_product(batch.x, a)
+    result = transposed_product(batch.x, a)
     assert result.layout == torch.strided
     assert result.dtype == batch.dtype
     assert result.shape == (batch.X.shape[1], 5)
@@ -137,7 +146,7 @@ def test_transposed_product_of_one_column(batch):
     a = batch.normal(batch.X.shape[0], 1)
     rtol = RTOL[batch.dtype]
     expected = batch.dense.T @ numbers(a)[0]
-    result = ops.transposed_product(batch.x, a)
+    result = transposed_product(batch.x, a)
     assert_allclose(result.cpu(), expected, rtol=rtol, atol=10 * rtol)
 
 
@@ -251,7 +260,7 @@ def test_a_taken_batch_can_be_used(batch):
     dense = batch.dense[rows]
     a = batch.normal(len(rows), 3)
     rtol = RTOL[batch.dtype]
-    result = ops.transposed_product(taken, a).cpu()
+    result = transposed_product(taken, a).cpu()
     assert_allclose(result, dense.T @ numbers(a)[0], rtol=rtol, atol=10 * rtol)
     assert_allclose(ops.row_sum(taken).cpu(), dense.sum(1), rtol=1e-14)
 
@@ -261,7 +270,7 @@ def test_rows_that_store_nothing(empty_batch):
     a, b = empty_batch.normal(4, 2), empty_batch.normal(2, 3)
     product = ops.product_at(x, a, b)
     empty_batch.assert_stored(product, numbers(a)[0] @ numbers(b)[0])
-    assert_array_equal(ops.transposed_product(x, a).cpu(), np.zeros((3, 2)))
+    assert_array_equal(transposed_product(x, a).cpu(), np.zeros((3, 2)))
     assert_array_equal(ops.row_sum(x).cpu(), np.zeros(4))
     assert_array_equal(ops.row_dot(x, empty_batch.normal(3)).cpu(), np.zeros(4))
     assert [len(indices) for indices in ops.nonzero(x)] == [0, 0]

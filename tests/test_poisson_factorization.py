@@ -89,10 +89,11 @@ def test_bound_is_its_monte_carlo_estimate(counts, parameters):
         torch.manual_seed(0)
         n_draws = 20_000
         z = q.sample((n_draws,))
+        shape, rate = module.weight_posterior()
         if model.weight_prior == "dirichlet":
-            q_w = torch.distributions.Dirichlet(module._weight_shape)
+            q_w = torch.distributions.Dirichlet(shape)
         else:
-            q_w = torch.distributions.Gamma(module._weight_shape, module._weight_rate)
+            q_w = torch.distributions.Gamma(shape, rate)
         w = q_w.sample((n_draws,))
     exposure = module._exposure(X)
     mean = exposure * z * w  # one factor: z is (draws, 8, 1), w is (draws, 1, 30)

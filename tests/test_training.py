@@ -65,9 +65,9 @@ class PoissonRates(FactorModule):
     def backward(self, x, weight, n_samples, start=None):
         names = x[:, 0].clone()
         self.seen.append((names, None if start is None else start.clone()))
-        self.accumulate(self.counts, x.sum(0) * (-weight * n_samples))
+        self.gradient(self.counts).add_(x.sum(0), alpha=-weight * n_samples)
         exposure = torch.full_like(self.exposure, len(x))
-        self.accumulate(self.exposure, exposure * (-weight * n_samples))
+        self.gradient(self.exposure).add_(exposure, alpha=-weight * n_samples)
         passes = torch.ones_like(x[:, 0]) if start is None else start[:, 0] + 1
         return self.elbo(x), torch.stack([passes, x[:, 0]], 1)
 

@@ -33,7 +33,7 @@ Online learning for latent Dirichlet allocation; Asuncion, Welling, Smyth and Te
 Estimating a Dirichlet distribution.
 """
 
-from numbers import Integral, Real
+from numbers import Real
 from typing import ClassVar
 
 import numpy as np
@@ -42,18 +42,20 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.distributions import Dirichlet
 
-from skdeepfactor.base import BaseFactorModel, check_init, check_prior
+from skdeepfactor.base import ConjugateFactorModel
 from skdeepfactor.conjugate import MAX_STEPS, Weights, allocate, fixed_point
 from skdeepfactor.distributions import (
+    check_prior,
     digamma,
     dirichlet,
     dirichlet_kl,
     symmetric_dirichlet,
 )
-from skdeepfactor.initialization import initial_counts, n_cold_passes
+from skdeepfactor.initialization import check_init, initial_counts
 from skdeepfactor.module import FactorModule
-from skdeepfactor.ops import row_sum
-from skdeepfactor.training import NaturalGradient
+from skdeepfactor.ops import row_sum, slices
+
+ALL = slice(None)
 
 
 class DirichletTopics(FactorModule):
@@ -80,6 +82,7 @@ class DirichletTopics(FactorModule):
         self.inner_iter, self.inner_tol = inner_iter, tol
         priors = {"alpha": doc_topic_prior, "eta": topic_word_prior}
         self.learnt = {name for name, p in priors.items() if isinstance(p, str)}
+        self.learns_shape = bool(self.learnt)
         alpha = 0.1 if "alpha" in self.learnt else doc_topic_prior
         eta = 0.05 if "eta" in self.learnt else topic_word_prior
         alpha = np.broadcast_to(np.asarray(alpha, np.float64), (n_components,))
@@ -103,7 +106,13 @@ class DirichletTopics(FactorModule):
         return z @ self.components()
 
     def components(self):
-        return self._topics / self._topics.sum(1, keepdim=True)
+        topics = self.concentration()
+        return topics.div_(topics.sum(1, keepdim=True))
+
+    def concentration(self, topics=ALL, words=ALL):
+        """Parameters of the posterior of the topics, (n_components, n_features)."""
+        counts = self.topic_counts.detach()
+        return self.eta.expand_as(counts)[topics, words] + counts[topics, words]
 
     def sample(self, totals, generator):
         proportions = generator.dirichlet(self.alpha.cpu().numpy(), size=len(totals))
@@ -111,7 +120,13 @@ class DirichletTopics(FactorModule):
         return generator.multinomial(totals, p / p.sum(1, keepdims=True))
 
     def global_kl(self):
-        return dirichlet_kl(self._topics, self._mean_log_topics, self.eta).sum()
+        eta = self.eta.expand_as(self.topic_counts)
+        return sum(
+            dirichlet_kl(
+                self.concentration(topics), self._mean_log_topics(topics), eta[topics]
+            ).sum()
+            for topics in slices(*self.topic_counts.shape)
+        )
 
     @torch.no_grad()
     def backward(self, x, weight, n_samples, start=None):
@@ -123,9 +138,10 @@ class DirichletTopics(FactorModule):
             weights = self._collapsed_weights
         else:
             weights = self._weights
-        topic_counts = allocation.feature_counts(weights)
-        self.accumulate(self.topic_counts, topic_counts * (-weight * n_samples))
-        self.accumulate(self.mean_log_proportions, mean_log.sum(0) * -weight)
+        gradient = self.gradient(self.topic_counts)
+        allocation.add_feature_counts(gradient, weights, -weight * n_samples)
+        gradient = self.gradient(self.mean_log_proportions)
+        gradient.add_(mean_log.sum(0), alpha=-weight)
         return bounds, counts
 
     @torch.no_grad()
@@ -134,20 +150,30 @@ class DirichletTopics(FactorModule):
             mean_log = self.mean_log_proportions.double().cpu().numpy()
             learnt = dirichlet(mean_log, start=self.alpha.double().cpu().numpy())
             self.alpha.copy_(torch.from_numpy(learnt))
-        self.refresh()
         if "eta" in self.learnt:
-            mean_log = self._mean_log_topics.mean(dtype=torch.float64).item()
-            self.eta.fill_(symmetric_dirichlet(mean_log, self._topics.shape[1]))
-            self.refresh()
+            mean_log = self._mean_log_topics().mean(dtype=torch.float64).item()
+            self.eta.fill_(symmetric_dirichlet(mean_log, self.topic_counts.shape[1]))
+        self.refresh()
 
     @torch.no_grad()
     def refresh(self):
-        self._topics = self.eta + self.topic_counts
-        totals = digamma(self._topics.sum(1, keepdim=True))
-        self._mean_log_topics = digamma(self._topics) - totals
-        self._weights = Weights.from_mean_log(self._mean_log_topics)
+        counts = self.topic_counts.detach()
+        eta = self.eta.expand_as(counts)
+        self._totals = counts.sum(1, keepdim=True) + eta.sum(1, keepdim=True)
+        self._weights = Weights.from_mean_log(
+            lambda words: self._mean_log_topics(ALL, words), counts.shape, counts
+        )
         if self.is_collapsed:
-            self._collapsed_weights = Weights.from_mean_log(self.components().log())
+            self._collapsed_weights = Weights.from_mean_log(
+                lambda words: (self.concentration(ALL, words) / self._totals).log_(),
+                counts.shape,
+                counts,
+            )
+
+    def _mean_log_topics(self, topics=ALL, words=ALL):
+        """E[log beta]."""
+        mean_log = digamma(self.concentration(topics, words))
+        return mean_log.sub_(digamma(self._totals[topics]))
 
     def _solve(self, x, start, update=None):
         """Expected counts of the topics in each row, from ``start`` or from none."""
@@ -185,7 +211,7 @@ class DirichletTopics(FactorModule):
         return bounds, allocation, mean_log
 
 
-class LatentDirichletAllocation(BaseFactorModel):
+class LatentDirichletAllocation(ConjugateFactorModel):
     r"""Latent Dirichlet allocation: topics of words, mixed in each document.
 
     Row n is N_n words from K topics beta in proportions theta_n:
@@ -311,7 +337,7 @@ class LatentDirichletAllocation(BaseFactorModel):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        **BaseFactorModel._parameter_constraints,
+        **ConjugateFactorModel._parameter_constraints,
         "doc_topic_prior": [
             Interval(Real, 0, None, closed="neither"),
             "array-like",
@@ -323,12 +349,6 @@ class LatentDirichletAllocation(BaseFactorModel):
             StrOptions({"auto"}),
         ],
         "inference": [StrOptions({"mean_field", "collapsed"})],
-        "init": [StrOptions({"kmeans", "random"}), "array-like"],
-        "max_inner_iter": [Interval(Integral, 1, None, closed="left")],
-        "inner_tol": [Interval(Real, 0, None, closed="left")],
-        "n_cold_iter": [Interval(Integral, 1, None, closed="left"), None],
-        "learning_offset": [Interval(Real, 0, None, closed="left")],
-        "learning_decay": [Interval(Real, 0.5, 1, closed="right")],
     }
 
     def __init__(
@@ -433,17 +453,6 @@ class LatentDirichletAllocation(BaseFactorModel):
             tol=self.inner_tol,
         )
 
-    def _n_cold(self, module):
-        learns_shape = bool(module.learnt)
-        return n_cold_passes(self.n_cold_iter, self.init, self.max_iter, learns_shape)
-
-    def _make_optimizer(self, module, *, is_stochastic):
-        return NaturalGradient(
-            module.parameters(),
-            learning_offset=self.learning_offset,
-            learning_decay=self.learning_decay if is_stochastic else 0.0,
-        )
-
     def _initialize(self, module, X, random_state):
         init = check_init(self.init, module.topic_counts.shape)
         counts = initial_counts(X, self.n_components, init, random_state)
@@ -452,7 +461,7 @@ class LatentDirichletAllocation(BaseFactorModel):
     def _module_attributes(self, module):
         eta = module.eta.cpu().numpy().copy()
         return {
-            "topic_word_concentration_": module._topics.cpu().numpy().copy(),
+            "topic_word_concentration_": module.concentration().cpu().numpy(),
             "doc_topic_prior_": module.alpha.cpu().numpy().copy(),
             "topic_word_prior_": float(eta) if eta.ndim == 0 else eta,
         }

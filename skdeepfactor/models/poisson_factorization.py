@@ -70,9 +70,10 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torch.distributions import Gamma
 
-from skdeepfactor.base import BaseFactorModel, check_init, check_prior
+from skdeepfactor.base import ConjugateFactorModel
 from skdeepfactor.conjugate import MAX_STEPS, Weights, allocate, fixed_point
 from skdeepfactor.distributions import (
+    check_prior,
     digamma,
     dirichlet_kl,
     gamma_kl,
@@ -80,10 +81,11 @@ from skdeepfactor.distributions import (
     gamma_shape_and_rate,
     symmetric_dirichlet,
 )
-from skdeepfactor.initialization import initial_counts, n_cold_passes
+from skdeepfactor.initialization import check_init, initial_counts
 from skdeepfactor.module import FactorModule
-from skdeepfactor.ops import map_values, nonzero, row_sum
-from skdeepfactor.training import NaturalGradient
+from skdeepfactor.ops import map_values, nonzero, row_sum, slices
+
+ALL = slice(None)
 
 # Where priors that are learnt start.
 START = 0.3
@@ -127,6 +129,7 @@ class GammaPoisson(FactorModule):
             "weight_rate": weight_rate,
         }
         self.learnt = {name for name, p in priors.items() if isinstance(p, str)}
+        self.learns_shape = bool({"factor_shape", "weight_shape"} & self.learnt)
         # Then the scale of z is fitted, with one of the rates and against the other.
         self.has_free_scale = bool({"factor_rate", "weight_rate"} & self.learnt)
         for name, prior in priors.items():
@@ -178,9 +181,23 @@ class GammaPoisson(FactorModule):
         return z @ self.components()
 
     def components(self):
+        shape, rate = self.weight_posterior()
+        return shape.div_(rate)
+
+    def weight_posterior(self, factors=ALL, features=ALL):
+        """Shapes and rates of the posterior of the weights.
+
+        (n_components, n_features) and what broadcasts to it; Dirichlet parameters, and
+        their sums, where weights sum to 1.
+        """
+        counts = self.weight_counts.detach()
+        prior = self.weight_shape.expand_as(counts)
+        shape = prior[factors, features] + counts[factors, features]
         if self.has_unit_weights:
-            return self._weight_shape / self._weight_shape.sum(1, keepdim=True)
-        return self._weight_shape / self._weight_rate
+            totals = counts.sum(1, keepdim=True) + prior.sum(1, keepdim=True)
+            return shape, totals[factors]
+        rate = self._weight_prior_rate(features)[0]
+        return shape, rate + self.weight_exposure.detach()[factors]
 
     def sample(self, totals, generator):
         size = (len(totals), self.n_components)
@@ -194,19 +211,20 @@ class GammaPoisson(FactorModule):
         return generator.poisson(z @ self.components().cpu().numpy())
 
     def global_kl(self):
-        if self.has_unit_weights:
-            return dirichlet_kl(
-                self._weight_shape, self._mean_log_weights, self.weight_shape
-            ).sum()
+        weight_shape = self.weight_shape.expand_as(self.weight_counts)
         prior_rate, prior_log_rate = self._weight_prior_rate()
-        kl = gamma_kl(
-            self._weight_shape,
-            self._weight_rate,
-            self._mean_log_weights,
-            self.weight_shape,
-            prior_rate,
-            prior_log_rate,
-        ).sum()
+        kl = 0.0
+        for factors in slices(*self.weight_counts.shape):
+            shape, rate = self.weight_posterior(factors)
+            mean_log = self._mean_log(shape, rate)
+            prior_shape = weight_shape[factors]
+            if self.has_unit_weights:
+                part = dirichlet_kl(shape, mean_log, prior_shape)
+            else:
+                part = gamma_kl(
+                    shape, rate, mean_log, prior_shape, prior_rate, prior_log_rate
+                )
+            kl += part.sum()
         if self.is_hierarchical:
             kl += self._rate_kl(
                 self._feature_rate_shape(), self.feature_rate, self.weight_rate
@@ -219,19 +237,19 @@ class GammaPoisson(FactorModule):
         shape, rate, exposure = self._split(x, state)
         bounds, allocation, mean_log = self._bounds(x, shape, rate)
         mean = shape / rate
-        counts = allocation.feature_counts(self._weights)
+        scale = -weight * n_samples
+        gradient = self.gradient(self.weight_counts)
+        allocation.add_feature_counts(gradient, self._weights, scale)
         exposures = (exposure * mean).sum(0)[:, None]
-        self.accumulate(self.weight_counts, counts * (-weight * n_samples))
-        self.accumulate(self.weight_exposure, exposures * (-weight * n_samples))
+        self.gradient(self.weight_exposure).add_(exposures, alpha=scale)
         log_rate = self._factor_prior_rate(mean)[1].expand(len(mean))
         means = [mean.mean(1).sum(), mean_log.mean(1).sum(), log_rate.sum()]
-        self.accumulate(self.factor_means, torch.stack(means) * -weight)
+        self.gradient(self.factor_means).add_(torch.stack(means), alpha=-weight)
         return bounds, state
 
     @torch.no_grad()
     def after_step(self):
         self._learn_factor_prior()
-        self.refresh()
         if self.is_hierarchical:
             scale = self.rate_shape / self.weight_rate
             self.feature_rate.copy_(scale + self.components().sum(0))
@@ -240,16 +258,21 @@ class GammaPoisson(FactorModule):
 
     @torch.no_grad()
     def refresh(self):
-        self._weight_shape = self.weight_shape + self.weight_counts
+        counts = self.weight_counts.detach()
+        self._weights = Weights.from_mean_log(
+            lambda features: self._mean_log(*self.weight_posterior(ALL, features)),
+            counts.shape,
+            counts,
+        )
         if self.has_unit_weights:
-            log_scale = digamma(self._weight_shape.sum(1, keepdim=True))
-            self._totals = torch.ones_like(self._weight_shape[:, 0])
+            self._totals = torch.ones_like(counts[:, 0])
         else:
-            self._weight_rate = self._weight_prior_rate()[0] + self.weight_exposure
-            log_scale = self._weight_rate.log()
             self._totals = self.components().sum(1)
-        self._mean_log_weights = digamma(self._weight_shape) - log_scale
-        self._weights = Weights.from_mean_log(self._mean_log_weights)
+
+    def _mean_log(self, shape, rate):
+        """E[log w], given what ``weight_posterior`` gives."""
+        log_rate = digamma(rate) if self.has_unit_weights else rate.log()
+        return digamma(shape).sub_(log_rate)
 
     def _solve(self, x, start):
         """The local parameters of the rows, from ``start`` or from the data alone."""
@@ -334,11 +357,11 @@ class GammaPoisson(FactorModule):
         shape, rate = self._row_rate_shape(), self._row_rate(mean)[:, 0]
         return shape / rate, torch.digamma(shape) - rate.log()
 
-    def _weight_prior_rate(self):
+    def _weight_prior_rate(self, features=ALL):
         """E[rate] and E[log rate] of the prior of each feature's weights."""
         if not self.is_hierarchical:
             return self.weight_rate, self.weight_rate.log()
-        shape, rate = self._feature_rate_shape(), self.feature_rate
+        shape, rate = self._feature_rate_shape()[features], self.feature_rate[features]
         return shape / rate, torch.digamma(shape) - rate.log()
 
     def _row_rate_shape(self):
@@ -383,7 +406,9 @@ class GammaPoisson(FactorModule):
 
     def _learn_weight_prior(self):
         """Fit the prior of w, and move the scale to where it fits best."""
-        mean_log = self._mean_log_weights.mean(dtype=torch.float64).item()
+        if "weight_shape" in self.learnt:
+            mean_log = self._mean_log(*self.weight_posterior())
+            mean_log = mean_log.mean(dtype=torch.float64).item()
         if self.has_unit_weights:
             if "weight_shape" in self.learnt:
                 n_features = self.weight_counts.shape[1]
@@ -414,7 +439,7 @@ class GammaPoisson(FactorModule):
             self.weight_rate *= scale
 
 
-class PoissonFactorization(BaseFactorModel):
+class PoissonFactorization(ConjugateFactorModel):
     r"""Poisson factorization: non-negative, sparse factors of counts.
 
     ``x_nv ~ Poisson(sum_k z_nk w_kv)`` with ``z_nk ~ Gamma(factor_shape, factor_rate)``
@@ -547,7 +572,7 @@ class PoissonFactorization(BaseFactorModel):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        **BaseFactorModel._parameter_constraints,
+        **ConjugateFactorModel._parameter_constraints,
         "factor_shape": [
             Interval(Real, 0, None, closed="neither"),
             "array-like",
@@ -570,12 +595,6 @@ class PoissonFactorization(BaseFactorModel):
         "hierarchical": ["boolean"],
         "rate_shape": [Interval(Real, 0, None, closed="neither")],
         "exposure": [StrOptions({"total"}), None],
-        "init": [StrOptions({"kmeans", "random"}), "array-like"],
-        "max_inner_iter": [Interval(Integral, 1, None, closed="left")],
-        "inner_tol": [Interval(Real, 0, None, closed="left")],
-        "n_cold_iter": [Interval(Integral, 1, None, closed="left"), None],
-        "learning_offset": [Interval(Real, 0, None, closed="left")],
-        "learning_decay": [Interval(Real, 0.5, 1, closed="right")],
     }
 
     def __init__(
@@ -756,17 +775,6 @@ class PoissonFactorization(BaseFactorModel):
                 "can be 'auto'; give the other a number."
             )
 
-    def _n_cold(self, module):
-        learns_shape = bool({"factor_shape", "weight_shape"} & module.learnt)
-        return n_cold_passes(self.n_cold_iter, self.init, self.max_iter, learns_shape)
-
-    def _make_optimizer(self, module, *, is_stochastic):
-        return NaturalGradient(
-            module.parameters(),
-            learning_offset=self.learning_offset,
-            learning_decay=self.learning_decay if is_stochastic else 0.0,
-        )
-
     def _initialize(self, module, X, random_state):
         init = check_init(self.init, module.weight_counts.shape)
         counts = initial_counts(X, self.n_components, init, random_state)
@@ -782,14 +790,10 @@ class PoissonFactorization(BaseFactorModel):
             module.mean_total.fill_(float(X.sum(dtype=np.float64)) / X.shape[0])
 
     def _module_attributes(self, module):
-        concentration = module._weight_shape.cpu().numpy().copy()
-        if module.has_unit_weights:
-            scale = 1 / concentration.sum(1, keepdims=True)
-        else:
-            scale = 1 / module._weight_rate.cpu().numpy().copy()
+        concentration, rate = module.weight_posterior()
         attributes = {
-            "weight_concentration_": concentration,
-            "weight_scale_": scale,
+            "weight_concentration_": concentration.cpu().numpy(),
+            "weight_scale_": 1 / rate.cpu().numpy(),
         }
         for name in ("factor_shape", "factor_rate", "weight_shape", "weight_rate"):
             prior = getattr(module, name).cpu().numpy().copy()
