@@ -264,10 +264,15 @@ class GammaPoisson(FactorModule):
             counts.shape,
             counts,
         )
-        if self.has_unit_weights:
-            self._totals = torch.ones_like(counts[:, 0])
-        else:
-            self._totals = self.components().sum(1)
+        self._totals = self._factor_totals()
+
+    def _factor_totals(self):
+        """The sum of E[w] over the features, shape (n_components,)."""
+        parts = []
+        for factors in slices(*self.weight_counts.shape):
+            shape, rate = self.weight_posterior(factors)
+            parts.append(shape.div_(rate).sum(1))
+        return torch.cat(parts)
 
     def _mean_log(self, shape, rate):
         """E[log w], given what ``weight_posterior`` gives."""
@@ -414,7 +419,8 @@ class GammaPoisson(FactorModule):
                 n_features = self.weight_counts.shape[1]
                 self.weight_shape.fill_(symmetric_dirichlet(mean_log, n_features))
             return
-        mean = self.components().mean(dtype=torch.float64).item()
+        totals = self._factor_totals().sum(dtype=torch.float64)
+        mean = totals.item() / self.weight_counts.numel()
         if "weight_shape" in self.learnt:
             if self.has_free_scale:
                 self.weight_shape.fill_(gamma_shape_and_rate(mean, mean_log)[0])
