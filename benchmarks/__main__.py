@@ -4,7 +4,7 @@ import argparse
 import importlib
 import importlib.util
 
-NAMES = ("topics", "recommend", "scale", "grid", "fuzz")
+NAMES = ("topics", "neural_topics", "recommend", "scale", "grid", "fuzz")
 
 
 def main():

@@ -2,6 +2,12 @@
 
 from skdeepfactor._version import __version__
 from skdeepfactor.models.latent_dirichlet_allocation import LatentDirichletAllocation
+from skdeepfactor.models.neural_topic_dlgm import NeuralTopicDLGM
 from skdeepfactor.models.poisson_factorization import PoissonFactorization
 
-__all__ = ["LatentDirichletAllocation", "PoissonFactorization", "__version__"]
+__all__ = [
+    "LatentDirichletAllocation",
+    "NeuralTopicDLGM",
+    "PoissonFactorization",
+    "__version__",
+]

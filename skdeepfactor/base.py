@@ -6,6 +6,7 @@ module is built anew for each call.
 """
 
 import contextlib
+import math
 import time
 from abc import ABC, abstractmethod
 from numbers import Integral, Real
@@ -63,8 +64,11 @@ class BaseFactorModel(
         """Build the module from the hyperparameters, its parameters unset."""
 
     @abstractmethod
-    def _make_optimizer(self, module, *, is_stochastic):
-        """Build the optimizer of the module's parameters."""
+    def _make_optimizer(self, module, *, is_stochastic, n_updates=None):
+        """Build the optimizer of the module's parameters.
+
+        ``n_updates`` is how many updates there will be at most, None in a stream.
+        """
 
     @abstractmethod
     def _initialize(self, module, X, random_state):
@@ -315,9 +319,14 @@ class BaseFactorModel(
             ensure_non_negative=True,
             reset=reset,
         )
-        if scipy.sparse.issparse(X) and not X.has_canonical_format:
-            X = X.copy()
-            X.sum_duplicates()
+        if scipy.sparse.issparse(X):
+            if not X.has_canonical_format:
+                X = X.copy()
+                X.sum_duplicates()
+            if (X.data == 0).any():
+                # Some of scikit-learn counts what is stored.
+                X = X.copy()
+                X.eliminate_zeros()
         return X
 
     def _hold_out(self, X, random_state):
@@ -335,8 +344,13 @@ class BaseFactorModel(
         """Train once; the fitted attributes, as a dict."""
         random_state = np.random.RandomState(seed)
         module, device = self._start(X, random_state, is_warm=is_warm)
-        is_stochastic = self.batch_size is not None and self.batch_size < X.shape[0]
-        optimizer = self._make_optimizer(module, is_stochastic=is_stochastic)
+        n_samples = X.shape[0]
+        is_stochastic = self.batch_size is not None and self.batch_size < n_samples
+        batch_size = self.batch_size if is_stochastic else None
+        n_updates = self.max_iter * math.ceil(n_samples / (batch_size or n_samples))
+        optimizer = self._make_optimizer(
+            module, is_stochastic=is_stochastic, n_updates=n_updates
+        )
 
         def attributes(history, lower_bound):
             return self._attributes(
@@ -357,19 +371,31 @@ class BaseFactorModel(
             optimizer=optimizer,
             max_iter=self.max_iter,
             tol=self.tol,
-            batch_size=self.batch_size if is_stochastic else None,
+            batch_size=batch_size,
             device=device,
             rng=random_state,
             validate=None if X_val is None else validate,
             n_iter_no_change=self.n_iter_no_change,
             n_cold=self._n_cold(module),
+            n_warmup=self._n_warmup(n_updates),
+            is_ascent=self._full_steps_ascend and not is_stochastic,
             report=None if report is None else report_pass,
         )
         return attributes(history, lower_bound)
 
+    #: Whether steps on all rows raise the bound, so that one without gain is the last.
+    _full_steps_ascend = False
+
     def _n_cold(self, module):
         """Passes that infer each row's factors anew; see ``train``."""
         return 1
+
+    def _n_warmup(self, n_updates):
+        """Passes before the objective is what it will be; see ``train``."""
+        return 0
+
+    def _complete(self, module):
+        """Give a module that was made from arrays what is not an array."""
 
     def _start(self, X, random_state, *, is_warm):
         """The module to train on X, and the device that it is on."""
@@ -384,19 +410,24 @@ class BaseFactorModel(
                 dtype = torch.float64
         device = _resolve_device(self.device, dtype)
         if is_warm:
-            return self._load(dtype, device), device
+            module = self._load(dtype, device)
+            # The draws of a stream must not be the same for each of its chunks.
+            module.seed(random_state.randint(2**31 - 1) + self.n_samples_seen_)
+            return module, device
         module = self._make_module(X.shape[1]).to(dtype)
         self._initialize(module, X, random_state)
         module.to(device).refresh()
+        module.seed(random_state.randint(2**31 - 1))
         return module, device
 
     def _load(self, dtype, device):
         """The fitted module, made again from its arrays."""
         fitted = type(self)(**self._fitted_with)
-        module = fitted._make_module(self.n_features_in_)
+        module = fitted._make_module(self.n_features_in_).to(dtype)
         state = {name: torch.tensor(a) for name, a in self._parameters.items()}
         module.load_state_dict(state)
-        module.to(device, dtype).eval().refresh()
+        self._complete(module)
+        module.to(device).eval().refresh()
         return module
 
     def _attributes(self, module, optimizer, X, history, lower_bound, n_seen):
@@ -472,6 +503,8 @@ class ConjugateFactorModel(BaseFactorModel):
     Its module says in ``learns_shape`` whether a prior's shape is learnt.
     """
 
+    _full_steps_ascend = True
+
     _parameter_constraints: ClassVar[dict] = {
         **BaseFactorModel._parameter_constraints,
         "init": [StrOptions({"kmeans", "random"}), "array-like"],
@@ -482,7 +515,7 @@ class ConjugateFactorModel(BaseFactorModel):
         "learning_decay": [Interval(Real, 0.5, 1, closed="right")],
     }
 
-    def _make_optimizer(self, module, *, is_stochastic):
+    def _make_optimizer(self, module, *, is_stochastic, n_updates=None):
         return NaturalGradient(
             module.parameters(),
             learning_offset=self.learning_offset,
@@ -513,7 +546,7 @@ def _map_rows(module, X, function):
                     to_tensor(X, rows, dtype=parameter.dtype, device=parameter.device),
                 )
             )
-            for rows in chunks(X, None, module.local_width)
+            for rows in chunks(X, None, module.work_width)
         ]
     )
 

@@ -56,6 +56,42 @@ def initial_counts(X, n_components, init, random_state):
     return counts
 
 
+def initial_loadings(X, n_components, random_state):
+    """Slopes of the logits of features in Gaussian factors, (n_features, n_components).
+
+    The average standardised score of the rows that a feature's counts are in: what
+    the slope of a log-linear model is to first order. Scores are those of a truncated
+    SVD of the tf-idf of log(1 + x); factors beyond its rank get small random slopes.
+    """
+    n_samples, n_features = X.shape
+    X = X.astype(np.float64 if X.dtype == np.float64 else np.float32, copy=False)
+    loadings = random_state.normal(scale=0.01, size=(n_features, n_components))
+    # One direction more, since one is the mean of the rows.
+    rank = min(n_components + 1, n_samples - 1, n_features - 1)
+    if rank < 1:
+        return loadings
+    scores, lengths, _ = randomized_svd(
+        TfidfTransformer().fit_transform(_log1p(X)),
+        rank,
+        n_iter=SVD_POWER_ITERATIONS,
+        random_state=random_state,
+    )
+    scores *= lengths
+    scores, lengths, _ = np.linalg.svd(scores - scores.mean(axis=0), False)
+    is_there = lengths > 1e-6 * max(lengths[0], TINY)
+    scores = np.sqrt(n_samples) * scores[:, is_there][:, :n_components]
+    # Rare features have little to say: as if five counts had a score of 0.
+    totals = np.asarray(X.sum(axis=0, dtype=np.float64)).ravel()
+    loadings[:, : scores.shape[1]] = safe_sparse_dot(X.T, scores, dense_output=True)
+    loadings[:, : scores.shape[1]] /= totals[:, np.newaxis] + 5
+    # A rotation, which a standard normal prior does not see: with loadings uncorrelated
+    # over words, posteriors are nearly so over factors.
+    shares = totals / max(totals.sum(), TINY)
+    centered = loadings - shares @ loadings
+    _, axes = np.linalg.eigh((centered.T * shares) @ centered)
+    return loadings @ axes[:, ::-1]
+
+
 def check_init(init, shape):
     """Where components start: a string, or a non-negative array of that shape.
 

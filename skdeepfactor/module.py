@@ -18,6 +18,14 @@ class FactorModule(nn.Module, ABC):
     #: Width of the local parameters that the loop remembers for each row; 0 for none.
     local_width = 0
 
+    @property
+    def work_width(self):
+        """Numbers that a row takes while it is worked on, by which rows are cut."""
+        return self.local_width
+
+    def seed(self, seed):
+        """Seed what the module draws in training."""
+
     @abstractmethod
     def posterior(self, x, start=None):
         """q(z | x), a ``torch.distributions.Distribution`` with one element per row.

@@ -6,6 +6,7 @@ a CSR batch stays CSR and stores the same entries.
 """
 
 import warnings
+from typing import NamedTuple
 
 import scipy.sparse
 import torch
@@ -128,3 +129,126 @@ def nonzero(x):
     rows = torch.repeat_interleave(rows, torch.diff(x.crow_indices()))
     is_stored = x.values() != 0
     return rows[is_stored], x.col_indices()[is_stored].long()
+
+
+def without_zeros(x):
+    """``x`` as a CSR batch that stores no zeros."""
+    if x.layout != torch.strided and bool((x.values() != 0).all()):
+        return x
+    rows, columns = nonzero(x)
+    is_strided = x.layout == torch.strided
+    values = x[rows, columns] if is_strided else x.values()[x.values() != 0]
+    lengths = torch.bincount(rows, minlength=x.shape[0])
+    crow = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+    return csr(crow.int(), columns.int(), values, x.shape)
+
+
+class Entries(NamedTuple):
+    """The entries of a CSR batch, in float64, and the sums of its rows."""
+
+    rows: torch.Tensor
+    columns: torch.Tensor
+    values: torch.Tensor
+    totals: torch.Tensor
+
+    @classmethod
+    def of(cls, x):
+        """The entries of a CSR batch."""
+        rows = torch.arange(x.shape[0], device=x.device)
+        rows = torch.repeat_interleave(rows, torch.diff(x.crow_indices()))
+        return cls(rows, x.col_indices(), x.values().double(), row_sum(x))
+
+    def row_sum(self, terms):
+        """Sum of numbers of the entries, (..., n_entries), in each row."""
+        total = terms.new_zeros(*terms.shape[:-1], len(self.totals))
+        return total.index_add(-1, self.rows, terms)
+
+    def of_rows(self, values):
+        """What the row of each entry has, (..., n_entries), of (..., n_rows)."""
+        return values[..., self.rows]
+
+
+def product(x, a):
+    """``x @ a``, shape (n_rows, k), for ``a`` of shape (n_features, k).
+
+    Its gradient with respect to ``a`` is never larger than ``a``.
+    """
+    return x @ a if x.layout == torch.strided else _Product.apply(x, a)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, a):
+        ctx.x = x
+        return x @ a
+
+    @staticmethod
+    def backward(ctx, gradient):
+        parts = transposed_products(ctx.x, gradient.contiguous())
+        return None, torch.cat([part for _, part in parts])
+
+
+def products_at_entries(x, a, b):
+    """``a @ b.T`` at the entries of a CSR batch, shape (n_entries,).
+
+    ``a`` is (n_rows, k), ``b`` is (n_features, k); gradients flow to both.
+    """
+    return _ProductsAtEntries.apply(x, a, b)
+
+
+class _ProductsAtEntries(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, a, b):
+        ctx.x = x
+        ctx.save_for_backward(a, b)
+        return product_at(x, a, b.T).values()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        a, b = ctx.saved_tensors
+        x = map_values(lambda _: gradient, ctx.x)
+        for_a = x @ b if ctx.needs_input_grad[1] else None
+        for_b = None
+        if ctx.needs_input_grad[2]:
+            parts = transposed_products(x, a)
+            for_b = torch.cat([part for _, part in parts])
+        return None, for_a, for_b
+
+
+# Multipliers of the hashes of rows and of SplitMix64, as signed 64-bit integers.
+_ODD = (-7046029254386353131, -4658895280553007687, -7723592293110705685)
+
+
+def row_keys(x):
+    """A hash of the content of each row, int64: columns and values, in any order."""
+    entries = Entries.of(without_zeros(x))
+    bits = entries.values.view(torch.int64)
+    mixed = mix(bits + mix((entries.columns.long() + 1) * _ODD[0]))
+    keys = torch.zeros(len(entries.totals), dtype=torch.int64, device=x.device)
+    return mix(keys.index_add(0, entries.rows, mixed))
+
+
+def mix(bits):
+    """Scramble int64 numbers: the finalizer of SplitMix64, which has no fixed seed."""
+    bits = (bits ^ _shift_right(bits, 30)) * _ODD[1]
+    bits = (bits ^ _shift_right(bits, 27)) * _ODD[2]
+    return bits ^ _shift_right(bits, 31)
+
+
+def _shift_right(bits, n):
+    """Shift without regard to the sign."""
+    return (bits >> n) & ((1 << (64 - n)) - 1)
+
+
+def keyed_normal(keys, n_draws, width, *, stream, dtype):
+    """Standard normal numbers, (n_draws, n_rows, width), that depend on the keys alone.
+
+    A row's numbers are a function of its key, of ``stream`` (an int) and of their
+    position, so that they are the same in any batch.
+    """
+    positions = torch.arange(n_draws * width, device=keys.device)
+    offsets = mix(positions + (stream + 1) * 2**32).view(n_draws, 1, width)
+    bits = mix(mix(keys)[:, None] ^ offsets)
+    # 52 bits to the middle of a cell of the unit interval, and the normal quantile.
+    uniform = (_shift_right(bits, 12).double() + 0.5) * 2.0**-52
+    return torch.special.ndtri(uniform).to(dtype)

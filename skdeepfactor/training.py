@@ -3,8 +3,10 @@
 import copy
 import math
 import time
+import warnings
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
 from skdeepfactor.data import chunks, to_tensor
 
@@ -52,6 +54,40 @@ class NaturalGradient:
         self.n_steps = state_dict["state"][0]["n_steps"].clone()
 
 
+class AnnealedAdam:
+    """Adam whose step size falls to 0 along a cosine over ``n_updates``, if given.
+
+    Like ``NaturalGradient`` it has the methods of an optimizer that training uses.
+    """
+
+    def __init__(self, groups, n_updates=None):
+        self.adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self.n_updates = n_updates
+        self.rates = [group["lr"] for group in groups]
+        self.n_steps = 0
+
+    def step(self):
+        """Take one step."""
+        share = self.n_steps / self.n_updates if self.n_updates else 0.0
+        factor = 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+        for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        self.adam.step()
+        self.n_steps += 1
+
+    def zero_grad(self):
+        """Forget the gradients."""
+        self.adam.zero_grad()
+
+    def state_dict(self):
+        """The moments of the gradients."""
+        return self.adam.state_dict()
+
+    def load_state_dict(self, state_dict):
+        """Go on from the moments of another."""
+        self.adam.load_state_dict(state_dict)
+
+
 def train_step(module, optimizer, X, rows, *, n_samples, device, memory=None):
     """One step on the given rows of ``X``; the sum of their bounds before it.
 
@@ -61,7 +97,7 @@ def train_step(module, optimizer, X, rows, *, n_samples, device, memory=None):
     n_rows = X.shape[0] if rows is None else len(rows)
     dtype = next(module.parameters()).dtype
     bound = 0.0
-    for part in chunks(X, rows, module.local_width):
+    for part in chunks(X, rows, module.work_width):
         x = to_tensor(X, part, dtype=dtype, device=device)
         start = None if memory is None else memory.recall(part)
         bounds, local = module.backward(x, 1 / n_rows, n_samples, start)
@@ -114,13 +150,16 @@ def train(
     validate=None,
     n_iter_no_change=10,
     n_cold=1,
+    n_warmup=0,
+    is_ascent=True,
     report=None,
 ):
     """Train ``module`` on the rows of ``X`` until the bound, or patience, runs out.
 
     A pass is one step on all rows if ``batch_size`` is None, else as many steps on
     random batches as it takes. Training ends when the bound's relative gain is below
-    ``tol`` (over one pass, or over ``n_iter_no_change`` passes of noisy batches). With
+    ``tol`` (over one pass where ``is_ascent`` says that full steps raise the bound, or
+    over ``n_iter_no_change`` passes), but not in the first ``n_warmup`` passes. With
     ``validate``, a function without arguments that scores the module on rows held out,
     it ends when that has not risen for ``n_iter_no_change`` passes instead, and the
     module goes back to its best state. The first ``n_cold`` passes
@@ -137,23 +176,32 @@ def train(
     lower_bound : float
         The bound of all rows after the last pass, in nats.
 
+    Warns
+    -----
+    ConvergenceWarning
+        If the bound is no longer finite; the module then goes back to where the last
+        pass with a finite bound began.
+
     Raises
     ------
     ValueError
-        If the bound is no longer finite.
+        If the bound is not finite after the first pass.
     """
     n_samples = X.shape[0]
     dtype = next(module.parameters()).dtype
     is_full = batch_size is None or batch_size >= n_samples
+    is_ascent = is_ascent and is_full
     memory = None
     if module.local_width:
         memory = Memory(n_samples, module.local_width, dtype=dtype, device=device)
     history = {"lower_bound": [], "seconds": []}
     if validate is not None:
         history["validation_score"] = []
-    best_state = None
+    best_state, sound_state = None, None
     for n_passes in range(1, max_iter + 1):
         started = time.perf_counter()
+        if not is_ascent:
+            state = copy.deepcopy(module.state_dict())
         module.train()
         kl = global_kl(module)
         bound = 0.0
@@ -173,16 +221,22 @@ def train(
             # The rows of a pass saw parameters that moved; the last are the nearest.
             kl = global_kl(module)
         if not math.isfinite(bound - kl):
-            raise ValueError(
-                "The lower bound is not finite after pass "
-                f"{n_passes}: the counts are too large, or the "
-                "priors too extreme, for the floating-point type of the data."
-            )
+            if sound_state is None:
+                raise ValueError(
+                    "The lower bound is not finite after pass "
+                    f"{n_passes}: the counts are too large, or the "
+                    "priors too extreme, for the floating-point type of the data."
+                )
+            _warn_of_divergence(n_passes)
+            best_state, memory = sound_state, None
+            break
+        if not is_ascent:
+            sound_state = state
         history["lower_bound"].append(bound - kl)
         history["seconds"].append(time.perf_counter() - started)
         if validate is None:
-            patience = 1 if is_full else n_iter_no_change
-            is_done = n_passes > n_cold and not _has_risen(
+            patience = 1 if is_ascent else n_iter_no_change
+            is_done = n_passes > max(n_cold, n_warmup) and not _has_risen(
                 history["lower_bound"], patience, tol
             )
         else:
@@ -190,16 +244,33 @@ def train(
             scores = history["validation_score"]
             if scores[-1] == max(scores):
                 best_state = copy.deepcopy(module.state_dict())
-            is_done = not _has_risen(scores, n_iter_no_change, 0.0)
+            settled = scores[n_warmup:]
+            is_done = bool(settled) and not _has_risen(settled, n_iter_no_change, 0.0)
         is_stopped = report is not None and report(history)
         if is_done or is_stopped:
             break
     if best_state is not None:
         module.load_state_dict(best_state)
         module.refresh()
-    elif is_full:
+    elif is_ascent:
         return history, history["lower_bound"][-1]
-    return history, _evaluate(module, X, memory, device)
+    lower_bound = _evaluate(module, X, memory, device)
+    if not math.isfinite(lower_bound):
+        _warn_of_divergence(len(history["lower_bound"]))
+        module.load_state_dict(sound_state)
+        module.refresh()
+        lower_bound = _evaluate(module, X, None, device)
+    return history, lower_bound
+
+
+def _warn_of_divergence(n_passes):
+    warnings.warn(
+        f"The lower bound is not finite after pass {n_passes}; the parameters are "
+        "those that the last finite bound was found with. Lower learning_rate, or "
+        "pass float64 data.",
+        ConvergenceWarning,
+        stacklevel=3,
+    )
 
 
 def _steps(n_samples, batch_size, rng):
@@ -225,7 +296,7 @@ def _evaluate(module, X, memory, device):
     """The bound of all rows and of the global parameters, from what is remembered."""
     dtype = next(module.parameters()).dtype
     bound = -global_kl(module)
-    for rows in chunks(X, None, module.local_width):
+    for rows in chunks(X, None, module.work_width):
         x = to_tensor(X, rows, dtype=dtype, device=device)
         start = None if memory is None else memory.recall(rows)
         bound += module.elbo(x, module.posterior(x, start)).sum().item()

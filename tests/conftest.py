@@ -5,7 +5,12 @@ import pytest
 import scipy.sparse
 import torch
 
-from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
+from skdeepfactor import (
+    LatentDirichletAllocation,
+    NeuralTopicDLGM,
+    PoissonFactorization,
+)
+from skdeepfactor.base import ConjugateFactorModel
 
 # Every model and variant that the contract is checked for: small, and quick to fit.
 ESTIMATORS = {
@@ -35,6 +40,50 @@ ESTIMATORS = {
     "LatentDirichletAllocation-stochastic": LatentDirichletAllocation(
         3, batch_size=16, random_state=0
     ),
+    "NeuralTopicDLGM": NeuralTopicDLGM(
+        3, encoder_layers=(8,), max_iter=3, max_refine_steps=30, random_state=0
+    ),
+    "NeuralTopicDLGM-network": NeuralTopicDLGM(
+        3,
+        encoder_layers=(8,),
+        input_transform="normalize",
+        refine_steps=0,
+        max_refine_steps=0,
+        kl_warmup=0.5,
+        max_iter=3,
+        random_state=0,
+    ),
+    "NeuralTopicDLGM-deep": NeuralTopicDLGM(
+        3,
+        decoder_layers=(6,),
+        skip_connections=True,
+        encoder_layers=(8,),
+        max_refine_steps=5,
+        max_iter=3,
+        random_state=0,
+    ),
+    "NeuralTopicDLGM-poisson": NeuralTopicDLGM(
+        3,
+        likelihood="poisson",
+        covariance_type="full",
+        prior="mixture",
+        n_pseudo_inputs=2,
+        max_refine_steps=30,
+        encoder_layers=(8,),
+        max_iter=3,
+        random_state=0,
+    ),
+    "NeuralTopicDLGM-iwae": NeuralTopicDLGM(
+        3,
+        prior="vamp",
+        n_pseudo_inputs=2,
+        max_refine_steps=30,
+        encoder_layers=(8,),
+        objective="iwae",
+        n_particles=3,
+        max_iter=3,
+        random_state=0,
+    ),
 }
 
 
@@ -61,6 +110,18 @@ def device(request):
 @pytest.fixture(params=ESTIMATORS.values(), ids=ESTIMATORS.keys())
 def estimator(request, device):
     """A fresh estimator of each kind."""
+    return type(request.param)(**{**request.param.get_params(), "device": device})
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(model, id=name)
+        for name, model in ESTIMATORS.items()
+        if isinstance(model, ConjugateFactorModel)
+    ]
+)
+def conjugate(request, device):
+    """A fresh estimator of each kind whose updates have a closed form."""
     return type(request.param)(**{**request.param.get_params(), "device": device})
 
 

@@ -95,7 +95,8 @@ def test_defaults_are_those_of_the_signature(path):
         if has_default:
             # Parameters may share a line, as in "default=500, 200 and 5".
             shown = types[name].rsplit("default=", 1)[-1]
-            defaults = re.split(", | and ", shown)
+            is_tuple = isinstance(parameter.default, tuple)
+            defaults = [shown] if is_tuple else re.split(", | and ", shown)
             assert parameter.default in map(ast.literal_eval, defaults), name
 
 

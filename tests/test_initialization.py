@@ -3,10 +3,11 @@ import tracemalloc
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import scipy.spatial
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skdeepfactor import LatentDirichletAllocation
-from skdeepfactor.initialization import initial_counts
+from skdeepfactor.initialization import initial_counts, initial_loadings
 
 INITS = ["kmeans", "random"]
 
@@ -253,3 +254,136 @@ def test_the_global_state_of_numpy_is_left_alone():
     for init in INITS:
         start(random_counts(), 5, init)
     assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+def loadings_of(X, n_components, seed=0):
+    return initial_loadings(X, n_components, np.random.RandomState(seed))
+
+
+def log_linear_counts(n_samples=400, n_features=80, n_factors=3, seed=0):
+    """Draw rows whose logits are linear in normal factors; and the slopes."""
+    rng = np.random.default_rng(seed)
+    slopes = rng.normal(0, 0.8, (n_features, n_factors))
+    rates = np.exp(rng.normal(size=(n_samples, n_factors)) @ slopes.T)
+    return rng.poisson(100 * rates / rates.sum(1, keepdims=True)).astype(float), slopes
+
+
+def canonical_correlations(a, b):
+    axes = [np.linalg.qr(part - part.mean(0))[0] for part in (a, b)]
+    return np.linalg.svd(axes[0].T @ axes[1])[1]
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+@pytest.mark.parametrize("kind", ["f4", "f8", "i4"])
+def test_loadings_span_the_planted_slopes(is_sparse, kind):
+    X, slopes = log_linear_counts()
+    X = X.astype(kind)
+    loadings = loadings_of(sp.csr_matrix(X) if is_sparse else X, 3)
+    assert loadings.shape == (80, 3)
+    assert loadings.dtype == np.float64
+    assert canonical_correlations(loadings, slopes).min() > 0.8
+
+
+def test_loadings_have_the_scale_of_the_planted_slopes():
+    X, slopes = log_linear_counts(1500)
+    loadings = loadings_of(X, 3)
+    lengths = [np.linalg.svd(part - part.mean(0))[1] for part in (loadings, slopes)]
+    assert_allclose(lengths[0], lengths[1], rtol=0.5)
+
+
+@pytest.mark.parametrize("n_components", [2, 3, 6])
+def test_loadings_are_uncorrelated_over_words(n_components):
+    X, _ = log_linear_counts()
+    loadings = loadings_of(X, n_components)
+    shares = X.sum(0) / X.sum()
+    centered = loadings - shares @ loadings
+    covariance = (centered.T * shares) @ centered
+    variances = covariance.diagonal()
+    assert (np.diff(variances) <= 0).all()
+    rest = covariance - np.diag(variances)
+    assert np.abs(rest).max() < 1e-10 * variances[0]
+
+
+def test_loadings_of_clusters_tell_them_apart():
+    X, labels = planted_counts()
+    loadings = loadings_of(X, 3)
+    # Columns come in four groups of twelve, as the clusters' words do.
+    groups = loadings.reshape(4, 12, 3)
+    within = groups.std(1).max()
+    between = scipy.spatial.distance.pdist(groups.mean(1))
+    assert between.min() > 5 * within
+    scores = X @ loadings
+    means = np.array([scores[labels == k].mean(0) for k in range(4)])
+    nearest = np.linalg.norm(scores[:, None] - means, axis=2).argmin(1)
+    assert (nearest == labels).all()
+
+
+def test_factors_beyond_the_rank_get_small_slopes():
+    X, _ = log_linear_counts(6, 40)
+    loadings = loadings_of(X, 12)
+    lengths = np.linalg.svd(loadings - loadings.mean(0))[1]
+    assert lengths[3] > 0.5
+    assert (lengths[5:] < 0.1).all()
+    assert (lengths > 0).all()
+
+
+def test_dense_and_sparse_loadings_are_alike():
+    dense, _ = log_linear_counts()
+    expected = loadings_of(dense, 3)
+    for X in (sp.csr_matrix(dense), sp.csr_array(dense)):
+        assert_allclose(loadings_of(X, 3), expected, rtol=1e-6, atol=1e-8)
+
+
+def test_seeds_of_loadings():
+    X, _ = log_linear_counts(30, 10)
+    assert_array_equal(loadings_of(X, 12, seed=3), loadings_of(X, 12, seed=3))
+    assert (loadings_of(X, 12, seed=3) != loadings_of(X, 12, seed=4)).any()
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+@pytest.mark.parametrize("n_components", [1, 2, 3, 12])
+@pytest.mark.parametrize("kind", ["f4", "f8", "i8"])
+@pytest.mark.parametrize(
+    "X",
+    [
+        random_counts(1, 6),
+        random_counts(6, 1),
+        random_counts(1, 1),
+        random_counts(2, 3),
+        random_counts(5, 2),
+        random_counts(5, 9),
+        np.zeros((8, 7)),
+        np.zeros((1, 4)),
+        np.zeros((4, 1)),
+        np.ones((10, 6)),
+        np.eye(7),
+        np.eye(7) * 1e9,
+        np.diag([1.0, 0, 2, 0]),
+        np.diag([1e9, 1, 0]) + 1,
+    ],
+    ids=[
+        "one row",
+        "one column",
+        "one number",
+        "two rows",
+        "two columns",
+        "wide",
+        "zeros",
+        "a row of zeros",
+        "a column of zeros",
+        "all the same",
+        "identity",
+        "huge counts",
+        "empty rows and columns",
+        "one huge count",
+    ],
+)
+def test_loadings_of_small_data(X, is_sparse, n_components, kind):
+    X = X.astype(kind)
+    before = X.copy()
+    data = sp.csr_matrix(X) if is_sparse else X
+    loadings = loadings_of(data, n_components)
+    assert loadings.shape == (X.shape[1], n_components)
+    assert np.isfinite(loadings).all()
+    assert np.abs(loadings).max() < 50
+    assert_array_equal(data.toarray() if is_sparse else data, before)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import scipy.stats
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -275,3 +276,249 @@ def test_rows_that_store_nothing(empty_batch):
     assert_array_equal(ops.row_dot(x, empty_batch.normal(3)).cpu(), np.zeros(4))
     assert [len(indices) for indices in ops.nonzero(x)] == [0, 0]
     assert ops.take_rows(x, torch.tensor([2, 0], device=x.device)).shape == (2, 3)
+
+
+def test_without_zeros(batch):
+    result = ops.without_zeros(batch.x)
+    expected = sp.csr_matrix(batch.dense)
+    assert result.layout == torch.sparse_csr
+    assert result.shape == batch.X.shape
+    assert result.dtype == batch.dtype
+    assert_array_equal(result.crow_indices().cpu(), expected.indptr)
+    assert_array_equal(result.col_indices().cpu(), expected.indices)
+    assert_array_equal(result.values().cpu(), expected.data)
+    batch.assert_stored(batch.x, batch.dense)
+
+
+def test_without_zeros_takes_what_has_none_as_it_is(dtype, device):
+    X = sp.csr_matrix(sparse_matrix(12, 7).toarray())
+    x = to_csr(X, dtype, device)
+    assert ops.without_zeros(x) is x
+
+
+def test_entries(batch):
+    x = ops.without_zeros(batch.x)
+    entries = ops.Entries.of(x)
+    assert entries.values.dtype == entries.totals.dtype == torch.float64
+    rows, columns = np.nonzero(batch.dense)
+    assert_array_equal(entries.rows.cpu(), rows)
+    assert_array_equal(entries.columns.cpu(), columns)
+    assert_array_equal(entries.values.cpu(), batch.dense[rows, columns])
+    assert_allclose(entries.totals.cpu(), batch.dense.sum(1), rtol=1e-14)
+
+
+@pytest.mark.parametrize("particles", [(), (3,), (2, 3)])
+def test_sums_and_spreads_over_the_entries_of_rows(batch, particles):
+    n_rows, n_features = batch.X.shape
+    entries = ops.Entries.of(ops.without_zeros(batch.x))
+    terms = np.random.default_rng(1).normal(size=(*particles, n_rows, n_features))
+    terms = torch.from_numpy(terms * (batch.dense != 0)).to(batch.device)
+    sums = entries.row_sum(terms[..., entries.rows, entries.columns])
+    assert sums.shape == (*particles, n_rows)
+    assert_allclose(sums.cpu(), terms.sum(-1).cpu(), rtol=1e-12, atol=1e-13)
+    of_rows = entries.of_rows(sums)
+    assert_array_equal(of_rows.cpu(), sums[..., entries.rows].cpu())
+
+
+def gradients(outputs, *inputs):
+    """Gradients of the outputs, weighted by numbers of their own."""
+    weights = torch.linspace(-1, 2, outputs.numel(), dtype=outputs.dtype)
+    weights = weights.view(outputs.shape).to(outputs.device)
+    return torch.autograd.grad((outputs * weights).sum(), inputs)
+
+
+def assert_close(actual, expected):
+    rtol = 5 * RTOL[actual.dtype]
+    assert actual.dtype == expected.dtype
+    assert_allclose(actual.detach().cpu(), expected.detach().cpu(), rtol, 10 * rtol)
+
+
+def test_product(batch):
+    a = batch.normal(batch.X.shape[1], 5).requires_grad_()
+    result = ops.product(batch.x, a)
+    expected = batch.tensor(batch.dense) @ a
+    assert_close(result, expected)
+    assert_close(*gradients(result, a), *gradients(expected, a))
+
+
+def test_product_takes_gradients_that_are_not_contiguous(batch):
+    a = batch.normal(batch.X.shape[1], 5).requires_grad_()
+    (gradient,) = torch.autograd.grad(ops.product(batch.x, a).T.sum(), a)
+    expected = batch.tensor(np.repeat(batch.dense.sum(0)[:, None], 5, 1))
+    assert_close(gradient, expected)
+
+
+def test_product_in_slices(batch, monkeypatch):
+    monkeypatch.setattr(ops, "SLICE", 12)
+    a = batch.normal(batch.X.shape[1], 5).requires_grad_()
+    expected = gradients(batch.tensor(batch.dense) @ a, a)
+    assert_close(*gradients(ops.product(batch.x, a), a), *expected)
+
+
+def factors_at_entries(batch):
+    """A batch's entries, its factors, and their product at the entries, dense."""
+    a = batch.normal(batch.X.shape[0], 3).requires_grad_()
+    b = batch.normal(batch.X.shape[1], 3, seed=2).requires_grad_()
+    rows = np.repeat(np.arange(batch.X.shape[0]), np.diff(batch.X.indptr))
+    return a, b, (a @ b.T)[rows, batch.X.indices]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[1:], indirect=True)
+def test_products_at_entries(batch):
+    a, b, expected = factors_at_entries(batch)
+    result = ops.products_at_entries(batch.x, a, b)
+    assert_close(result, expected)
+    for actual, gradient in zip(
+        gradients(result, a, b), gradients(expected, a, b), strict=True
+    ):
+        assert_close(actual, gradient)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[1:], indirect=True)
+def test_products_at_entries_of_constants(batch):
+    a, b, expected = factors_at_entries(batch)
+    result = ops.products_at_entries(batch.x, a.detach(), b)
+    assert_close(*gradients(result, b), *gradients(expected, b))
+    a, b, expected = factors_at_entries(batch)
+    result = ops.products_at_entries(batch.x, a, b.detach())
+    assert_close(*gradients(result, a), *gradients(expected, a))
+
+
+def test_gradients_are_those_of_differences(device):
+    x = to_csr(sparse_matrix(9, 7), torch.float64, device)
+    rng = np.random.default_rng(0)
+    a, b = (
+        torch.tensor(rng.normal(size=(n, 2)), device=device).requires_grad_()
+        for n in (9, 7)
+    )
+    assert torch.autograd.gradcheck(lambda b: ops.product(x, b), (b,))
+    assert torch.autograd.gradcheck(
+        lambda a, b: ops.products_at_entries(x, a, b), (a, b)
+    )
+
+
+def mixed(number):
+    """The finalizer of SplitMix64, by Python's integers."""
+    number %= 2**64
+    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) % 2**64
+    return number ^ (number >> 31)
+
+
+def test_mix_is_splitmix64(device):
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(-(2**63), 2**63, 100)
+    numbers = np.r_[0, 1, -1, -(2**63), 2**63 - 1, numbers]
+    result = ops.mix(torch.from_numpy(numbers).to(device)).cpu().numpy()
+    expected = [mixed(int(number)) for number in numbers]
+    assert result.view(np.uint64).tolist() == expected
+
+
+def test_keys_are_those_of_the_content(layout, dtype, device):
+    dense = np.rint(sparse_matrix(23, 17).toarray())
+    keys = ops.row_keys(Batch(sp.csr_matrix(dense), layout, dtype, device).x)
+    assert keys.dtype == torch.int64
+    expected = ops.row_keys(torch.tensor(dense, device=device))
+    assert torch.equal(keys, expected)
+    order = np.random.default_rng(0).permutation(23)
+    X = sp.csr_matrix(dense[order])
+    shuffled = ops.row_keys(Batch(X, layout, dtype, device).x)
+    assert torch.equal(shuffled, keys[torch.from_numpy(order).to(device)])
+
+
+def test_keys_do_not_depend_on_zeros_and_the_order_of_entries(device):
+    sorted_entries = sp.csr_matrix([[0, 3.0, 1, 0, 2], [0, 0, 0, 0, 0]])
+    unsorted = sp.csr_matrix(
+        ([2.0, 0, 3, 1, 0], [4, 0, 1, 2, 3], [0, 4, 5]), shape=(2, 5)
+    )
+    keys = [
+        ops.row_keys(to_csr(X, torch.float64, device))
+        for X in (sorted_entries, unsorted)
+    ]
+    assert torch.equal(*keys)
+
+
+def test_keys_of_different_rows_differ(device):
+    rng = np.random.default_rng(0)
+    rows = np.concatenate(
+        [
+            np.zeros((1, 30)),
+            *(np.eye(30) * count for count in range(1, 40)),
+            rng.permuted(np.repeat([[1, 2, 3, 4, 5] + [0] * 25], 500, 0), axis=1),
+            rng.poisson(1.0, (3000, 30)),
+            rng.random((200, 30)),
+        ]
+    )
+    rows = np.unique(rows, axis=0)
+    assert len(rows) > 4800
+    keys = ops.row_keys(torch.from_numpy(rows).to(device))
+    assert len(keys.unique()) == len(rows)
+
+
+def row_numbers(n_rows=500, n_draws=20, width=10, *, stream=0, dtype=torch.float64):
+    """Noise of rows that differ in one count."""
+    counts = np.ones((n_rows, 2))
+    counts[:, 0] = np.arange(n_rows)
+    keys = ops.row_keys(torch.from_numpy(counts))
+    return ops.keyed_normal(keys, n_draws, width, stream=stream, dtype=dtype)
+
+
+@pytest.mark.parametrize("stream", [0, 1, 10**6, 2 * 10**6])
+def test_keyed_numbers_are_standard_normal(stream):
+    draws = row_numbers(stream=stream).numpy().ravel()
+    assert np.isfinite(draws).all()
+    n = len(draws)
+    assert n == 500 * 20 * 10
+    # Mean, and standard error, of the powers of normal numbers.
+    for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        z = (np.mean(draws**power) - mean) / np.sqrt(variance / n)
+        assert abs(z) < 4.5
+    assert scipy.stats.kstest(draws, "norm").pvalue > 1e-4
+
+
+def test_keyed_numbers_are_independent():
+    """Over rows, draws, positions and streams: no correlation, no number twice."""
+    draws = torch.stack([row_numbers(stream=s) for s in range(4)]).numpy()
+    assert len(np.unique(draws)) == draws.size
+    for axis in range(draws.ndim):
+        values = np.moveaxis(draws, axis, 0)
+        for lag in (1, 2, 3):
+            for power in (1, 2):
+                pairs = np.stack([values[lag:].ravel(), values[:-lag].ravel()])
+                correlation = np.corrcoef(pairs**power)[0, 1]
+                assert abs(correlation) < 4.5 / np.sqrt(pairs.shape[1])
+
+
+def test_each_row_and_position_has_normal_numbers():
+    draws = torch.cat([row_numbers(stream=s) for s in range(4)]).numpy()
+    for axes in ((0, 2), (0, 1), (1, 2)):
+        n = np.prod([draws.shape[axis] for axis in axes])
+        z = draws.mean(axes) * np.sqrt(n)
+        # The largest of as many as there are.
+        assert np.abs(z).max() < scipy.stats.norm.isf(1e-4 / z.size)
+        spread = (draws.var(axes) - 1) * np.sqrt(n / 2)
+        assert np.abs(spread).max() < 1.5 * scipy.stats.norm.isf(1e-4 / z.size)
+
+
+def test_keyed_numbers_depend_on_the_key_alone(device):
+    keys = torch.tensor([5, -3, 0, 2**62, 5], device=device)
+    draws = ops.keyed_normal(keys, 4, 3, stream=7, dtype=torch.float64)
+    assert draws.shape == (4, 5, 3)
+    assert torch.equal(draws[:, 0], draws[:, 4])
+    for index in range(4):
+        key = keys[index : index + 1]
+        alone = ops.keyed_normal(key, 4, 3, stream=7, dtype=torch.float64)
+        assert torch.equal(alone[:, 0], draws[:, index])
+    fewer = ops.keyed_normal(keys, 2, 3, stream=7, dtype=torch.float64)
+    assert torch.equal(fewer, draws[:2])
+    single = ops.keyed_normal(keys, 4, 3, stream=7, dtype=torch.float32)
+    assert torch.equal(single, draws.float())
+
+
+@pytest.mark.parametrize("key", [0, 1, -1, 2**63 - 1, -(2**63)])
+def test_any_key_gives_finite_numbers(key, device):
+    keys = torch.tensor([key], device=device)
+    draws = ops.keyed_normal(keys, 100, 100, stream=0, dtype=torch.float32)
+    assert draws.isfinite().all()
+    assert abs(draws.mean()) < 4.5 / 100
+    assert abs(draws.std() - 1) < 4.5 / 100

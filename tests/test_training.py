@@ -642,8 +642,8 @@ def started(estimator, counts):
     return module, device, X
 
 
-def test_estimators_have_unbiased_gradients(estimator, counts):
-    module, device, X = started(estimator, counts)
+def test_estimators_have_unbiased_gradients(conjugate, counts):
+    module, device, X = started(conjugate, counts)
     n = X.shape[0]
     full = gradients(module, X, slice(None), n, device)
     order = np.random.default_rng(4).permutation(n).reshape(6, -1)
@@ -652,10 +652,10 @@ def test_estimators_have_unbiased_gradients(estimator, counts):
         assert_allclose(np.mean(parts, axis=0), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_estimators_take_the_same_step_in_chunks(estimator, counts, monkeypatch):
+def test_estimators_take_the_same_step_in_chunks(conjugate, counts, monkeypatch):
     def step():
-        module, device, X = started(estimator, counts)
-        optimizer = estimator._make_optimizer(module, is_stochastic=False)
+        module, device, X = started(conjugate, counts)
+        optimizer = conjugate._make_optimizer(module, is_stochastic=False)
         bound = train_step(
             module, optimizer, X, None, n_samples=X.shape[0], device=device
         )

@@ -1,0 +1,139 @@
+"""Networks between data and factors: an encoder of sparse rows, a decoder of factors.
+
+Their layers are plain weights, (n_inputs, n_outputs), because the first one multiplies
+CSR batches, and because ``nn.Linear`` would draw from torch's global generator.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from skdeepfactor.ops import map_values, product
+
+
+class Layers(nn.Module):
+    """Linear layers with ReLU between them; the input may be a CSR batch.
+
+    With ``n_skipped`` inputs, these go into every later layer too, beside what the
+    layer before gives.
+    """
+
+    def __init__(self, widths, *, n_skipped=0):
+        super().__init__()
+        inputs = [widths[0], *(width + n_skipped for width in widths[1:-1])]
+        shapes = list(zip(inputs, widths[1:], strict=True))
+        self.weights = nn.ParameterList([torch.empty(shape) for shape in shapes])
+        self.biases = nn.ParameterList([torch.empty(width) for width in widths[1:]])
+        self.n_skipped = n_skipped
+
+    def forward(self, x, skipped=None):
+        for index, (weight, bias) in enumerate(
+            zip(self.weights, self.biases, strict=True)
+        ):
+            if index > 0:
+                x = x.relu()
+                if self.n_skipped:
+                    x = torch.cat([x, skipped], -1)
+            x = (product(x, weight) if x.dim() == 2 else x @ weight) + bias
+        return x
+
+    @torch.no_grad()
+    def initialize(self, generator, *, input_scale, output_scale):
+        """Draw weights; inputs have length 1 / input_scale, outputs are scaled."""
+        last = len(self.weights) - 1
+        for index, (weight, bias) in enumerate(
+            zip(self.weights, self.biases, strict=True)
+        ):
+            scale = input_scale if index == 0 else math.sqrt(2 / weight.shape[0])
+            if index == last:
+                scale *= output_scale
+            weight.normal_(generator=generator).mul_(scale)
+            bias.zero_()
+
+
+class Encoder(nn.Module):
+    """The mean and the log variance of a diagonal Gaussian, from rows."""
+
+    def __init__(self, n_inputs, layers, n_components, *, dropout):
+        super().__init__()
+        self.layers = Layers([n_inputs, *layers, 2 * n_components])
+        self.dropout = dropout
+
+    def forward(self, inputs, generator=None):
+        """Mean and log variance, each (n_rows, n_components).
+
+        ``generator`` draws which inputs are dropped in training mode.
+        """
+        if self.training and self.dropout > 0:
+            kept = 1 - self.dropout
+
+            def drop(values):
+                draws = torch.rand(
+                    values.shape, generator=generator, device=values.device
+                )
+                return values * (draws < kept) / kept
+
+            inputs = map_values(drop, inputs)
+        mean, log_var = self.layers(inputs).chunk(2, -1)
+        # A variance beyond these is a network that has not learnt yet.
+        return mean, log_var.clamp(-12, 6)
+
+    def initialize(self, generator):
+        """Draw weights for inputs of length 1; the output starts near the prior."""
+        self.layers.initialize(generator, input_scale=1.0, output_scale=0.1)
+
+
+class Decoder(nn.Module):
+    """Logits of the features, from factors: linear, or through hidden layers."""
+
+    def __init__(self, n_components, layers, n_features, *, has_skips):
+        super().__init__()
+        n_skipped = n_components if has_skips and layers else 0
+        self.hidden = None
+        if layers:
+            self.hidden = Layers([n_components, *layers], n_skipped=n_skipped)
+        width = (layers[-1] if layers else n_components) + n_skipped
+        # By feature, so that products at single entries read it in place.
+        self.weight = nn.Parameter(torch.empty(n_features, width))
+        self.bias = nn.Parameter(torch.empty(n_features))
+        self.has_skips = n_skipped > 0
+
+    @property
+    def is_linear(self):
+        """Whether the logits are linear in the factors."""
+        return self.hidden is None
+
+    def forward(self, z):
+        """Logits, (..., n_features), of factors (..., n_components)."""
+        h = z
+        if self.hidden is not None:
+            h = self.hidden(z, z if self.has_skips else None).relu()
+            if self.has_skips:
+                h = torch.cat([h, z], -1)
+        return h @ self.weight.T + self.bias
+
+    def slopes(self, z):
+        """What multiplies the weights, h, of each row of z, and its slopes dh / dz.
+
+        Shapes (n_rows, width) and (n_rows, k, width); exact, since layers are linear
+        where a ReLU is not at 0.
+        """
+        slope = torch.eye(z.shape[1]).to(z).expand(len(z), -1, -1)
+        if self.hidden is None:
+            return z, slope
+        direct, h = slope, z
+        layers = zip(self.hidden.weights, self.hidden.biases, strict=True)
+        for index, (weight, bias) in enumerate(layers):
+            if index > 0 and self.has_skips:
+                h, slope = torch.cat([h, z], 1), torch.cat([slope, direct], 2)
+            h, slope = h @ weight + bias, slope @ weight
+            slope = slope * (h > 0)[:, None]
+            h = h.relu()
+        if self.has_skips:
+            h, slope = torch.cat([h, z], 1), torch.cat([slope, direct], 2)
+        return h, slope
+
+    def squared_norm(self):
+        """Sum of the squares of the weights of the features, a tensor."""
+        return self.weight.square().sum(dtype=torch.float64)

@@ -1,0 +1,496 @@
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import softmax
+from scipy.stats import norm, ortho_group
+from sklearn.decomposition import NMF
+from sklearn.exceptions import NotFittedError
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.pipeline import make_pipeline
+
+from skdeepfactor import (
+    LatentDirichletAllocation,
+    NeuralTopicDLGM,
+    PoissonFactorization,
+)
+from skdeepfactor.inspection import (
+    jacobian_embeddings,
+    latent_usage,
+    nearest_features,
+)
+
+GIVEN_TOTAL = ("multinomial", "dirichlet_multinomial")
+LIKELIHOODS = (*GIVEN_TOTAL, "poisson", "negative_binomial")
+DEEP = {"decoder_layers": (6, 5), "max_refine_steps": 5}
+
+
+def fitted(X, n_components=3, **parameters):
+    defaults = {"encoder_layers": (8,), "max_iter": 4, "random_state": 0}
+    return NeuralTopicDLGM(n_components, **{**defaults, **parameters}).fit(X)
+
+
+def log_means(model, z):
+    """Log E[x | z] by the public face; for likelihoods given the total, of shares."""
+    return np.log(model.inverse_transform(z))
+
+
+def decoder(model):
+    """Weights and biases of a linear decoder."""
+    module = model._load(torch.float64, torch.device("cpu"))
+    return module.decoder.weight.detach().numpy(), module.decoder.bias.detach().numpy()
+
+
+def slopes(model, z, step=1e-6):
+    """Jacobian of the log means at each row of z: (n_rows, n_features, k)."""
+    moves = step * np.eye(z.shape[1])
+    return np.stack(
+        [
+            (log_means(model, z + move) - log_means(model, z - move)) / (2 * step)
+            for move in moves
+        ],
+        axis=2,
+    )
+
+
+def angles(embeddings):
+    """All cosines, by the definition."""
+    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return units @ units.T
+
+
+@pytest.fixture(scope="module")
+def X(counts):
+    """Counts in float64, so that all is computed in float64."""
+    return counts.astype(np.float64)
+
+
+@pytest.fixture(scope="module")
+def linear(X):
+    return fitted(X)
+
+
+@pytest.fixture(scope="module")
+def deep(X):
+    return fitted(X, skip_connections=True, **DEEP)
+
+
+# jacobian_embeddings
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_linear_decoder_has_its_closed_form(X, likelihood):
+    model = fitted(X, likelihood=likelihood, max_iter=2)
+    weight, bias = decoder(model)
+
+    def expected(z):
+        if likelihood not in GIVEN_TOTAL:
+            return weight
+        return weight - softmax(z @ weight.T + bias, axis=1).mean(axis=0) @ weight
+
+    at_zero = jacobian_embeddings(model, "zero")
+    assert at_zero.shape == (30, 3)
+    assert at_zero.dtype == np.float64
+    assert_allclose(at_zero, expected(np.zeros((1, 3))), rtol=1e-10, atol=1e-12)
+    at_rows = jacobian_embeddings(model, X)
+    assert_allclose(at_rows, expected(model.transform(X)), rtol=1e-10, atol=1e-12)
+    z = np.random.default_rng(1).standard_normal((40000, 3))
+    at_prior = jacobian_embeddings(model, n_samples=4000, random_state=0)
+    error = 5 * np.abs(weight).max() / np.sqrt(4000)
+    assert_allclose(at_prior, expected(z), atol=error)
+
+
+@pytest.mark.parametrize("has_skips", [False, True])
+@pytest.mark.parametrize("likelihood", ["multinomial", "negative_binomial"])
+def test_deep_decoder_by_numeric_differences(X, likelihood, has_skips):
+    model = fitted(X, likelihood=likelihood, skip_connections=has_skips, **DEEP)
+    at_zero = slopes(model, np.zeros((1, 3)))[0]
+    assert_allclose(jacobian_embeddings(model, "zero"), at_zero, atol=1e-7)
+    at_rows = slopes(model, model.transform(X)).mean(axis=0)
+    # A decoder that did not use the factors would pass anything.
+    assert np.abs(at_rows).max() > 1e-2
+    assert_allclose(jacobian_embeddings(model, X), at_rows, atol=1e-7)
+    assert np.abs(at_rows - at_zero).max() > 1e-3
+
+
+@pytest.mark.parametrize("decoder_layers", [(), (6,)], ids=["linear", "deep"])
+@pytest.mark.parametrize("prior", ["normal", "mixture"])
+def test_the_mean_is_over_the_prior(X, prior, decoder_layers):
+    model = fitted(
+        X,
+        1,
+        prior=prior,
+        n_pseudo_inputs=2,
+        decoder_layers=decoder_layers,
+        max_refine_steps=2,
+    )
+    z = np.linspace(-12, 12, 4001)
+    density = norm.pdf(z)
+    if prior == "mixture":
+        # Far from a standard normal, and from each other.
+        means, variances = np.array([[-3.0], [2.0]]), np.array([[0.5], [0.2]])
+        model._parameters["prior_mean"] = means
+        model._parameters["prior_log_var"] = np.log(variances)
+        model._parameters["prior_logits"] = np.log([1.0, 3.0])
+        parts = norm.pdf(z, means, np.sqrt(variances))
+        density = np.array([0.25, 0.75]) @ parts
+    gradient = np.gradient(log_means(model, z[:, None]), z, axis=0)
+    expected = (density @ gradient) * (z[1] - z[0])
+    spread = np.sqrt((density @ gradient**2) * (z[1] - z[0]) - expected**2)
+    found = jacobian_embeddings(model, n_samples=4000, random_state=0)[:, 0]
+    assert (np.abs(found - expected) <= 5 * spread / np.sqrt(4000) + 1e-3).all()
+
+
+def test_shares_sum_to_one_along_every_step(deep, X):
+    shares = deep.inverse_transform(deep.transform(X[:1]))
+    assert_allclose(shares @ jacobian_embeddings(deep, X[:1]), 0, atol=1e-12)
+
+
+def test_a_vamp_prior_can_be_drawn_from(X):
+    model = fitted(X, prior="vamp", n_pseudo_inputs=2, max_iter=2)
+    embeddings = jacobian_embeddings(model, random_state=0)
+    assert embeddings.shape == (30, 3)
+    assert np.isfinite(embeddings).all()
+
+
+@pytest.mark.parametrize("kind", ["linear", "deep"])
+def test_parts_add_up(kind, X, request, monkeypatch):
+    model = request.getfixturevalue(kind)
+    whole = jacobian_embeddings(model, X)
+    for rows in (1, 7, 60):
+        monkeypatch.setattr("skdeepfactor.inspection.CHUNK_ENTRIES", 30 * rows)
+        assert_allclose(jacobian_embeddings(model, X), whole, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", ["linear", "deep"])
+def test_dense_and_sparse_rows_agree(kind, X, request):
+    model = request.getfixturevalue(kind)
+    dense = jacobian_embeddings(model, X.toarray())
+    assert_allclose(jacobian_embeddings(model, X), dense, rtol=1e-6, atol=1e-8)
+    as_array = scipy.sparse.csc_array(X)
+    assert_allclose(jacobian_embeddings(model, as_array), dense, rtol=1e-6, atol=1e-8)
+
+
+def test_the_type_is_that_of_the_model(counts, X):
+    model = fitted(counts, max_iter=2)
+    assert model.components_.dtype == np.float32
+    for at in ("zero", "prior_mean", counts, X):
+        assert jacobian_embeddings(model, at).dtype == np.float32
+    wide = fitted(X, max_iter=2)
+    assert jacobian_embeddings(wide, counts).dtype == np.float64
+
+
+def test_same_seed_same_bits(deep):
+    first = jacobian_embeddings(deep, random_state=3)
+    assert_array_equal(jacobian_embeddings(deep, random_state=3), first)
+    state = np.random.RandomState(3)
+    assert_array_equal(jacobian_embeddings(deep, random_state=state), first)
+    assert (jacobian_embeddings(deep, random_state=state) != first).any()
+    assert (jacobian_embeddings(deep, random_state=4) != first).any()
+    assert (jacobian_embeddings(deep) != jacobian_embeddings(deep)).any()
+
+
+def test_nothing_else_is_changed(deep, X):
+    before = pickle.dumps(deep)
+    rows = X.copy()
+    # The global state is what is tested.
+    numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
+    torch_state = torch.get_rng_state()
+    for at in ("prior_mean", "zero", X):
+        jacobian_embeddings(deep, at, n_samples=5)
+        jacobian_embeddings(deep, at, n_samples=5, random_state=0)
+    assert_array_equal(torch.get_rng_state(), torch_state)
+    assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+    assert pickle.dumps(deep) == before
+    assert (rows != X).nnz == 0
+    assert torch.is_grad_enabled()
+
+
+def test_pipelines_take_what_their_first_step_takes():
+    texts = ["red apple pear", "apple pear pear", "bus tram train", "tram train"] * 5
+    pipeline = make_pipeline(
+        CountVectorizer(dtype=float),
+        NeuralTopicDLGM(2, encoder_layers=(8,), max_iter=10, random_state=0),
+    ).fit(texts)
+    vectorizer, model = pipeline[0], pipeline[1]
+    assert_array_equal(
+        jacobian_embeddings(pipeline, texts[:2]),
+        jacobian_embeddings(model, vectorizer.transform(texts[:2])),
+    )
+    embeddings = jacobian_embeddings(make_pipeline(pipeline), random_state=0)
+    assert_array_equal(embeddings, jacobian_embeddings(model, random_state=0))
+    names = vectorizer.get_feature_names_out()
+    [(name, cosine)] = nearest_features(embeddings, "tram", 1, feature_names=names)
+    assert name in ("train", "bus")
+    assert cosine > 0.9
+
+
+def test_data_frames_in_and_out(X):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X.toarray()).add_prefix("word")
+    model = fitted(frame, max_iter=2)
+    expected = jacobian_embeddings(model, frame)
+    model.set_output(transform="pandas")
+    found = jacobian_embeddings(model, frame)
+    assert type(found) is np.ndarray
+    assert_array_equal(found, expected)
+    [(name, _)] = nearest_features(
+        found, "word3", 1, feature_names=model.feature_names_in_
+    )
+    assert name.startswith("word")
+
+
+def test_on_a_device(X, device):
+    if device == "mps":
+        pytest.skip("mps has no float64")
+    for parameters in ({}, DEEP):
+        model = fitted(X, device=device, **parameters)
+        on_cpu = pickle.loads(pickle.dumps(model)).set_params(device="cpu")
+        for at in ("zero", "prior_mean"):
+            found = jacobian_embeddings(model, at, random_state=0)
+            expected = jacobian_embeddings(on_cpu, at, random_state=0)
+            assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
+        jacobian_embeddings(model.set_params(device="auto"), X)
+
+
+MEASURED = """
+import pickle, resource, sys, warnings
+import torch
+from skdeepfactor.inspection import jacobian_embeddings
+torch.set_num_threads(1)
+warnings.simplefilter("ignore")
+models = pickle.load(sys.stdin.buffer)
+unit = 1 if sys.platform == "darwin" else 1024
+def peak(n_samples):
+    for model, times in models:
+        jacobian_embeddings(model, n_samples=n_samples * times, random_state=0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+few = peak(1)
+print(peak(400) - few)
+"""
+
+
+def test_memory_does_not_grow_with_the_draws():
+    pytest.importorskip("resource")
+    linear = fitted(np.ones((2, 5000)), 20, max_iter=1, refine_steps=0)
+    # One (draws, features) array takes 152 MiB, or 15 for a tenth of the draws, and the
+    # Jacobians of all draws twenty times that. Any deep decoder does: none is fitted.
+    deep = pickle.loads(pickle.dumps(linear))
+    deep._fitted_with["decoder_layers"] = (16,)
+    rng = np.random.default_rng(0)
+    weights = {
+        "decoder.hidden.weights.0": rng.normal(size=(20, 16)),
+        "decoder.hidden.biases.0": rng.normal(size=16),
+        "decoder.weight": rng.normal(size=(5000, 16)),
+    }
+    deep._parameters = {**deep._parameters, **weights}
+    shown = subprocess.run(
+        [sys.executable, "-c", MEASURED],
+        input=pickle.dumps([(linear, 10), (deep, 1)]),
+        capture_output=True,
+        check=False,
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert float(shown.stdout) < 45
+
+
+def test_words_used_alike_are_nearest():
+    rng = np.random.default_rng(0)
+    n_words = 15
+    loadings = np.tile(rng.normal(size=(n_words, 3)), (2, 1))
+    shares = softmax(rng.normal(size=(300, 3)) @ loadings.T, axis=1)
+    X = rng.multinomial(300, shares)
+    model = fitted(X, max_iter=8, batch_size=50)
+    for at in ("prior_mean", "zero", X[:20]):
+        embeddings = jacobian_embeddings(model, at, random_state=0)
+        for word in range(2 * n_words):
+            [(nearest, cosine)] = nearest_features(embeddings, word, 1)
+            assert nearest == (word + n_words) % (2 * n_words)
+            assert cosine > 0.9
+    assert (latent_usage(jacobian_embeddings(model, "zero")) > 1).sum() == 3
+
+
+@pytest.mark.parametrize("kind", ["linear", "deep"])
+def test_equal_loadings_are_equal_embeddings(kind, X, request):
+    model = pickle.loads(pickle.dumps(request.getfixturevalue(kind)))
+    weight = model._parameters["decoder.weight"]
+    weight[4] = weight[17]
+    for at in ("prior_mean", X):
+        embeddings = jacobian_embeddings(model, at, random_state=0)
+        assert_allclose(embeddings[4], embeddings[17], rtol=1e-12)
+        assert nearest_features(embeddings, 4, 1) == [(17, pytest.approx(1))]
+
+
+def test_what_comes_is_what_was_expected(linear, X, counts):
+    for at in ("prior", "posterior", "Zero", "", None, 0, X[0].toarray().ravel()):
+        with pytest.raises(ValueError, match="at must be 'prior_mean', 'zero' or data"):
+            jacobian_embeddings(linear, at)
+    for n_samples in (0, -1, 1.5, "2", None):
+        for at in ("prior_mean", "zero"):
+            with pytest.raises(ValueError, match="n_samples must be an int of at le"):
+                jacobian_embeddings(linear, at, n_samples=n_samples)
+    with pytest.raises(ValueError, match="29 features"):
+        jacobian_embeddings(linear, X[:, :29])
+    with pytest.raises(ValueError, match="Negative"):
+        jacobian_embeddings(linear, -X)
+    with pytest.raises(ValueError, match="cannot be used to seed"):
+        jacobian_embeddings(linear, random_state="seed")
+
+
+def test_other_estimators_are_told_what_is_needed(counts):
+    X = counts.toarray()
+    others = [
+        NMF(2, init="random", max_iter=1000).fit(X),
+        NMF(2),
+        LatentDirichletAllocation(2, max_iter=2).fit(X),
+        PoissonFactorization(2, max_iter=2).fit(X),
+        NeuralTopicDLGM(2).get_params(),
+        X,
+        None,
+    ]
+    for other in others:
+        expected = f"needs a fitted NeuralTopicDLGM.*got {type(other).__name__}"
+        with pytest.raises(TypeError, match=expected):
+            jacobian_embeddings(other)
+    with pytest.raises(NotFittedError):
+        jacobian_embeddings(NeuralTopicDLGM(2))
+    with pytest.raises(TypeError, match="is a class"):
+        jacobian_embeddings(NeuralTopicDLGM)
+
+
+# nearest_features
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nearest_by_cosine(dtype):
+    embeddings = np.random.default_rng(0).normal(size=(20, 4)).astype(dtype)
+    cosines = angles(embeddings.astype(np.float64))
+    for feature in range(20):
+        found = nearest_features(embeddings, feature, 19)
+        features, values = map(list, zip(*found, strict=True))
+        assert sorted([*features, feature]) == list(range(20))
+        assert_allclose(values, cosines[feature, features], rtol=1e-4, atol=1e-6)
+        assert values == sorted(values, reverse=True)
+        assert {type(index) for index in features} == {int}
+        assert {type(value) for value in values} == {float}
+        assert nearest_features(embeddings, feature, 3) == found[:3]
+        assert nearest_features(embeddings, np.int32(feature)) == found[:10]
+
+
+def test_features_by_name():
+    embeddings = [[1.0, 0.0], [2.0, 0.1], [0.0, 1.0]]
+    for names in (["a", "b", "c"], np.array(["a", "b", "c"]), ("a", "b", "c")):
+        found = nearest_features(embeddings, "a", 2, feature_names=names)
+        assert [name for name, _ in found] == ["b", "c"]
+        assert {type(name) for name, _ in found} == {str}
+        assert nearest_features(embeddings, 0, 2, feature_names=names) == found
+
+
+def test_zeros_are_near_nothing():
+    embeddings = [[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]]
+    assert nearest_features(embeddings, 0, 3) == [(1, 0.0), (2, 0.0), (3, 0.0)]
+    assert nearest_features(embeddings, 1, 3) == [(0, 0.0), (2, 0.0), (3, -1.0)]
+
+
+def test_sizes_do_not_matter():
+    embeddings = np.random.default_rng(0).normal(size=(12, 3))
+    scales = 10.0 ** np.random.default_rng(1).integers(-300, 300, size=(12, 1))
+    expected = nearest_features(embeddings, 5, 11)
+    found = nearest_features(embeddings * scales, 5, 11)
+    assert [index for index, _ in found] == [index for index, _ in expected]
+    assert_allclose([c for _, c in found], [c for _, c in expected], rtol=1e-12)
+    copies = np.full((4, 3), 0.1) * [[1], [3], [7], [-11]]
+    assert [c for _, c in nearest_features(copies, 0, 3)] == pytest.approx([1, 1, -1])
+    assert all(abs(c) <= 1 for _, c in nearest_features(copies, 0, 3))
+
+
+def test_rotations_of_the_factors_change_nothing():
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(40, 6)) * rng.exponential(size=6)
+    rotated = embeddings @ ortho_group.rvs(6, random_state=0)
+    assert_allclose(latent_usage(rotated), latent_usage(embeddings), rtol=1e-12)
+    for feature in range(40):
+        expected = nearest_features(embeddings, feature, 39)
+        found = nearest_features(rotated, feature, 39)
+        assert [index for index, _ in found] == [index for index, _ in expected]
+        assert_allclose([c for _, c in found], [c for _, c in expected], atol=1e-12)
+
+
+def test_a_rotated_model_has_rotated_embeddings(linear):
+    rotation = ortho_group.rvs(3, random_state=0)
+    model = pickle.loads(pickle.dumps(linear))
+    model._parameters["decoder.weight"] = decoder(linear)[0] @ rotation
+    z = np.random.default_rng(0).normal(size=(5, 3))
+    assert_allclose(log_means(model, z @ rotation), log_means(linear, z), rtol=1e-6)
+    found = jacobian_embeddings(model, "zero")
+    expected = jacobian_embeddings(linear, "zero")
+    assert_allclose(found, expected @ rotation, atol=1e-6)
+    assert_allclose(latent_usage(found), latent_usage(expected), rtol=1e-6)
+
+
+def test_unknown_words_bring_close_ones():
+    names = ["apple", "maple", "tram", "train"]
+    embeddings = np.eye(4)
+    with pytest.raises(ValueError, match="Did you mean 'maple' or 'apple'"):
+        nearest_features(embeddings, "aple", 1, feature_names=names)
+    with pytest.raises(ValueError, match=r"'xyz' is not in feature_names\.$"):
+        nearest_features(embeddings, "xyz", 1, feature_names=names)
+    with pytest.raises(ValueError, match="feature_names are needed to find 'apple'"):
+        nearest_features(embeddings, "apple", 1)
+    twice = ["apple", "tram", "apple", "train"]
+    with pytest.raises(ValueError, match=r"'apple' 2 times.*\[0, 2\]"):
+        nearest_features(embeddings, "apple", 1, feature_names=twice)
+    nearest_features(embeddings, "tram", 1, feature_names=twice)
+    for wrong in (names[:3], [*names, "bus"], [names], "word"):
+        with pytest.raises(ValueError, match="feature_names must have shape"):
+            nearest_features(embeddings, 0, 1, feature_names=wrong)
+
+
+def test_what_cannot_be_asked_for():
+    embeddings = np.eye(4)
+    for feature in (-1, 4):
+        with pytest.raises(ValueError, match="feature must be from 0 to 3"):
+            nearest_features(embeddings, feature, 1)
+    for feature in (1.0, None, [1]):
+        with pytest.raises(TypeError, match="feature must be an int or a str"):
+            nearest_features(embeddings, feature, 1)
+    for n in (0, -1, 4, 1.5, None):
+        with pytest.raises(ValueError, match="n must be an int from 1 to 3"):
+            nearest_features(embeddings, 0, n)
+    with pytest.raises(ValueError, match="NaN"):
+        nearest_features([[1.0, np.nan], [0.0, 1.0]], 0, 1)
+    with pytest.raises(ValueError, match="2D"):
+        nearest_features([1.0, 2.0], 0, 1)
+
+
+# latent_usage
+
+
+def test_singular_values():
+    embeddings = np.random.default_rng(0).normal(size=(30, 4))
+    found = latent_usage(embeddings)
+    squares = np.linalg.eigvalsh(embeddings.T @ embeddings)[::-1]
+    assert_allclose(found**2, squares, rtol=1e-12)
+    assert latent_usage(embeddings[:2]).shape == (2,)
+    assert latent_usage(embeddings.astype(np.float32)).dtype == np.float32
+    assert latent_usage([[3, 0], [4, 0]]) == pytest.approx([5, 0])
+
+
+def test_dimensions_without_use_are_seen(linear):
+    model = pickle.loads(pickle.dumps(linear))
+    model._parameters["decoder.weight"][:, 1] = 0
+    values = latent_usage(jacobian_embeddings(model, random_state=0))
+    assert values[1] > 1e-2
+    assert values[2] < 1e-12
+
+
+def test_usage_needs_finite_embeddings():
+    with pytest.raises(ValueError, match="infinity"):
+        latent_usage([[np.inf, 0.0]])
+    with pytest.raises(ValueError, match="2D"):
+        latent_usage([1.0, 2.0])
