@@ -288,6 +288,8 @@ class BaseFactorModel(
         bounds, totals = both[both[:, 1] > 0].T
         if len(bounds) == 0:
             raise ValueError("perplexity needs a row with a count; every row is empty.")
+        # Words have a probability of at most 1, whatever rounding says.
+        bounds = np.minimum(bounds, 0)
         is_mean = average == "document"
         per_count = np.mean(bounds / totals) if is_mean else bounds.sum() / totals.sum()
         with np.errstate(over="ignore"):

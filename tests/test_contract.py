@@ -192,7 +192,9 @@ def test_warm_start_goes_on(estimator, counts):
     warm = model.fit(X).history_["lower_bound"]
     # Rows start anew, so that the optimum need not be the same to the last digit.
     assert warm[0] > cold[0]
-    assert warm[-1] > cold[-1] - 1e-3 * abs(cold[-1])
+    # Of sampled bounds even less is promised.
+    tolerance = 1e-3 if isinstance(model, ConjugateFactorModel) else 1e-2
+    assert warm[-1] > cold[-1] - tolerance * abs(cold[-1])
     model.n_components = 4
     with pytest.raises(ValueError, match="cannot go on"):
         model.fit(X)

@@ -784,7 +784,8 @@ class DeepLatentGaussian(FactorModule):
         joint = log_weights.double() - kl
         shares = joint.softmax(1).to(precision)
         gradient = q.mean * (shares @ precision) - shares @ (precision * mean)
-        return -joint.logsumexp(1), gradient, shares @ precision
+        # Rounding must not make a divergence negative.
+        return (-joint.logsumexp(1)).clamp_min(0), gradient, shares @ precision
 
     def _free_kl(self, q):
         """The divergence, of which each factor has ``free_bits`` nats for free."""
