@@ -5,10 +5,10 @@ the sum of exponentials of all logits of a row, (..., n_rows), in float64, and g
 nats, (..., n_rows). Nothing is asked of features that a row does not have.
 
 They are linear or convex in each logit. The first two are decreasing in the log total;
-the others, and their urns, are concave in the total itself. So with expected logits in
-the place of logits, and an upper bound on the expected log total (or, of the others,
-the log of the expected total) in its place, they are lower bounds on the expected log
-likelihood.
+the others, and their urns, are linear or convex in the total itself. So with expected
+logits in the place of logits, and an upper bound on the expected log total (or, of the
+others, the log of the expected total) in its place, they are lower bounds on the
+expected log likelihood.
 """
 
 from torch import lgamma

@@ -1200,3 +1200,10 @@ def test_a_model_scores_rows_that_are_unlike_its_own(planted_fit):
                 warnings.simplefilter("error")
                 assert np.isfinite(method(X.astype(dtype))).all()
     assert model.score_samples(X)[3] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("parameters", [{"kl_warmup": 5}, {"free_bits": 0.5}])
+def test_sampled_objectives_have_no_divergence_to_weigh(parameters, counts):
+    model = small(objective="iwae", n_particles=3, refine_steps=0, **parameters)
+    with pytest.raises(ValueError, match="only objective='elbo' has"):
+        model.fit(counts)

@@ -1168,6 +1168,11 @@ class NeuralTopicDLGM(BaseFactorModel):
                 raise ValueError(f"{name} must hold positive ints, got {layers!r}.")
         if self.free_bits > 0 and (self.refine_steps > 0 or self.prior != "normal"):
             raise ValueError("free_bits needs refine_steps=0 and prior='normal'.")
+        if self.objective != "elbo" and (self.kl_warmup > 0 or self.free_bits > 0):
+            raise ValueError(
+                "kl_warmup and free_bits weigh a divergence that only objective='elbo' "
+                f"has, got objective={self.objective!r}."
+            )
         if self.covariance_type == "full" and len(self.decoder_layers) > 0:
             raise ValueError(
                 "covariance_type='full' needs a linear decoder: decoder_layers=()."
