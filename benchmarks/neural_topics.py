@@ -21,6 +21,15 @@ second-order steps and for Adam with sampled gradients as in the paper (step siz
 .008, one draw a step), from the same start and for the same fitted decoder.
 --only paper: the eight rows of the paper's table, 1 or 3 (two hidden layers of 400)
 for the decoder, M1 or M100 for refinement in training, norm or tfidf for the input.
+"singular" counts the singular values above 1 of the Jacobian embeddings, as the paper
+measures how much of the latent space is in use.
+--only collapse: remedies for posterior collapse, where the plain model (a deep decoder
+that follows its network's posteriors) collapses. "active" counts the dimensions whose
+posterior mean varies by more than .01 over the validation rows, "KL" is the mean
+divergence of a row in nats; both of the network's posteriors, as "network" is.
+--only speed: seconds an epoch, of the same model (linear decoder, encoder 400-400,
+batches of 200, no refinement) here, in a plain torch loop over dense batches, and in
+Pyro, in the style of its VAE example; and of our defaults, which refine.
 """
 
 import argparse
@@ -42,6 +51,23 @@ SETTINGS = {
     },
 }
 BASELINES = ("counts", "tfidf")
+
+COLLAPSING = {"decoder_layers": (400,), "refine_steps": 0, "input_dropout": 0.0}
+COLLAPSE = {
+    "plain": {},
+    "kl_warmup": {"kl_warmup": 0.5},
+    "free_bits": {"free_bits": 0.1},
+    "skip_connections": {"skip_connections": True},
+    "posterior_variance": {"posterior_variance": 0.3},
+    "mixture prior": {"prior": "mixture"},
+    "vamp prior": {"prior": "vamp"},
+    "refinement": {"refine_steps": 10},
+    "linear": {"decoder_layers": ()},
+    "linear, refinement": {"decoder_layers": (), "refine_steps": 3},
+}
+COLLAPSE = {f"{k} (collapse)": {**COLLAPSING, **v} for k, v in COLLAPSE.items()}
+
+SPEED = ("ours", "dense torch", "pyro", "ours, defaults")
 
 PAPER = {
     f"{depth}-M{steps}-{name}": {
@@ -68,7 +94,9 @@ COLUMNS = {
     "completion": ("completion", 1),
     "predictive": ("predictive", 1),
     "accuracy": ("accuracy", 4),
+    "singular": ("singular", 0),
     "active": ("active", 0),
+    "KL": ("kl", 1),
 }
 
 
@@ -106,8 +134,13 @@ def accuracy(train, test, corpus, order):
 
 def contend(meter, name, parameters, corpus, seed, is_tested):
     """Fit and evaluate one setting; runs in its own process."""
+    import torch
+
     from skdeepfactor import NeuralTopicDLGM
+    from skdeepfactor.data import to_tensor
+    from skdeepfactor.inspection import jacobian_embeddings, latent_usage
     from skdeepfactor.metrics import completion_perplexity
+    from skdeepfactor.models.neural_topic_dlgm import ACTIVE_VARIANCE, Posterior
 
     train, valid, order = split(corpus)
     test = data.counts(corpus, "test").astype(np.float32)
@@ -122,10 +155,18 @@ def contend(meter, name, parameters, corpus, seed, is_tested):
     est = NeuralTopicDLGM(random_state=seed, **parameters)
     with meter("fit"):
         est.fit(train)
-    results = {"validation": est.perplexity(valid), "active": est.n_active_components_}
+    results = {"validation": est.perplexity(valid)}
+    embeddings = jacobian_embeddings(est, random_state=0)
+    results["singular"] = int((latent_usage(embeddings) > 1).sum())
     refined = est._fitted_with["max_refine_steps"]
     est._fitted_with["max_refine_steps"] = 0
     results["network"] = est.perplexity(valid)
+    module = est._load(torch.float32)
+    x = to_tensor(valid, slice(None), dtype=torch.float32, device="cpu")
+    with torch.no_grad():
+        q = Posterior.of(module.posterior(x))
+        results["kl"] = float(module._kl(q)[0].mean())
+    results["active"] = int((q.mean.var(0) > ACTIVE_VARIANCE).sum())
     est._fitted_with["max_refine_steps"] = refined
     if not is_tested:
         return results
@@ -149,14 +190,15 @@ def refine(meter, corpus, seed, k):
 
     from skdeepfactor import NeuralTopicDLGM
     from skdeepfactor.data import to_tensor
-    from skdeepfactor.models.neural_topic_dlgm import Posterior
+    from skdeepfactor.models.neural_topic_dlgm import Posterior, Rows
 
     train, valid, _ = split(corpus)
     est = NeuralTopicDLGM(k, random_state=seed)
     with meter("fit"):
         est.fit(train)
-    module = est._load(torch.float32, torch.device("cpu"))
+    module = est._load(torch.float32)
     x = to_tensor(valid, slice(None), dtype=torch.float32, device="cpu")
+    rows = Rows.of(x)
     dense = x.to_dense()
     totals = dense.sum(1)
     with torch.no_grad():
@@ -166,7 +208,7 @@ def refine(meter, corpus, seed, k):
 
     def note(kind, steps, seconds, q):
         with torch.no_grad():
-            bounds = module._bounds(x, q)
+            bounds = module._bounds(rows, q)
             value = float((bounds / totals).mean().neg().exp())
         curve.append(
             {"steps of": kind, "steps": steps, "seconds": seconds, "perplexity": value}
@@ -176,7 +218,7 @@ def refine(meter, corpus, seed, k):
     for steps in (1, 2, 3, 5, 8, 12, 20, 40, 100):
         module.max_refine_steps = steps
         begin = time.perf_counter()
-        q = module._infer(x)
+        q = module._infer(rows)
         note("ours", steps, time.perf_counter() - begin, q)
     # The paper's: every row's own Adam, one draw a step.
     state = torch.cat([mean, log_var], 1)
@@ -203,6 +245,87 @@ def refine(meter, corpus, seed, k):
     return {"curve": curve}
 
 
+def speed(meter, name, corpus, n_epochs=4, k=50, batch_size=200):
+    """Seconds of each epoch of one way to fit the model."""
+    from skdeepfactor import NeuralTopicDLGM
+
+    train, _, _ = split(corpus)
+    if name.startswith("ours"):
+        parameters = {} if name.endswith("defaults") else {"refine_steps": 0}
+        est = NeuralTopicDLGM(k, max_iter=n_epochs, random_state=0, **parameters)
+        seconds = est.fit(train).history_["seconds"]
+    else:
+        seconds = _dense_epochs(name, train, n_epochs, k, batch_size)
+    return {"first": seconds[0], "later": float(np.median(seconds[1:]))}
+
+
+def _dense_epochs(name, X, n_epochs, k, batch_size):
+    """The same model by torch's layers, and by Pyro's inference around them."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    n_features = X.shape[1]
+    encoder = nn.Sequential(
+        *(nn.Dropout(0.2), nn.Linear(n_features, 400), nn.ReLU()),
+        *(nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 2 * k)),
+    )
+    decoder = nn.Linear(k, n_features)
+    if name == "pyro":
+        step = _pyro_step(encoder, decoder, k)
+    else:
+        parameters = [*encoder.parameters(), *decoder.parameters()]
+        adam = torch.optim.Adam(parameters, lr=0.003)
+
+        def step(x):
+            mean, log_var = encoder(x / x.norm(dim=1, keepdim=True)).chunk(2, 1)
+            z = mean + (log_var / 2).exp() * torch.randn_like(mean)
+            kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum()
+            loss = kl - (x * decoder(z).log_softmax(1)).sum()
+            adam.zero_grad()
+            (loss / len(x)).backward()
+            adam.step()
+
+    rng = np.random.RandomState(0)
+    seconds = []
+    for _ in range(n_epochs):
+        begin = time.perf_counter()
+        order = rng.permutation(X.shape[0])
+        for start in range(0, len(order), batch_size):
+            rows = X[order[start : start + batch_size]]
+            step(torch.from_numpy(rows.toarray()))
+        seconds.append(time.perf_counter() - begin)
+    return seconds
+
+
+def _pyro_step(encoder, decoder, k):
+    """A step of Pyro's stochastic variational inference."""
+    import pyro
+    import torch
+    from pyro import distributions as dist
+    from pyro.infer import SVI, Trace_ELBO
+    from pyro.optim import Adam
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("rows", len(x)):
+            prior = dist.Normal(torch.zeros(len(x), k), torch.ones(len(x), k))
+            z = pyro.sample("z", prior.to_event(1))
+            # Rows have different totals, of which Pyro must be told the largest.
+            words = dist.Multinomial(
+                int(x.sum(1).max()), logits=decoder(z), validate_args=False
+            )
+            pyro.sample("x", words, obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("rows", len(x)):
+            mean, log_var = encoder(x / x.norm(dim=1, keepdim=True)).chunk(2, 1)
+            pyro.sample("z", dist.Normal(mean, (log_var / 2).exp()).to_event(1))
+
+    return SVI(model, guide, Adam({"lr": 0.003}), loss=Trace_ELBO()).step
+
+
 def main(argv):
     """Run what was asked for."""
     parser = argparse.ArgumentParser(
@@ -210,11 +333,16 @@ def main(argv):
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    names = [*SETTINGS, *BASELINES, "refine", "paper"]
-    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    groups = {"paper": PAPER, "collapse": COLLAPSE}
+    tables = {"refine": _refine_table, "speed": _speed_table}
+    names = [*SETTINGS, *BASELINES, *groups, *tables]
+    parser.add_argument(
+        "--only", nargs="+", choices=[*names, *PAPER, *COLLAPSE], default=names
+    )
     parser.add_argument("--data", default="20news_2000")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--no-test", action="store_true", help="validation rows only")
+    parser.add_argument("--threads", type=int, default=measure.THREADS)
     parser.add_argument(
         "--set", nargs="+", default=[], help="NAME=VALUE for all settings, in Python"
     )
@@ -222,41 +350,67 @@ def main(argv):
     data.folder()
     pairs = (item.split("=", 1) for item in chosen.set)
     changes = {key: ast.literal_eval(value) for key, value in pairs}
-    asked = {name: SETTINGS.get(name, {}) for name in chosen.only}
-    for name in ("refine", "paper"):
-        asked.pop(name, None)
-    if "paper" in chosen.only:
-        asked |= PAPER
+    asked = {}
+    for name in chosen.only:
+        if name not in tables:
+            asked |= groups.get(name, {name: parameters_of(name)})
     rows = []
     for name, parameters in asked.items():
-        seeds = [0] if name in BASELINES or name in PAPER else chosen.seeds
-        for seed in seeds:
+        is_once = name not in SETTINGS
+        for seed in [0] if is_once else chosen.seeds:
             setting = {
                 "name": name,
                 "parameters": {**parameters, **changes},
                 "corpus": chosen.data,
                 "seed": seed,
-                "is_tested": not chosen.no_test,
+                "is_tested": not (chosen.no_test or name in COLLAPSE),
             }
-            measured = measure.run("benchmarks.neural_topics:contend", setting)
+            measured = measure.run(
+                "benchmarks.neural_topics:contend", setting, threads=chosen.threads
+            )
             rows.append({"contender": name, **setting, **measured})
             measure.write_results("neural_topics", argv, rows, seeds=chosen.seeds)
+            measure.print_contenders(rows[-1:], COLUMNS)
     if rows:
         measure.print_contenders(rows, COLUMNS)
-    if "refine" in chosen.only:
-        setting = {"corpus": chosen.data, "seed": 0, "k": 50}
-        measured = measure.run("benchmarks.neural_topics:refine", setting)
-        header = ["steps of", "steps", "seconds", "perplexity"]
-        table = [
-            [
-                row["steps of"],
-                str(row["steps"]),
-                f"{row['seconds']:.2f}",
-                f"{row['perplexity']:.1f}",
-            ]
-            for row in measured.get("curve", [])
+    for name in tables:
+        if name in chosen.only:
+            rows += tables[name](chosen.data, chosen.threads)
+            measure.write_results("neural_topics", argv, rows, seeds=chosen.seeds)
+
+
+def parameters_of(name):
+    """What a setting gives the estimator; nothing for a baseline."""
+    return {**SETTINGS, **PAPER, **COLLAPSE}.get(name, {})
+
+
+def _refine_table(corpus, threads):
+    """Run and print the curves of refinement."""
+    setting = {"corpus": corpus, "seed": 0, "k": 50}
+    measured = measure.run("benchmarks.neural_topics:refine", setting, threads=threads)
+    header = ["steps of", "steps", "seconds", "perplexity"]
+    table = [
+        [
+            row["steps of"],
+            str(row["steps"]),
+            f"{row['seconds']:.2f}",
+            f"{row['perplexity']:.1f}",
         ]
-        measure.print_table(header, table)
-        print(measured.get("note", ""))
-        rows.append({"contender": "refine", **setting, **measured})
-        measure.write_results("neural_topics", argv, rows, seeds=chosen.seeds)
+        for row in measured.get("curve", [])
+    ]
+    measure.print_table(header, table)
+    print(measured.get("note", ""))
+    return [{"contender": "refine", **setting, **measured}]
+
+
+def _speed_table(corpus, threads):
+    """Run and print the seconds of epochs."""
+    rows = []
+    for name in SPEED:
+        setting = {"name": name, "corpus": corpus}
+        measured = measure.run(
+            "benchmarks.neural_topics:speed", setting, threads=threads
+        )
+        rows.append({"contender": name, **setting, **measured, "seed": 0})
+    measure.print_contenders(rows, {"first s": ("first", 2), "later s": ("later", 2)})
+    return rows

@@ -217,9 +217,9 @@ class BaseFactorModel(
                 f"Z has {Z.shape[1]} columns, but {type(self).__name__} has "
                 f"{self._n_features_out} components."
             )
-        dtype = compute_dtype(Z)
-        module = self._load(dtype, _resolve_device(self.device, dtype))
-        return _map_rows(module, Z, lambda module, z: module.decode(z))
+        return _map_rows(
+            self._load(compute_dtype(Z)), Z, lambda module, z: module.decode(z)
+        )
 
     def score_samples(self, X):
         """Evidence lower bound of each row, in nats.
@@ -422,8 +422,10 @@ class BaseFactorModel(
         module.seed(random_state.randint(2**31 - 1))
         return module, device
 
-    def _load(self, dtype, device):
-        """The fitted module, made again from its arrays."""
+    def _load(self, dtype, device=None):
+        """The fitted module, made again from its arrays, on a device or on its own."""
+        if device is None:
+            device = _resolve_device(self.device, dtype)
         fitted = type(self)(**self._fitted_with)
         module = fitted._make_module(self.n_features_in_).to(dtype)
         state = {name: torch.tensor(a) for name, a in self._parameters.items()}
@@ -456,9 +458,7 @@ class BaseFactorModel(
         """``function(module, x)`` of each batch of X, as one array."""
         check_is_fitted(self)
         X = self._validate(X, reset=False)
-        dtype = compute_dtype(X)
-        module = self._load(dtype, _resolve_device(self.device, dtype))
-        return _map_rows(module, X, function)
+        return _map_rows(self._load(compute_dtype(X)), X, function)
 
     def _sample(self, n_samples, totals, random_state):
         """Rows drawn from the model, as a CSR matrix, a batch at a time."""

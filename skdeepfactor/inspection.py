@@ -17,9 +17,6 @@ from sklearn.utils.validation import check_is_fitted
 
 __all__ = ["jacobian_embeddings", "latent_usage", "nearest_features"]
 
-# Entries of a (rows, features) array; about ten such arrays are held at a time.
-CHUNK_ENTRIES = 2**18
-
 
 def jacobian_embeddings(
     estimator, at="prior_mean", *, n_samples=400, random_state=None
@@ -115,19 +112,15 @@ def jacobian_embeddings(
             "at must be 'prior_mean', 'zero' or data of shape (n_rows, n_features), "
             f"got {shown}."
         )
-    n_features, n_components = estimator.components_.T.shape
-    total = np.zeros((n_features, n_components))
     with torch.no_grad():
         if not is_name:
             means = np.array(estimator.transform(at), dtype=estimator.components_.dtype)
             z = torch.from_numpy(means).to(module.idf.device)
         elif at == "zero":
-            z = module.idf.new_zeros(1, n_components)
+            z = module.idf.new_zeros(1, len(estimator.components_))
         else:
             z = module.draw_prior(n_samples, _torch_generator(random_state))
-        for part in z.split(max(1, CHUNK_ENTRIES // n_features)):
-            total += len(part) * module.jacobian(part).cpu().numpy()
-    return (total / len(z)).astype(estimator.components_.dtype)
+        return module.jacobian(z).cpu().numpy()
 
 
 def nearest_features(embeddings, feature, n=10, *, feature_names=None):
@@ -271,11 +264,7 @@ def _fitted_decoder(estimator):
     if getattr(estimator, "_load", None) is not None:
         check_is_fitted(estimator)
         is_double = estimator.components_.dtype == np.float64
-        device = estimator.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = torch.float64 if is_double else torch.float32
-        module = estimator._load(dtype, torch.device(device))
+        module = estimator._load(torch.float64 if is_double else torch.float32)
     if getattr(module, "jacobian", None) is None:
         raise TypeError(
             "jacobian_embeddings needs a fitted NeuralTopicDLGM, whose decoder can be "

@@ -125,10 +125,14 @@ def nonzero(x):
     """Row and column indices of the entries of ``x`` that are not zero."""
     if x.layout == torch.strided:
         return x.nonzero(as_tuple=True)
-    rows = torch.arange(x.shape[0], device=x.device)
-    rows = torch.repeat_interleave(rows, torch.diff(x.crow_indices()))
     is_stored = x.values() != 0
-    return rows[is_stored], x.col_indices()[is_stored].long()
+    return _row_indices(x)[is_stored], x.col_indices()[is_stored].long()
+
+
+def _row_indices(x):
+    """The row of each stored entry of a CSR batch."""
+    rows = torch.arange(x.shape[0], device=x.device)
+    return torch.repeat_interleave(rows, torch.diff(x.crow_indices()))
 
 
 def without_zeros(x):
@@ -154,9 +158,7 @@ class Entries(NamedTuple):
     @classmethod
     def of(cls, x):
         """The entries of a CSR batch."""
-        rows = torch.arange(x.shape[0], device=x.device)
-        rows = torch.repeat_interleave(rows, torch.diff(x.crow_indices()))
-        return cls(rows, x.col_indices(), x.values().double(), row_sum(x))
+        return cls(_row_indices(x), x.col_indices(), x.values().double(), row_sum(x))
 
     def row_sum(self, terms):
         """Sum of numbers of the entries, (..., n_entries), in each row."""
@@ -219,12 +221,11 @@ class _ProductsAtEntries(torch.autograd.Function):
 _ODD = (-7046029254386353131, -4658895280553007687, -7723592293110705685)
 
 
-def row_keys(x):
+def row_keys(entries):
     """A hash of the content of each row, int64: columns and values, in any order."""
-    entries = Entries.of(without_zeros(x))
     bits = entries.values.view(torch.int64)
     mixed = mix(bits + mix((entries.columns.long() + 1) * _ODD[0]))
-    keys = torch.zeros(len(entries.totals), dtype=torch.int64, device=x.device)
+    keys = torch.zeros(len(entries.totals), dtype=torch.int64, device=bits.device)
     return mix(keys.index_add(0, entries.rows, mixed))
 
 

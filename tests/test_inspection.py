@@ -162,8 +162,9 @@ def test_a_vamp_prior_can_be_drawn_from(X):
 def test_parts_add_up(kind, X, request, monkeypatch):
     model = request.getfixturevalue(kind)
     whole = jacobian_embeddings(model, X)
+    width = whole.size
     for rows in (1, 7, 60):
-        monkeypatch.setattr("skdeepfactor.inspection.CHUNK_ENTRIES", 30 * rows)
+        monkeypatch.setattr("skdeepfactor.models.neural_topic_dlgm.BLOCK", width * rows)
         assert_allclose(jacobian_embeddings(model, X), whole, rtol=1e-10, atol=1e-13)
 
 

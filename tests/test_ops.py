@@ -414,15 +414,19 @@ def test_mix_is_splitmix64(device):
     assert result.view(np.uint64).tolist() == expected
 
 
+def keys_of(x):
+    return ops.row_keys(ops.Entries.of(ops.without_zeros(x)))
+
+
 def test_keys_are_those_of_the_content(layout, dtype, device):
     dense = np.rint(sparse_matrix(23, 17).toarray())
-    keys = ops.row_keys(Batch(sp.csr_matrix(dense), layout, dtype, device).x)
+    keys = keys_of(Batch(sp.csr_matrix(dense), layout, dtype, device).x)
     assert keys.dtype == torch.int64
-    expected = ops.row_keys(torch.tensor(dense, device=device))
+    expected = keys_of(torch.tensor(dense, device=device))
     assert torch.equal(keys, expected)
     order = np.random.default_rng(0).permutation(23)
     X = sp.csr_matrix(dense[order])
-    shuffled = ops.row_keys(Batch(X, layout, dtype, device).x)
+    shuffled = keys_of(Batch(X, layout, dtype, device).x)
     assert torch.equal(shuffled, keys[torch.from_numpy(order).to(device)])
 
 
@@ -432,8 +436,7 @@ def test_keys_do_not_depend_on_zeros_and_the_order_of_entries(device):
         ([2.0, 0, 3, 1, 0], [4, 0, 1, 2, 3], [0, 4, 5]), shape=(2, 5)
     )
     keys = [
-        ops.row_keys(to_csr(X, torch.float64, device))
-        for X in (sorted_entries, unsorted)
+        keys_of(to_csr(X, torch.float64, device)) for X in (sorted_entries, unsorted)
     ]
     assert torch.equal(*keys)
 
@@ -451,7 +454,7 @@ def test_keys_of_different_rows_differ(device):
     )
     rows = np.unique(rows, axis=0)
     assert len(rows) > 4800
-    keys = ops.row_keys(torch.from_numpy(rows).to(device))
+    keys = keys_of(torch.from_numpy(rows).to(device))
     assert len(keys.unique()) == len(rows)
 
 
@@ -459,7 +462,7 @@ def row_numbers(n_rows=500, n_draws=20, width=10, *, stream=0, dtype=torch.float
     """Noise of rows that differ in one count."""
     counts = np.ones((n_rows, 2))
     counts[:, 0] = np.arange(n_rows)
-    keys = ops.row_keys(torch.from_numpy(counts))
+    keys = keys_of(torch.from_numpy(counts))
     return ops.keyed_normal(keys, n_draws, width, stream=stream, dtype=dtype)
 
 

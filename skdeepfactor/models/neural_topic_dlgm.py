@@ -176,6 +176,24 @@ class Posterior(NamedTuple):
         return 2 * diagonal.log().sum(1, dtype=torch.float64)
 
 
+class Rows(NamedTuple):
+    """A batch, what it stores, and whether the rows' totals are given."""
+
+    x: torch.Tensor
+    entries: Entries
+    given_total: bool
+
+    @classmethod
+    def of(cls, x, *, given_total=False):
+        """Of a batch of any layout."""
+        x = without_zeros(x)
+        return cls(x, Entries.of(x), given_total)
+
+    def take(self, rows):
+        """Those that an integer tensor names."""
+        return Rows.of(take_rows(self.x, rows), given_total=self.given_total)
+
+
 class DeepLatentGaussian(FactorModule):
     """Counts of a row from a Gaussian vector through a decoder.
 
@@ -220,7 +238,7 @@ class DeepLatentGaussian(FactorModule):
         self.decoder = Decoder(
             n_components, decoder_layers, n_features, has_skips=skip_connections
         )
-        # Updates over which the divergence comes in; see ``after_step``.
+        # Updates over which the divergence comes in; see ``_kl_weight``.
         self.kl_warmup = 0.0
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.float64))
         self.register_buffer("idf", torch.ones(n_features))
@@ -250,31 +268,31 @@ class DeepLatentGaussian(FactorModule):
         self.generator = torch.Generator(self.idf.device).manual_seed(seed)
 
     def posterior(self, x, start=None):
-        return self._infer(without_zeros(x), start).distribution()
+        return self._infer(Rows.of(x), start).distribution()
 
     def elbo(self, x, q=None):
-        x = without_zeros(x)
-        q = self._infer(x) if q is None else Posterior.of(q)
-        return self._bounds(x, q)
+        rows = Rows.of(x)
+        q = self._infer(rows) if q is None else Posterior.of(q)
+        return self._bounds(rows, q)
 
     def word_bound(self, x):
-        x = without_zeros(x)
-        return self._bounds(x, self._infer(x, given_total=True), given_total=True)
+        rows = Rows.of(x, given_total=True)
+        return self._bounds(rows, self._infer(rows))
 
     def log_joint(self, x, z):
         """Log p(x, z) in float64, (n_particles, n_rows), of z with particles first."""
-        x = without_zeros(x)
-        return self._log_likelihood_of(x, z, False) + self._log_prior(z)
+        return self._log_likelihood_of(Rows.of(x), z) + self._log_prior(z)
 
     def iwae(self, x, n_particles):
         """Importance weighted bound of each row, (n_rows,)."""
-        x = without_zeros(x)
-        q = self._infer(x)
-        noise = self._noise(x, n_particles, q.mean, stream=2 * 10**6)
+        rows = Rows.of(x)
+        q = self._infer(rows)
+        noise = self._noise(rows, n_particles, q.mean, stream=2 * 10**6)
+        distribution = q.distribution()
         weights = []
         for z in q.draws(noise):
-            log_q = q.distribution().log_prob(z).double()
-            weights.append(self.log_joint(x, z[None])[0] - log_q)
+            log_joint = self._log_likelihood_of(rows, z[None]) + self._log_prior(z)
+            weights.append(log_joint[0] - distribution.log_prob(z).double())
         return renyi_bound(torch.stack(weights), 0.0)
 
     def decode(self, z):
@@ -339,16 +357,16 @@ class DeepLatentGaussian(FactorModule):
 
     def predictive(self, x):
         """Probabilities of the next word of each row, (n_rows, n_features)."""
-        logits = self.decoder(self.posterior(x).mean)
+        rows = Rows.of(x)
+        logits = self.decoder(self._infer(rows).mean)
         if self.likelihood == "dirichlet_multinomial":
             logits = logits.log_softmax(1) + self.log_concentration
         elif self.likelihood != "negative_binomial":
             return logits.softmax(1)
         # An urn: its words at first, and the row's.
-        x = without_zeros(x)
-        entries = Entries.of(x)
         words = logits.exp()
-        words[entries.rows, entries.columns] += x.values()
+        entries = rows.entries
+        words[entries.rows, entries.columns] += rows.x.values()
         return words / words.sum(1, keepdim=True)
 
     def global_kl(self):
@@ -356,20 +374,20 @@ class DeepLatentGaussian(FactorModule):
         return self.decoder.squared_norm() / (2 * self.weight_scale**2)
 
     def backward(self, x, weight, n_samples, start=None):
-        x = without_zeros(x)
-        mean, log_var = self._encode(x)
+        rows = Rows.of(x)
+        mean, log_var = self._encode(rows.x)
         network = Posterior(mean, log_var.exp())
         if self.refine_steps > 0:
             with torch.no_grad():
                 proposed = Posterior(mean.detach(), network.var.detach())
-                q = self._infer(x, start, proposed)
+                q = self._infer(rows, start, proposed)
             # To second order, what the network's own bound is short of this one.
             amortisation = _gaussian_kl(network, q)
         else:
             q, amortisation = network, torch.zeros(())
         if self.alpha == 1.0:
-            noise = self._noise(x, 1, q.mean)
-            likelihood = self._expected_log_likelihood(x, q, noise)
+            noise = self._noise(rows, 1, q.mean)
+            likelihood = self._expected_log_likelihood(rows, q, noise)
             kl = self._kl(q)[0]
             bounds = likelihood - kl
             if self.free_bits > 0:
@@ -377,13 +395,13 @@ class DeepLatentGaussian(FactorModule):
             objective = likelihood - self._kl_weight() * kl
         else:
             bounds, objective = importance_bound(
-                lambda z: self.log_joint(x, z),
+                lambda z: self._log_likelihood_of(rows, z) + self._log_prior(z),
                 q.distribution(),
                 self.alpha,
                 self.n_particles,
                 generator=self.generator,
             )
-        share = weight * x.shape[0]
+        share = weight * len(mean)
         loss = share / n_samples * self.global_kl()
         loss = loss + weight * (amortisation.sum() - objective.sum())
         loss.backward()
@@ -438,7 +456,7 @@ class DeepLatentGaussian(FactorModule):
             log_var = torch.full_like(log_var, np.log(self.posterior_variance))
         return mean, log_var
 
-    def _infer(self, x, start=None, network=None, *, given_total=False):
+    def _infer(self, rows, start=None, network=None):
         """Posteriors of the rows, refined from what is remembered or encoded."""
         if start is not None:
             mean, log_var, center = start.chunk(3, 1)
@@ -446,42 +464,41 @@ class DeepLatentGaussian(FactorModule):
         elif network is not None:
             q = network
         else:
-            mean, log_var = self._encode(x)
+            mean, log_var = self._encode(rows.x)
             q = Posterior(mean, log_var.exp())
         n_steps = self.refine_steps if self.training else self.max_refine_steps
         if self.training and self.decoder.is_linear and start is None:
             # The first pass starts from a network that knows nothing yet.
             n_steps *= N_COLD
-        if n_steps == 0 or x.shape[0] == 0:
+        if n_steps == 0 or rows.x.shape[0] == 0:
             return q
         if not self.decoder.is_linear:
-            return self._refine_by_adam(x, q, n_steps, given_total)
+            return self._refine_by_adam(rows, q, n_steps)
         with torch.no_grad():
-            q = self._refine(x, q, n_steps, given_total)
+            q = self._refine(rows, q, n_steps)
             if self.covariance_type == "full" and not self.training:
-                q = self._refine_fully(x, q, given_total)
+                q = self._refine_fully(rows, q)
         return q
 
     # The linear decoder, in closed form.
 
-    def _refine(self, x, q, n_steps, given_total):
+    def _refine(self, rows, q, n_steps):
         """Newton's steps with diagonal curvature, each row to its own convergence."""
         tol = 0.0 if self.training else REFINE_TOL[q.mean.dtype]
         loadings = self._loadings()
-        center = self._center(x, q, loadings, given_total)
-        at = self._curvature(x, q, center, given_total, loadings)
+        at = self._curvature(rows, q, self._center(rows, q, loadings), loadings)
         if q.center is None:
             # A network that has not learnt yet, or gone astray, is no better start.
-            plain, plain_center = self._plain_start(x, q, given_total)
-            plain_at = self._curvature(x, plain, plain_center, given_total, loadings)
+            plain, plain_center = self._plain_start(rows, q)
+            plain_at = self._curvature(rows, plain, plain_center, loadings)
             is_better = at[0] >= plain_at[0]
             q = Posterior(*_choose(is_better, q[:2], plain[:2]))
             at = _choose(is_better, at, plain_at)
         mean, var = q.mean, q.var
         result = [mean.clone(), var.clone(), at[3].clone()]
         rate = torch.full_like(mean[:, :1], 0.7)
-        rows = torch.arange(len(mean), device=mean.device)
-        done = torch.zeros_like(rows, dtype=torch.bool)
+        places = torch.arange(len(mean), device=mean.device)
+        done = torch.zeros_like(places, dtype=torch.bool)
         kl_weight = max(self._kl_weight(), 0.01)
         state = [mean, var]
         for _ in range(n_steps):
@@ -493,7 +510,7 @@ class DeepLatentGaussian(FactorModule):
             else:
                 new_var = var
             new = Posterior(mean + step, new_var)
-            new_at = self._curvature(x, new, center, given_total, loadings)
+            new_at = self._curvature(rows, new, center, loadings)
             gain = new_at[0] - value
             is_better = gain >= 0
             # Neither a step that was taken back nor a short one says that it is over.
@@ -510,35 +527,23 @@ class DeepLatentGaussian(FactorModule):
                 break
             if tol > 0 and 2 * int(done.sum()) >= len(done):
                 for whole, part in zip(result, [*state, at[3]], strict=True):
-                    whole[rows] = part
+                    whole[places] = part
                 kept = (~done).nonzero()[:, 0]
-                x, rows, rate, done = (
-                    take_rows(x, kept),
-                    rows[kept],
-                    rate[kept],
-                    done[kept],
-                )
+                rows, places = rows.take(kept), places[kept]
+                rate, done = rate[kept], done[kept]
                 state = [part[kept] for part in state]
                 at = [part[kept] for part in at]
         for whole, part in zip(result, [*state, at[3]], strict=True):
-            whole[rows] = part
+            whole[places] = part
         mean, var, center = result
         return Posterior(mean, var, None, center)
 
-    def _curvature(self, x, q, center, given_total, loadings):
+    def _curvature(self, rows, q, center, loadings):
         """The bound, its gradient and curvature in the mean, and the best center.
 
         The center is the mean loading under the shares of the words.
         """
-        entries = Entries.of(x)
-        logits, exponent, constant = self._expected_logits(
-            x, entries, q, center, loadings
-        )
-        log_total = exponent.logsumexp(1, keepdim=True)
-        shares = exponent.sub_(log_total).exp_()
-        log_total = log_total[:, 0].double() + constant
-        value, pull, push = self._slopes(x, entries, logits, log_total, given_total)
-        push = push[:, None].to(shares)
+        value, pull, push, shares = self._slopes(rows, q, center, loadings)
         mean_loading, curvature = (shares @ loadings).chunk(2, 1)
         curvature = 2 * curvature - (2 * mean_loading - center) * center
         kl, prior_gradient, prior_precision = self._kl(q)
@@ -546,29 +551,38 @@ class DeepLatentGaussian(FactorModule):
         gradient = pull @ self.decoder.weight - push * mean_loading
         gradient -= kl_weight * prior_gradient
         curvature = push * curvature.clamp_min_(0) + kl_weight * prior_precision
-        if not self._is_centered(given_total):
+        if not self._is_centered(rows):
             mean_loading = center
         return value - kl_weight * kl, gradient, curvature, mean_loading
 
-    def _slopes(self, x, entries, logits, log_total, given_total):
-        """The log likelihood, its slopes in the logits, and minus that in the total."""
+    def _slopes(self, rows, q, center, loadings=None):
+        """The expected log likelihood of each row, and how it moves.
+
+        Its slopes in the logits of the row's words, a batch, minus that in the log
+        total, (n_rows, 1), and the shares of the words, (n_rows, n_features).
+        """
+        logits, exponent, constant = self._expected_logits(rows, q, center, loadings)
+        log_total = exponent.logsumexp(1, keepdim=True)
+        shares = exponent.sub_(log_total).exp_()
+        log_total = log_total[:, 0].double() + constant
         with torch.enable_grad():
-            logits, log_total = logits.double(), log_total.double()
-            logits.requires_grad_()
+            logits = logits.double().requires_grad_()
             log_total.requires_grad_()
-            value = self._log_likelihood(entries, logits, log_total, given_total)
+            value = self._log_likelihood(rows, logits, log_total)
             pull, push = torch.autograd.grad(value.sum(), (logits, log_total))
-        return value.detach(), map_values(lambda v: pull.to(v), x), -push
+        pull = map_values(lambda v: pull.to(v), rows.x)
+        return value.detach(), pull, -push[:, None].to(shares), shares
 
     def _loadings(self):
         """What multiplies means and variances in the exponents of the log total."""
         weight = self.decoder.weight
         return torch.cat([weight, 0.5 * weight.square()], 1)
 
-    def _expected_logits(self, x, entries, q, center, loadings):
+    def _expected_logits(self, rows, q, center, loadings):
         """Mean logits at the entries, and the exponent and constant of their total."""
         weight, bias = self.decoder.weight, self.decoder.bias
-        logits = products_at_entries(x, q.mean, weight) + bias[entries.columns]
+        logits = products_at_entries(rows.x, q.mean, weight)
+        logits = logits + bias[rows.entries.columns]
         if q.tril is None:
             shift = center * q.var
             moments = torch.cat([q.mean - shift, q.var], 1)
@@ -587,30 +601,22 @@ class DeepLatentGaussian(FactorModule):
         parts = [(weight @ part).square().sum(2) for part in tril.split(size)]
         return torch.cat(parts)
 
-    def _refine_fully(self, x, q, given_total):
+    def _refine_fully(self, rows, q):
         """Newton's steps with full curvature, from the diagonal optimum."""
         center = q.center
         q = Posterior(q.mean, q.var, torch.diag_embed(q.var.sqrt()))
-        best, best_value, center, q = self._full_step(x, q, center, given_total)
+        best, best_value, center, q = self._full_step(rows, q, center)
         for _ in range(N_FULL_STEPS):
-            at, value, center, q = self._full_step(x, q, center, given_total)
+            at, value, center, q = self._full_step(rows, q, center)
             is_better = value > best_value
             best = Posterior(*_choose(is_better, at, best))
             best_value = torch.where(is_better, value, best_value)
         return best
 
-    def _full_step(self, x, q, center, given_total):
+    def _full_step(self, rows, q, center):
         """The posterior, its bound, the best center for it, and the next posterior."""
         weight = self.decoder.weight
-        entries = Entries.of(x)
-        logits, exponent, constant = self._expected_logits(
-            x, entries, q, center, loadings=None
-        )
-        log_total = exponent.logsumexp(1, keepdim=True)
-        shares = (exponent - log_total).exp_()
-        log_total = log_total[:, 0].double() + constant
-        value, pull, push = self._slopes(x, entries, logits, log_total, given_total)
-        push = push[:, None].to(shares)
+        value, pull, push, shares = self._slopes(rows, q, center)
         kl, prior_gradient, prior_precision = self._kl(q)
         mean_loading = shares @ weight
         gradient = pull @ weight - push * mean_loading - prior_gradient
@@ -619,7 +625,7 @@ class DeepLatentGaussian(FactorModule):
             [(weight.T * part[:, None]) @ weight for part in shares.split(size)]
         )
         at = q._replace(center=center)
-        if self._is_centered(given_total):
+        if self._is_centered(rows):
             cross = mean_loading[:, :, None] * center[:, None]
             precision -= cross + cross.mT - center[:, :, None] * center[:, None]
             center = mean_loading
@@ -630,71 +636,66 @@ class DeepLatentGaussian(FactorModule):
         following = Posterior(q.mean + moved, tril.square().sum(2), tril)
         return at, value - kl, center, following
 
-    def _plain_start(self, x, q, given_total):
+    def _plain_start(self, rows, q):
         """Posteriors with mean 0, as narrow as the rows are long, and their centers."""
         weight, shares = self.decoder.weight, self.decoder.bias.softmax(0)
         center = shares @ weight
-        spread = shares @ weight.square() - center.square()
         var = q.var
         if self.posterior_variance is None:
-            var = 1 / (1 + Entries.of(x).totals.to(q.var)[:, None] * spread)
-        if not self._is_centered(given_total):
+            spread = shares @ weight.square() - center.square()
+            var = 1 / (1 + rows.entries.totals.to(var)[:, None] * spread)
+        if not self._is_centered(rows):
             center = torch.zeros_like(center)
         return Posterior(torch.zeros_like(q.mean), var), center.expand_as(q.mean)
 
     @torch.no_grad()
-    def _center(self, x, q, loadings, given_total):
+    def _center(self, rows, q, loadings):
         """The c of the bound on the log total: what q has, or a good one."""
         if q.center is not None:
             return q.center
-        if not self._is_centered(given_total):
-            return torch.zeros_like(q.mean)
-        weight = self.decoder.weight
-        center = (self.decoder.bias.softmax(0) @ weight).expand_as(q.mean)
-        entries = Entries.of(x)
-        exponent = self._expected_logits(x, entries, q, center, loadings)[1]
-        return exponent.softmax(1) @ weight
+        center = self._plain_start(rows, q)[1]
+        if not self._is_centered(rows):
+            return center
+        exponent = self._expected_logits(rows, q, center, loadings)[1]
+        return exponent.softmax(1) @ self.decoder.weight
 
-    def _is_centered(self, given_total):
+    def _is_centered(self, rows):
         """Whether the log total enters linearly, and not as the total itself."""
         if self.likelihood == "poisson":
-            return given_total
+            return rows.given_total
         return self.likelihood != "negative_binomial"
 
     # Any decoder.
 
-    def _bounds(self, x, q, given_total=False):
+    def _bounds(self, rows, q):
         """The bound of each row."""
         noise = None
         if not self.decoder.is_linear:
-            noise = self._noise(x, N_DRAWS, q.mean, stream=10**6)
-        likelihood = self._expected_log_likelihood(x, q, noise, given_total)
-        return likelihood - self._kl(q)[0]
+            noise = self._noise(rows, N_DRAWS, q.mean, stream=10**6)
+        return self._expected_log_likelihood(rows, q, noise) - self._kl(q)[0]
 
-    def _expected_log_likelihood(self, x, q, noise, given_total=False):
+    def _expected_log_likelihood(self, rows, q, noise):
         """E_q[log p(x | z)] or a lower bound of it, of each row."""
         if not self.decoder.is_linear:
             draws = q.draws(noise)
-            parts = [self._log_likelihood_of(x, z[None], given_total) for z in draws]
+            parts = [self._log_likelihood_of(rows, z[None]) for z in draws]
             return torch.cat(parts).mean(0)
-        entries = Entries.of(x)
         loadings = self._loadings()
-        center = self._center(x, q, loadings, given_total)
-        logits, exponent, constant = self._expected_logits(
-            x, entries, q, center, loadings
-        )
+        center = self._center(rows, q, loadings)
+        logits, exponent, constant = self._expected_logits(rows, q, center, loadings)
         log_total = exponent.logsumexp(1).double() + constant
-        return self._log_likelihood(entries, logits.double(), log_total, given_total)
+        return self._log_likelihood(rows, logits.double(), log_total)
 
-    def _log_likelihood_of(self, x, z, given_total):
+    def _log_likelihood_of(self, rows, z):
         """Log p(x | z), (n_particles, n_rows), of z with particles first."""
         logits = self.decoder(z)
         log_total = logits.logsumexp(-1).double()
-        entries = Entries.of(x)
+        entries = rows.entries
         logits = logits[:, entries.rows, entries.columns].double()
-        return self._log_likelihood(entries, logits, log_total, given_total)
+        return self._log_likelihood(rows, logits, log_total)
 
-    def _log_likelihood(self, x, logits, log_total, given_total):
+    def _log_likelihood(self, rows, logits, log_total):
+        x, given_total = rows.entries, rows.given_total
         if self.likelihood == "dirichlet_multinomial":
             concentration = self.log_concentration.double()
             return dirichlet_multinomial(x, logits, log_total, concentration)
@@ -706,9 +707,9 @@ class DeepLatentGaussian(FactorModule):
             return poisson(x, logits, log_total)
         return multinomial(x, logits, log_total)
 
-    def _refine_by_adam(self, x, q, n_steps, given_total):
+    def _refine_by_adam(self, rows, q, n_steps):
         """Steps of Adam on sampled bounds, with moments of each row's own."""
-        q = self._better_start(x, q, given_total)
+        q = self._better_start(rows, q)
         state = torch.cat([q.mean, q.var.log()], 1).detach()
         first, second = torch.zeros_like(state), torch.zeros_like(state)
         for t in range(1, n_steps + 1):
@@ -718,8 +719,8 @@ class DeepLatentGaussian(FactorModule):
                 if self.posterior_variance is not None:
                     log_var = q.var.log()
                 at = Posterior(mean, log_var.exp())
-                noise = self._noise(x, 1, mean, stream=t)
-                value = self._expected_log_likelihood(x, at, noise, given_total)
+                noise = self._noise(rows, 1, mean, stream=t)
+                value = self._expected_log_likelihood(rows, at, noise)
                 value = value - self._kl_weight() * self._kl(at)[0]
                 (gradient,) = torch.autograd.grad(value.sum(), state)
             gradient = gradient.nan_to_num(0, 0, 0)
@@ -734,26 +735,26 @@ class DeepLatentGaussian(FactorModule):
         return Posterior(mean, log_var.clamp(-30, 10).exp())
 
     @torch.no_grad()
-    def _better_start(self, x, q, given_total):
+    def _better_start(self, rows, q):
         """The network's posteriors, or narrow ones at 0 where it has gone astray."""
         plain = Posterior(torch.zeros_like(q.mean), torch.full_like(q.var, 0.1))
         if self.posterior_variance is not None:
             plain = Posterior(plain.mean, q.var)
         values = []
         for at in (q, plain):
-            noise = self._noise(x, 1, q.mean)
-            likelihood = self._expected_log_likelihood(x, at, noise, given_total)
+            noise = self._noise(rows, 1, q.mean)
+            likelihood = self._expected_log_likelihood(rows, at, noise)
             values.append(likelihood - self._kl(at)[0])
         return Posterior(*_choose(values[0] >= values[1], q[:2], plain[:2]))
 
-    def _noise(self, x, n_draws, like, stream=0):
+    def _noise(self, rows, n_draws, like, stream=0):
         """Standard normal draws: fresh in training, else keyed by the rows."""
         if self.training:
             shape = (n_draws, *like.shape)
             return torch.randn(
                 shape, generator=self.generator, dtype=like.dtype, device=like.device
             )
-        keys = row_keys(x)
+        keys = row_keys(rows.entries)
         width = self.n_components
         return keyed_normal(keys, n_draws, width, stream=stream, dtype=like.dtype)
 
@@ -777,9 +778,7 @@ class DeepLatentGaussian(FactorModule):
         """KL(q || prior), or its bound, float64; its gradient and precision in q."""
         mean, log_var, log_weights = self._mixture()
         precision = (-log_var).exp()
-        second = q.mean.square() + q.var
-        kl = second @ precision.T - 2 * q.mean @ (precision * mean).T
-        kl = kl.double() + (mean.square() * precision + log_var).sum(1)
+        kl = _quadratic(q.mean, mean, log_var) + (q.var @ precision.T).double()
         kl = 0.5 * (kl - self.n_components - q.log_det()[:, None])
         joint = log_weights.double() - kl
         shares = joint.softmax(1).to(precision)
@@ -796,11 +795,18 @@ class DeepLatentGaussian(FactorModule):
 
     def _log_prior(self, z):
         mean, log_var, log_weights = self._mixture()
-        precision = (-log_var).exp()
-        square = z.square() @ precision.T - 2 * z @ (precision * mean).T
-        square = square.double() + (mean.square() * precision + log_var).sum(1)
-        log_p = -0.5 * (square + self.n_components * np.log(2 * np.pi))
-        return (log_weights + log_p).logsumexp(-1)
+        square = _quadratic(z, mean, log_var) + self.n_components * np.log(2 * np.pi)
+        return (log_weights - 0.5 * square).logsumexp(-1)
+
+
+def _quadratic(z, mean, log_var):
+    """Minus twice the log density of Gaussians, but for its constant, float64.
+
+    (..., n_gaussians) of z, (..., k), for means and log variances (n_gaussians, k).
+    """
+    precision = (-log_var).exp()
+    square = z.square() @ precision.T - 2 * z @ (precision * mean).T
+    return square.double() + (mean.square() * precision + log_var).sum(1)
 
 
 def _inverse_root(precision):
