@@ -61,7 +61,8 @@ class AnnealedAdam:
     """
 
     def __init__(self, groups, n_updates=None):
-        self.adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        is_fused = groups[0]["params"][0].device.type in ("cpu", "cuda")
+        self.adam = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=is_fused)
         self.n_updates = n_updates
         self.rates = [group["lr"] for group in groups]
         self.n_steps = 0

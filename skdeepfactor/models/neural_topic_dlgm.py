@@ -654,7 +654,7 @@ class DeepLatentGaussian(FactorModule):
         if q.center is not None:
             return q.center
         center = self._plain_start(rows, q)[1]
-        if not self._is_centered(rows):
+        if self.training or not self._is_centered(rows):
             return center
         exponent = self._expected_logits(rows, q, center, loadings)[1]
         return exponent.softmax(1) @ self.decoder.weight
