@@ -41,14 +41,12 @@ from scipy import sparse
 
 from benchmarks import data, measure
 
+FULL = {"covariance_type": "full", "prior": "mixture", "n_pseudo_inputs": 50}
 SETTINGS = {
     "defaults": {},
-    "multinomial 100": {"n_components": 100, "covariance_type": "full"},
-    "urn 200": {
-        "n_components": 200,
-        "likelihood": "dirichlet_multinomial",
-        "covariance_type": "full",
-    },
+    "multinomial 100": {"n_components": 100, **FULL},
+    "multinomial 200": {"n_components": 200, **FULL},
+    "urn 200": {"n_components": 200, "likelihood": "dirichlet_multinomial", **FULL},
 }
 BASELINES = ("counts", "tfidf")
 

@@ -1207,3 +1207,11 @@ def test_sampled_objectives_have_no_divergence_to_weigh(parameters, counts):
     model = small(objective="iwae", n_particles=3, refine_steps=0, **parameters)
     with pytest.raises(ValueError, match="only objective='elbo' has"):
         model.fit(counts)
+
+
+@pytest.mark.parametrize("row", [(3889214, 8751561), (379523347, 685541984)])
+def test_rounding_makes_no_variance_negative(row):
+    """Loadings that are all the same: their variance over words is 0, or below it."""
+    X = scipy.sparse.csr_matrix(np.array([(0, 0), (0, 0), row], dtype=np.int32))
+    model = small(1, max_iter=3).fit(X)
+    assert np.isfinite(model.score_samples(X)).all()

@@ -642,7 +642,8 @@ class DeepLatentGaussian(FactorModule):
         center = shares @ weight
         var = q.var
         if self.posterior_variance is None:
-            spread = shares @ weight.square() - center.square()
+            # Rounding must not make it negative, or a variance would be.
+            spread = (shares @ weight.square() - center.square()).clamp_min(0)
             var = 1 / (1 + rows.entries.totals.to(var)[:, None] * spread)
         if not self._is_centered(rows):
             center = torch.zeros_like(center)
