@@ -112,6 +112,9 @@ REFINE_RATE = 0.05
 # Learning rate of networks over that of the decoder's weights.
 NETWORK_RATE = 0.3
 
+# Size of the weights between hidden layers and logits, at first.
+DEEP_START = 0.02
+
 # Times the steps of a pass, where a row has none behind it.
 N_COLD = 3
 
@@ -1249,8 +1252,9 @@ class NeuralTopicDLGM(BaseFactorModel):
             loadings = initial_loadings(X, self.n_components, random_state)
             decoder.weight.data.copy_(torch.from_numpy(loadings))
         else:
-            decoder.hidden.initialize(generator, input_scale=1.0, output_scale=1.0)
-            decoder.weight.data.normal_(generator=generator).mul_(0.05)
+            scale = self.n_components**-0.5
+            decoder.hidden.initialize(generator, input_scale=scale, output_scale=1.0)
+            decoder.weight.data.normal_(generator=generator).mul_(DEEP_START)
         if self.likelihood == "dirichlet_multinomial":
             module.log_concentration.data.fill_(np.log(100.0))
         if self.prior == "mixture":
