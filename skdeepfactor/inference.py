@@ -226,7 +226,8 @@ def _drawing_from(generator):
     module = torch.random if is_cpu else torch.get_device_module(device)
     # The CPU is always forked.
     forked = [] if is_cpu else [device]
-    with torch.random.fork_rng(forked, device_type=None if is_cpu else device.type):
+    # torch 2.6 wants a type even where no device is forked.
+    with torch.random.fork_rng(forked, device_type="cuda" if is_cpu else device.type):
         module.set_rng_state(generator.get_state(), *forked)
         yield
         generator.set_state(module.get_rng_state(*forked))

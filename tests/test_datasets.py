@@ -83,7 +83,6 @@ def test_corpus_names_public_objects(corpus_and_home):
     # One of each way to document: def, method, and text attached to compiled code.
     assert {
         "numpy.linalg._linalg.svd",
-        "numpy.ndarray.astype",
         "scipy.special.expn",
         "sklearn.decomposition._nmf.NMF.fit_transform",
         "torch.nn.modules.linear.Linear",
@@ -91,6 +90,8 @@ def test_corpus_names_public_objects(corpus_and_home):
         "torch.Tensor.scatter_",
         "torch.special.xlogy",
     } <= set(corpus.names)
+    # Which of its modules has it depends on the release of NumPy.
+    assert any(name.endswith(".ndarray.astype") for name in corpus.names)
 
 
 def test_corpus_has_text_and_no_markup(corpus_and_home):

@@ -819,19 +819,28 @@ def test_predictions_of_the_next_word_sum_to_one(likelihood):
     np.testing.assert_allclose(p.sum(1), 1, rtol=1e-6)
 
 
-def test_the_urn_gets_the_words_of_the_row():
+@pytest.mark.parametrize("likelihood", COUNTS_GIVEN_TOTALS)
+def test_predictions_are_averaged_over_the_posterior(likelihood, monkeypatch):
+    """And the urn gets the words of the row."""
+    monkeypatch.setattr("skdeepfactor.models.neural_topic_dlgm.N_DRAWS", 20000)
     X = random_rows(6, 6)
-    plain, *_ = known("multinomial")
-    expected = plain.inverse_transform(plain.transform(X))
-    np.testing.assert_allclose(plain.predictive(X), expected, rtol=1e-6)
-    urn, *_ = known("dirichlet_multinomial")
-    total = np.exp(LOG_CONCENTRATION)
-    shares = urn.inverse_transform(urn.transform(X))
-    expected = (total * shares + X) / (total + X.sum(1, keepdims=True))
-    np.testing.assert_allclose(urn.predictive(X), expected, rtol=1e-6)
-    np.testing.assert_allclose(
-        urn.predictive(scipy.sparse.csr_matrix(X)), expected, rtol=1e-6
-    )
+    model, *_ = known(likelihood)
+    module = model._load(torch.float64)
+    with torch.no_grad():
+        q = module.posterior(batch_of(X))
+        spread = q.variance.sqrt() * torch.from_numpy(
+            np.random.default_rng(0).normal(size=(20000, *q.mean.shape))
+        )
+        shares = module.decode(q.mean + spread).mean(0).numpy()
+        plain = module.decode(q.mean).numpy()
+    expected = shares
+    if likelihood == "dirichlet_multinomial":
+        total = np.exp(LOG_CONCENTRATION)
+        expected = (total * shares + X) / (total + X.sum(1, keepdims=True))
+    np.testing.assert_allclose(model.predictive(X), expected, rtol=0.03, atol=1e-3)
+    assert np.abs(shares - plain).max() > 0.03 * plain.max()
+    sparse = model.predictive(scipy.sparse.csr_matrix(X))
+    np.testing.assert_allclose(sparse, model.predictive(X), rtol=1e-6)
 
 
 # What the inference network sees.

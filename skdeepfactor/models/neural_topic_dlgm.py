@@ -359,9 +359,18 @@ class DeepLatentGaussian(FactorModule):
         return generator.multinomial(totals, p / p.sum(1, keepdims=True))
 
     def predictive(self, x):
-        """Probabilities of the next word of each row, (n_rows, n_features)."""
+        """Probabilities of the next word of each row, (n_rows, n_features).
+
+        Their mean over the posterior, by draws that depend on the row alone.
+        """
         rows = Rows.of(x)
-        logits = self.decoder(self._infer(rows).mean)
+        q = self._infer(rows)
+        noise = self._noise(rows, N_DRAWS, q.mean, stream=3 * 10**6)
+        return sum(self._next_word(rows, z) for z in q.draws(noise)) / N_DRAWS
+
+    def _next_word(self, rows, z):
+        """The same, given z."""
+        logits = self.decoder(z)
         if self.likelihood == "dirichlet_multinomial":
             logits = logits.log_softmax(1) + self.log_concentration
         elif self.likelihood != "negative_binomial":
@@ -1125,8 +1134,9 @@ class NeuralTopicDLGM(BaseFactorModel):
     def predictive(self, X):
         """Predict the next word of each row, given its words so far.
 
-        The shares of the words at the posterior mean of z; out of an urn
-        (``likelihood="dirichlet_multinomial"``), with the row's own words added to it.
+        The shares of the words, averaged over the posterior of z by draws that depend
+        on the row alone; out of an urn (``likelihood="dirichlet_multinomial"``), with
+        the row's own words added to it.
 
         Parameters
         ----------
