@@ -50,9 +50,11 @@ def test_checks_with_array_api_enabled():
     """The variable is read when SciPy is imported, hence the process of its own."""
     code = (
         "from sklearn.utils.estimator_checks import check_estimator\n"
-        "from skdeepfactor import LatentDirichletAllocation, PoissonFactorization\n"
-        "for kind in (LatentDirichletAllocation, PoissonFactorization):\n"
-        "    for result in check_estimator(kind(3), on_skip=None):\n"
+        "from tests.conftest import ESTIMATORS\n"
+        "kinds = {type(model) for model in ESTIMATORS.values()}\n"
+        "assert len(kinds) >= 3\n"
+        "for kind in kinds:\n"
+        "    for result in check_estimator(kind(), on_skip=None):\n"
         "        assert result['status'] == 'passed', result\n"
     )
     environment = {**os.environ, "SCIPY_ARRAY_API": "1"}
