@@ -51,13 +51,13 @@ SETTINGS = {
 }
 BASELINES = ("counts", "tfidf")
 
-COLLAPSING = {"decoder_layers": (400,), "refine_steps": 0, "input_dropout": 0.0}
+COLLAPSING = {"decoder_layers": (400, 400), "refine_steps": 0}
 COLLAPSE = {
     "plain": {},
     "kl_warmup": {"kl_warmup": 0.5},
     "free_bits": {"free_bits": 0.1},
     "skip_connections": {"skip_connections": True},
-    "posterior_variance": {"posterior_variance": 0.3},
+    "posterior_variance": {"posterior_variance": 0.1},
     "mixture prior": {"prior": "mixture"},
     "vamp prior": {"prior": "vamp"},
     "refinement": {"refine_steps": 10},

@@ -79,9 +79,9 @@ class Encoder(nn.Module):
         # A variance beyond these is a network that has not learnt yet.
         return mean, log_var.clamp(-12, 6)
 
-    def initialize(self, generator):
-        """Draw weights for inputs of length 1; the output starts near the prior."""
-        self.layers.initialize(generator, input_scale=1.0, output_scale=0.1)
+    def initialize(self, generator, length=1.0):
+        """Draw weights for inputs of that length; the output starts near the prior."""
+        self.layers.initialize(generator, input_scale=1 / length, output_scale=0.1)
 
 
 class Decoder(nn.Module):

@@ -98,6 +98,7 @@ from skdeepfactor.ops import (
     map_values,
     products_at_entries,
     row_keys,
+    row_sum,
     take_rows,
     without_zeros,
 )
@@ -114,6 +115,9 @@ NETWORK_RATE = 0.3
 
 # Size of the weights between hidden layers and logits, at first.
 DEEP_START = 0.02
+
+# Rows whose inputs say how large the inputs of the network are.
+N_TYPICAL = 1000
 
 # Times the steps of a pass, where a row has none behind it.
 N_COLD = 3
@@ -854,6 +858,15 @@ def _gaussian_kl(p, q):
     return 0.5 * (ratio + square - 1 - ratio.log()).sum(1, dtype=torch.float64)
 
 
+def _typical_length(module, X):
+    """The mean length of what the encoder sees of a row that is not empty."""
+    x = to_tensor(X, slice(N_TYPICAL), dtype=module.idf.dtype, device="cpu")
+    inputs = module.inputs(without_zeros(x))
+    lengths = row_sum(map_values(torch.square, inputs)).sqrt()
+    is_there = lengths > 0
+    return float(lengths[is_there].mean()) if bool(is_there.any()) else 1.0
+
+
 def _choose(is_new, new, old):
     """Row by row, the new or the old of each tensor."""
     return [
@@ -1259,7 +1272,8 @@ class NeuralTopicDLGM(BaseFactorModel):
 
     def _initialize(self, module, X, random_state):
         generator = torch.Generator().manual_seed(random_state.randint(2**31 - 1))
-        module.encoder.initialize(generator)
+        self._initialize_inputs(module, X, random_state)
+        module.encoder.initialize(generator, _typical_length(module, X))
         decoder = module.decoder
         totals = np.asarray(X.sum(axis=0, dtype=np.float64)).ravel()
         shares = (totals + 0.5) / (totals + 0.5).sum()
@@ -1278,7 +1292,6 @@ class NeuralTopicDLGM(BaseFactorModel):
             module.log_concentration.data.fill_(np.log(100.0))
         if self.prior == "mixture":
             module.prior_mean.data.normal_(generator=generator).mul_(0.5)
-        self._initialize_inputs(module, X, random_state)
 
     def _initialize_inputs(self, module, X, random_state):
         """Fit what the encoder's inputs depend on."""
