@@ -4,10 +4,12 @@ from skdeepfactor._version import __version__
 from skdeepfactor.models.latent_dirichlet_allocation import LatentDirichletAllocation
 from skdeepfactor.models.neural_topic_dlgm import NeuralTopicDLGM
 from skdeepfactor.models.poisson_factorization import PoissonFactorization
+from skdeepfactor.models.sparse_gamma_def import SparseGammaDEF
 
 __all__ = [
     "LatentDirichletAllocation",
     "NeuralTopicDLGM",
     "PoissonFactorization",
+    "SparseGammaDEF",
     "__version__",
 ]

@@ -212,10 +212,11 @@ class BaseFactorModel(
         """
         check_is_fitted(self)
         Z = check_array(Z, dtype=[np.float64, np.float32])
-        if Z.shape[1] != self._n_features_out:
+        n_components = len(self.components_)
+        if Z.shape[1] != n_components:
             raise ValueError(
                 f"Z has {Z.shape[1]} columns, but {type(self).__name__} has "
-                f"{self._n_features_out} components."
+                f"{n_components} components."
             )
         return _map_rows(
             self._load(compute_dtype(Z)), Z, lambda module, z: module.decode(z)
@@ -385,6 +386,9 @@ class BaseFactorModel(
         )
         return attributes(history, lower_bound)
 
+    #: The parameter that says how many components there are.
+    _size = "n_components"
+
     #: Whether steps on all rows raise the bound, so that one without gain is the last.
     _full_steps_ascend = False
 
@@ -403,10 +407,11 @@ class BaseFactorModel(
         """The module to train on X, and the device that it is on."""
         dtype = compute_dtype(X)
         if is_warm:
-            if self.n_components != self._fitted_with["n_components"]:
+            size, fitted_size = getattr(self, self._size), self._fitted_with[self._size]
+            if size != fitted_size:
                 raise ValueError(
-                    f"n_components={self.n_components} cannot go on from a model "
-                    f"with {self._fitted_with['n_components']} components."
+                    f"{self._size}={size} cannot go on from a model fitted with "
+                    f"{self._size}={fitted_size}."
                 )
             if any(array.dtype == np.float64 for array in self._parameters.values()):
                 dtype = torch.float64

@@ -6,9 +6,11 @@ Divergences come per row, summed in float64; their arguments broadcast.
 import math
 
 import numpy as np
+import scipy.interpolate
 import scipy.optimize
 import scipy.special
 import torch
+from torch import nn
 
 from skdeepfactor.ops import SLICE
 
@@ -180,3 +182,85 @@ def _root(increasing):
         return PRIOR_RANGE[1]
     root = scipy.optimize.brentq(lambda t: increasing(math.exp(t)), low, high)
     return math.exp(root)
+
+
+class InverseGaussians(nn.Module):
+    """Generalized inverse Gaussians q(y) ~ y^(g - 1) exp(-rho y - tau / y) of order g.
+
+    Their moments are ratios of Bessel functions of s = 2 sqrt(rho tau). torch has none
+    of real order, so they are interpolated in log s between points made by SciPy, to
+    1e-9; beyond the last points logarithms go on in straight lines.
+    """
+
+    def __init__(self, order):
+        super().__init__()
+        self.order = order
+        low, high, self.step = -18.0, 14.0, 0.05
+        grid = np.arange(low, high + self.step / 2, self.step)
+        s = np.exp(grid)
+        bessel = scipy.special.kve(order, s)
+        curves = [
+            np.log(scipy.special.kve(order + 1, s) / bessel),
+            np.log(scipy.special.kve(1 - order, s) / bessel),
+            np.log(2 * bessel),
+        ]
+        slopes = [scipy.interpolate.CubicSpline(grid, f)(grid, 1) for f in curves]
+        self.low = low
+        table = torch.from_numpy(np.stack([curves, slopes]))
+        # Persistent arrays would be pickled with every model.
+        self.register_buffer("table", table, persistent=False)
+
+    def _curves(self, log_s):
+        """The interpolated curves, (3, ...), float64."""
+        table = self.table.double()
+        position = (log_s.double() - self.low) / self.step
+        index = position.floor().clamp(0, table.shape[2] - 2)
+        t = position - index
+        left = index.long()
+        (f0, d0), (f1, d1) = table[:, :, left], table[:, :, left + 1]
+        d0, d1 = d0 * self.step, d1 * self.step
+        inside = t.clamp(0, 1)
+        u = 1 - inside
+        value = f0 * u * u * (1 + 2 * inside) + f1 * inside * inside * (3 - 2 * inside)
+        value = value + inside * u * (d0 * u - d1 * inside)
+        # Straight on, to both sides.
+        beyond = t - inside
+        return value + beyond * torch.where(beyond < 0, d0, d1)
+
+    def moments(self, rho, tau):
+        """E[y], E[1 / y] and, in float64, the log of the normaliser."""
+        log_rho, log_tau = rho.double().log(), tau.double().log()
+        half = 0.5 * (log_tau - log_rho)
+        log_s = math.log(2) + 0.5 * (log_rho + log_tau)
+        ratio, inverse_ratio, log_bessel = self._curves(log_s)
+        log_normaliser = self.order * half + log_bessel - log_s.exp()
+        mean, inverse = (half + ratio).exp(), (inverse_ratio - half).exp()
+        return mean.to(rho), inverse.to(rho), log_normaliser
+
+    def of_mean(self, mean):
+        """Parameters rho and tau with that mean and rho tau = 1."""
+        ratio = self._curves(torch.full((), math.log(2)).to(mean))[0].exp().to(mean)
+        return ratio / mean, mean / ratio
+
+    def sample(self, rho, tau, n_draws, generator):
+        """Draws of each, (n_draws, ...), float64, by way of the distribution function.
+
+        It is tabulated in log y, from where the density is e^-40 of its largest.
+        """
+        log_rho, log_tau = rho.double().log(), tau.double().log()
+        s = (math.log(2) + 0.5 * (log_rho + log_tau)).exp()[..., None]
+        reach = torch.acosh(1 + 40 / s)
+        points = torch.linspace(-1, 1, 256, dtype=torch.float64, device=rho.device)
+        u = reach * points
+        log_density = self.order * u - s * (torch.cosh(u) - 1)
+        density = (log_density - log_density.amax(-1, keepdim=True)).exp()
+        total = torch.cumulative_trapezoid(density)
+        total /= total[..., -1:].clone()
+        uniform = generator.random((*rho.shape, n_draws))
+        draws = torch.from_numpy(uniform).to(total)
+        cell = torch.searchsorted(total, draws).clamp_max(total.shape[-1] - 1)
+        before = torch.where(cell > 0, total.gather(-1, (cell - 1).clamp_min(0)), 0.0)
+        share = (draws - before) / (total.gather(-1, cell) - before).clamp_min(1e-300)
+        place = 2 * (cell + share.clamp(0, 1)) / (len(points) - 1) - 1
+        log_y = 0.5 * (log_tau - log_rho)[..., None] + reach * place
+        return log_y.exp().movedim(-1, 0)

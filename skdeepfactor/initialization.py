@@ -10,12 +10,15 @@ import scipy.sparse
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd, safe_sparse_dot
 from sklearn.utils.validation import check_array
 
 SVD_POWER_ITERATIONS = 2
 KMEANS_ITERATIONS = 20
+# How fast a feature's share falls with its distance from a cluster's centre.
+PART_WIDTH = 0.28
 TINY = np.finfo(np.float64).tiny
 
 
@@ -165,3 +168,43 @@ def _log1p(X):
     if not scipy.sparse.issparse(X):
         return np.log1p(X)
     return X.log1p()
+
+
+def initial_parts(X, n_components, random_state):
+    """Shares of components in each feature, (n_components, n_features), from parts.
+
+    Features are clustered: the columns of log(1 + x / 5), centred and of length 1, and
+    each goes to the clusters by its distance to their centres. For images these are
+    parts, for rows that mix many components more than clusters of rows are.
+    """
+    n_samples, n_features = X.shape
+    logs = X.astype(np.float64 if X.dtype == np.float64 else np.float32) / 5
+    logs = _log1p(logs)
+    rank = min(n_components, n_samples, n_features)
+    left, lengths, right = randomized_svd(
+        logs, rank, n_iter=SVD_POWER_ITERATIONS, random_state=random_state
+    )
+    # Centred in the space of the left singular vectors, where the columns are short.
+    mean = left.mean(axis=0)
+    columns = right.T * lengths
+    columns = columns - np.outer(columns @ mean, mean) * n_samples
+    # What is left of a constant column is rounding, and points anywhere.
+    sizes = np.linalg.norm(columns, axis=1)
+    is_there = sizes > 1e-5 * sizes.max()
+    shares = random_state.uniform(0.9, 1.1, size=(n_components, n_features))
+    n_clusters = min(n_components, is_there.sum())
+    if n_clusters > 0:
+        columns = normalize(columns[is_there])
+        kmeans = KMeans(
+            n_clusters, n_init=1, max_iter=KMEANS_ITERATIONS, random_state=random_state
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            centers = kmeans.fit(columns).cluster_centers_
+        distances = euclidean_distances(columns, centers, squared=True)
+        distances -= distances.min(axis=1, keepdims=True)
+        weights = np.exp(distances / (-2 * PART_WIDTH**2)).T
+        # Components beyond the number of clusters start small.
+        shares *= 1e-4
+        shares[:n_clusters, is_there] += weights / weights.sum(axis=0)
+    return shares / shares.sum(axis=0)

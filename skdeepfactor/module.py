@@ -64,6 +64,16 @@ class FactorModule(nn.Module, ABC):
         """
         return self.elbo(x)
 
+    def data_bound(self, batches):
+        """The bound of all rows, in nats, less the divergence of the globals.
+
+        ``batches()`` yields each batch and the local parameters to go on from, if any.
+        """
+        bound = -float(self.global_kl())
+        for x, start in batches():
+            bound += self.elbo(x, self.posterior(x, start)).sum().item()
+        return bound
+
     def global_kl(self):
         """KL divergence of the posterior over global parameters from its prior."""
         return 0.0

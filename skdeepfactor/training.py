@@ -296,9 +296,10 @@ def _has_risen(values, patience, tol):
 def _evaluate(module, X, memory, device):
     """The bound of all rows and of the global parameters, from what is remembered."""
     dtype = next(module.parameters()).dtype
-    bound = -global_kl(module)
-    for rows in chunks(X, None, module.work_width):
-        x = to_tensor(X, rows, dtype=dtype, device=device)
-        start = None if memory is None else memory.recall(rows)
-        bound += module.elbo(x, module.posterior(x, start)).sum().item()
-    return bound
+
+    def batches():
+        for rows in chunks(X, None, module.work_width):
+            x = to_tensor(X, rows, dtype=dtype, device=device)
+            yield x, None if memory is None else memory.recall(rows)
+
+    return module.data_bound(batches)

@@ -9,11 +9,16 @@ from skdeepfactor import (
     LatentDirichletAllocation,
     NeuralTopicDLGM,
     PoissonFactorization,
+    SparseGammaDEF,
 )
 from skdeepfactor.base import ConjugateFactorModel
 
 # Every model and variant that the contract is checked for: small, and quick to fit.
 ESTIMATORS = {
+    "SparseGammaDEF": SparseGammaDEF((3, 2), max_iter=25, random_state=0),
+    "SparseGammaDEF-auxiliary": SparseGammaDEF(
+        (3, 2, 1), solver="auxiliary", max_iter=15, init="kmeans", random_state=0
+    ),
     "PoissonFactorization": PoissonFactorization(3, random_state=0),
     "PoissonFactorization-hierarchical": PoissonFactorization(
         3, hierarchical=True, random_state=0

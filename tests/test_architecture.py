@@ -296,7 +296,7 @@ for name in skdeepfactor.__all__:
     if name == "NeuralTopicDLGM":  # torch's optimizers load its compiler.
         continue
     for parameters in ({}, {"batch_size": 8}, {"validation_fraction": 0.2}):
-        estimator = getattr(skdeepfactor, name)(2, max_iter=2, **parameters)
+        estimator = getattr(skdeepfactor, name)(max_iter=2, **parameters)
         estimator.fit(X).score(X)
         estimator.partial_fit(X)
 print([name for name in heavy if name in sys.modules])

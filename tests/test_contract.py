@@ -17,7 +17,11 @@ from tests.conftest import ESTIMATORS
 ROW_METHODS = ["transform", "score_samples"]
 
 
-def fresh(estimator, **changes):
+def fresh(estimator, n_components=None, **changes):
+    if n_components is not None:
+        is_deep = estimator._size == "layer_sizes"
+        sizes = (n_components, min(n_components, 2))
+        changes[estimator._size] = sizes if is_deep else n_components
     return type(estimator)(**{**estimator.get_params(), **changes})
 
 
@@ -26,6 +30,8 @@ def climbing(estimator, **changes):
     model = fresh(estimator, batch_size=None, tol=0, **changes)
     if "inference" in model.get_params():
         model.inference = "mean_field"
+    if "solver" in model.get_params():
+        model.solver = "auxiliary"
     return model
 
 
@@ -195,7 +201,7 @@ def test_warm_start_goes_on(estimator, counts):
     # Of sampled bounds even less is promised.
     tolerance = 1e-3 if isinstance(model, ConjugateFactorModel) else 1e-2
     assert warm[-1] > cold[-1] - tolerance * abs(cold[-1])
-    model.n_components = 4
+    setattr(model, model._size, (4, 2) if model._size == "layer_sizes" else 4)
     with pytest.raises(ValueError, match="cannot go on"):
         model.fit(X)
 
@@ -208,7 +214,9 @@ def test_verbose_shows_the_bound(estimator, counts, capsys):
 
 def test_predictions_stay_the_same_when_parameters_change_after_fit(estimator, counts):
     expected = estimator.fit(counts).transform(counts)
-    estimator.set_params(n_components=5)
+    estimator.set_params(
+        **{estimator._size: (5, 2) if estimator._size == "layer_sizes" else 5}
+    )
     np.testing.assert_array_equal(estimator.transform(counts), expected)
 
 
@@ -297,7 +305,7 @@ def check_outputs(model, X):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Z = model.fit_transform(X)
-    assert Z.shape == (X.shape[0], model.n_components)
+    assert Z.shape == (X.shape[0], len(model.components_))
     assert np.isfinite(Z).all()
     if isinstance(model, ConjugateFactorModel):
         assert (Z >= 0).all()

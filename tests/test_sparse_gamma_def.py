@@ -1,0 +1,238 @@
+"""Gamma deep exponential families against quadrature, Monte Carlo and planted parts."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+import scipy.stats
+import torch
+from numpy.testing import assert_allclose
+from scipy.optimize import linear_sum_assignment
+
+from skdeepfactor import PoissonFactorization, SparseGammaDEF
+from skdeepfactor.data import to_tensor
+from skdeepfactor.distributions import InverseGaussians
+
+RHO, TAU = [0.5, 2.0, 3e-3, 50.0, 1.0], [0.3, 1e-6, 40.0, 20.0, 200.0]
+
+
+def planted(n_samples=150, n_features=24, n_parts=4, seed=0):
+    """Counts, and the parts that they are sums of; each feature has one part."""
+    rng = np.random.default_rng(seed)
+    parts = np.zeros((n_parts, n_features))
+    parts[np.arange(n_features) % n_parts, np.arange(n_features)] = rng.gamma(
+        3, 1, n_features
+    )
+    z = rng.gamma(0.4, 3, (n_samples, n_parts))
+    return rng.poisson(z @ parts).astype(np.float64), parts
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    X, _ = planted()
+    return SparseGammaDEF((6, 4, 2), random_state=0, max_iter=60).fit(X), X
+
+
+@pytest.mark.parametrize("order", [0.1, 0.7, 1.0, 2.5])
+def test_moments_are_those_of_quadrature(order):
+    family = InverseGaussians(order)
+    moments = family.moments(*(torch.tensor(v).double() for v in (RHO, TAU)))
+    for rho, tau, mean, inverse, log_normaliser in zip(
+        RHO, TAU, *(m.numpy() for m in moments), strict=True
+    ):
+        t0 = 0.5 * np.log(tau / rho)
+
+        # In log y the integrand falls faster than exponentially to both sides, where
+        # the sum over a fine grid is as good as any quadrature.
+        t, step = np.linspace(t0 - 60, t0 + 60, 240_001, retstep=True)
+        with np.errstate(over="ignore"):
+            exponent = 2 * np.sqrt(rho * tau) - rho * np.exp(t) - tau * np.exp(-t)
+
+        def integral(power, t=t, step=step, exponent=exponent):
+            return step * np.exp(exponent + (order + power) * t).sum()
+
+        total = integral(0)
+        assert mean == pytest.approx(integral(1) / total, rel=1e-6)
+        assert inverse == pytest.approx(integral(-1) / total, rel=1e-6)
+        expected = np.log(total) - 2 * np.sqrt(rho * tau)
+        assert log_normaliser == pytest.approx(expected, abs=1e-6)
+
+
+def test_draws_have_the_distribution():
+    family = InverseGaussians(0.1)
+    rho, tau = (torch.tensor(v).double() for v in (RHO, TAU))
+    draws = family.sample(rho, tau, 4000, np.random.default_rng(0)).numpy()
+    for values, r, t in zip(draws.T, RHO, TAU, strict=True):
+        expected = scipy.stats.geninvgauss(
+            0.1, 2 * np.sqrt(r * t), scale=np.sqrt(t / r)
+        )
+        assert scipy.stats.kstest(values, expected.cdf).pvalue > 1e-3
+
+
+def test_parameters_of_a_mean():
+    family = InverseGaussians(0.3)
+    mean = torch.tensor([1e-3, 1.0, 50.0]).double()
+    rho, tau = family.of_mean(mean)
+    assert_allclose(family.moments(rho, tau)[0], mean, rtol=1e-9)
+    assert_allclose(rho * tau, 1)
+
+
+def test_the_bound_is_that_of_an_independent_estimate(fitted):
+    """E_q[log p(x, z, W) - log q(z, W)], with every density by SciPy."""
+    model, X = fitted
+    module = model._load(torch.float64)
+    x = to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
+    with torch.no_grad():
+        q = module.posterior(x)
+    rng = np.random.default_rng(1)
+    gamma = scipy.stats.gamma
+
+    def inverse_gaussian(upper, order):
+        rho, tau = upper.rho.numpy(), upper.tau.numpy()
+        scale = np.sqrt(tau / rho)
+        return scipy.stats.geninvgauss(order, 2 * np.sqrt(rho * tau), scale=scale)
+
+    def by_shape(shape, mean):
+        shape, mean = shape.numpy(), mean.numpy()
+        return gamma(shape, scale=mean / shape)
+
+    families = [
+        by_shape(q.factors.shape, q.factors.mean),
+        *(inverse_gaussian(upper, 0.1) for upper in q.factors.uppers),
+    ]
+    weights = [
+        by_shape(module.weight_concentration.T, module.weight_mean.T),
+        *(inverse_gaussian(upper, 0.1) for upper in module._uppers),
+    ]
+    family = InverseGaussians(0.1)
+    bounds = []
+    generator = np.random.default_rng(2)
+    drawn = [
+        family.sample(upper.rho, upper.tau, 200, generator).numpy()
+        for upper in (*q.factors.uppers, *module._uppers)
+    ]
+    n_above = len(q.factors.uppers)
+    for draw in range(200):
+        z = [families[0].rvs(random_state=rng), *(d[draw] for d in drawn[:n_above])]
+        w = [weights[0].rvs(random_state=rng), *(d[draw] for d in drawn[n_above:])]
+        z[0], w[0] = (np.maximum(v, 1e-300) for v in (z[0], w[0]))
+        bound = scipy.stats.poisson.logpmf(X, z[0] @ w[0]).sum()
+        for layer, (values, own) in enumerate(zip(z, families, strict=True)):
+            mean = np.ones_like(values)
+            if layer + 1 < len(z):
+                mean = z[layer + 1] @ w[layer + 1]
+            bound += gamma.logpdf(values, 0.1, scale=mean / 0.1).sum()
+            bound -= own.logpdf(values).sum()
+        for values, own in zip(w, weights, strict=True):
+            bound += gamma.logpdf(values, 0.1, scale=1 / 0.3).sum()
+            bound -= own.logpdf(values).sum()
+        bounds.append(bound)
+    expected, error = np.mean(bounds), np.std(bounds) / np.sqrt(len(bounds))
+    actual = module.data_bound(lambda: [(x, module._pack(q.factors))])
+    error = np.hypot(error, module.lower_bound_std_error)
+    assert abs(actual - expected) < 4 * error
+    assert error < 0.01 * abs(expected)
+    # The closed form lies below, and is what rows are scored by.
+    closed = model.score_samples(X).sum() - float(module.global_kl())
+    assert closed < actual
+
+
+def test_one_layer_is_poisson_factorization():
+    X, _ = planted()
+    flat = PoissonFactorization(
+        4, factor_shape=0.1, factor_rate=0.1, weight_shape=0.1, weight_rate=0.3
+    )
+    flat.set_params(random_state=0, max_iter=30).fit(X)
+    deep = SparseGammaDEF((4,), solver="auxiliary", max_iter=1, random_state=0).fit(X)
+    deep._parameters["weight_concentration"] = flat.weight_concentration_.T.copy()
+    deep._parameters["weight_mean"] = flat.components_.T.copy()
+    for model in (flat, deep):
+        model._fitted_with["inner_tol"] = 1e-10
+    assert_allclose(deep.score_samples(X), flat.score_samples(X), rtol=1e-6)
+    assert_allclose(deep.transform(X), flat.transform(X), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(5,), (5, 3), (6, 4, 2), (6, 5, 4, 3, 2)])
+def test_steps_on_the_closed_form_climb_it(sizes):
+    X, _ = planted(60)
+    model = SparseGammaDEF(
+        sizes, solver="auxiliary", max_iter=60, tol=0, random_state=0
+    ).fit(X)
+    bounds = np.array(model.history_["lower_bound"])
+    assert (np.diff(bounds) >= -1e-9 * np.abs(bounds[1:])).all()
+    assert bounds[-1] > bounds[0]
+
+
+@pytest.mark.parametrize("sizes", [(4,), (4, 2)])
+def test_the_expansion_finds_a_better_bound(sizes):
+    X, _ = planted()
+    bounds = {}
+    for solver in ("auxiliary", "expansion"):
+        model = SparseGammaDEF(sizes, solver=solver, max_iter=200, random_state=0)
+        module = model.fit(X)._load(torch.float64)
+        x = to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
+        bounds[solver] = module.data_bound(lambda x=x: [(x, None)])
+    assert bounds["expansion"] > bounds["auxiliary"]
+
+
+@pytest.mark.parametrize("sizes", [(4,), (4, 2)])
+def test_planted_parts_are_recovered(sizes):
+    X, parts = planted(300)
+    model = SparseGammaDEF(sizes, max_iter=200, random_state=0).fit(X)
+    correlations = np.corrcoef(model.components_, parts)[:4, 4:]
+    rows, columns = linear_sum_assignment(-correlations)
+    assert correlations[rows, columns].min() > 0.9
+
+
+def test_layers_of_transform(fitted):
+    model, X = fitted
+    layers = []
+    for layer, size in enumerate((6, 4, 2), 1):
+        layers.append(model.set_params(transform_layer=layer).transform(X))
+        assert layers[-1].shape == (len(X), size)
+        assert len(model.get_feature_names_out()) == size
+    model.set_params(transform_layer="all")
+    assert_allclose(model.transform(X), np.hstack(layers), rtol=1e-9)
+    assert len(model.get_feature_names_out()) == 12
+    with pytest.raises(ValueError, match="from 1 to 3"):
+        model.set_params(transform_layer=4).transform(X)
+    model.set_params(transform_layer=1)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"layer_sizes": ()}, "layer_sizes must hold positive ints"),
+        ({"layer_sizes": (3, 0)}, "layer_sizes must hold positive ints"),
+        ({"layer_sizes": (3, 1.5)}, "layer_sizes must hold positive ints"),
+        ({"layer_shape": (0.1,)}, "one for each of the 2 layers"),
+        ({"layer_shape": (0.1, -1.0)}, "must be a positive number"),
+    ],
+)
+def test_bad_parameters_are_named(parameters, message):
+    X, _ = planted(20)
+    with pytest.raises(ValueError, match=message):
+        SparseGammaDEF(**{"layer_sizes": (3, 2), **parameters}).fit(X)
+
+
+def test_a_layer_that_grows_is_warned_of():
+    X, _ = planted(20)
+    with pytest.warns(UserWarning, match="larger than the one below"):
+        SparseGammaDEF((2, 3), max_iter=2, random_state=0).fit(X)
+
+
+def test_a_shape_for_each_layer():
+    X, _ = planted(40)
+    one = SparseGammaDEF((3, 2), max_iter=5, random_state=0).fit(X)
+    same = SparseGammaDEF((3, 2), layer_shape=[0.1, 0.1], max_iter=5, random_state=0)
+    other = SparseGammaDEF((3, 2), layer_shape=[0.1, 2.0], max_iter=5, random_state=0)
+    assert_allclose(same.fit(X).components_, one.components_)
+    assert np.abs(other.fit(X).components_ - one.components_).max() > 1e-6
+
+
+def test_draws_have_the_means_of_the_model(fitted):
+    model, _ = fitted
+    draws = model.sample(3000, random_state=0)
+    assert scipy.sparse.issparse(draws)
+    top = model.weights_[2]
+    mean = np.ones(2) @ top @ model.weights_[1] @ model.weights_[0]
+    assert draws.mean() == pytest.approx(mean.mean(), rel=0.5)
