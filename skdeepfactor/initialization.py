@@ -180,9 +180,14 @@ def initial_parts(X, n_components, random_state):
     n_samples, n_features = X.shape
     logs = X.astype(np.float64 if X.dtype == np.float64 else np.float32) / 5
     logs = _log1p(logs)
-    rank = min(n_components, n_samples, n_features)
+    rank = min(4 * n_components, n_samples, n_features)
+    # Without QR, float32 would lose all that is small beside the mean.
     left, lengths, right = randomized_svd(
-        logs, rank, n_iter=SVD_POWER_ITERATIONS, random_state=random_state
+        logs,
+        rank,
+        n_iter=SVD_POWER_ITERATIONS,
+        power_iteration_normalizer="QR",
+        random_state=random_state,
     )
     # Centred in the space of the left singular vectors, where the columns are short.
     mean = left.mean(axis=0)
