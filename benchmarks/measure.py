@@ -36,7 +36,7 @@ THREADS = 2
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PACKAGES = (
     *("skdeepfactor", "numpy", "scipy", "scikit-learn", "torch"),
-    *("tomotopy", "gensim", "hpfrec", "poismf"),
+    *("tomotopy", "gensim", "hpfrec", "poismf", "pyro-ppl"),
 )
 MIB = 2**20
 

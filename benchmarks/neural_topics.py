@@ -121,11 +121,10 @@ def accuracy(train, test, corpus, order):
 
     folder = data.folder() / corpus
     labels = np.load(folder / "train_labels.npy")[order]
+    grid = [0.01, 0.1, 1.0, 10.0]
     if not sparse.issparse(train):
         scale = train.std(axis=0) + 1e-9
         train, test = train / scale, test / scale
-    grid = [0.01, 0.1, 1.0, 10.0]
-    if not sparse.issparse(train):
         grid = [0.0003, 0.001, 0.003, 0.01, 0.03]
     search = GridSearchCV(LogisticRegression(max_iter=200), {"C": grid}, cv=3)
     search.fit(train, labels)

@@ -86,6 +86,11 @@ class Allocation(NamedTuple):
         return row_sum(terms) + row_sum(x) * scale + row_dot(x, weights.log_scale)
 
 
+def log_factorials(x):
+    """sum_v log x_nv! of each row, float64, shape (n_rows,)."""
+    return row_sum(map_values(lambda counts: torch.lgamma(counts.double() + 1), x))
+
+
 def allocate(x, mean_log_z, weights):
     """Allocate the counts of ``x`` given E[log z], shape (n_rows, k)."""
     z, log_scale = scaled_exp(mean_log_z, 1)

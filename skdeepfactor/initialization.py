@@ -67,7 +67,7 @@ def initial_loadings(X, n_components, random_state):
     SVD of the tf-idf of log(1 + x); factors beyond its rank get small random slopes.
     """
     n_samples, n_features = X.shape
-    X = X.astype(np.float64 if X.dtype == np.float64 else np.float32, copy=False)
+    X = _as_floating(X)
     loadings = random_state.normal(scale=0.01, size=(n_features, n_components))
     # One direction more, since one is the mean of the rows.
     rank = min(n_components + 1, n_samples - 1, n_features - 1)
@@ -129,7 +129,7 @@ def n_cold_passes(n_cold_iter, init, max_iter, learns_shape):
 def _cluster_counts(X, n_components, random_state):
     """Counts of each cluster of rows in each feature."""
     n_samples, n_features = X.shape
-    X = X.astype(np.float64 if X.dtype == np.float64 else np.float32, copy=False)
+    X = _as_floating(X)
     scores = TfidfTransformer().fit_transform(X)
     n_directions = min(n_components, n_samples - 1, n_features - 1)
     if n_directions >= 2:
@@ -141,13 +141,7 @@ def _cluster_counts(X, n_components, random_state):
         )
         scores = left * lengths
     n_clusters = min(n_components, n_samples)
-    kmeans = KMeans(
-        n_clusters, n_init=1, max_iter=KMEANS_ITERATIONS, random_state=random_state
-    )
-    with warnings.catch_warnings():
-        # Fewer distinct rows than components are no fault of the user's.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        labels = kmeans.fit_predict(normalize(scores))
+    labels = _fitted_kmeans(normalize(scores), n_clusters, random_state).labels_
     # A component without rows of its own starts from one row, or it would not part
     # from the average.
     empty = np.setdiff1d(np.arange(n_components), labels)
@@ -164,6 +158,21 @@ def _cluster_counts(X, n_components, random_state):
     return counts
 
 
+def _fitted_kmeans(points, n_clusters, random_state):
+    """A k-means of one start, cut short: it is but a start itself."""
+    kmeans = KMeans(
+        n_clusters, n_init=1, max_iter=KMEANS_ITERATIONS, random_state=random_state
+    )
+    with warnings.catch_warnings():
+        # Fewer distinct points than clusters are no fault of the user's.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return kmeans.fit(points)
+
+
+def _as_floating(X):
+    return X.astype(np.float64 if X.dtype == np.float64 else np.float32, copy=False)
+
+
 def _log1p(X):
     if not scipy.sparse.issparse(X):
         return np.log1p(X)
@@ -178,8 +187,7 @@ def initial_parts(X, n_components, random_state):
     parts, for rows that mix many components more than clusters of rows are.
     """
     n_samples, n_features = X.shape
-    logs = X.astype(np.float64 if X.dtype == np.float64 else np.float32) / 5
-    logs = _log1p(logs)
+    logs = _log1p(_as_floating(X) / 5)
     rank = min(4 * n_components, n_samples, n_features)
     # Without QR, float32 would lose all that is small beside the mean.
     left, lengths, right = randomized_svd(
@@ -200,12 +208,8 @@ def initial_parts(X, n_components, random_state):
     n_clusters = min(n_components, is_there.sum())
     if n_clusters > 0:
         columns = normalize(columns[is_there])
-        kmeans = KMeans(
-            n_clusters, n_init=1, max_iter=KMEANS_ITERATIONS, random_state=random_state
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            centers = kmeans.fit(columns).cluster_centers_
+        kmeans = _fitted_kmeans(columns, n_clusters, random_state)
+        centers = kmeans.cluster_centers_
         distances = euclidean_distances(columns, centers, squared=True)
         distances -= distances.min(axis=1, keepdims=True)
         weights = np.exp(distances / (-2 * PART_WIDTH**2)).T

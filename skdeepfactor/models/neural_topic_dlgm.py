@@ -374,10 +374,7 @@ class DeepLatentGaussian(FactorModule):
         rows = Rows.of(x)
         q = self._infer(rows)
         if self.decoder.is_linear:
-            loadings = self._loadings()
-            center = self._center(rows, q, loadings)
-            exponent = self._expected_logits(rows, q, center, loadings)[1]
-            return self._next_word(rows, exponent)
+            return self._next_word(rows, self._centered_logits(rows, q)[1])
         noise = self._noise(rows, N_NEXT_DRAWS, q.mean, stream=3 * 10**6)
         parts = (self._next_word(rows, self.decoder(z)) for z in q.draws(noise))
         return sum(parts) / N_NEXT_DRAWS
@@ -619,6 +616,12 @@ class DeepLatentGaussian(FactorModule):
         constant = 0.5 * (center * shift).sum(1, dtype=torch.float64)
         return logits, exponent, constant
 
+    def _centered_logits(self, rows, q):
+        """The same, around the center that q has, or a good one."""
+        loadings = self._loadings()
+        center = self._center(rows, q, loadings)
+        return self._expected_logits(rows, q, center, loadings)
+
     def _logit_variance(self, tril):
         """Variances of the logits of all features, (n_rows, n_features)."""
         weight = self.decoder.weight
@@ -706,9 +709,7 @@ class DeepLatentGaussian(FactorModule):
             draws = q.draws(noise)
             parts = [self._log_likelihood_of(rows, z[None]) for z in draws]
             return torch.cat(parts).mean(0)
-        loadings = self._loadings()
-        center = self._center(rows, q, loadings)
-        logits, exponent, constant = self._expected_logits(rows, q, center, loadings)
+        logits, exponent, constant = self._centered_logits(rows, q)
         log_total = exponent.logsumexp(1).double() + constant
         return self._log_likelihood(rows, logits.double(), log_total)
 

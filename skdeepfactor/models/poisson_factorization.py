@@ -71,7 +71,13 @@ from torch import nn
 from torch.distributions import Gamma
 
 from skdeepfactor.base import ConjugateFactorModel
-from skdeepfactor.conjugate import MAX_STEPS, Weights, allocate, fixed_point
+from skdeepfactor.conjugate import (
+    MAX_STEPS,
+    Weights,
+    allocate,
+    fixed_point,
+    log_factorials,
+)
 from skdeepfactor.distributions import (
     check_prior,
     digamma,
@@ -83,7 +89,7 @@ from skdeepfactor.distributions import (
 )
 from skdeepfactor.initialization import check_init, initial_counts
 from skdeepfactor.module import FactorModule
-from skdeepfactor.ops import map_values, nonzero, row_sum, slices
+from skdeepfactor.ops import nonzero, row_sum, slices
 
 ALL = slice(None)
 
@@ -329,9 +335,7 @@ class GammaPoisson(FactorModule):
         allocation = allocate(x, mean_log, self._weights)
         exposure = self._exposure(x)
         bounds = allocation.log_likelihood(x, self._weights)
-        bounds -= row_sum(
-            map_values(lambda counts: torch.lgamma(counts.double() + 1), x)
-        )
+        bounds -= log_factorials(x)
         if self.has_exposure:
             bounds += torch.xlogy(row_sum(x), exposure[:, 0].double())
         bounds -= (exposure * (shape / rate) * self._totals).sum(1, dtype=torch.float64)

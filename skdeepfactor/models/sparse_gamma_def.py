@@ -88,7 +88,13 @@ from torch import nn
 from torch.distributions import Gamma
 
 from skdeepfactor.base import ConjugateFactorModel
-from skdeepfactor.conjugate import MAX_STEPS, Weights, allocate, fixed_point
+from skdeepfactor.conjugate import (
+    MAX_STEPS,
+    Weights,
+    allocate,
+    fixed_point,
+    log_factorials,
+)
 from skdeepfactor.distributions import InverseGaussians, digamma, gamma_kl
 from skdeepfactor.initialization import (
     check_init,
@@ -211,13 +217,14 @@ class GammaBelief(FactorModule):
         return torch.cat([means[layer] for layer in layers], 1)
 
     def elbo(self, x, q=None):
-        return self._bounds(x, self._solve(x, None) if q is None else q.factors)
+        return self._bounds(x, self._solve(x) if q is None else q.factors)
 
     def word_bound(self, x):
         factors = self._solve(x)
         likelihood = self._allocate(x, factors).log_likelihood(x, self._weights)
         totals = (factors.mean * self._totals).sum(1, dtype=torch.float64)
-        return likelihood - row_sum(x) * totals.log() - self._local_kl(factors)
+        kl = self._local_kl(factors, self._links(factors))
+        return likelihood - row_sum(x) * totals.log() - kl
 
     def _solve(self, x, start=None):
         """Posteriors of the rows, from what is remembered or from the counts."""
@@ -266,21 +273,22 @@ class GammaBelief(FactorModule):
 
     def _step(self, x, factors):
         """One step on every layer of the rows, from the lowest to the top."""
+        links = self._links(factors)
         if self.solver == "expansion":
             _, ratio, per_square = self._expand(x, factors)
-            factors = self._expanded_step(factors, ratio, per_square)
+            factors = self._expanded_step(factors, links, ratio, per_square)
         else:
             counts = self._allocate(x, factors).row_counts(self._weights)
             shape = self.layer_shapes[0] + counts
-            mean = shape / (self._prior_rate(factors) + self._totals)
+            mean = shape / (self._prior_rate(links, 0) + self._totals)
             factors = factors._replace(mean=mean, shape=shape)
-        return self._step_above(factors)
+        return self._step_above(factors, links)
 
-    def _expanded_step(self, factors, ratio, per_square):
+    def _expanded_step(self, factors, links, ratio, per_square):
         """The step on the first layer, given R and x / m^2."""
         mean, shape = factors.mean, factors.shape
         prior = self.layer_shapes[0]
-        rate = self._prior_rate(factors)
+        rate = self._prior_rate(links, 0)
         curvature = mean.square() * (per_square @ self._square_spread)
         flat = mean.square() * (per_square @ self._square)
         gain = prior + mean * (ratio @ self.weight_mean)
@@ -289,32 +297,44 @@ class GammaBelief(FactorModule):
         mean = (mean * (gain / loss) ** self._power()).clamp_min(floor)
         return factors._replace(mean=mean, shape=_shape(prior, curvature, shape))
 
-    def _step_above(self, factors):
-        """A step on the layers above the first."""
-        uppers = list(factors.uppers)
-        for layer, family in enumerate(self.families):
-            weights, above = self._uppers[layer], uppers[layer]
-            below = factors.mean if layer == 0 else uppers[layer - 1].mean
+    def _step_above(self, factors, links):
+        """A step on the layers above the first, which ``links`` are of."""
+        uppers, below = [], factors.mean
+        for layer, (family, above) in enumerate(
+            zip(self.families, factors.uppers, strict=True)
+        ):
+            weights, (expected, harmonic) = self._uppers[layer], links[layer]
             alpha = self.layer_shapes[layer]
-            expected, harmonic = _link(above, weights)
             scaled = weights.mean @ (alpha / expected).T
-            rate = self._rate_above(uppers, layer)
+            rate = self._prior_rate(links, layer + 1)
             tau = (alpha * below * harmonic.square()) @ (1 / weights.inverse).T
-            uppers[layer] = Upper.of(
-                family, scaled.T + rate, tau / above.inverse.square()
+            uppers.append(
+                Upper.of(family, scaled.T + rate, tau / above.inverse.square())
             )
+            below = uppers[-1].mean
         return factors._replace(uppers=uppers)
 
-    def _prior_rate(self, factors):
-        """The rate of the prior of layer 1."""
-        return self._rate_above(factors.uppers, -1)
+    def _links(self, factors):
+        """M and C of each layer but the top, each (n_rows, units)."""
+        return [
+            (
+                above.mean @ weights.mean,
+                1 / ((1 / above.inverse) @ (1 / weights.inverse)),
+            )
+            for above, weights in zip(factors.uppers, self._uppers, strict=True)
+        ]
 
-    def _rate_above(self, uppers, layer):
-        """The rate of the prior of ``uppers[layer]``; of layer 1 for -1."""
-        if layer == len(uppers) - 1:
+    def _prior_rate(self, links, layer):
+        """The rate of the prior of a layer's units, 0 for the one at the data."""
+        if layer == len(links):
             return self.top_rate
-        harmonic = _link(uppers[layer + 1], self._uppers[layer + 1])[1]
-        return self.layer_shapes[layer + 1] * harmonic
+        return self.layer_shapes[layer] * links[layer][1]
+
+    def _prior_log_rate(self, links, layer):
+        """The logarithm of that rate, in expectation."""
+        if layer == len(links):
+            return math.log(self.top_rate)
+        return math.log(self.layer_shapes[layer]) - links[layer][0].log()
 
     def _power(self):
         """The power of this update's steps on means."""
@@ -343,61 +363,46 @@ class GammaBelief(FactorModule):
         return row_sum(terms), ratio, per_square
 
     def _allocate(self, x, factors):
-        rate = factors.shape / factors.mean
-        return allocate(x, digamma(factors.shape) - rate.log(), self._weights)
+        return allocate(x, _mean_log(factors.shape, factors.mean), self._weights)
 
     # Bounds.
 
     def _bounds(self, x, factors):
         """The closed-form bound of each row."""
         likelihood = self._allocate(x, factors).log_likelihood(x, self._weights)
-        return self._with_rest(x, likelihood, factors)
+        return self._with_rest(x, likelihood, factors, self._links(factors))
 
-    def _with_rest(self, x, likelihood, factors):
+    def _with_rest(self, x, likelihood, factors, links):
         """The bound of each row, given its expected sum of x log (z W)."""
-        likelihood = likelihood - row_sum(
-            map_values(lambda counts: torch.lgamma(counts.double() + 1), x)
-        )
         totals = (factors.mean * self._totals).sum(1, dtype=torch.float64)
-        return likelihood - totals - self._local_kl(factors)
+        kl = self._local_kl(factors, links)
+        return likelihood - log_factorials(x) - totals - kl
 
-    def _local_kl(self, factors, links=None):
+    def _local_kl(self, factors, links):
         """Divergence of the factors of each row; a bound of it, or at drawn means.
 
-        ``links`` are log means of the units of each layer but the top, and their
-        inverses; by default M and C, which bound the expectations.
+        ``links`` are the means of the units of each layer but the top, and their
+        inverses: M and C, which bound the expectations, or drawn ones.
         """
         mean, shape = factors.mean, factors.shape
-        if links is None:
-            pairs = zip(factors.uppers, self._uppers, strict=True)
-            links = [
-                (expected.log(), harmonic)
-                for expected, harmonic in (_link(*pair) for pair in pairs)
-            ]
-        alpha = self.layer_shapes[0]
-        log_rate, rate = math.log(self.top_rate), torch.full_like(mean, self.top_rate)
-        if links:
-            log_rate, rate = math.log(alpha) - links[0][0], alpha * links[0][1]
-        own_rate = shape / mean
-        mean_log = digamma(shape) - own_rate.log()
-        kl = gamma_kl(shape, own_rate, mean_log, alpha, rate, log_rate)
-        for layer, upper in enumerate(factors.uppers):
-            alpha = self.layer_shapes[layer + 1]
-            log_rate, rate = math.log(self.top_rate), self.top_rate
-            if layer + 1 < len(links):
-                log_mean, inverse = links[layer + 1]
-                log_rate, rate = math.log(alpha) - log_mean, alpha * inverse
-            prior = alpha * log_rate - math.lgamma(alpha) - rate * upper.mean
-            terms = -upper.entropy() - prior
-            kl = kl + terms.sum(1, dtype=torch.float64)
+        prior = (
+            self.layer_shapes[0],
+            self._prior_rate(links, 0),
+            self._prior_log_rate(links, 0),
+        )
+        kl = gamma_kl(shape, shape / mean, _mean_log(shape, mean), *prior)
+        for layer, upper in enumerate(factors.uppers, 1):
+            alpha = self.layer_shapes[layer]
+            terms = self._prior_rate(links, layer) * upper.mean - upper.entropy()
+            terms = terms - alpha * self._prior_log_rate(links, layer)
+            kl = kl + (terms + math.lgamma(alpha)).sum(1, dtype=torch.float64)
         return kl
 
     def global_kl(self):
         shape, mean = self.weight_concentration, self.weight_mean
-        rate = shape / mean
         log_rate = math.log(self.weight_rate)
         prior = self.weight_shape, self.weight_rate, log_rate
-        kl = gamma_kl(shape, rate, digamma(shape) - rate.log(), *prior).sum()
+        kl = gamma_kl(shape, shape / mean, _mean_log(shape, mean), *prior).sum()
         constant = self.weight_shape * log_rate - math.lgamma(self.weight_shape)
         for weights in self._uppers:
             terms = self.weight_rate * weights.mean - constant - weights.entropy()
@@ -412,7 +417,7 @@ class GammaBelief(FactorModule):
         these, are taken exactly. The standard error over draws is kept beside.
         """
         generator = np.random.default_rng(0)
-        bounds = []
+        global_kl, bounds = self.global_kl().double(), []
         for _ in range(0, N_DRAWS, DRAWS_AT_ONCE):
             weights = [
                 _draw(self.weight_concentration, self.weight_mean, generator)
@@ -422,8 +427,7 @@ class GammaBelief(FactorModule):
                 self.weight_family.sample(w.rho, w.tau, DRAWS_AT_ONCE, generator)
                 for w in self._uppers
             ]
-            total = torch.full((DRAWS_AT_ONCE,), -float(self.global_kl()))
-            total = total.to(self.weight_mean.device, torch.float64)
+            total = -global_kl.repeat(DRAWS_AT_ONCE)
             for x, start in batches():
                 factors = self._solve(x) if start is None else self._unpack(start)
                 total += self._drawn_bounds(x, factors, weights, uppers, generator)
@@ -441,13 +445,13 @@ class GammaBelief(FactorModule):
             )
         ]
         x = map_values(torch.Tensor.double, x)
-        constant = row_sum(map_values(lambda v: torch.lgamma(v + 1), x)).sum()
+        constant = log_factorials(x).sum()
         bounds = []
         for draw, weight in enumerate(weights):
             z = _draw(factors.shape, factors.mean, generator)
             m = product_at(x, z, weight.T)
             likelihood = row_sum(map_values(torch.xlogy, x, m)) - z @ weight.sum(0)
-            links = [(mean[draw].log(), 1 / mean[draw]) for mean in below]
+            links = [(mean[draw], 1 / mean[draw]) for mean in below]
             rows = likelihood - self._local_kl(factors, links)
             bounds.append(rows.sum() - constant)
         return torch.stack(bounds)
@@ -476,16 +480,17 @@ class GammaBelief(FactorModule):
         if self.solver == "expansion":
             # One step on a row that is remembered; several on a new one.
             factors = self._solve(x) if start is None else self._unpack(start)
+            links = self._links(factors)
             likelihood, ratio, per_square = self._expand(x, factors)
-            bounds = self._with_rest(x, likelihood, factors)
+            bounds = self._with_rest(x, likelihood, factors, links)
             self._add_expanded(factors, ratio, per_square, scale)
-            factors = self._expanded_step(factors, ratio, per_square)
-            factors = self._step_above(factors)
+            factors = self._expanded_step(factors, links, ratio, per_square)
+            factors = self._step_above(factors, links)
         else:
             factors = self._solve(x, start)
             allocation = self._allocate(x, factors)
             likelihood = allocation.log_likelihood(x, self._weights)
-            bounds = self._with_rest(x, likelihood, factors)
+            bounds = self._with_rest(x, likelihood, factors, self._links(factors))
             counts = self.gradient(self.counts)
             allocation.add_feature_counts(counts.T, self._weights, scale)
         self.gradient(self.totals).add_(factors.mean.sum(0), alpha=scale)
@@ -507,10 +512,12 @@ class GammaBelief(FactorModule):
     def _add_above(self, factors, scale):
         """Add rho and tau of the weights of the layers above."""
         means = [factors.mean, *(upper.mean for upper in factors.uppers)]
-        for layer, above in enumerate(factors.uppers):
-            weights, below = self._uppers[layer], means[layer]
+        links = self._links(factors)
+        for layer, (above, weights) in enumerate(
+            zip(factors.uppers, self._uppers, strict=True)
+        ):
+            below, (expected, harmonic) = means[layer], links[layer]
             alpha = self.layer_shapes[layer]
-            expected, harmonic = _link(above, weights)
             rho = above.mean.T @ (alpha / expected)
             tau = (1 / above.inverse).T @ (alpha * below * harmonic.square())
             tau = tau / weights.inverse.square()
@@ -550,8 +557,7 @@ class GammaBelief(FactorModule):
 
         def mean_log(features):
             shape = self.weight_concentration[features]
-            rate = shape / self.weight_mean[features]
-            return (digamma(shape) - rate.log()).T
+            return _mean_log(shape, self.weight_mean[features]).T
 
         n_features, n_components = self.weight_mean.shape
         self._weights = Weights.from_mean_log(
@@ -559,9 +565,9 @@ class GammaBelief(FactorModule):
         )
 
 
-def _link(above, weights):
-    """M and C: bounds of the means of the units below, (n_rows, units below)."""
-    return above.mean @ weights.mean, 1 / ((1 / above.inverse) @ (1 / weights.inverse))
+def _mean_log(shape, mean):
+    """E[log y] of gamma variables."""
+    return digamma(shape) - (shape / mean).log()
 
 
 def _shape(prior, curvature, shape):
@@ -610,7 +616,8 @@ class SparseGammaDEF(ConjugateFactorModel):
         clusters of the rows, from random weights, or from an array of shape
         (layer_sizes[0], n_features), up to scale.
     transform_layer : int or "all", default=1
-        The layer whose units ``transform`` gives, 1 at the data.
+        The layer whose units ``transform`` gives, 1 at the data; ``inverse_transform``
+        takes those of layer 1.
     max_iter : int, default=1000
         Passes over the data.
     tol : float, default=1e-6
@@ -821,20 +828,6 @@ class SparseGammaDEF(ConjugateFactorModel):
                 f"layers, got {self.transform_layer}."
             )
         return self._infer(X, lambda module, x: module.features(x, layers))
-
-    def inverse_transform(self, Z):
-        """Expected data given the units of layer 1.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, layer_sizes[0])
-
-        Returns
-        -------
-        X : ndarray of shape (n_samples, n_features)
-            E[x | z] under the posterior mean of the weights.
-        """
-        return super().inverse_transform(Z)
 
     def sample(self, n_samples=1, *, random_state=None):
         """Draw rows from the model, from the top layer down.
