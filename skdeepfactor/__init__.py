@@ -5,11 +5,15 @@ from skdeepfactor.models.latent_dirichlet_allocation import LatentDirichletAlloc
 from skdeepfactor.models.neural_topic_dlgm import NeuralTopicDLGM
 from skdeepfactor.models.poisson_factorization import PoissonFactorization
 from skdeepfactor.models.sparse_gamma_def import SparseGammaDEF
+from skdeepfactor.models.variational_autoencoder import VariationalAutoencoder
+from skdeepfactor.models.variational_sparse_coding import VariationalSparseCoding
 
 __all__ = [
     "LatentDirichletAllocation",
     "NeuralTopicDLGM",
     "PoissonFactorization",
     "SparseGammaDEF",
+    "VariationalAutoencoder",
+    "VariationalSparseCoding",
     "__version__",
 ]

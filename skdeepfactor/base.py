@@ -8,6 +8,7 @@ module is built anew for each call.
 import contextlib
 import math
 import time
+import warnings
 from abc import ABC, abstractmethod
 from numbers import Integral, Real
 from typing import ClassVar
@@ -21,14 +22,27 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from skdeepfactor.data import as_csr, chunks, compute_dtype, new_random_state, to_tensor
+from skdeepfactor.inference import check_objective
 from skdeepfactor.initialization import n_cold_passes
 from skdeepfactor.ops import row_sum
 from skdeepfactor.progress import CallbackSupportMixin, pass_reports, with_callbacks
 from skdeepfactor.training import NaturalGradient, global_kl, train, train_step
+
+
+def _has_perplexity(estimator):
+    """Whether perplexity has a meaning; the error says why not."""
+    if not estimator._models_counts:
+        raise AttributeError(
+            f"perplexity needs a likelihood of counts, got likelihood="
+            f"{estimator.likelihood!r}."
+        )
+    return True
 
 
 class BaseFactorModel(
@@ -58,6 +72,12 @@ class BaseFactorModel(
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
+
+    #: Whether the data are counts: non-negative, with totals, and sparse when drawn.
+    _models_counts = True
+
+    #: Whether the data may not be negative.
+    _is_non_negative = True
 
     @abstractmethod
     def _make_module(self, n_features):
@@ -258,6 +278,7 @@ class BaseFactorModel(
             return -self.perplexity(X)
         raise ValueError(f"metric must be 'elbo' or 'neg_perplexity', got {metric!r}.")
 
+    @available_if(_has_perplexity)
     def perplexity(self, X, *, average="document"):
         """Perplexity of the counts as words in order, given how many there are.
 
@@ -304,7 +325,7 @@ class BaseFactorModel(
         """What scikit-learn should know: non-negative data, dense or sparse."""
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
-        tags.input_tags.positive_only = True
+        tags.input_tags.positive_only = self._is_non_negative
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
@@ -319,7 +340,7 @@ class BaseFactorModel(
             X,
             accept_sparse="csr",
             dtype="numeric",
-            ensure_non_negative=True,
+            ensure_non_negative=self._is_non_negative,
             reset=reset,
         )
         if scipy.sparse.issparse(X):
@@ -466,7 +487,7 @@ class BaseFactorModel(
         return _map_rows(self._load(compute_dtype(X)), X, function)
 
     def _sample(self, n_samples, totals, random_state):
-        """Rows drawn from the model, as a CSR matrix, a batch at a time."""
+        """Rows drawn from the model, a batch at a time; counts as a CSR matrix."""
         check_is_fitted(self)
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(
@@ -483,10 +504,12 @@ class BaseFactorModel(
             raise ValueError("n_tokens must not be negative.")
         module = self._load(torch.float64, torch.device("cpu"))
         rows = range(0, n_samples, 1 + 2**22 // self.n_features_in_)
-        parts = [
+        parts = (
             module.sample(totals[start : start + rows.step], generator)
             for start in rows
-        ]
+        )
+        if not self._models_counts:
+            return np.concatenate(list(parts))
         return as_csr(scipy.sparse.vstack([scipy.sparse.csr_matrix(p) for p in parts]))
 
     @contextlib.contextmanager
@@ -533,6 +556,101 @@ class ConjugateFactorModel(BaseFactorModel):
         return n_cold_passes(
             self.n_cold_iter, self.init, self.max_iter, module.learns_shape
         )
+
+
+class SampledFactorModel(BaseFactorModel):
+    """A model learnt by stochastic gradients, whose module has a bound by particles."""
+
+    _parameter_constraints: ClassVar[dict] = {
+        **BaseFactorModel._parameter_constraints,
+        "encoder_layers": [tuple, list],
+        "decoder_layers": [tuple, list],
+        "skip_connections": ["boolean"],
+        "n_pseudo_inputs": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+    }
+
+    #: What a warm-up may be: updates, or a share of training.
+    _warmup: ClassVar[list] = [
+        Interval(Integral, 0, None, closed="left"),
+        Interval(RealNotInt, 0, 1, closed="both"),
+    ]
+
+    def score_samples(self, X, *, metric="elbo", n_particles=50):
+        """Lower bound of each row's log likelihood, in nats.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        metric : {"elbo", "iwae"}, default="elbo"
+            The evidence lower bound, or the importance weighted one, which is tighter
+            with more particles and sampled; a row's draws depend on the row alone.
+        n_particles : int, default=50
+            Number of draws for ``"iwae"``, at least 2.
+
+        Returns
+        -------
+        bounds : ndarray of shape (n_samples,), float64
+        """
+        if metric == "elbo":
+            return super().score_samples(X)
+        if metric != "iwae":
+            raise ValueError(f"metric must be 'elbo' or 'iwae', got {metric!r}.")
+        check_objective("iwae", 0.0, n_particles)
+        return self._infer(X, lambda module, x: module.iwae(x, n_particles))
+
+    def score(self, X, y=None, *, metric="elbo", n_particles=50):
+        """Mean score per row; larger is better.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : None
+            Ignored; here for scikit-learn's API.
+        metric : {"elbo", "iwae", "neg_perplexity"}, default="elbo"
+            The mean of ``score_samples(X, metric=metric)``, in nats, or minus
+            ``perplexity(X)``, of counts only.
+        n_particles : int, default=50
+            Number of draws for ``"iwae"``, at least 2.
+
+        Returns
+        -------
+        score : float
+        """
+        if metric == "iwae":
+            bounds = self.score_samples(X, metric="iwae", n_particles=n_particles)
+            return float(np.mean(bounds))
+        return super().score(X, metric=metric)
+
+    def _check_layers(self):
+        """Raise a ``ValueError`` unless layers are positive ints."""
+        for name in ("decoder_layers", "encoder_layers"):
+            layers = getattr(self, name)
+            if not all(isinstance(n, Integral) and n >= 1 for n in layers):
+                raise ValueError(f"{name} must hold positive ints, got {layers!r}.")
+
+    @staticmethod
+    def _in_updates(warmup, n_updates):
+        """A warm-up in updates; a share of a stream is none."""
+        if isinstance(warmup, Integral):
+            return float(warmup)
+        return float(warmup) * (n_updates or 0)
+
+    def _n_warmup(self, n_updates):
+        """Passes until all that the model warms up is at full strength."""
+        share = self._warmup_updates(n_updates) / n_updates
+        if share > 1:
+            warnings.warn(
+                f"The warm-up takes {share * n_updates:.0f} updates, and training but "
+                f"{n_updates}: it never ended. Raise max_iter or lower the warm-up.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return math.ceil(min(share, 1.0) * self.max_iter)
+
+    @abstractmethod
+    def _warmup_updates(self, n_updates):
+        """Updates until then, a float."""
 
 
 def _quality(attributes):

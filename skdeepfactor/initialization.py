@@ -13,6 +13,7 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd, safe_sparse_dot
+from sklearn.utils.sparsefuncs import mean_variance_axis
 from sklearn.utils.validation import check_array
 
 SVD_POWER_ITERATIONS = 2
@@ -93,6 +94,28 @@ def initial_loadings(X, n_components, random_state):
     centered = loadings - shares @ loadings
     _, axes = np.linalg.eigh((centered.T * shares) @ centered)
     return loadings @ axes[:, ::-1]
+
+
+def initial_logits(X, *, given_total):
+    """Logarithms of what features have on average, (n_features,), never infinite.
+
+    Of shares where totals are given, else of counts.
+    """
+    totals = np.asarray(X.sum(axis=0, dtype=np.float64)).ravel()
+    shares = (totals + 0.5) / (totals + 0.5).sum()
+    level = 0.0 if given_total else np.log(max(totals.sum() / X.shape[0], 1e-3))
+    return np.log(shares) + level
+
+
+def column_moments(X):
+    """Mean and standard deviation of each feature, float64; 0 where rounding is all."""
+    if scipy.sparse.issparse(X):
+        mean, var = mean_variance_axis(X.astype(np.float64), axis=0)
+    else:
+        mean = X.mean(axis=0, dtype=np.float64)
+        var = X.var(axis=0, dtype=np.float64)
+    std = np.sqrt(var)
+    return mean, np.where(std > 1e-6 * np.abs(mean), std, 0.0)
 
 
 def check_init(init, shape):

@@ -9,7 +9,13 @@ import math
 import torch
 from torch import nn
 
-from skdeepfactor.ops import map_values, product
+from skdeepfactor.ops import map_values, product, row_sum
+
+# Numbers in the largest array for the slopes of a few rows.
+BLOCK = 2**23
+
+# Rows that tell how large the inputs of a network are.
+N_TYPICAL = 1000
 
 
 class Layers(nn.Module):
@@ -134,6 +140,30 @@ class Decoder(nn.Module):
             h, slope = torch.cat([h, z], 1), torch.cat([slope, direct], 2)
         return h, slope
 
+    @torch.no_grad()
+    def jacobian(self, z, *, of_shares):
+        """The mean of d logits / dz over the rows of z, (n_features, n_components).
+
+        Or of the logarithms of the features' shares, the softmax of the logits.
+        """
+        slope = self.weight.new_zeros(z.shape[1], self.weight.shape[1])
+        average = self.weight.new_zeros(z.shape[1])
+        size = max(1, BLOCK // (len(self.weight) + slope.numel()))
+        for part in z.split(size):
+            h, slopes = self.slopes(part)
+            slope += slopes.sum(0)
+            if of_shares:
+                shares = (h @ self.weight.T + self.bias).softmax(1)
+                average += torch.einsum("nh,nkh->k", shares @ self.weight, slopes)
+        return (self.weight @ slope.T - average) / len(z)
+
     def squared_norm(self):
         """Sum of the squares of the weights of the features, a tensor."""
         return self.weight.square().sum(dtype=torch.float64)
+
+
+def typical_length(inputs):
+    """The mean length of the rows of a batch that are not empty, a float."""
+    lengths = row_sum(map_values(torch.square, inputs)).sqrt()
+    is_there = lengths > 0
+    return float(lengths[is_there].mean()) if bool(is_there.any()) else 1.0

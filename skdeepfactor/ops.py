@@ -147,6 +147,11 @@ def without_zeros(x):
     return csr(crow.int(), columns.int(), values, x.shape)
 
 
+def dense(x):
+    """A batch as a strided tensor; only where its size is that of others anyway."""
+    return x if x.layout == torch.strided else x.to_dense()
+
+
 class Entries(NamedTuple):
     """The entries of a CSR batch, in float64, and the sums of its rows."""
 
@@ -241,15 +246,20 @@ def _shift_right(bits, n):
     return (bits >> n) & ((1 << (64 - n)) - 1)
 
 
-def keyed_normal(keys, n_draws, width, *, stream, dtype):
-    """Standard normal numbers, (n_draws, n_rows, width), that depend on the keys alone.
+def keyed_uniform(keys, n_draws, width, *, stream):
+    """Numbers in (0, 1), (n_draws, n_rows, width), that depend on the keys alone.
 
     A row's numbers are a function of its key, of ``stream`` (an int) and of their
-    position, so that they are the same in any batch.
+    position, so that they are the same in any batch. In float64.
     """
     positions = torch.arange(n_draws * width, device=keys.device)
     offsets = mix(positions + (stream + 1) * 2**32).view(n_draws, 1, width)
     bits = mix(mix(keys)[:, None] ^ offsets)
-    # 52 bits to the middle of a cell of the unit interval, and the normal quantile.
-    uniform = (_shift_right(bits, 12).double() + 0.5) * 2.0**-52
+    # 52 bits to the middle of a cell of the unit interval.
+    return (_shift_right(bits, 12).double() + 0.5) * 2.0**-52
+
+
+def keyed_normal(keys, n_draws, width, *, stream, dtype):
+    """Standard normal numbers, likewise."""
+    uniform = keyed_uniform(keys, n_draws, width, stream=stream)
     return torch.special.ndtri(uniform).to(dtype)

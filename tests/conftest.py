@@ -10,6 +10,8 @@ from skdeepfactor import (
     NeuralTopicDLGM,
     PoissonFactorization,
     SparseGammaDEF,
+    VariationalAutoencoder,
+    VariationalSparseCoding,
 )
 from skdeepfactor.base import ConjugateFactorModel
 
@@ -87,6 +89,42 @@ ESTIMATORS = {
         objective="iwae",
         n_particles=3,
         max_iter=3,
+        random_state=0,
+    ),
+    "VariationalAutoencoder": VariationalAutoencoder(
+        3, encoder_layers=(8,), decoder_layers=(8,), max_iter=5, random_state=0
+    ),
+    "VariationalAutoencoder-multinomial": VariationalAutoencoder(
+        3,
+        likelihood="multinomial",
+        encoder_layers=(8,),
+        decoder_layers=(8,),
+        skip_connections=True,
+        prior="vamp",
+        n_pseudo_inputs=2,
+        max_iter=5,
+        random_state=0,
+    ),
+    "VariationalSparseCoding": VariationalSparseCoding(
+        3,
+        alpha=0.3,
+        encoder_layers=(8,),
+        decoder_layers=(8,),
+        n_pseudo_inputs=2,
+        max_iter=5,
+        random_state=0,
+    ),
+    "VariationalSparseCoding-poisson": VariationalSparseCoding(
+        3,
+        alpha=0.3,
+        likelihood="poisson",
+        prior="fixed",
+        encoder_layers=(8,),
+        decoder_layers=(8,),
+        spike_gradient="relaxed",
+        spike_warmup=0.2,
+        slab_warmup=0.2,
+        max_iter=5,
         random_state=0,
     ),
 }

@@ -73,7 +73,13 @@ def test_a_row_does_not_depend_on_its_company(estimator, counts, monkeypatch):
             np.testing.assert_allclose(infer(X), together, rtol=1e-9)
 
 
+def needs_perplexity(estimator):
+    if not hasattr(estimator, "perplexity"):
+        pytest.skip("models no counts")
+
+
 def test_perplexity_of_a_row_does_not_depend_on_how_many_there_are(estimator, counts):
+    needs_perplexity(estimator)
     estimator.fit(counts)
     before = dict(vars(estimator))
     X = counts[[i for i in range(20) if i != 7]].astype(np.float64)
@@ -88,6 +94,7 @@ def test_perplexity_of_a_row_does_not_depend_on_how_many_there_are(estimator, co
 
 
 def test_perplexity_wants_the_columns_of_fit(estimator, counts):
+    needs_perplexity(estimator)
     estimator.fit(counts)
     with pytest.raises(ValueError, match="expecting 30 features"):
         estimator.perplexity(counts[:, :20])
@@ -99,6 +106,10 @@ def test_scores_agree_with_each_other(estimator, counts):
     assert estimator.score(counts) == pytest.approx(
         estimator.score_samples(counts).mean()
     )
+    if not hasattr(estimator, "perplexity"):
+        with pytest.raises(AttributeError, match="perplexity"):
+            estimator.score(counts, metric="neg_perplexity")
+        return
     assert estimator.score(counts, metric="neg_perplexity") == -estimator.perplexity(
         counts
     )
@@ -145,14 +156,17 @@ def test_transform_and_inverse_transform_reconstruct(estimator, counts):
 def test_sampled_rows_look_like_the_training_rows(estimator, counts):
     estimator.fit(counts)
     X = estimator.sample(4000, random_state=0)
-    assert scipy.sparse.issparse(X)
-    assert X.format == "csr"
+    if hasattr(estimator, "perplexity"):
+        assert scipy.sparse.issparse(X)
+        assert X.format == "csr"
+    else:
+        assert isinstance(X, np.ndarray)
     assert X.shape == (4000, 30)
     mean = np.asarray(X.mean(0)).ravel()
     assert np.corrcoef(mean, np.asarray(counts.mean(0)).ravel())[0, 1] > 0.8
     again = estimator.sample(4000, random_state=0)
-    assert (again != X).nnz == 0
-    assert (estimator.sample(4000, random_state=1) != X).nnz > 0
+    assert (again != X).sum() == 0
+    assert (estimator.sample(4000, random_state=1) != X).sum() > 0
 
 
 def test_partial_fit_learns_from_a_stream(estimator, counts):
@@ -262,6 +276,8 @@ BAD = {
 @pytest.mark.parametrize(("X", "message"), BAD.values(), ids=BAD.keys())
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def test_bad_input_is_named_and_changes_nothing(estimator, method, X, message):
+    if message.startswith("Negative") and not estimator._is_non_negative:
+        pytest.skip("takes negative numbers")
     with pytest.raises(ValueError, match=message):
         getattr(estimator, method)(X)
     with pytest.raises(NotFittedError):
@@ -271,8 +287,8 @@ def test_bad_input_is_named_and_changes_nothing(estimator, method, X, message):
 
 def test_a_failed_refit_leaves_the_fitted_model(estimator, counts):
     expected = estimator.fit(counts).transform(counts)
-    with pytest.raises(ValueError, match="Negative"):
-        estimator.fit(-counts[:, :4])
+    with pytest.raises(ValueError, match="Complex"):
+        estimator.fit(1j * counts.toarray()[:, :4])
     np.testing.assert_array_equal(estimator.transform(counts), expected)
 
 
@@ -320,6 +336,8 @@ def check_outputs(model, X):
     assert np.isfinite(model.lower_bound_)
     assert np.isfinite(model.score_samples(X)).all()
     assert np.isfinite(model.inverse_transform(Z)).all()
+    if not hasattr(model, "perplexity"):
+        return
     if X.sum() > 0:
         assert model.perplexity(X) > 0
     else:

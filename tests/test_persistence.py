@@ -86,8 +86,8 @@ def assert_same_results(first, second, X):
     assert_array_equal(first.transform(X), second.transform(X))
     assert first.score(X) == second.score(X)
     assert_array_equal(first.components_, second.components_)
-    draws = [e.sample(4, random_state=1).toarray() for e in (first, second)]
-    assert_array_equal(*draws)
+    draws = [e.sample(4, random_state=1) for e in (first, second)]
+    assert (draws[0] != draws[1]).sum() == 0
 
 
 def test_what_comes_back_works_alike(fitted, counts, round_trip):
@@ -247,7 +247,8 @@ def test_no_global_state_is_touched(estimator, counts):
     Z = estimator.transform(counts)
     estimator.inverse_transform(Z)
     estimator.score(counts)
-    estimator.perplexity(counts)
+    if hasattr(estimator, "perplexity"):
+        estimator.perplexity(counts)
     estimator.sample(5, random_state=0)
     for old, new in zip(before, states(), strict=True):
         assert_array_equal(new, old)

@@ -74,16 +74,16 @@ from sklearn.base import clone
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
-    RealNotInt,
     StrOptions,
 )
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from skdeepfactor.base import BaseFactorModel
+from skdeepfactor.base import SampledFactorModel
 from skdeepfactor.data import to_tensor
+from skdeepfactor.distributions import GaussianMixture
 from skdeepfactor.inference import check_objective, importance_bound, renyi_bound
-from skdeepfactor.initialization import initial_loadings
+from skdeepfactor.initialization import initial_loadings, initial_logits
 from skdeepfactor.likelihoods import (
     dirichlet_multinomial,
     multinomial,
@@ -91,14 +91,13 @@ from skdeepfactor.likelihoods import (
     poisson,
 )
 from skdeepfactor.module import FactorModule
-from skdeepfactor.nn import Decoder, Encoder
+from skdeepfactor.nn import N_TYPICAL, Decoder, Encoder, typical_length
 from skdeepfactor.ops import (
     Entries,
     keyed_normal,
     map_values,
     products_at_entries,
     row_keys,
-    row_sum,
     take_rows,
     without_zeros,
 )
@@ -115,9 +114,6 @@ NETWORK_RATE = 0.3
 
 # Size of the weights between hidden layers and logits, at first.
 DEEP_START = 0.02
-
-# Rows whose inputs say how large the inputs of the network are.
-N_TYPICAL = 1000
 
 # Times the steps of a pass, where a row has none behind it.
 N_COLD = 3
@@ -319,34 +315,15 @@ class DeepLatentGaussian(FactorModule):
         generator = torch.Generator().manual_seed(0)
         return self.jacobian(self.draw_prior(100, generator)).T
 
-    @torch.no_grad()
     def jacobian(self, z):
         """The mean of d log E[x | z] / dz over the rows of z, (n_features, k)."""
-        weight = self.decoder.weight
-        slope = weight.new_zeros(self.n_components, weight.shape[1])
-        average = weight.new_zeros(self.n_components)
         is_share = self.likelihood in ("multinomial", "dirichlet_multinomial")
-        size = max(1, BLOCK // (len(weight) + slope.numel()))
-        for part in z.split(size):
-            h, slopes = self.decoder.slopes(part)
-            slope += slopes.sum(0)
-            if is_share:
-                shares = (h @ weight.T + self.decoder.bias).softmax(1)
-                average += torch.einsum("nh,nkh->k", shares @ weight, slopes)
-        return (weight @ slope.T - average) / len(z)
+        return self.decoder.jacobian(z, of_shares=is_share)
 
     @torch.no_grad()
     def draw_prior(self, n_rows, generator):
         """Rows of factors from the prior, (n_rows, k), by a generator of the CPU."""
-        noise = torch.randn(n_rows, self.n_components, generator=generator)
-        noise = noise.to(self.idf)
-        if self.prior == "normal":
-            return noise
-        mean, log_var, log_weights = self._mixture()
-        share = log_weights.exp().cpu()
-        rows = torch.multinomial(share, n_rows, replacement=True, generator=generator)
-        rows = rows.to(noise.device)
-        return mean[rows] + (log_var[rows] / 2).exp() * noise
+        return self._mixture().sample(n_rows, generator)
 
     @torch.no_grad()
     def sample(self, totals, generator):
@@ -788,30 +765,27 @@ class DeepLatentGaussian(FactorModule):
     # The prior.
 
     def _mixture(self):
-        """Means, log variances and log weights of the prior's components."""
+        """The prior as a mixture of Gaussians."""
         if self.prior == "normal":
-            zeros = torch.zeros(1, self.n_components).to(self.idf)
-            return zeros, zeros, zeros[:, 0]
+            return GaussianMixture.standard(self.n_components, like=self.idf)
         log_weights = self.prior_logits.log_softmax(0)
         if self.prior == "mixture":
-            return self.prior_mean, self.prior_log_var, log_weights
+            return GaussianMixture(self.prior_mean, self.prior_log_var, log_weights)
         is_training = self.encoder.training
         self.encoder.eval()
         mean, log_var = self.encoder(self.pseudo_inputs)
         self.encoder.train(is_training)
-        return mean, log_var, log_weights
+        return GaussianMixture(mean, log_var, log_weights)
 
     def _kl(self, q):
         """KL(q || prior), or its bound, float64; its gradient and precision in q."""
-        mean, log_var, log_weights = self._mixture()
-        precision = (-log_var).exp()
-        kl = _quadratic(q.mean, mean, log_var) + (q.var @ precision.T).double()
-        kl = 0.5 * (kl - self.n_components - q.log_det()[:, None])
-        joint = log_weights.double() - kl
-        shares = joint.softmax(1).to(precision)
-        gradient = q.mean * (shares @ precision) - shares @ (precision * mean)
-        # Rounding must not make a divergence negative.
-        return (-joint.logsumexp(1)).clamp_min(0), gradient, shares @ precision
+        mixture = self._mixture()
+        kl, shares = mixture.kl_bound(q.mean, q.var, q.log_det())
+        precision = (-mixture.log_var).exp()
+        shares = shares.to(precision)
+        pull = shares @ (precision * mixture.mean)
+        precision = shares @ precision
+        return kl, q.mean * precision - pull, precision
 
     def _free_kl(self, q):
         """The divergence, of which each factor has ``free_bits`` nats for free."""
@@ -821,19 +795,7 @@ class DeepLatentGaussian(FactorModule):
         return torch.where(mean > self.free_bits, kl, self.free_bits).sum(1).double()
 
     def _log_prior(self, z):
-        mean, log_var, log_weights = self._mixture()
-        square = _quadratic(z, mean, log_var) + self.n_components * np.log(2 * np.pi)
-        return (log_weights - 0.5 * square).logsumexp(-1)
-
-
-def _quadratic(z, mean, log_var):
-    """Minus twice the log density of Gaussians, but for its constant, float64.
-
-    (..., n_gaussians) of z, (..., k), for means and log variances (n_gaussians, k).
-    """
-    precision = (-log_var).exp()
-    square = z.square() @ precision.T - 2 * z @ (precision * mean).T
-    return square.double() + (mean.square() * precision + log_var).sum(1)
+        return self._mixture().log_prob(z)
 
 
 def _inverse_root(precision):
@@ -859,15 +821,6 @@ def _gaussian_kl(p, q):
     return 0.5 * (ratio + square - 1 - ratio.log()).sum(1, dtype=torch.float64)
 
 
-def _typical_length(module, X):
-    """The mean length of what the encoder sees of a row that is not empty."""
-    x = to_tensor(X, slice(N_TYPICAL), dtype=module.idf.dtype, device="cpu")
-    inputs = module.inputs(without_zeros(x))
-    lengths = row_sum(map_values(torch.square, inputs)).sqrt()
-    is_there = lengths > 0
-    return float(lengths[is_there].mean()) if bool(is_there.any()) else 1.0
-
-
 def _choose(is_new, new, old):
     """Row by row, the new or the old of each tensor."""
     return [
@@ -876,7 +829,7 @@ def _choose(is_new, new, old):
     ]
 
 
-class NeuralTopicDLGM(BaseFactorModel):
+class NeuralTopicDLGM(SampledFactorModel):
     r"""Deep latent Gaussian model of counts: topics that add up in the logits.
 
     Row n is N_n words with ``z_n ~ N(0, I)`` and ``x_n ~ Multinomial(N_n, softmax(f(
@@ -1013,18 +966,14 @@ class NeuralTopicDLGM(BaseFactorModel):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        **BaseFactorModel._parameter_constraints,
+        **SampledFactorModel._parameter_constraints,
         "likelihood": [StrOptions(set(LIKELIHOODS))],
-        "decoder_layers": [tuple, list],
-        "encoder_layers": [tuple, list],
-        "skip_connections": ["boolean"],
         "input_transform": [
             StrOptions({"tfidf", "normalize", "counts"}),
             HasMethods(["fit", "transform"]),
         ],
         "input_dropout": [Interval(Real, 0, 1, closed="left")],
         "prior": [StrOptions({"normal", "mixture", "vamp"})],
-        "n_pseudo_inputs": [Interval(Integral, 1, None, closed="left")],
         "weight_scale": [Interval(Real, 0, None, closed="neither")],
         "posterior_variance": [Interval(Real, 0, None, closed="neither"), None],
         "covariance_type": [StrOptions({"diag", "full"})],
@@ -1033,12 +982,8 @@ class NeuralTopicDLGM(BaseFactorModel):
         "objective": [StrOptions({"elbo", "iwae", "renyi"})],
         "renyi_alpha": [Interval(Real, None, None, closed="neither")],
         "n_particles": [Interval(Integral, 1, None, closed="left")],
-        "kl_warmup": [
-            Interval(Integral, 0, None, closed="left"),
-            Interval(RealNotInt, 0, 1, closed="both"),
-        ],
+        "kl_warmup": SampledFactorModel._warmup,
         "free_bits": [Interval(Real, 0, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
     }
 
     def __init__(
@@ -1108,52 +1053,6 @@ class NeuralTopicDLGM(BaseFactorModel):
         self.random_state = random_state
         self.verbose = verbose
 
-    def score_samples(self, X, *, metric="elbo", n_particles=50):
-        """Lower bound of each row's log likelihood, in nats.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        metric : {"elbo", "iwae"}, default="elbo"
-            The evidence lower bound, or the importance weighted one, which is tighter
-            with more particles and sampled; a row's draws depend on the row alone.
-        n_particles : int, default=50
-            Number of draws for ``"iwae"``, at least 2.
-
-        Returns
-        -------
-        bounds : ndarray of shape (n_samples,), float64
-        """
-        if metric == "elbo":
-            return super().score_samples(X)
-        if metric != "iwae":
-            raise ValueError(f"metric must be 'elbo' or 'iwae', got {metric!r}.")
-        check_objective("iwae", 0.0, n_particles)
-        return self._infer(X, lambda module, x: module.iwae(x, n_particles))
-
-    def score(self, X, y=None, *, metric="elbo", n_particles=50):
-        """Mean score per row; larger is better.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        y : None
-            Ignored; here for scikit-learn's API.
-        metric : {"elbo", "iwae", "neg_perplexity"}, default="elbo"
-            The mean of ``score_samples(X, metric=metric)``, in nats, or minus
-            ``perplexity(X)``.
-        n_particles : int, default=50
-            Number of draws for ``"iwae"``, at least 2.
-
-        Returns
-        -------
-        score : float
-        """
-        if metric == "iwae":
-            bounds = self.score_samples(X, metric="iwae", n_particles=n_particles)
-            return float(np.mean(bounds))
-        return super().score(X, metric=metric)
-
     def predictive(self, X):
         """Predict the next word of each row, given its words so far.
 
@@ -1205,10 +1104,7 @@ class NeuralTopicDLGM(BaseFactorModel):
         return X
 
     def _make_module(self, n_features):
-        for name in ("decoder_layers", "encoder_layers"):
-            layers = getattr(self, name)
-            if not all(isinstance(n, Integral) and n >= 1 for n in layers):
-                raise ValueError(f"{name} must hold positive ints, got {layers!r}.")
+        self._check_layers()
         if self.free_bits > 0 and (self.refine_steps > 0 or self.prior != "normal"):
             raise ValueError("free_bits needs refine_steps=0 and prior='normal'.")
         if self.objective != "elbo" and (self.kl_warmup > 0 or self.free_bits > 0):
@@ -1262,26 +1158,18 @@ class NeuralTopicDLGM(BaseFactorModel):
         return AnnealedAdam(groups, n_updates)
 
     def _warmup_updates(self, n_updates):
-        """``kl_warmup`` in updates; a share of none at all is none."""
-        if isinstance(self.kl_warmup, Integral):
-            return float(self.kl_warmup)
-        return float(self.kl_warmup) * (n_updates or 0)
-
-    def _n_warmup(self, n_updates):
-        share = self._warmup_updates(n_updates) / n_updates
-        return int(np.ceil(share * self.max_iter))
+        return self._in_updates(self.kl_warmup, n_updates)
 
     def _initialize(self, module, X, random_state):
         generator = torch.Generator().manual_seed(random_state.randint(2**31 - 1))
         self._initialize_inputs(module, X, random_state)
-        module.encoder.initialize(generator, _typical_length(module, X))
+        x = to_tensor(X, slice(N_TYPICAL), dtype=module.idf.dtype, device="cpu")
+        length = typical_length(module.inputs(without_zeros(x)))
+        module.encoder.initialize(generator, length)
         decoder = module.decoder
-        totals = np.asarray(X.sum(axis=0, dtype=np.float64)).ravel()
-        shares = (totals + 0.5) / (totals + 0.5).sum()
-        level = 0.0
-        if self.likelihood in ("poisson", "negative_binomial"):
-            level = np.log(max(totals.sum() / X.shape[0], 1e-3))
-        decoder.bias.data.copy_(torch.from_numpy(np.log(shares) + level))
+        counts_total = self.likelihood in ("poisson", "negative_binomial")
+        logits = initial_logits(X, given_total=not counts_total)
+        decoder.bias.data.copy_(torch.from_numpy(logits))
         if decoder.is_linear:
             loadings = initial_loadings(X, self.n_components, random_state)
             decoder.weight.data.copy_(torch.from_numpy(loadings))

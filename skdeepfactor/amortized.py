@@ -1,0 +1,491 @@
+"""Models with two networks: one infers the factors of a row, one generates the row.
+
+z_n ~ p(z), x_n ~ p(x | z_n) with a decoder f(z) and one of these likelihoods:
+
+gaussian
+    x_v ~ N(m_v + s_v f_v(z), s_v^2 exp(t_v)), with m and s the means and standard
+    deviations of the training data, and t learnt: one number, or one for each feature.
+bernoulli
+    x_v ~ Bernoulli(sigmoid(f_v(z))). Of grey values in [0, 1], minus the cross-entropy.
+poisson
+    x_v ~ Poisson(exp(f_v(z))).
+multinomial
+    Words in order given their number, each drawn in proportion to exp(f_v(z)).
+
+With a linear decoder and Gaussian noise the expected log likelihood under a factorised
+posterior with means m and variances v has a closed form,
+
+    E log p(x | z) = log p(x | m) - 1/2 sum_k v_k sum_j W_jk^2 / exp(t_j);
+
+all others are sampled: one draw a row in training, more for scores, whose noise is a
+function of the row's content.
+"""
+
+import math
+from abc import abstractmethod
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import StrOptions
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from skdeepfactor.base import SampledFactorModel
+from skdeepfactor.data import to_tensor
+from skdeepfactor.inference import renyi_bound
+from skdeepfactor.initialization import column_moments, initial_logits
+from skdeepfactor.likelihoods import multinomial, poisson
+from skdeepfactor.module import FactorModule
+from skdeepfactor.nn import N_TYPICAL, Decoder, Layers, typical_length
+from skdeepfactor.ops import (
+    Entries,
+    dense,
+    keyed_normal,
+    keyed_uniform,
+    map_values,
+    row_keys,
+    without_zeros,
+)
+from skdeepfactor.training import AnnealedAdam
+
+# The least variance of noise, as a share of that of the data. A feature that never
+# varies would have an infinite density.
+NOISE_FLOOR = 1e-6
+
+# Standard deviations from the mean beyond which the encoder sees no difference.
+FARTHEST = 10.0
+
+# Size of the weights between the last layer and the features, at first.
+START = 0.02
+
+# The same of the encoder's outputs, which vary by it between typical rows.
+ENCODER_START = 0.1
+
+# Draws for a bound that has no closed form, where it is a score.
+N_DRAWS = 20
+
+# Particles at a time.
+N_TOGETHER = 50
+
+# Dimensions with less variance of their posterior means over rows are not in use.
+ACTIVE_VARIANCE = 0.01
+
+COUNTS = ("poisson", "multinomial")
+
+
+class Seen(NamedTuple):
+    """A batch in the form that likelihoods take: dense values, or entries of counts."""
+
+    x: torch.Tensor
+    values: torch.Tensor | None
+    entries: Entries | None
+
+    def keys(self):
+        """What noise that depends on the rows alone is made of."""
+        entries = self.entries
+        if entries is None:
+            entries = Entries.of(without_zeros(self.x))
+        return row_keys(entries)
+
+
+class Observation(nn.Module):
+    """p(x | z): a decoder and a likelihood."""
+
+    def __init__(
+        self, n_components, layers, n_features, *, likelihood, noise, has_skips
+    ):
+        super().__init__()
+        self.likelihood = likelihood
+        self.decoder = Decoder(n_components, layers, n_features, has_skips=has_skips)
+        self.register_buffer("center", torch.zeros(n_features))
+        self.register_buffer("scale", torch.ones(n_features))
+        if likelihood == "gaussian":
+            n_noises = n_features if noise == "diagonal" else 1
+            self.log_noise = nn.Parameter(torch.zeros(n_noises))
+
+    @property
+    def is_closed_form(self):
+        """Whether expectations over factorised posteriors have a closed form."""
+        return self.likelihood == "gaussian" and self.decoder.is_linear
+
+    def seen(self, x):
+        """A batch of any layout, made ready."""
+        if self.likelihood in COUNTS:
+            x = without_zeros(x)
+            return Seen(x, None, Entries.of(x))
+        values = dense(x)
+        if self.likelihood == "gaussian":
+            values = (values - self.center) / self.scale
+        return Seen(x, values, None)
+
+    def inputs(self, seen):
+        """What the encoder sees of a batch."""
+        if self.likelihood in COUNTS:
+            return map_values(torch.log1p, seen.x)
+        if self.likelihood == "bernoulli":
+            return seen.values - self.center
+        return seen.values.clamp(-FARTHEST, FARTHEST)
+
+    def log_likelihood(self, seen, z, *, given_total=False):
+        """Log p(x | z) in float64, (..., n_rows), of z, (..., n_rows, k)."""
+        outputs = self.decoder(z)
+        if self.likelihood == "gaussian":
+            return self._gaussian(seen, outputs)
+        if self.likelihood == "bernoulli":
+            values = seen.values.expand_as(outputs)
+            entropy = binary_cross_entropy_with_logits(
+                outputs, values, reduction="none"
+            )
+            return -entropy.sum(-1, dtype=torch.float64)
+        x = seen.entries
+        log_total = outputs.logsumexp(-1).double()
+        logits = outputs[..., x.rows, x.columns].double()
+        if self.likelihood == "poisson" and not given_total:
+            return poisson(x, logits, log_total)
+        return multinomial(x, logits, log_total)
+
+    def expected_log_likelihood(self, seen, mean, var):
+        """The same, expected over factors with these means and variances."""
+        spread = (self.decoder.weight.square() / self._noise()[:, None]).sum(0)
+        at_mean = self._gaussian(seen, self.decoder(mean))
+        return at_mean - 0.5 * (var * spread).sum(-1, dtype=torch.float64)
+
+    def _noise(self):
+        """Variances of the noise of each feature, in units of its scale."""
+        return (self.log_noise.exp() + NOISE_FLOOR).expand_as(self.scale)
+
+    def _gaussian(self, seen, outputs):
+        noise = self._noise()
+        square = (seen.values - outputs).square() / noise
+        constant = (noise.log() + 2 * self.scale.log()).sum(dtype=torch.float64)
+        constant = constant + len(noise) * math.log(2 * math.pi)
+        return -0.5 * (square.sum(-1, dtype=torch.float64) + constant)
+
+    def mean(self, z):
+        """E[x | z]; of words given their number, their shares."""
+        outputs = self.decoder(z)
+        if self.likelihood == "gaussian":
+            return self.center + self.scale * outputs
+        if self.likelihood == "bernoulli":
+            return outputs.sigmoid()
+        return (
+            outputs.softmax(-1) if self.likelihood == "multinomial" else outputs.exp()
+        )
+
+    def jacobian(self, z):
+        """The mean slope of what is linear in the outputs, (n_features, k).
+
+        That is E[x | z] of Gaussian data, log odds of binary data, and the logarithm of
+        E[x | z] of counts.
+        """
+        of_shares = self.likelihood == "multinomial"
+        slopes = self.decoder.jacobian(z, of_shares=of_shares)
+        return self.scale[:, None] * slopes
+
+    @torch.no_grad()
+    def sample(self, z, totals, generator):
+        """Rows of z as data, by a NumPy generator."""
+        mean = self.mean(z).double().cpu().numpy()
+        if self.likelihood == "gaussian":
+            scale = self.scale * self._noise().sqrt()
+            return generator.normal(mean, scale.double().cpu().numpy())
+        if self.likelihood == "bernoulli":
+            return generator.binomial(1, mean).astype(np.float64)
+        if self.likelihood == "poisson":
+            return generator.poisson(mean)
+        return generator.multinomial(totals, mean / mean.sum(1, keepdims=True))
+
+    def initialize(self, X, generator):
+        """Units of the data, and weights that say little yet."""
+        decoder = self.decoder
+        mean, std = column_moments(X)
+        bias = np.zeros(len(mean))
+        if self.likelihood in COUNTS:
+            bias = initial_logits(X, given_total=self.likelihood == "multinomial")
+        else:
+            self.center.copy_(torch.from_numpy(mean))
+        if self.likelihood == "bernoulli":
+            mean = mean.clip(0.01, 0.99)
+            bias = np.log(mean / (1 - mean))
+        if self.likelihood == "gaussian":
+            varies = std > 0
+            typical = np.sqrt(np.mean(std[varies] ** 2)) if varies.any() else 1.0
+            is_shared = len(self.log_noise) == 1
+            scale = np.where(varies & (not is_shared), std, typical)
+            self.scale.copy_(torch.from_numpy(scale))
+        decoder.bias.data.copy_(torch.from_numpy(bias))
+        if not decoder.is_linear:
+            scale = decoder.hidden.weights[0].shape[0] ** -0.5
+            decoder.hidden.initialize(generator, input_scale=scale, output_scale=1.0)
+        decoder.weight.data.normal_(generator=generator).mul_(START)
+
+
+class AmortizedModule(FactorModule):
+    """Rows from factors through a decoder, factors from rows through an encoder.
+
+    A model says what q(z | x) is made of the encoder's outputs, how it is drawn from,
+    and its divergence from the prior.
+    """
+
+    #: Outputs of the encoder for each factor.
+    n_heads = 2
+
+    def __init__(
+        self,
+        shape,
+        *,
+        likelihood,
+        noise,
+        encoder_layers,
+        decoder_layers,
+        skip_connections,
+        n_pseudo_inputs=0,
+    ):
+        super().__init__()
+        n_components, n_features = shape
+        self.n_components = n_components
+        self.encoder = Layers(
+            [n_features, *encoder_layers, self.n_heads * n_components]
+        )
+        self.observation = Observation(
+            n_components,
+            decoder_layers,
+            n_features,
+            likelihood=likelihood,
+            noise=noise,
+            has_skips=skip_connections,
+        )
+        self.register_buffer("n_updates", torch.zeros((), dtype=torch.float64))
+        # Moving averages over rows of posterior means, their squares, and more.
+        self.register_buffer("moments", torch.zeros(self.n_heads, n_components))
+        self.pseudo_inputs = None
+        if n_pseudo_inputs:
+            self.pseudo_inputs = nn.Parameter(torch.zeros(n_pseudo_inputs, n_features))
+            self.prior_logits = nn.Parameter(torch.zeros(n_pseudo_inputs))
+        self.generator = None
+
+    @abstractmethod
+    def distribution(self, outputs):
+        """Posteriors from what the encoder gives for rows."""
+
+    @abstractmethod
+    def draws(self, q, seen, n_draws, stream=0):
+        """Draws (n_draws, n_rows, k) of posteriors; see ``normal``."""
+
+    @abstractmethod
+    def kl(self, q):
+        """KL(q || prior) of each row, or an upper bound on it, in float64."""
+
+    @abstractmethod
+    def log_prior(self, z):
+        """Log p(z) in float64, (...), of z, (..., k)."""
+
+    @abstractmethod
+    def draw_prior(self, n_rows, generator):
+        """Rows of factors from the prior, (n_rows, k), by a generator of the CPU."""
+
+    @abstractmethod
+    def objective(self, seen, q):
+        """Bounds of rows, and what training maximises instead, both (n_rows,)."""
+
+    @abstractmethod
+    def activity(self, q):
+        """What ``moments`` averages, (n_heads, n_rows, k)."""
+
+    @property
+    def work_width(self):
+        return max(self.n_components, len(self.observation.center))
+
+    def seed(self, seed):
+        device = self.observation.center.device
+        self.generator = torch.Generator(device).manual_seed(seed)
+
+    def posterior(self, x, start=None):
+        return self._encode(self.observation.seen(x))
+
+    def _encode(self, seen):
+        return self.distribution(self.encoder(self.observation.inputs(seen)))
+
+    def elbo(self, x, q=None):
+        return self._bounds(x, q)
+
+    def word_bound(self, x):
+        return self._bounds(x, given_total=True)
+
+    def _bounds(self, x, q=None, **given):
+        seen = self.observation.seen(x)
+        if q is None:
+            q = self._encode(seen)
+        return self.expected_log_likelihood(seen, q, **given) - self.kl(q)
+
+    def expected_log_likelihood(self, seen, q, **given):
+        """E_q[log p(x | z)] of each row: in closed form, or by draws."""
+        if self.observation.is_closed_form:
+            return self.observation.expected_log_likelihood(seen, q.mean, q.variance)
+        n_draws = 1 if self.training else N_DRAWS
+        draws = self.draws(q, seen, n_draws, stream=10**6)
+        parts = [self.observation.log_likelihood(seen, z, **given) for z in draws]
+        return torch.stack(parts).mean(0)
+
+    def log_joint(self, x, z):
+        """Log p(x, z) in float64, (n_particles, n_rows), of z with particles first."""
+        return self._log_joint(self.observation.seen(x), z)
+
+    def _log_joint(self, seen, z):
+        return self.observation.log_likelihood(seen, z) + self.log_prior(z)
+
+    def iwae(self, x, n_particles):
+        """Importance weighted bound of each row, (n_rows,)."""
+        seen = self.observation.seen(x)
+        q = self._encode(seen)
+        weights = []
+        for start in range(0, n_particles, N_TOGETHER):
+            n_draws = min(N_TOGETHER, n_particles - start)
+            for z in self.draws(q, seen, n_draws, stream=2 * 10**6 + start):
+                weights.append(self._log_joint(seen, z) - q.log_prob(z).double())
+        return renyi_bound(torch.stack(weights), 0.0)
+
+    def decode(self, z):
+        return self.observation.mean(z)
+
+    def components(self):
+        generator = torch.Generator().manual_seed(0)
+        return self.jacobian(self.draw_prior(100, generator)).T
+
+    def jacobian(self, z):
+        """The mean slopes of the features in the factors over the rows of z."""
+        return self.observation.jacobian(z)
+
+    @torch.no_grad()
+    def sample(self, totals, generator):
+        seed = int(generator.integers(2**31))
+        z = self.draw_prior(len(totals), torch.Generator().manual_seed(seed))
+        return self.observation.sample(z, totals, generator)
+
+    def backward(self, x, weight, n_samples, start=None):
+        seen = self.observation.seen(x)
+        q = self._encode(seen)
+        bounds, objective = self.objective(seen, q)
+        (-weight * objective.sum()).backward()
+        with torch.no_grad():
+            moments = self.activity(q).mean(1)
+            rate = max(0.05, 1 / (1 + self.n_updates.item()))
+            self.moments.lerp_(moments, rate * min(1.0, weight * len(bounds)))
+        return bounds.detach(), None
+
+    @torch.no_grad()
+    def after_step(self):
+        self.n_updates += 1
+
+    def normal(self, seen, n_draws, like, stream=0):
+        """Standard normal draws: fresh in training, else keyed by the rows."""
+        if self.training:
+            shape = (n_draws, *like.shape)
+            return torch.empty(shape).to(like).normal_(generator=self.generator)
+        return keyed_normal(
+            seen.keys(), n_draws, like.shape[1], stream=stream, dtype=like.dtype
+        )
+
+    def uniform(self, seen, n_draws, like, stream=0):
+        """Uniform draws, likewise."""
+        if self.training:
+            shape = (n_draws, *like.shape)
+            return torch.empty(shape).to(like).uniform_(generator=self.generator)
+        keys = seen.keys()
+        return keyed_uniform(keys, n_draws, like.shape[1], stream=stream).to(like)
+
+    def initialize(self, X, random_state):
+        """Set all parameters for the first pass over X."""
+        generator = torch.Generator().manual_seed(random_state.randint(2**31 - 1))
+        self.observation.initialize(X, generator)
+        length = typical_length(self._inputs_of(X, slice(N_TYPICAL)))
+        self.encoder.initialize(
+            generator, input_scale=1 / length, output_scale=ENCODER_START
+        )
+        if self.pseudo_inputs is not None:
+            rows = random_state.choice(X.shape[0], len(self.pseudo_inputs))
+            self.pseudo_inputs.data.copy_(dense(self._inputs_of(X, rows)))
+
+    def _inputs_of(self, X, rows):
+        x = to_tensor(X, rows, dtype=self.moments.dtype, device="cpu")
+        return self.observation.inputs(self.observation.seen(x))
+
+
+class AmortizedFactorModel(SampledFactorModel):
+    """An estimator around an ``AmortizedModule``, whose likelihood is a parameter."""
+
+    _parameter_constraints: ClassVar[dict] = {
+        **SampledFactorModel._parameter_constraints,
+        "likelihood": [StrOptions({"gaussian", "bernoulli", *COUNTS})],
+        "noise": [StrOptions({"diagonal", "spherical"})],
+    }
+
+    @property
+    def _models_counts(self):
+        return self.likelihood in COUNTS
+
+    @property
+    def _is_non_negative(self):
+        return self.likelihood != "gaussian"
+
+    def sample(self, n_samples=1, *, n_tokens=None, random_state=None):
+        """Draw rows from the model.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows.
+        n_tokens : int or array-like of shape (n_samples,), default=None
+            Words in each, for ``likelihood="multinomial"``; by default drawn from the
+            totals of the training rows.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the draws.
+
+        Returns
+        -------
+        X : ndarray or CSR matrix of shape (n_samples, n_features)
+            CSR where the likelihood is one of counts.
+        """
+        return self._sample(n_samples, n_tokens, random_state)
+
+    def _validate(self, X, *, reset):
+        X = super()._validate(X, reset=reset)
+        largest = X.max() if X.shape[0] else 0
+        if self.likelihood == "bernoulli" and largest > 1:
+            raise ValueError(
+                "likelihood='bernoulli' needs values in [0, 1], got values up to "
+                f"{largest:g}. sklearn.preprocessing.MinMaxScaler brings them there; "
+                "for counts there are 'poisson' and 'multinomial', for real numbers "
+                "'gaussian'."
+            )
+        return X
+
+    def _initialize(self, module, X, random_state):
+        module.initialize(X, random_state)
+
+    def _make_optimizer(self, module, *, is_stochastic, n_updates=None):
+        self._set_schedule(module, n_updates)
+        return AnnealedAdam(
+            [{"params": list(module.parameters()), "lr": self.learning_rate}], n_updates
+        )
+
+    @abstractmethod
+    def _set_schedule(self, module, n_updates):
+        """Tell the module how long its warm-ups are, in updates."""
+
+    def _shared_settings(self):
+        """What both kinds of module take."""
+        self._check_layers()
+        return {
+            "likelihood": self.likelihood,
+            "noise": self.noise,
+            "encoder_layers": tuple(self.encoder_layers),
+            "decoder_layers": tuple(self.decoder_layers),
+            "skip_connections": self.skip_connections,
+        }
+
+    def _module_attributes(self, module):
+        mean, square = module.moments[:2].double().cpu().numpy()
+        is_active = square - mean**2 > ACTIVE_VARIANCE
+        return {"n_active_components_": int(is_active.sum())}

@@ -1,0 +1,393 @@
+r"""Variational autoencoders: Gaussian posteriors by one network, rows by another.
+
+.. math::
+    z_n \sim p(z), \qquad x_n \sim p(x | f(z_n)), \qquad
+    q(z | x) = N(\mu(x), \text{diag}(\sigma^2(x))),
+
+with the likelihoods of ``amortized.py`` and the bound
+
+.. math:: L(x) = E_q[\log p(x | z)] - KL(q(z | x) \| p(z)).
+
+The prior is standard normal; Laplace of unit variance, whose sparse factors have axes
+that mean something; a mixture of Gaussians :math:`\sum_c \pi_c N(a_c, B_c)` that is
+learnt; or such a mixture of the encoder's own posteriors at pseudo-inputs (VampPrior).
+The first two have closed divergences; with :math:`b = 1 / \sqrt 2`
+
+.. math::
+    KL(N(\mu, \sigma^2) \| \text{Laplace}(b)) = \log 2b - \tfrac12 \log 2 \pi e \sigma^2
+    + \tfrac1b E|z|, \quad E|z| = \sigma \sqrt{2/\pi}\, e^{-\mu^2 / 2 \sigma^2} + \mu\,
+    \text{erf}\tfrac{\mu}{\sqrt 2 \sigma}.
+
+For mixtures it is bounded by :math:`-\log \sum_c \pi_c e^{-KL(q \| N(a_c, B_c))}`.
+
+**What training maximises** may differ from the bound, against posteriors that collapse
+to the prior: the divergence counts :math:`\beta` times; comes in slowly; has some nats
+of each factor for free; or is made large by posteriors of a fixed variance. Scores are
+always the bound itself. Or it is the importance weighted bound, or Renyi's.
+
+**Linear decoders with Gaussian noise** are probabilistic PCA (noise of one variance)
+and factor analysis (of one a feature): the bound is in closed form and its maximum, at
+loadings whose columns are orthogonal in units of the noise, is the exact likelihood.
+
+Kingma and Welling (2014), Auto-encoding variational Bayes; Tipping and Bishop (1999),
+Probabilistic principal component analysis; Tomczak and Welling (2018), VAE with a
+VampPrior; Higgins et al. (2017), beta-VAE; Kingma et al. (2016), Improved variational
+inference with inverse autoregressive flow, for free bits.
+"""
+
+import math
+from numbers import Integral, Real
+from typing import ClassVar
+
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import nn
+from torch.distributions import Independent, Laplace, Normal, kl_divergence
+
+from skdeepfactor.amortized import AmortizedFactorModel, AmortizedModule
+from skdeepfactor.base import SampledFactorModel
+from skdeepfactor.distributions import GaussianMixture
+from skdeepfactor.inference import check_objective, importance_bound
+
+# Spread of the means of a mixture at first.
+MIXTURE_START = 0.5
+
+# A log variance beyond these is a network that has not learnt yet.
+LOG_VAR_RANGE = (-16.0, 6.0)
+
+
+class GaussianAutoencoder(AmortizedModule):
+    """Rows from factors through a decoder, with Gaussian posteriors of the factors."""
+
+    def __init__(
+        self,
+        shape,
+        *,
+        prior,
+        n_pseudo_inputs,
+        posterior_variance,
+        beta,
+        free_bits,
+        alpha,
+        n_particles,
+        **settings,
+    ):
+        has_inputs = prior == "vamp"
+        super().__init__(
+            shape, n_pseudo_inputs=n_pseudo_inputs if has_inputs else 0, **settings
+        )
+        self.prior = prior
+        self.posterior_variance = posterior_variance
+        self.beta, self.free_bits = beta, free_bits
+        self.alpha, self.n_particles = alpha, n_particles
+        if prior == "mixture":
+            self.prior_mean = nn.Parameter(torch.zeros(n_pseudo_inputs, shape[0]))
+            self.prior_log_var = nn.Parameter(torch.zeros_like(self.prior_mean))
+            self.prior_logits = nn.Parameter(torch.zeros(n_pseudo_inputs))
+        # Updates over which the divergence comes in.
+        self.kl_warmup = 0.0
+
+    def distribution(self, outputs):
+        mean, log_var = self._parts(outputs)
+        normal = Normal(mean, (0.5 * log_var).exp(), validate_args=False)
+        return Independent(normal, 1, validate_args=False)
+
+    def _parts(self, outputs):
+        mean, log_var = outputs.chunk(2, -1)
+        if self.posterior_variance is not None:
+            return mean, torch.full_like(mean, math.log(self.posterior_variance))
+        return mean, log_var.clamp(*LOG_VAR_RANGE)
+
+    def draws(self, q, seen, n_draws, stream=0):
+        return q.mean + q.stddev * self.normal(seen, n_draws, q.mean, stream)
+
+    def kl(self, q):
+        if self.prior in ("mixture", "vamp"):
+            log_det = q.variance.log().sum(1, dtype=torch.float64)
+            return self._mixture().kl_bound(q.mean, q.variance, log_det)[0]
+        return self._kl_of_factors(q).sum(1, dtype=torch.float64)
+
+    def _kl_of_factors(self, q):
+        """The same of each factor, (n_rows, k), for priors whose factors are apart."""
+        return kl_divergence(q.base_dist, self._factor_prior(q.mean))
+
+    def _factor_prior(self, like):
+        zero, one = torch.zeros(()).to(like), torch.ones(()).to(like)
+        if self.prior == "laplace":
+            return Laplace(zero, one / math.sqrt(2), validate_args=False)
+        return Normal(zero, one, validate_args=False)
+
+    def _mixture(self):
+        log_weights = self.prior_logits.log_softmax(0)
+        if self.prior == "mixture":
+            return GaussianMixture(self.prior_mean, self.prior_log_var, log_weights)
+        return GaussianMixture(
+            *self._parts(self.encoder(self.pseudo_inputs)), log_weights
+        )
+
+    def log_prior(self, z):
+        if self.prior in ("mixture", "vamp"):
+            return self._mixture().log_prob(z)
+        return self._factor_prior(z).log_prob(z).sum(-1, dtype=torch.float64)
+
+    @torch.no_grad()
+    def draw_prior(self, n_rows, generator):
+        like = self.moments
+        if self.prior in ("mixture", "vamp"):
+            return self._mixture().sample(n_rows, generator)
+        if self.prior == "laplace":
+            # The difference of two exponential draws.
+            shape = (2, n_rows, self.n_components)
+            one, other = torch.empty(shape).exponential_(generator=generator)
+            return ((one - other) / math.sqrt(2)).to(like)
+        return GaussianMixture.standard(self.n_components, like=like).sample(
+            n_rows, generator
+        )
+
+    def objective(self, seen, q):
+        if self.alpha != 1.0:
+            return importance_bound(
+                lambda z: self._log_joint(seen, z),
+                q,
+                self.alpha,
+                self.n_particles,
+                generator=self.generator,
+            )
+        likelihood = self.expected_log_likelihood(seen, q)
+        kl = self.kl(q)
+        bounds = likelihood - kl
+        if self.free_bits > 0:
+            of_factors = self._kl_of_factors(q)
+            # Where the batch's mean is below, the factor's share is a constant.
+            is_paid = of_factors.mean(0) > self.free_bits
+            kl = torch.where(is_paid, of_factors, self.free_bits).sum(1).double()
+        warmth = 1.0
+        if self.kl_warmup > 0:
+            warmth = min(1.0, (1 + self.n_updates.item()) / self.kl_warmup)
+        return bounds, likelihood - warmth * self.beta * kl
+
+    def activity(self, q):
+        return torch.stack([q.mean, q.mean.square()])
+
+    def initialize(self, X, random_state):
+        super().initialize(X, random_state)
+        if self.prior == "mixture":
+            noise = random_state.normal(0, MIXTURE_START, self.prior_mean.shape)
+            self.prior_mean.data.copy_(torch.from_numpy(noise))
+
+
+class VariationalAutoencoder(AmortizedFactorModel):
+    r"""Variational autoencoder: Gaussian factors by a network, rows by another.
+
+    Row n is ``z_n ~ p(z)`` and ``x_n ~ p(x | f(z_n))`` for a network f, and ``q(z | x)
+    = N(mu(x), sigma^2(x))`` with both from another. With ``decoder_layers=()`` and
+    Gaussian noise it is probabilistic PCA (``noise="spherical"``) or factor analysis.
+
+    Parameters
+    ----------
+    n_components : int, default=20
+        Number of latent dimensions.
+    likelihood : str, default="gaussian"
+        ``"gaussian"``: real numbers, with learnt noise. ``"bernoulli"``: numbers in [0,
+        1], such as grey values. ``"poisson"``: counts. ``"multinomial"``: counts
+        given their total.
+    noise : {"diagonal", "spherical"}, default="diagonal"
+        Of Gaussian data: a variance for each feature, or one for all of them.
+    decoder_layers : tuple of int, default=(400,)
+        Hidden layers between z and the data; none makes the model linear.
+    encoder_layers : tuple of int, default=(400,)
+        Hidden layers of the inference network.
+    skip_connections : bool, default=False
+        Whether z goes into every layer of a deep decoder.
+    prior : {"normal", "laplace", "mixture", "vamp"}, default="normal"
+        Prior of z: standard normal, Laplace of unit variance, a mixture of Gaussians
+        that are learnt, or of the network's posteriors at pseudo-inputs that are
+        learnt.
+    n_pseudo_inputs : int, default=20
+        Number of components of the mixtures.
+    posterior_variance : float, default=None
+        Fixes the posterior's variances; None infers them.
+    beta : float, default=1.0
+        Weight of the divergence in training. Above 1: fewer dimensions are used.
+    kl_warmup : int or float, default=0
+        Updates (int) or share of training (float) over which the divergence from the
+        prior comes in.
+    free_bits : float, default=0.0
+        Nats of divergence of each dimension that cost nothing in training; needs the
+        prior ``"normal"`` or ``"laplace"``.
+    objective : {"elbo", "iwae", "renyi"}, default="elbo"
+        Bound to learn from.
+    renyi_alpha : float, default=0.5
+        Order of the Renyi bound: 1 is the ELBO, 0 IWAE; negative orders are no bounds.
+    n_particles : int, default=1
+        Draws for the objective; at least 2 unless it is the ELBO.
+    max_iter : int, default=50
+        Passes over the data. The step size falls to 0 over them.
+    tol : float, default=0.0
+        Relative gain of the bound, over ``n_iter_no_change`` passes, below which
+        training ends.
+    learning_rate : float, default=0.002
+        Step size of Adam at first.
+    batch_size : int, default=200
+        Rows in a step.
+    validation_fraction : float, default=None
+        Fraction of the rows held out to stop early, when their mean bound has not
+        risen for ``n_iter_no_change`` passes; None for no early stopping.
+    n_iter_no_change : int, default=10
+        Passes without a better validation score that end training.
+    n_init : int, default=1
+        Number of starts, of which the one with the best bound (or validation score)
+        is kept.
+    n_jobs : int, default=None
+        Processes for the starts.
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from what is fitted already.
+    device : str, default="cpu"
+        Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
+    random_state : int, RandomState instance or None, default=None
+        Seed of the start, the order of rows and the noise.
+    verbose : int, default=0
+        Whether to show the bound after each pass.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        Mean slope over the prior of E[x | z] (Gaussian), of the log odds (Bernoulli) or
+        of the logarithm of E[x | z] (counts) in each dimension.
+    n_active_components_ : int
+        Dimensions whose posterior mean has a variance above 0.01 over training rows.
+    lower_bound_ : float
+        Bound of the training data in nats.
+    history_ : dict of lists
+        ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
+        for each pass.
+    n_iter_ : int
+        Number of passes.
+    n_samples_seen_ : int
+        Number of rows that training has seen.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, where the data had names.
+
+    See Also
+    --------
+    VariationalSparseCoding : Factors most of which are exactly 0 in a row.
+    NeuralTopicDLGM : For words; its posteriors are refined row by row.
+
+    References
+    ----------
+    Kingma, D. P. and Welling, M. (2014). Auto-encoding variational Bayes. ICLR.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skdeepfactor import VariationalAutoencoder
+    >>> X = load_iris().data
+    >>> model = VariationalAutoencoder(2, batch_size=20, random_state=0).fit(X)
+    >>> model.transform(X).shape
+    (150, 2)
+    >>> bool(model.score(X) > -3)
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **AmortizedFactorModel._parameter_constraints,
+        "prior": [StrOptions({"normal", "laplace", "mixture", "vamp"})],
+        "posterior_variance": [Interval(Real, 0, None, closed="neither"), None],
+        "beta": [Interval(Real, 0, None, closed="left")],
+        "kl_warmup": SampledFactorModel._warmup,
+        "free_bits": [Interval(Real, 0, None, closed="left")],
+        "objective": [StrOptions({"elbo", "iwae", "renyi"})],
+        "renyi_alpha": [Interval(Real, None, None, closed="neither")],
+        "n_particles": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_components=20,
+        *,
+        likelihood="gaussian",
+        noise="diagonal",
+        decoder_layers=(400,),
+        encoder_layers=(400,),
+        skip_connections=False,
+        prior="normal",
+        n_pseudo_inputs=20,
+        posterior_variance=None,
+        beta=1.0,
+        kl_warmup=0,
+        free_bits=0.0,
+        objective="elbo",
+        renyi_alpha=0.5,
+        n_particles=1,
+        max_iter=50,
+        tol=0.0,
+        learning_rate=0.002,
+        batch_size=200,
+        validation_fraction=None,
+        n_iter_no_change=10,
+        n_init=1,
+        n_jobs=None,
+        warm_start=False,
+        device="cpu",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.likelihood = likelihood
+        self.noise = noise
+        self.decoder_layers = decoder_layers
+        self.encoder_layers = encoder_layers
+        self.skip_connections = skip_connections
+        self.prior = prior
+        self.n_pseudo_inputs = n_pseudo_inputs
+        self.posterior_variance = posterior_variance
+        self.beta = beta
+        self.kl_warmup = kl_warmup
+        self.free_bits = free_bits
+        self.objective = objective
+        self.renyi_alpha = renyi_alpha
+        self.n_particles = n_particles
+        self.max_iter = max_iter
+        self.tol = tol
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.n_init = n_init
+        self.n_jobs = n_jobs
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _make_module(self, n_features):
+        if self.free_bits > 0 and self.prior in ("mixture", "vamp"):
+            raise ValueError(
+                "free_bits needs prior='normal' or 'laplace', whose divergence is a "
+                f"sum over dimensions, got prior={self.prior!r}."
+            )
+        is_weighed = self.kl_warmup > 0 or self.free_bits > 0 or self.beta != 1
+        if self.objective != "elbo" and is_weighed:
+            raise ValueError(
+                "beta, kl_warmup and free_bits weigh a divergence that only "
+                f"objective='elbo' has, got objective={self.objective!r}."
+            )
+        return GaussianAutoencoder(
+            (self.n_components, n_features),
+            prior=self.prior,
+            n_pseudo_inputs=self.n_pseudo_inputs,
+            posterior_variance=self.posterior_variance,
+            beta=self.beta,
+            free_bits=self.free_bits,
+            alpha=check_objective(self.objective, self.renyi_alpha, self.n_particles),
+            n_particles=self.n_particles,
+            **self._shared_settings(),
+        )
+
+    def _set_schedule(self, module, n_updates):
+        module.kl_warmup = self._warmup_updates(n_updates)
+
+    def _warmup_updates(self, n_updates):
+        return self._in_updates(self.kl_warmup, n_updates)
