@@ -4,7 +4,15 @@ import argparse
 import importlib
 import importlib.util
 
-NAMES = ("topics", "neural_topics", "recommend", "scale", "grid", "fuzz")
+NAMES = (
+    "topics",
+    "neural_topics",
+    "sparse_codes",
+    "recommend",
+    "scale",
+    "grid",
+    "fuzz",
+)
 
 
 def main():

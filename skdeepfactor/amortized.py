@@ -59,7 +59,11 @@ FARTHEST = 10.0
 # Size of the weights between the last layer and the features, at first.
 START = 0.02
 
-# The same of the encoder's outputs, which vary by it between typical rows.
+# Log variance of Gaussian noise at first, in units of the data: so low that the decoder
+# has much to gain from the start.
+NOISE_START = -2.0
+
+# Size of the encoder's outputs, at first, for typical rows.
 ENCODER_START = 0.1
 
 # Draws for a bound that has no closed form, where it is a score.
@@ -102,7 +106,7 @@ class Observation(nn.Module):
         self.register_buffer("scale", torch.ones(n_features))
         if likelihood == "gaussian":
             n_noises = n_features if noise == "diagonal" else 1
-            self.log_noise = nn.Parameter(torch.zeros(n_noises))
+            self.log_noise = nn.Parameter(torch.full((n_noises,), NOISE_START))
 
     @property
     def is_closed_form(self):

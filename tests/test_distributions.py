@@ -12,6 +12,8 @@ from skdeepfactor import distributions
 from skdeepfactor.distributions import (
     FLOORS,
     PRIOR_RANGE,
+    GaussianMixture,
+    SpikeSlab,
     digamma,
     dirichlet,
     dirichlet_kl,
@@ -347,3 +349,113 @@ def test_priors_outside_their_range_are_not_searched(monkeypatch):
     assert gamma_shape(scipy.special.digamma(0.1)) == 0.5
     assert gamma_shape(scipy.special.digamma(9.0)) == 2.0
     assert_allclose(gamma_shape(scipy.special.digamma(1.1)), 1.1, rtol=1e-9)
+
+
+# Spikes and slabs.
+
+
+def spike_slab(seed=0, n=5):
+    rng = np.random.default_rng(seed)
+    parts = rng.normal(0, 1.5, n), rng.normal(size=n), rng.uniform(0.3, 2, n)
+    return SpikeSlab(*(torch.from_numpy(part) for part in parts))
+
+
+def test_spikes_and_slabs_have_the_mean_and_variance_of_their_draws():
+    q = spike_slab()
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        draws = q.sample((100_000,))
+    assert_allclose((draws != 0).double().mean(0), q.probs, atol=0.01)
+    assert_allclose(draws.mean(0), q.mean, atol=0.03)
+    assert_allclose(draws.var(0), q.variance, rtol=0.05)
+
+
+def test_density_and_point_mass_sum_to_one():
+    q = spike_slab()
+    z = torch.linspace(-15, 15, 20_000, dtype=torch.float64)[:, None]
+    density = torch.trapezoid(q.log_prob(z).exp(), z, dim=0)
+    assert_allclose(density + q.log_prob(torch.zeros(5).double()).exp(), 1, rtol=1e-5)
+
+
+def test_divergence_of_spikes_and_slabs_is_that_of_draws():
+    q, p = spike_slab(0), spike_slab(1)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        draws = q.sample((200_000,))
+    difference = q.log_prob(draws) - p.log_prob(draws)
+    error = difference.std(0) / np.sqrt(len(draws))
+    kl = kl_divergence(q, p)
+    assert ((kl - difference.mean(0)).abs() < 4.5 * error).all()
+    assert_allclose(kl_divergence(q, q), 0, atol=1e-12)
+    assert (kl > 0).all()
+
+
+@pytest.mark.parametrize("name", ["relaxed_of_noise", "straight_through_of_noise"])
+def test_gradients_reach_the_probability_of_a_spike(name):
+    """Of E[z^2], whose derivative in p is m^2 + s^2, or near it."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (200_000, 3)
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+    normal = torch.randn(shape, generator=generator, dtype=torch.float64)
+    logits = torch.tensor([-1.0, 0.0, 1.0]).double().requires_grad_()
+    loc, scale = torch.tensor([1.0, -2.0, 0.5]).double(), torch.ones(3).double()
+    q = SpikeSlab(logits, loc, scale, temperature=200.0)
+    z = getattr(q, name)(uniform, normal)
+    (gradient,) = torch.autograd.grad(z.mean(0).sum(), logits)
+    p = q.probs.detach()
+    assert_allclose(gradient, p * (1 - p) * loc, rtol=0.1)
+    if name == "straight_through_of_noise":
+        assert torch.equal(z.detach(), q.of_noise(uniform, normal).detach())
+
+
+def test_a_spike_and_slab_is_a_distribution_of_torch():
+    q = spike_slab()
+    wide = q.expand((3, 5))
+    assert wide.batch_shape == (3, 5)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        assert wide.rsample((2,)).shape == (2, 3, 5)
+    assert wide.log_prob(torch.zeros(3, 5).double()).shape == (3, 5)
+    with pytest.raises(ValueError, match="scale"):
+        SpikeSlab(torch.zeros(2), torch.zeros(2), -torch.ones(2), validate_args=True)
+
+
+# Mixtures of Gaussians.
+
+
+def mixture(seed=0, n=3, k=2):
+    rng = np.random.default_rng(seed)
+    weights = np.log(rng.dirichlet(np.ones(n)))
+    parts = rng.normal(0, 2, (n, k)), rng.normal(size=(n, k)), weights
+    return GaussianMixture(*(torch.from_numpy(part) for part in parts))
+
+
+def test_mixtures_have_the_density_of_torch():
+    prior = mixture()
+    normal = torch.distributions.Normal(prior.mean, (prior.log_var / 2).exp())
+    expected = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(logits=prior.log_weights),
+        torch.distributions.Independent(normal, 1),
+    )
+    z = torch.from_numpy(np.random.default_rng(1).normal(0, 2, (4, 6, 2)))
+    assert_allclose(prior.log_prob(z), expected.log_prob(z), rtol=1e-9)
+    draws = prior.sample(50_000, torch.Generator().manual_seed(0))
+    assert_allclose(draws.mean(0), expected.mean, atol=0.05)
+    assert_allclose(draws.var(0), expected.variance, rtol=0.05)
+
+
+def test_the_bound_on_the_divergence_of_a_mixture_is_one():
+    prior = mixture()
+    rng = np.random.default_rng(1)
+    mean, var = torch.from_numpy(rng.normal(size=(4, 2))), torch.full((4, 2), 0.3)
+    q = torch.distributions.Normal(mean, var.double().sqrt())
+    z = mean + var.double().sqrt() * torch.from_numpy(rng.normal(size=(100_000, 4, 2)))
+    estimate = (q.log_prob(z).sum(-1) - prior.log_prob(z)).mean(0)
+    bound, shares = prior.kl_bound(mean, var.double(), var.double().log().sum(1))
+    assert (bound > estimate - 0.01).all()
+    assert_allclose(shares.sum(1), 1, rtol=1e-9)
+    single = GaussianMixture.standard(2, like=mean)
+    exact = 0.5 * (mean.square() + var - 1 - var.log()).sum(1)
+    assert_allclose(
+        single.kl_bound(mean, var.double(), var.double().log().sum(1))[0], exact
+    )

@@ -50,7 +50,7 @@ from skdeepfactor.distributions import GaussianMixture
 from skdeepfactor.inference import check_objective, importance_bound
 
 # Spread of the means of a mixture at first.
-MIXTURE_START = 0.5
+MIXTURE_START = 1.0
 
 # A log variance beyond these is a network that has not learnt yet.
 LOG_VAR_RANGE = (-16.0, 6.0)
