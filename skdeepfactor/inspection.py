@@ -1,4 +1,8 @@
-"""What a fitted model says about its features: embeddings, and how they lie.
+"""What a fitted model says: which features and rows show a factor, how features lie.
+
+:func:`top_features` and :func:`top_rows` show what a factor is about. They read any
+estimator with ``components_``, of scikit-learn too, alone or as the last step of a
+pipeline.
 
 :func:`jacobian_embeddings` gives each feature of a model with a decoder a vector in the
 space of the factors. :func:`nearest_features` and :func:`latent_usage` read any array
@@ -11,11 +15,115 @@ from numbers import Integral
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-__all__ = ["jacobian_embeddings", "latent_usage", "nearest_features"]
+from skdeepfactor import reading
+
+__all__ = ["jacobian_embeddings", "latent_usage", "nearest_features", "top_features"]
+
+ORDERS = ("probability", "lift", "frex", "loading")
+
+
+def top_features(estimator, n=10, feature_names=None, by="probability"):
+    r"""Name the features that say most about each component.
+
+    With :math:`\beta_{kv}` the probability of feature v in component k, which is
+    ``components_`` with rows that sum to 1, the features come in the order of
+
+    .. math::
+        \text{probability}_{kv} = \beta_{kv}, \qquad
+        \text{lift}_{kv} = \frac{\beta_{kv}}{\frac{1}{K} \sum_j \beta_{jv}}, \qquad
+        \text{FREX}_{kv} = \bigg(\frac{1/2}{F_k(\beta_{kv} / \sum_j \beta_{jv})}
+        + \frac{1/2}{G_k(\beta_{kv})}\bigg)^{-1},
+
+    where :math:`F_k` and :math:`G_k` are ranks within the component: the shares of the
+    features whose value is at most as large. Probability favours features that are
+    frequent anywhere, lift those that are found in this component alone, however rare;
+    FREX, frequent and exclusive, those that are both.
+
+    Parameters
+    ----------
+    estimator : estimator or Pipeline
+        Fitted, with ``components_``; of a pipeline, the last step.
+    n : int, default=10
+        Number of features of each component; all of them if there are fewer.
+    feature_names : array-like of str of shape (n_features,), default=None
+        Names of the features. By default what the steps of the pipeline before the last
+        call them, else ``feature_names_in_`` of that last step, else x0, x1, ...
+    by : {"probability", "lift", "frex", "loading"}, default="probability"
+        What is largest in the features that are named. The first three need
+        ``components_`` without negative entries. ``"loading"`` takes the entries as
+        they are, and so also those of models whose components are signed, such as
+        NeuralTopicDLGM: the features that the factor makes more frequent.
+
+    Returns
+    -------
+    features : DataFrame or list of lists of str
+        The names, one row for each component and the best feature first; of equal ones
+        the first comes first. A data frame where pandas is installed, with the
+        component as index and ranks from 1 on as columns.
+
+    Raises
+    ------
+    ValueError
+        If ``components_`` has negative entries and `by` is not ``"loading"``, or a
+        parameter is not what it must be.
+    TypeError
+        If the estimator has no ``components_``.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted, which is a ValueError too.
+
+    See Also
+    --------
+    top_rows : The rows that show a component best.
+    skdeepfactor.plotting.TopicsDisplay : The largest weights as bars.
+
+    Notes
+    -----
+    Components without any weight have no probabilities; theirs are taken to be 0.
+
+    References
+    ----------
+    Bischof, J. and Airoldi, E. (2012). Summarizing topical content with word frequency
+    and exclusivity. ICML 29.
+
+    Examples
+    --------
+    >>> from sklearn.decomposition import NMF
+    >>> from skdeepfactor.inspection import top_features
+    >>> X = [[8, 4, 4, 0, 0], [6, 0, 0, 3, 3], [4, 2, 2, 0, 0], [8, 0, 0, 4, 4]]
+    >>> nmf = NMF(2, init="nndsvd").fit(X)
+    >>> names = ["the", "apple", "pear", "tram", "train"]
+    >>> for features in top_features(nmf, 2, names).to_numpy():
+    ...     print(*features)
+    the tram
+    the apple
+    >>> for features in top_features(nmf, 2, names, by="lift").to_numpy():
+    ...     print(*features)
+    tram train
+    apple pear
+    """
+    model, _ = reading.last_step(estimator)
+    components = reading.components_of(model)
+    _check_whole("n", n, 1)
+    if by not in ORDERS:
+        raise ValueError(f"by must be one of {', '.join(ORDERS)}, got {by!r}.")
+    names = reading.feature_names(estimator, components.shape[1], feature_names)
+    if by == "loading":
+        scores = components
+    elif components.min() < 0:
+        raise ValueError(
+            f"by={by!r} needs components_ without negative entries, but the smallest "
+            f"of {type(model).__name__} is {components.min():.3g}; by='loading' takes "
+            "them as they are."
+        )
+    else:
+        scores = _feature_scores(_shares_of(components), by)
+    top = np.argsort(-scores, axis=1, kind="stable")[:, :n]
+    return _table(names[top])
 
 
 def jacobian_embeddings(
@@ -256,6 +364,43 @@ def latent_usage(embeddings):
     2
     """
     return np.linalg.svd(_check_embeddings(embeddings), compute_uv=False)
+
+
+def _feature_scores(probabilities, by):
+    """What features are sorted by, each (n_components, n_features)."""
+    if by == "probability":
+        return probabilities
+    exclusivity = _shares_of(probabilities.T).T
+    if by == "lift":
+        return exclusivity * len(probabilities)
+    # Ranks are numbers from 1 on, so that nothing is divided by zero.
+    ranks = [
+        rankdata(values, method="max", axis=1)
+        for values in (exclusivity, probabilities)
+    ]
+    return 2 / (1 / ranks[0] + 1 / ranks[1]) / probabilities.shape[1]
+
+
+def _shares_of(weights):
+    """Rows divided by their sums; rows of zeros stay as they are."""
+    # Sums of very large numbers would be infinite, and small ones lose digits.
+    largest = weights.max(axis=1, keepdims=True)
+    scaled = np.divide(weights, largest, out=np.zeros_like(weights), where=largest > 0)
+    return scaled / np.maximum(scaled.sum(axis=1, keepdims=True), 1)
+
+
+def _table(names):
+    """A data frame of names where there is pandas, else lists."""
+    try:
+        import pandas as pd
+    except ImportError:
+        return names.tolist()
+    n_components, n_top = names.shape
+    return pd.DataFrame(
+        names,
+        index=pd.RangeIndex(n_components, name="component"),
+        columns=pd.RangeIndex(1, n_top + 1, name="rank"),
+    )
 
 
 def _fitted_decoder(estimator):

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from numbers import Integral
 
 import numpy as np
-from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import check_is_fitted
+
+from skdeepfactor import reading
 
 __all__ = ["TopicsDisplay", "TrainingDisplay"]
 
@@ -77,7 +77,8 @@ class TopicsDisplay:
             Fitted, with ``components_``; of a pipeline, the last step.
         feature_names : array-like of str of shape (n_features,), default=None
             Names of the features. By default what the steps of the pipeline before the
-            last call them, else ``estimator.feature_names_in_``, else x0, x1, ...
+            last call them, else ``feature_names_in_`` of that last step, else x0, x1,
+            ...
         n_top : int, default=8
             Number of features shown of each component.
         n_components : int, default=None
@@ -95,19 +96,11 @@ class TopicsDisplay:
         ValueError
             If a number is not a positive integer, or the number of names or of axes is
             not what it must be.
+        TypeError
+            If the estimator has no ``components_``.
         """
-        model, names = _last_step(estimator)
-        components = np.asarray(model.components_)
-        if feature_names is not None:
-            names = feature_names
-        if names is None:
-            names = [f"x{index}" for index in range(components.shape[1])]
-        names = np.asarray(names, dtype=object)
-        if names.shape != components.shape[1:]:
-            raise ValueError(
-                f"feature_names must have shape {components.shape[1:]}, "
-                f"got {names.shape}."
-            )
+        components = reading.components_of(reading.last_step(estimator)[0])
+        names = reading.feature_names(estimator, components.shape[1], feature_names)
         _check_positive(n_top=n_top)
         if n_components is not None:
             _check_positive(n_components=n_components)
@@ -239,7 +232,9 @@ class TrainingDisplay:
         several = estimator if isinstance(estimator, Mapping) else {None: estimator}
         if not several:
             raise ValueError("TrainingDisplay needs an estimator, got an empty dict.")
-        histories = {name: _last_step(e)[0].history_ for name, e in several.items()}
+        histories = {
+            name: reading.last_step(one)[0].history_ for name, one in several.items()
+        }
         return cls(histories).plot(ax=ax)
 
     def plot(self, *, ax=None):
@@ -289,19 +284,6 @@ class TrainingDisplay:
         self.ax_ = axes
         self.figure_ = axes[0].figure
         return self
-
-
-def _last_step(estimator):
-    """The fitted model in an estimator or pipeline, and the names of its features."""
-    names = None
-    while isinstance(estimator, Pipeline):
-        if len(estimator) > 1:
-            names = estimator[:-1].get_feature_names_out(names)
-        estimator = estimator[-1]
-    check_is_fitted(estimator)
-    if names is None:
-        names = getattr(estimator, "feature_names_in_", None)
-    return estimator, names
 
 
 def _new_grid(n_axes, n_top):

@@ -9,10 +9,13 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 from scipy.stats import norm, ortho_group
+from sklearn.cluster import KMeans
 from sklearn.decomposition import NMF
+from sklearn.decomposition import LatentDirichletAllocation as ScikitLearnLDA
 from sklearn.exceptions import NotFittedError
-from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from skdeepfactor import (
     LatentDirichletAllocation,
@@ -23,6 +26,7 @@ from skdeepfactor.inspection import (
     jacobian_embeddings,
     latent_usage,
     nearest_features,
+    top_features,
 )
 
 GIVEN_TOTAL = ("multinomial", "dirichlet_multinomial")
@@ -64,6 +68,13 @@ def angles(embeddings):
     return units @ units.T
 
 
+def with_components(components):
+    """An estimator that is fitted, whatever it was fitted to."""
+    nmf = NMF(len(components))
+    nmf.components_ = np.array(components)
+    return nmf
+
+
 @pytest.fixture(scope="module")
 def X(counts):
     """Counts in float64, so that all is computed in float64."""
@@ -78,6 +89,185 @@ def linear(X):
 @pytest.fixture(scope="module")
 def deep(X):
     return fitted(X, skip_connections=True, **DEEP)
+
+
+# top_features
+
+TEXTS = ["red apple pear", "apple pear pear", "bus tram train", "tram train train"] * 3
+ABUNDANCES = [[40, 30, 20, 10, 0, 0], [400, 0, 0, 0, 500, 100]]
+
+
+def frex(components):
+    """The definition, one number at a time."""
+    beta = [[weight / sum(row) for weight in row] for row in components]
+    scores = np.empty(np.shape(components))
+    for k, row in enumerate(beta):
+        exclusive = [b / sum(other[v] for other in beta) for v, b in enumerate(row)]
+        for v in range(len(row)):
+            frequency = np.mean([b <= row[v] for b in row])
+            exclusivity = np.mean([e <= exclusive[v] for e in exclusive])
+            scores[k, v] = 1 / (0.5 / exclusivity + 0.5 / frequency)
+    return scores
+
+
+def named(features):
+    """The table of names as lists."""
+    return features.to_numpy().tolist()
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        ("probability", ["abcd", "eafb"]),
+        # Of equal lift are b, c, d and e, f: these are in one component alone.
+        ("lift", ["bcda", "efab"]),
+        # In the first, a has the ranks 6 and 3, as has d the other way round.
+        ("frex", ["bcad", "efab"]),
+        ("loading", ["abcd", "eafb"]),
+    ],
+)
+def test_what_comes_first(by, expected):
+    pytest.importorskip("pandas")
+    model = with_components(ABUNDANCES)
+    found = named(top_features(model, 4, list("abcdef"), by=by))
+    assert found == [list(row) for row in expected]
+
+
+def test_orders_by_their_definitions(X):
+    model = PoissonFactorization(4, random_state=0).fit(X)
+    probability = model.components_ / model.components_.sum(axis=1, keepdims=True)
+    scores = {
+        "probability": probability,
+        "lift": probability / probability.mean(axis=0),
+        "frex": frex(model.components_),
+        "loading": model.components_,
+    }
+    for by, score in scores.items():
+        found = named(top_features(model, 30, by=by))
+        assert all(sorted(row) == sorted(f"x{v}" for v in range(30)) for row in found)
+        values = [
+            [row[int(name[1:])] for name in names]
+            for row, names in zip(score, found, strict=True)
+        ]
+        assert (np.diff(values, axis=1) <= 1e-12).all(), by
+    # Three of these are not the same.
+    tables = {by: str(named(top_features(model, 8, by=by))) for by in scores}
+    assert len({tables[by] for by in ("probability", "lift", "frex")}) == 3
+
+
+def test_scales_of_components_do_not_matter(X):
+    model = PoissonFactorization(4, random_state=0).fit(X)
+    scales = np.array([[1e-300], [1e3], [1e290], [7.0]])
+    scaled = with_components(model.components_ * scales)
+    for by in ("probability", "lift", "frex"):
+        expected = named(top_features(model, by=by))
+        assert named(top_features(scaled, by=by)) == expected
+
+
+def test_a_table_with_components_and_ranks():
+    pandas = pytest.importorskip("pandas")
+    found = top_features(with_components(ABUNDANCES), 2, list("abcdef"))
+    assert isinstance(found, pandas.DataFrame)
+    assert found.index.tolist() == [0, 1]
+    assert found.columns.tolist() == [1, 2]
+    assert (found.index.name, found.columns.name) == ("component", "rank")
+    assert found.loc[1, 1] == "e"
+
+
+def test_lists_where_there_is_no_pandas(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    found = top_features(with_components(ABUNDANCES), 2, list("abcdef"))
+    assert found == [["a", "b"], ["e", "a"]]
+    assert type(found[0][0]) is str
+
+
+def test_names_of_top_features(counts):
+    pandas = pytest.importorskip("pandas")
+    model = with_components(ABUNDANCES)
+    assert named(top_features(model, 2)) == [["x0", "x1"], ["x4", "x0"]]
+    frame = pandas.DataFrame(counts.toarray()).add_prefix("word")
+    fitted_on_names = LatentDirichletAllocation(2, max_iter=2).fit(frame)
+    best = fitted_on_names.components_.argmax(axis=1)
+    found = named(top_features(fitted_on_names, 1))
+    assert found == [[f"word{index}"] for index in best]
+    given = [f"other{index}" for index in range(30)]
+    found = named(top_features(fitted_on_names, 1, given))
+    assert found == [[f"other{index}"] for index in best]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        NMF(2, init="random", max_iter=2000, random_state=0),
+        ScikitLearnLDA(2, random_state=0),
+        PoissonFactorization(2, random_state=0),
+        make_pipeline(
+            TfidfTransformer(), NMF(2, init="random", max_iter=2000, random_state=0)
+        ),
+    ],
+    ids=["NMF", "scikit-learn's LDA", "ours", "nested"],
+)
+def test_top_words_out_of_a_pipeline(model):
+    pipeline = make_pipeline(CountVectorizer(), model).fit(TEXTS)
+    found = named(top_features(pipeline, 2))
+    assert sorted(map(sorted, found)) == [["apple", "pear"], ["train", "tram"]]
+
+
+def test_steps_that_have_no_names_for_what_they_make():
+    roots = FunctionTransformer(np.sqrt)
+    pipeline = make_pipeline(
+        CountVectorizer(), roots, NMF(2, init="random", max_iter=2000, random_state=0)
+    )
+    pipeline.fit(TEXTS)
+    assert named(top_features(pipeline, 1))[0][0].startswith("x")
+    words = pipeline[0].get_feature_names_out()
+    found = named(top_features(pipeline, 2, words))
+    assert sorted(map(sorted, found)) == [["apple", "pear"], ["train", "tram"]]
+
+
+def test_signed_components_have_loadings_alone(linear):
+    assert linear.components_.min() < 0
+    for by in ("probability", "lift", "frex"):
+        with pytest.raises(ValueError, match=f"by='{by}' needs.*NeuralTopicDLGM is -"):
+            top_features(linear, by=by)
+    found = named(top_features(linear, 3, by="loading"))
+    for row, names in zip(linear.components_, found, strict=True):
+        assert names == [f"x{index}" for index in np.argsort(-row)[:3]]
+
+
+def test_components_without_weight_and_features_of_none():
+    model = with_components([[0.0, 0.0, 0.0], [0.0, 3.0, 0.0]])
+    for by in ("probability", "lift", "frex"):
+        found = named(top_features(model, 1, by=by))
+        assert found == [["x0"], ["x1"]]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n": 0}, "n must be an int of at least 1, got 0"),
+        ({"n": 2.0}, r"n must be an int of at least 1, got 2\.0"),
+        ({"by": "weight"}, "by must be one of probability.*loading, got 'weight'"),
+        ({"by": None}, "by must be one of"),
+        ({"feature_names": ["a"]}, r"feature_names must have shape \(6,\), got \(1,\)"),
+    ],
+)
+def test_top_features_checks(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        top_features(with_components(ABUNDANCES), **parameters)
+
+
+def test_top_features_need_a_fitted_estimator_with_components():
+    with pytest.raises(NotFittedError):
+        top_features(NMF(2))
+    with pytest.raises(NotFittedError):
+        top_features(make_pipeline(CountVectorizer(), PoissonFactorization(2)))
+    clusters = KMeans(2, n_init=1).fit(np.eye(3))
+    with pytest.raises(TypeError, match="KMeans has none"):
+        top_features(clusters)
+    broken = with_components([[1.0, np.nan]])
+    with pytest.raises(ValueError, match="NaN"):
+        top_features(broken)
 
 
 # jacobian_embeddings

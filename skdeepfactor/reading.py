@@ -1,0 +1,66 @@
+"""What is read off fitted estimators of any package, alone or at the end of pipelines.
+
+``inspection`` and ``plotting`` share it: the model itself, its components, and the
+names of their features.
+"""
+
+import numpy as np
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_is_fitted
+
+
+def last_step(estimator, X=None):
+    """The fitted model at the end, and what the steps before it make of X."""
+    while isinstance(estimator, Pipeline):
+        if X is not None and len(estimator) > 1:
+            X = estimator[:-1].transform(X)
+        estimator = estimator[-1]
+    check_is_fitted(estimator)
+    return estimator, X
+
+
+def components_of(model):
+    """``components_`` of a fitted model, (n_components, n_features), in float64."""
+    if not hasattr(model, "components_"):
+        raise TypeError(
+            "The estimator must have components_ when it is fitted, but "
+            f"{type(model).__name__} has none."
+        )
+    return check_array(model.components_, dtype=np.float64, input_name="components_")
+
+
+def known_feature_names(estimator):
+    """Names of the features that the last step was fitted on, None if nobody knows."""
+    names = None
+    while isinstance(estimator, Pipeline):
+        if len(estimator) > 1:
+            names = _names_out(estimator[:-1], names)
+        estimator = estimator[-1]
+    if names is None:
+        names = getattr(estimator, "feature_names_in_", None)
+    return names
+
+
+def feature_names(estimator, n_features, given=None):
+    """Names of the features of the last step: given, known, or else x0, x1, ..."""
+    names = known_feature_names(estimator) if given is None else given
+    if names is None:
+        names = [f"x{index}" for index in range(n_features)]
+    names = np.asarray(names, dtype=object)
+    if names.shape != (n_features,):
+        raise ValueError(
+            f"feature_names must have shape {(n_features,)}, got {names.shape}."
+        )
+    return names
+
+
+def _names_out(steps, names):
+    try:
+        return steps.get_feature_names_out(names)
+    except NotFittedError:
+        raise
+    except AttributeError:
+        # Not all transformers can name what they make.
+        return None
