@@ -1,8 +1,8 @@
 """What a fitted model says: which features and rows show a factor, how features lie.
 
-:func:`top_features` and :func:`top_rows` show what a factor is about. They read any
-estimator with ``components_``, of scikit-learn too, alone or as the last step of a
-pipeline.
+:func:`top_features` and :func:`top_rows` show what a factor is about,
+:func:`factor_shares` what a row is made of. They read any estimator with
+``components_``, of scikit-learn too, alone or as the last step of a pipeline.
 
 :func:`jacobian_embeddings` gives each feature of a model with a decoder a vector in the
 space of the factors. :func:`nearest_features` and :func:`latent_usage` read any array
@@ -22,7 +22,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdeepfactor import reading
 
-__all__ = ["jacobian_embeddings", "latent_usage", "nearest_features", "top_features"]
+__all__ = [
+    "factor_shares",
+    "jacobian_embeddings",
+    "latent_usage",
+    "nearest_features",
+    "top_features",
+    "top_rows",
+]
 
 ORDERS = ("probability", "lift", "frex", "loading")
 
@@ -124,6 +131,140 @@ def top_features(estimator, n=10, feature_names=None, by="probability"):
         scores = _feature_scores(_shares_of(components), by)
     top = np.argsort(-scores, axis=1, kind="stable")[:, :n]
     return _table(names[top])
+
+
+def top_rows(estimator, X, component, n=10):
+    r"""Find the rows that show a component best.
+
+    Where neither factors nor ``components_`` have negative entries, these are the rows
+    of which the component explains the largest share, as of :func:`factor_shares`;
+    else the rows whose factor is largest.
+
+    Parameters
+    ----------
+    estimator : estimator or Pipeline
+        Fitted, with ``components_`` and ``transform``; of a pipeline, the last step.
+    X : {array-like, sparse matrix} of shape (n_rows, n_features)
+        Rows to choose from; for a pipeline, what its first step takes.
+    component : int
+        The component: its column in what ``transform`` gives, from 0 on.
+    n : int, default=10
+        Number of rows; all of them if there are fewer.
+
+    Returns
+    -------
+    indices : ndarray of shape (n,)
+        Indices of the rows, the best one first; of equal ones the first comes first.
+    weights : ndarray of shape (n,), float64
+        Their shares, between 0 and 1, or their factors.
+
+    Raises
+    ------
+    ValueError
+        If `component` or `n` is not what it must be, or the factors are not those of
+        one layer.
+    TypeError
+        If the estimator has no ``components_`` or no ``transform``.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted, which is a ValueError too.
+
+    See Also
+    --------
+    top_features : The features that say most about each component.
+    factor_shares : The shares of all components.
+
+    Notes
+    -----
+    A row of three words may well be all of one topic, and short rows are often among
+    the best: leave them out of `X` where long ones are wanted.
+
+    Examples
+    --------
+    >>> from sklearn.decomposition import NMF
+    >>> from skdeepfactor.inspection import top_rows
+    >>> X = [[8, 4, 4, 0, 0], [4, 1, 1, 1, 1], [8, 0, 0, 4, 4], [2, 0, 0, 1, 1]]
+    >>> nmf = NMF(2, init="nndsvd").fit(X)
+    >>> indices, weights = top_rows(nmf, X, 1, n=2)
+    >>> indices
+    array([0, 1])
+    >>> weights.round(1)
+    array([1. , 0.5])
+    """
+    model, X = reading.last_step(estimator, X)
+    components = reading.components_of(model)
+    factors = reading.factors_of(model, X)
+    _check_whole("component", component, 0, factors.shape[1] - 1)
+    _check_whole("n", n, 1)
+    if min(components.min(), factors.min()) >= 0:
+        factors = _factor_shares(model, factors)
+    weights = factors[:, component]
+    indices = np.argsort(-weights, kind="stable")[:n]
+    return indices, weights[indices]
+
+
+def factor_shares(estimator, X):
+    r"""Share out what a row is expected to total among its factors.
+
+    With factors z and components w, a row is expected to total
+    :math:`\sum_k z_k \sum_v w_{kv}`, of which factor k contributes
+
+    .. math::
+        \text{share}_k = \frac{z_k \sum_v w_{kv}}{\sum_j z_j \sum_v w_{jv}}.
+
+    It stays the same when a factor is multiplied, and its component divided, by a
+    number, as can be done without changing a model such as NMF. Where the factors are
+    proportions of topics, as in latent Dirichlet allocation, the shares are these.
+
+    Parameters
+    ----------
+    estimator : estimator or Pipeline
+        Fitted, with ``components_`` and ``transform``; of a pipeline, the last step. Of
+        a SparseGammaDEF, shares are those of the units of ``transform_layer``.
+    X : {array-like, sparse matrix} of shape (n_rows, n_features)
+        Rows; for a pipeline, what its first step takes.
+
+    Returns
+    -------
+    shares : ndarray of shape (n_rows, n_components), float64
+        The shares. Rows sum to 1, but for those whose factors are all zero, as those of
+        empty rows can be: their shares are zero too.
+
+    Raises
+    ------
+    ValueError
+        If a factor or a component has a negative entry, or the factors are not those of
+        one layer.
+    TypeError
+        If the estimator has no ``components_`` or no ``transform``.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted, which is a ValueError too.
+
+    See Also
+    --------
+    top_rows : The rows that show a component best.
+
+    Examples
+    --------
+    >>> from sklearn.decomposition import NMF
+    >>> from skdeepfactor.inspection import factor_shares
+    >>> X = [[8, 4, 4, 0, 0], [4, 1, 1, 1, 1], [8, 0, 0, 4, 4], [2, 0, 0, 1, 1]]
+    >>> nmf = NMF(2, init="nndsvd").fit(X)
+    >>> factor_shares(nmf, X).round(1)
+    array([[0. , 1. ],
+           [0.5, 0.5],
+           [1. , 0. ],
+           [1. , 0. ]])
+    """
+    model, X = reading.last_step(estimator, X)
+    components = reading.components_of(model)
+    factors = reading.factors_of(model, X)
+    smallest = min(components.min(), factors.min())
+    if smallest < 0:
+        raise ValueError(
+            "Shares need factors and components_ without negative entries, but "
+            f"{type(model).__name__} has {smallest:.3g}."
+        )
+    return _factor_shares(model, factors)
 
 
 def jacobian_embeddings(
@@ -387,6 +528,17 @@ def _shares_of(weights):
     largest = weights.max(axis=1, keepdims=True)
     scaled = np.divide(weights, largest, out=np.zeros_like(weights), where=largest > 0)
     return scaled / np.maximum(scaled.sum(axis=1, keepdims=True), 1)
+
+
+def _factor_shares(model, factors):
+    """Factors times what they stand for, as shares."""
+    totals = reading.expected_totals(model)
+    if factors.shape[1] != len(totals):
+        raise ValueError(
+            f"Shares need one factor for each component, but {type(model).__name__} "
+            f"has {factors.shape[1]} factors and {len(totals)} components."
+        )
+    return _shares_of(factors * totals)
 
 
 def _table(names):

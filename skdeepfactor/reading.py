@@ -5,6 +5,7 @@ names of their features.
 """
 
 import numpy as np
+from sklearn.decomposition import LatentDirichletAllocation
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array
@@ -29,6 +30,40 @@ def components_of(model):
             f"{type(model).__name__} has none."
         )
     return check_array(model.components_, dtype=np.float64, input_name="components_")
+
+
+def factors_of(model, X):
+    """What a fitted model makes of rows, (n_rows, n_factors), in float64."""
+    if not hasattr(model, "transform"):
+        raise TypeError(
+            "The estimator must be able to transform rows, but "
+            f"{type(model).__name__} has no transform."
+        )
+    return check_array(model.transform(X), dtype=np.float64, input_name="transform(X)")
+
+
+def expected_totals(model):
+    """Expected total of a row for one unit of each factor that transform gives."""
+    components = components_of(model)
+    if isinstance(model, LatentDirichletAllocation):
+        # scikit-learn's: proportions, whose components_ are pseudo-counts.
+        return np.ones(len(components))
+    if not hasattr(model, "transform_layer"):
+        return components.sum(axis=1)
+    if model.transform_layer == "all":
+        raise ValueError(
+            "Shares are those of the factors of one layer, but transform_layer is "
+            "'all'."
+        )
+    return layer_profiles(model)[model.transform_layer - 1].sum(axis=1)
+
+
+def layer_profiles(model):
+    """Expected row for one unit of each layer's units, the lowest layer first."""
+    profiles = [np.asarray(model.weights_[0], dtype=np.float64)]
+    for weights in model.weights_[1:]:
+        profiles.append(weights @ profiles[-1])
+    return profiles
 
 
 def known_feature_names(estimator):

@@ -9,6 +9,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 from scipy.stats import norm, ortho_group
+from sklearn.base import BaseEstimator
 from sklearn.cluster import KMeans
 from sklearn.decomposition import NMF
 from sklearn.decomposition import LatentDirichletAllocation as ScikitLearnLDA
@@ -21,12 +22,15 @@ from skdeepfactor import (
     LatentDirichletAllocation,
     NeuralTopicDLGM,
     PoissonFactorization,
+    SparseGammaDEF,
 )
 from skdeepfactor.inspection import (
+    factor_shares,
     jacobian_embeddings,
     latent_usage,
     nearest_features,
     top_features,
+    top_rows,
 )
 
 GIVEN_TOTAL = ("multinomial", "dirichlet_multinomial")
@@ -68,6 +72,18 @@ def angles(embeddings):
     return units @ units.T
 
 
+class Fitted(BaseEstimator):
+    """An estimator with components and nothing else."""
+
+    components_ = np.eye(2)
+
+    def fit(self, X):
+        return self
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+
 def with_components(components):
     """An estimator that is fitted, whatever it was fitted to."""
     nmf = NMF(len(components))
@@ -84,6 +100,11 @@ def X(counts):
 @pytest.fixture(scope="module")
 def linear(X):
     return fitted(X)
+
+
+@pytest.fixture(scope="module")
+def layered(X):
+    return SparseGammaDEF((4, 3, 2), max_iter=60, random_state=0).fit(X)
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +289,163 @@ def test_top_features_need_a_fitted_estimator_with_components():
     broken = with_components([[1.0, np.nan]])
     with pytest.raises(ValueError, match="NaN"):
         top_features(broken)
+
+
+# top_rows and factor_shares
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        PoissonFactorization(3, random_state=0),
+        PoissonFactorization(3, exposure="total", random_state=0),
+        PoissonFactorization(3, weight_prior="dirichlet", random_state=0),
+        LatentDirichletAllocation(3, random_state=0),
+        SparseGammaDEF((3, 2), max_iter=20, random_state=0),
+        NMF(3, init="nndsvda", max_iter=2000),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_shares_are_those_of_the_expected_total(model, X):
+    model.fit(X)
+    factors = model.transform(X)
+    found = factor_shares(model, X)
+    # What is expected of each row when all factors but one are zero.
+    parts = [
+        model.inverse_transform(factors * np.eye(3)[k]).sum(axis=1) for k in range(3)
+    ]
+    if type(model) is LatentDirichletAllocation:
+        parts = factors.T
+    expected = np.transpose(parts / np.maximum(np.sum(parts, axis=0), 1e-300))
+    assert_allclose(found, expected, atol=1e-6)
+    assert found.dtype == np.float64
+    assert np.isin(found.sum(axis=1).round(12), (0, 1)).all()
+
+
+def test_shares_of_proportions_are_these(counts):
+    model = ScikitLearnLDA(3, random_state=0).fit(counts)
+    assert_allclose(factor_shares(model, counts), model.transform(counts), rtol=1e-12)
+
+
+def test_shares_do_not_know_of_scales(X):
+    model = NMF(3, init="nndsvda", max_iter=2000).fit(X)
+    expected = factor_shares(model, X)
+    rows = X[expected.sum(axis=1) > 0]
+    expected = expected[expected.sum(axis=1) > 0]
+    scales = np.array([1e-3, 1.0, 50.0])
+    scaled = with_components(model.components_ * scales[:, None])
+    scaled.transform = lambda X: model.transform(X) / scales
+    assert_allclose(factor_shares(scaled, rows), expected, rtol=1e-10)
+
+
+def test_rows_without_factors_have_no_shares():
+    rows = np.array([[4.0, 0.0], [0.0, 0.0], [0.0, 2.0]])
+    model = NMF(2, init="nndsvda", max_iter=2000).fit(rows)
+    shares = factor_shares(model, rows)
+    assert_array_equal(shares[1], [0, 0])
+    assert_allclose(shares[[0, 2]].sum(axis=1), 1)
+
+
+def test_shares_of_each_layer(layered, X):
+    first, second, third = layered.weights_
+    totals = [first.sum(1), (second @ first).sum(1), (third @ second @ first).sum(1)]
+    model = pickle.loads(pickle.dumps(layered))
+    for layer, total in enumerate(totals, 1):
+        model.set_params(transform_layer=layer)
+        parts = model.transform(X[:6]) * total
+        found = factor_shares(model, X[:6])
+        assert_allclose(found, parts / parts.sum(axis=1, keepdims=True), rtol=1e-10)
+    model.set_params(transform_layer="all")
+    for function in (factor_shares, lambda *args: top_rows(*args, 0)):
+        with pytest.raises(ValueError, match=r"one layer.*'all'"):
+            function(model, X[:6])
+
+
+def test_rows_that_show_a_component(X):
+    model = PoissonFactorization(3, random_state=0).fit(X)
+    shares = factor_shares(model, X)
+    for component in range(3):
+        indices, weights = top_rows(model, X, component, n=60)
+        assert sorted(indices) == list(range(60))
+        assert_array_equal(weights, shares[indices, component])
+        assert (np.diff(weights) <= 0).all()
+        few = top_rows(model, X, np.int32(component), n=4)
+        assert_array_equal(few[0], indices[:4])
+        assert_array_equal(few[1], weights[:4])
+    assert len(top_rows(model, X, 0)[0]) == 10
+    assert len(top_rows(model, X[:3], 0)[0]) == 3
+    # A factor is not a share: long rows have large factors.
+    by_factor = np.argsort(-model.transform(X)[:, 0], kind="stable")
+    assert (by_factor != top_rows(model, X, 0, n=60)[0]).any()
+
+
+def test_of_equal_rows_the_first():
+    rows = np.array([[1.0, 1.0], [4.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
+    model = with_components(np.eye(2))
+    model.transform = lambda X: X
+    indices, weights = top_rows(model, rows, 0)
+    assert indices.tolist() == [1, 2, 0, 3]
+    assert weights.tolist() == [1, 1, 0.5, 0]
+
+
+def test_rows_by_signed_factors(linear, X):
+    factors = linear.transform(X)
+    indices, weights = top_rows(linear, X, 1, n=60)
+    assert_array_equal(indices, np.argsort(-factors[:, 1], kind="stable"))
+    assert_array_equal(weights, factors[indices, 1])
+    assert weights[-1] < 0
+    with pytest.raises(ValueError, match="without negative entries, but NeuralTopicDL"):
+        factor_shares(linear, X)
+
+
+def test_signed_components_tell_too():
+    model = with_components([[1.0, -1.0], [0.0, 1.0]])
+    model.transform = lambda X: X
+    indices, weights = top_rows(model, [[1.0, 1.0], [6.0, 12.0]], 0)
+    assert indices.tolist() == [1, 0]
+    assert weights.tolist() == [6, 1]
+
+
+def test_rows_of_texts():
+    model = PoissonFactorization(2, random_state=0)
+    pipeline = make_pipeline(CountVectorizer(), model).fit(TEXTS)
+    fruit = [names[0] in ("apple", "pear") for names in named(top_features(pipeline))]
+    indices, weights = top_rows(pipeline, TEXTS, fruit.index(True), n=6)
+    assert all("apple" in TEXTS[index] for index in indices)
+    counts = pipeline[0].transform(TEXTS)
+    assert_array_equal(factor_shares(pipeline, TEXTS), factor_shares(model, counts))
+    assert weights[0] == factor_shares(pipeline, TEXTS).max(axis=0)[fruit.index(True)]
+
+
+def test_rows_of_data_frames_in_and_out(X):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X.toarray()).add_prefix("word")
+    model = PoissonFactorization(3, random_state=0).fit(frame)
+    expected = factor_shares(model, frame)
+    model.set_output(transform="pandas")
+    found = factor_shares(model, frame)
+    assert type(found) is np.ndarray
+    assert_array_equal(found, expected)
+
+
+def test_top_rows_checks(X):
+    model = PoissonFactorization(3, random_state=0).fit(X)
+    for component in (-1, 3, 1.0, None, "0"):
+        with pytest.raises(ValueError, match="component must be an int from 0 to 2"):
+            top_rows(model, X, component)
+    for n in (0, 1.5, None):
+        with pytest.raises(ValueError, match="n must be an int of at least 1"):
+            top_rows(model, X, 0, n=n)
+    with pytest.raises(NotFittedError):
+        top_rows(PoissonFactorization(3), X, 0)
+    with pytest.raises(TypeError, match="KMeans has none"):
+        top_rows(KMeans(2, n_init=1).fit(np.eye(3)), np.eye(3), 0)
+    split = with_components([[1.0, 0.0]])
+    split.transform = lambda X: np.hstack([X, X])
+    with pytest.raises(ValueError, match="NMF has 4 factors and 1 components"):
+        factor_shares(split, np.eye(2))
+    with pytest.raises(TypeError, match="Fitted has no transform"):
+        factor_shares(Fitted(), np.eye(2))
 
 
 # jacobian_embeddings
