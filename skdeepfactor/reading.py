@@ -12,6 +12,11 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
 
+def is_estimator(fit):
+    """Whether it is an estimator, and not an array."""
+    return hasattr(fit, "fit")
+
+
 def last_step(estimator, X=None):
     """The fitted model at the end, and what the steps before it make of X."""
     while isinstance(estimator, Pipeline):

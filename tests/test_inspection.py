@@ -1,3 +1,4 @@
+import itertools
 import pickle
 import subprocess
 import sys
@@ -24,11 +25,15 @@ from skdeepfactor import (
     PoissonFactorization,
     SparseGammaDEF,
 )
+from skdeepfactor.datasets import make_topics
 from skdeepfactor.inspection import (
     factor_shares,
     jacobian_embeddings,
     latent_usage,
+    match_components,
     nearest_features,
+    sparsity,
+    stability,
     top_features,
     top_rows,
 )
@@ -446,6 +451,179 @@ def test_top_rows_checks(X):
         factor_shares(split, np.eye(2))
     with pytest.raises(TypeError, match="Fitted has no transform"):
         factor_shares(Fitted(), np.eye(2))
+
+
+# match_components and stability
+
+
+def test_what_was_moved_is_found():
+    rng = np.random.default_rng(0)
+    components = rng.gamma(0.3, size=(12, 40))
+    order = rng.permutation(12)
+    scales = 10.0 ** rng.integers(-200, 200, size=(12, 1))
+    pairs, cosines = match_components(components, components[order] * scales)
+    assert_array_equal(pairs[:, 0], np.arange(12))
+    assert_array_equal(order[pairs[:, 1]], np.arange(12))
+    assert_allclose(cosines, 1, rtol=1e-12)
+    assert (cosines <= 1).all()
+
+
+@pytest.mark.parametrize("n_second", [2, 4, 5])
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_no_other_pairs_have_a_larger_sum(is_signed, n_second):
+    rng = np.random.default_rng(1)
+    sizes = [(4, 3), (n_second, 3)]
+    a, b = (rng.normal(size=s) if is_signed else rng.gamma(1, size=s) for s in sizes)
+    cosines = angles(np.vstack([a, b]))[:4, 4:]
+    gains = np.abs(cosines) if is_signed else cosines
+    n_pairs = min(4, n_second)
+    sums = [
+        gains[list(rows), list(columns)].sum()
+        for rows in itertools.combinations(range(4), n_pairs)
+        for columns in itertools.permutations(range(n_second), n_pairs)
+    ]
+    pairs, found = match_components(a, b)
+    assert pairs.shape == (n_pairs, 2)
+    assert (np.diff(pairs[:, 0]) > 0).all()
+    assert len(set(pairs[:, 1])) == n_pairs
+    assert_allclose(found, cosines[tuple(pairs.T)], rtol=1e-10)
+    assert np.abs(found).sum() == pytest.approx(max(sums))
+
+
+def test_the_best_for_each_is_not_always_the_best_for_all():
+    # Both of the first are nearest to the first of the second.
+    a = [[1.0, 0.0, 0.0], [0.9, 0.3, 0.0]]
+    b = [[1.0, 0.1, 0.0], [0.5, 0.0, 1.0]]
+    assert match_components(a, b)[0].tolist() == [[0, 1], [1, 0]]
+
+
+def test_a_factor_and_its_negative_are_a_pair():
+    pairs, cosines = match_components([[1.0, 2.0], [2.0, -1.0]], [[-2.0, 1.0], [1, 2]])
+    assert pairs.tolist() == [[0, 1], [1, 0]]
+    assert_allclose(cosines, [1, -1])
+    assert stability([[[1.0, -2.0]], [[-1.0, 2.0]]]) == pytest.approx(1)
+
+
+def test_components_of_zeros_are_like_none():
+    _, cosines = match_components([[0.0, 0.0], [1.0, 1.0]], [[2.0, 2.0], [0.0, 0.0]])
+    assert cosines.tolist() == [0, pytest.approx(1)]
+
+
+def test_planted_topics_are_matched():
+    planted = make_topics(400, 60, 5, random_state=0)
+    X = planted.data
+    model = LatentDirichletAllocation(5, random_state=0).fit(X)
+    pairs, cosines = match_components(planted.components, model)
+    assert cosines.min() > 0.95
+    # The factors of a pair go together too.
+    shares = factor_shares(model, X)
+    for k, found in pairs:
+        correlation = np.corrcoef(planted.topic_proportions[:, k], shares[:, found])
+        assert correlation[0, 1] > 0.9
+
+
+def test_fits_of_pipelines_are_matched():
+    fits = [
+        make_pipeline(
+            CountVectorizer(), PoissonFactorization(2, random_state=seed)
+        ).fit(TEXTS)
+        for seed in (0, 1)
+    ]
+    pairs, cosines = match_components(*fits)
+    assert (cosines > 0.9).all()
+    assert_array_equal(pairs, match_components(fits[0][-1], fits[1][-1])[0])
+
+
+def test_stability_is_the_mean_of_pairs_of_fits():
+    rng = np.random.default_rng(0)
+    fits = [rng.gamma(0.5, size=(size, 9)) for size in (3, 4, 4, 2)]
+    means = [
+        match_components(a, b)[1].mean() for a, b in itertools.combinations(fits, 2)
+    ]
+    assert len(means) == 6
+    assert stability(fits) == pytest.approx(np.mean(means))
+    assert stability(fit for fit in fits) == stability(fits)
+    assert type(stability(fits)) is float
+    assert stability([fits[0], fits[0][[2, 0, 1]] * 7]) == pytest.approx(1)
+
+
+def test_more_components_than_there_are_are_less_stable():
+    X = make_topics(300, 60, 4, random_state=0).data
+    values = [
+        stability([PoissonFactorization(k, random_state=s).fit(X) for s in range(3)])
+        for k in (4, 12)
+    ]
+    assert values[0] > values[1] + 0.05
+
+
+def test_components_of_other_features_are_not_matched(counts):
+    with pytest.raises(ValueError, match="same features, but have 2 and 3"):
+        match_components(np.eye(2), np.eye(3))
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(counts.toarray()).add_prefix("word")
+    model = LatentDirichletAllocation(2, max_iter=2, random_state=0)
+    first = model.fit(frame)
+    turned = LatentDirichletAllocation(2, max_iter=2).fit(frame.iloc[:, ::-1])
+    with pytest.raises(ValueError, match="in the same order, but their names differ"):
+        match_components(first, turned)
+    unnamed = LatentDirichletAllocation(2, max_iter=2, random_state=0).fit(counts)
+    assert_allclose(match_components(first, unnamed)[1], 1, rtol=1e-5)
+    apart = make_pipeline(CountVectorizer(), NMF(1, init="random", max_iter=999))
+    others = [apart.fit(["a1 a2"] * 3), pickle.loads(pickle.dumps(apart))]
+    others[1].fit(["b1 b2"] * 3)
+    with pytest.raises(ValueError, match="names differ"):
+        stability(others)
+
+
+def test_matching_checks():
+    with pytest.raises(NotFittedError):
+        match_components(NMF(2), np.eye(2))
+    with pytest.raises(TypeError, match="KMeans has none"):
+        match_components(np.eye(3), KMeans(2, n_init=1).fit(np.eye(3)))
+    with pytest.raises(ValueError, match="NaN"):
+        match_components([[np.nan, 1.0]], np.eye(2))
+    for fits in ([], [np.eye(2)]):
+        message = f"stability needs two or more fitted estimators, got {len(fits)}"
+        with pytest.raises(ValueError, match=message):
+            stability(fits)
+
+
+# sparsity
+
+
+def test_sparsity_counts_what_is_small_in_its_row():
+    weights = np.array([[1e6, 9e3, 11e3, 0.0], [1e-6, 2e-6, 0.0, -1e-9]])
+    assert sparsity(weights) == 4 / 8
+    assert sparsity(weights, threshold=0) == 2 / 8
+    assert sparsity(weights, threshold=0.6) == 6 / 8
+    assert sparsity(weights, threshold=1) == 1
+    assert sparsity(weights * np.array([[-1e3], [1e200]])) == 4 / 8
+    assert sparsity(np.ones((2, 3))) == 0
+    assert sparsity([[1, 0], [0, 0]]) == 0.75
+    assert type(sparsity(weights)) is float
+    assert sparsity(weights.tolist()) == 4 / 8
+
+
+def test_small_shapes_make_sparse_weights(X):
+    found = [
+        sparsity(
+            PoissonFactorization(3, weight_shape=shape, random_state=0)
+            .fit(X)
+            .components_
+        )
+        for shape in (0.05, 5.0)
+    ]
+    assert found[0] > found[1] + 0.2
+
+
+def test_sparsity_checks():
+    for threshold in (-0.1, 1.1, np.nan, "0.1", None):
+        with pytest.raises(ValueError, match="threshold must be a number between 0 an"):
+            sparsity(np.eye(2), threshold)
+    with pytest.raises(ValueError, match="2D"):
+        sparsity([1.0, 2.0])
+    with pytest.raises(ValueError, match="infinity"):
+        sparsity([[1.0, np.inf]])
 
 
 # jacobian_embeddings
