@@ -5,6 +5,7 @@
 ``components_``, of scikit-learn too, alone or as the last step of a pipeline.
 :func:`match_components` pairs the components of two fits, :func:`stability` says how
 alike those of several fits are, :func:`sparsity` how few features they need.
+:func:`hierarchy` shows the topics of topics of a model with layers.
 
 :func:`jacobian_embeddings` gives each feature of a model with a decoder a vector in the
 space of the factors. :func:`nearest_features` and :func:`latent_usage` read any array
@@ -28,6 +29,7 @@ from skdeepfactor import reading
 
 __all__ = [
     "factor_shares",
+    "hierarchy",
     "jacobian_embeddings",
     "latent_usage",
     "match_components",
@@ -135,7 +137,7 @@ def top_features(estimator, n=10, feature_names=None, by="probability"):
             "them as they are."
         )
     else:
-        scores = _feature_scores(_shares_of(components), by)
+        scores = _feature_scores(reading.shares_of(components), by)
     top = np.argsort(-scores, axis=1, kind="stable")[:, :n]
     return _table(names[top])
 
@@ -461,6 +463,88 @@ def sparsity(weights, threshold=0.01):
     return float(np.mean(weights <= threshold * weights.max(axis=1, keepdims=True)))
 
 
+def hierarchy(estimator, feature_names=None, n=5):
+    r"""Show topics of topics: what the units of the top layer are made of.
+
+    A unit of layer l stands for an expected row, which is the one of its weights times
+    those of the layers below, and comes by way of the units of layer l - 1. The shares
+    of these are
+
+    .. math::
+        \text{share}_{jk} = \frac{W_{jk} s_k}{\sum_i W_{ji} s_i},
+
+    where :math:`s_k` is what the expected row of unit k totals. They stay the same when
+    the scale of a unit is moved from its weights to those of the units above.
+
+    Parameters
+    ----------
+    estimator : SparseGammaDEF or Pipeline
+        Fitted; of a pipeline, the last step.
+    feature_names : array-like of str of shape (n_features,), default=None
+        Names of the features. By default what the steps of the pipeline before the last
+        call them, else ``feature_names_in_`` of that last step, else x0, x1, ...
+    n : int, default=5
+        Number of units below shown of each unit, and of features; all of them if there
+        are fewer.
+
+    Returns
+    -------
+    units : list of dict
+        The units of the top layer. Each has its ``"layer"`` (1 at the data), its
+        ``"unit"`` (from 0), the ``"features"`` that its expected row has most of, a
+        list of str, and ``"units"``: those of the layer below with the largest shares,
+        the largest first, each a dict like it with its ``"share"``. A unit can be in
+        several units above it. ``print`` shows the list as an outline.
+
+    Raises
+    ------
+    ValueError
+        If `n` is not a positive int or the number of names not that of the features.
+    TypeError
+        If the estimator has no layers.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted, which is a ValueError too.
+
+    See Also
+    --------
+    skdeepfactor.plotting.HierarchyDisplay : The same as a graph.
+
+    Examples
+    --------
+    >>> from skdeepfactor import SparseGammaDEF
+    >>> from skdeepfactor.inspection import hierarchy
+    >>> X = [[8, 8, 0, 0, 0, 0], [0, 0, 4, 4, 0, 0], [0, 0, 0, 0, 9, 9]] * 20
+    >>> model = SparseGammaDEF((3, 1), init="kmeans", max_iter=50, random_state=0)
+    >>> names = ["apple", "pear", "tram", "train", "red", "blue"]
+    >>> units = hierarchy(model.fit(X), names, n=2)
+    >>> [sorted(unit["features"]) for unit in units[0]["units"]]
+    [['blue', 'red'], ['apple', 'pear']]
+    """
+    model, _ = reading.last_step(estimator)
+    profiles, shares = reading.layer_profiles(model), reading.layer_shares(model)
+    _check_whole("n", n, 1)
+    names = reading.feature_names(estimator, profiles[0].shape[1], feature_names)
+
+    def described(layer, unit):
+        top = np.argsort(-profiles[layer][unit], kind="stable")[:n]
+        below = []
+        if layer > 0:
+            parts = shares[layer - 1][unit]
+            below = [
+                {"share": float(parts[part]), **described(layer - 1, int(part))}
+                for part in np.argsort(-parts, kind="stable")[:n]
+            ]
+        return {
+            "layer": layer + 1,
+            "unit": unit,
+            "features": names[top].tolist(),
+            "units": below,
+        }
+
+    top = len(profiles) - 1
+    return _Outline(described(top, unit) for unit in range(len(profiles[top])))
+
+
 def jacobian_embeddings(
     estimator, at="prior_mean", *, n_samples=400, random_state=None
 ):
@@ -694,11 +778,25 @@ def latent_usage(embeddings):
     return np.linalg.svd(_check_embeddings(embeddings), compute_uv=False)
 
 
+class _Outline(list):
+    """A list of units that prints as an indented outline."""
+
+    def __str__(self):
+        return "\n".join(self._lines(self, ""))
+
+    def _lines(self, units, indent):
+        for unit in units:
+            share = f"{unit['share']:4.0%} " if "share" in unit else ""
+            place = f"unit {unit['unit']} of layer {unit['layer']}"
+            yield f"{indent}{share}{place}: {' '.join(map(str, unit['features']))}"
+            yield from self._lines(unit["units"], indent + "  ")
+
+
 def _feature_scores(probabilities, by):
     """What features are sorted by, each (n_components, n_features)."""
     if by == "probability":
         return probabilities
-    exclusivity = _shares_of(probabilities.T).T
+    exclusivity = reading.shares_of(probabilities.T).T
     if by == "lift":
         return exclusivity * len(probabilities)
     # Ranks are numbers from 1 on, so that nothing is divided by zero.
@@ -709,14 +807,6 @@ def _feature_scores(probabilities, by):
     return 2 / (1 / ranks[0] + 1 / ranks[1]) / probabilities.shape[1]
 
 
-def _shares_of(weights):
-    """Rows divided by their sums; rows of zeros stay as they are."""
-    # Sums of very large numbers would be infinite, and small ones lose digits.
-    largest = weights.max(axis=1, keepdims=True)
-    scaled = np.divide(weights, largest, out=np.zeros_like(weights), where=largest > 0)
-    return scaled / np.maximum(scaled.sum(axis=1, keepdims=True), 1)
-
-
 def _factor_shares(model, factors):
     """Factors times what they stand for, as shares."""
     totals = reading.expected_totals(model)
@@ -725,7 +815,7 @@ def _factor_shares(model, factors):
             f"Shares need one factor for each component, but {type(model).__name__} "
             f"has {factors.shape[1]} factors and {len(totals)} components."
         )
-    return _shares_of(factors * totals)
+    return reading.shares_of(factors * totals)
 
 
 def _directions(rows):

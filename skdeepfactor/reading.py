@@ -65,10 +65,35 @@ def expected_totals(model):
 
 def layer_profiles(model):
     """Expected row for one unit of each layer's units, the lowest layer first."""
+    if not hasattr(model, "layer_sizes"):
+        raise TypeError(
+            "The estimator must have layers of factors, as SparseGammaDEF has, but "
+            f"{type(model).__name__} has none."
+        )
     profiles = [np.asarray(model.weights_[0], dtype=np.float64)]
     for weights in model.weights_[1:]:
         profiles.append(weights @ profiles[-1])
     return profiles
+
+
+def layer_shares(model):
+    """Shares of what each upper unit stands for that come by way of the units below.
+
+    One array for each layer above the first, (units, units below).
+    """
+    profiles = layer_profiles(model)
+    return [
+        shares_of(weights * below.sum(axis=1))
+        for weights, below in zip(model.weights_[1:], profiles[:-1], strict=True)
+    ]
+
+
+def shares_of(weights):
+    """Rows divided by their sums; rows of zeros stay as they are."""
+    # Sums of very large numbers would be infinite, and small ones lose digits.
+    largest = weights.max(axis=1, keepdims=True)
+    scaled = np.divide(weights, largest, out=np.zeros_like(weights), where=largest > 0)
+    return scaled / np.maximum(scaled.sum(axis=1, keepdims=True), 1)
 
 
 def known_feature_names(estimator):

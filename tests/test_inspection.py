@@ -1,4 +1,5 @@
 import itertools
+import json
 import pickle
 import subprocess
 import sys
@@ -24,10 +25,12 @@ from skdeepfactor import (
     NeuralTopicDLGM,
     PoissonFactorization,
     SparseGammaDEF,
+    reading,
 )
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.inspection import (
     factor_shares,
+    hierarchy,
     jacobian_embeddings,
     latent_usage,
     match_components,
@@ -624,6 +627,142 @@ def test_sparsity_checks():
         sparsity([1.0, 2.0])
     with pytest.raises(ValueError, match="infinity"):
         sparsity([[1.0, np.inf]])
+
+
+# hierarchy
+
+
+def planted_layers():
+    """A fitted model of two layers whose weights are known."""
+    model = SparseGammaDEF((3, 2), max_iter=1, random_state=0).fit(np.eye(4))
+    lowest = np.array([[4.0, 2.0, 0, 0], [0, 0, 0.5, 0.5], [0, 1.0, 8.0, 0]])
+    model.weights_ = [lowest, np.array([[1.0, 12.0, 0.0], [1.0, 1.0, 1.0]])]
+    return model
+
+
+def test_units_of_units():
+    # Expected rows of the upper units: 4 2 6 6, since 1 * 6 : 12 * 1, and 4 3 8.5 .5.
+    found = hierarchy(planted_layers(), list("abcd"), n=2)
+    lowest = [
+        {"layer": 1, "unit": 0, "features": ["a", "b"], "units": []},
+        {"layer": 1, "unit": 1, "features": ["c", "d"], "units": []},
+        {"layer": 1, "unit": 2, "features": ["c", "b"], "units": []},
+    ]
+    assert found == [
+        {
+            "layer": 2,
+            "unit": 0,
+            "features": ["c", "d"],
+            "units": [
+                {"share": pytest.approx(12 / 18), **lowest[1]},
+                {"share": pytest.approx(6 / 18), **lowest[0]},
+            ],
+        },
+        {
+            "layer": 2,
+            "unit": 1,
+            "features": ["c", "a"],
+            "units": [
+                {"share": pytest.approx(9 / 16), **lowest[2]},
+                {"share": pytest.approx(6 / 16), **lowest[0]},
+            ],
+        },
+    ]
+
+
+def test_an_outline_of_units():
+    assert str(hierarchy(planted_layers(), list("abcd"), n=2)).splitlines() == [
+        "unit 0 of layer 2: c d",
+        "   67% unit 1 of layer 1: c d",
+        "   33% unit 0 of layer 1: a b",
+        "unit 1 of layer 2: c a",
+        "   56% unit 2 of layer 1: c b",
+        "   38% unit 0 of layer 1: a b",
+    ]
+
+
+def test_hierarchies_are_plain(layered):
+    found = hierarchy(layered)
+    assert json.loads(json.dumps(found)) == found
+    assert pickle.loads(pickle.dumps(found)) == found
+    assert repr(found) == repr(list(found))
+
+
+def test_shares_add_up_in_each_layer(layered):
+    found = hierarchy(layered, n=99)
+    assert [unit["unit"] for unit in found] == [0, 1]
+    for unit in found:
+        assert unit["layer"] == 3
+        assert len(unit["features"]) == 30
+        assert sorted(part["unit"] for part in unit["units"]) == [0, 1, 2]
+        for part in unit["units"]:
+            assert part["layer"] == 2
+            assert sorted(leaf["unit"] for leaf in part["units"]) == [0, 1, 2, 3]
+            assert all(leaf["units"] == [] for leaf in part["units"])
+            assert sum(leaf["share"] for leaf in part["units"]) == pytest.approx(1)
+        shares = [part["share"] for part in unit["units"]]
+        assert shares == sorted(shares, reverse=True)
+        assert sum(shares) == pytest.approx(1)
+    few = hierarchy(layered, n=2)
+    assert {len(unit["units"]) for unit in few} == {2}
+    assert few[0]["units"][0]["unit"] == found[0]["units"][0]["unit"]
+
+
+def test_scales_of_units_do_not_matter(layered):
+    expected = hierarchy(layered)
+    model = pickle.loads(pickle.dumps(layered))
+    first, second, third = model.weights_
+    scale = np.array([1e-2, 5.0, 1.0, 30.0])
+    model.weights_ = [first * scale[:, None], second / scale, third]
+    assert str(hierarchy(model)) == str(expected)
+    raw = second / second.sum(axis=1, keepdims=True)
+    assert np.abs(raw - reading.layer_shares(layered)[0]).max() > 1e-3
+
+
+def test_one_layer_has_units_of_features_alone(X):
+    model = SparseGammaDEF((3,), max_iter=5, random_state=0).fit(X)
+    found = hierarchy(model, n=4)
+    assert [unit["units"] for unit in found] == [[], [], []]
+    lists = [unit["features"] for unit in found]
+    assert lists == named(top_features(model, 4))
+
+
+def test_groups_that_are_planted_are_found():
+    rng = np.random.default_rng(0)
+    # Four topics of six words; the first two go together, and so do the others.
+    topics = np.kron(np.eye(4), np.ones(6))
+    groups = np.kron(rng.permuted([[1.0, 0.0]] * 300, axis=1), np.ones(2))
+    factors = groups * rng.gamma(3.0, 2.0, size=(300, 4))
+    words = [f"topic{v // 6}" for v in range(24)]
+    X = rng.poisson(factors @ topics)
+    model = SparseGammaDEF(
+        (4, 2), layer_shape=0.3, init="kmeans", max_iter=200, random_state=0
+    ).fit(X)
+    found = [
+        sorted(part["features"][0] for part in unit["units"][:2])
+        for unit in hierarchy(model, words)
+        if sum(part["share"] for part in unit["units"][:2]) > 0.9
+    ]
+    assert sorted(found) == [["topic0", "topic1"], ["topic2", "topic3"]]
+
+
+def test_units_of_words_in_a_pipeline():
+    model = SparseGammaDEF((2, 1), init="kmeans", max_iter=20, random_state=0)
+    pipeline = make_pipeline(CountVectorizer(), model).fit(TEXTS)
+    (top,) = hierarchy(pipeline, n=2)
+    found = sorted(sorted(unit["features"]) for unit in top["units"])
+    assert found == [["apple", "pear"], ["train", "tram"]]
+
+
+def test_hierarchy_checks(layered, linear):
+    with pytest.raises(ValueError, match="n must be an int of at least 1, got 0"):
+        hierarchy(layered, n=0)
+    with pytest.raises(ValueError, match=r"feature_names must have shape \(30,\)"):
+        hierarchy(layered, ["a"])
+    with pytest.raises(TypeError, match=r"layers.*SparseGammaDEF.*NeuralTopicDLGM has"):
+        hierarchy(linear)
+    with pytest.raises(NotFittedError):
+        hierarchy(SparseGammaDEF())
 
 
 # jacobian_embeddings
