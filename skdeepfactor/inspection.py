@@ -5,7 +5,8 @@
 ``components_``, of scikit-learn too, alone or as the last step of a pipeline.
 :func:`match_components` pairs the components of two fits, :func:`stability` says how
 alike those of several fits are, :func:`sparsity` how few features they need.
-:func:`hierarchy` shows the topics of topics of a model with layers.
+:func:`hierarchy` shows the topics of topics of a model with layers;
+:func:`to_pyldavis` hands topics over to pyLDAvis.
 
 :func:`jacobian_embeddings` gives each feature of a model with a decoder a vector in the
 space of the factors. :func:`nearest_features` and :func:`latent_usage` read any array
@@ -23,7 +24,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, check_non_negative
 
 from skdeepfactor import reading
 
@@ -36,9 +37,13 @@ __all__ = [
     "nearest_features",
     "sparsity",
     "stability",
+    "to_pyldavis",
     "top_features",
     "top_rows",
 ]
+
+# pyLDAvis takes logarithms of probabilities.
+PROBABILITY_FLOOR = 1e-12
 
 ORDERS = ("probability", "lift", "frex", "loading")
 
@@ -265,15 +270,7 @@ def factor_shares(estimator, X):
            [1. , 0. ]])
     """
     model, X = reading.last_step(estimator, X)
-    components = reading.components_of(model)
-    factors = reading.factors_of(model, X)
-    smallest = min(components.min(), factors.min())
-    if smallest < 0:
-        raise ValueError(
-            "Shares need factors and components_ without negative entries, but "
-            f"{type(model).__name__} has {smallest:.3g}."
-        )
-    return _factor_shares(model, factors)
+    return _checked_shares(model, X)
 
 
 def match_components(a, b):
@@ -545,6 +542,87 @@ def hierarchy(estimator, feature_names=None, n=5):
     return _Outline(described(top, unit) for unit in range(len(profiles[top])))
 
 
+def to_pyldavis(estimator, X, feature_names=None):
+    r"""Make the arguments of ``pyLDAvis.prepare``, which draws topics in a browser.
+
+    Parameters
+    ----------
+    estimator : estimator or Pipeline
+        Fitted, with ``transform`` and ``components_`` that have no negative entries; of
+        a pipeline, the last step.
+    X : {array-like, sparse matrix} of shape (n_rows, n_features)
+        Counts; for a pipeline, what its first step takes. Rows without any are left
+        out.
+    feature_names : array-like of str of shape (n_features,), default=None
+        Names of the features. By default what the steps of the pipeline before the last
+        call them, else ``feature_names_in_`` of that last step, else x0, x1, ...
+
+    Returns
+    -------
+    arguments : dict
+        - topic_term_dists : ndarray of shape (n_components, n_features), components
+        - doc_topic_dists : ndarray of shape (n_left, n_components), the shares of
+          :func:`factor_shares`
+        - doc_lengths : ndarray of shape (n_left,), sums of the rows
+        - vocab : list of str, names of the features
+        - term_frequency : ndarray of shape (n_features,), sums of the columns
+
+        Rows of the first two sum to 1 and have no entry below about 1e-12, since
+        pyLDAvis takes logarithms; rows of zeros become equal shares.
+
+    Raises
+    ------
+    ValueError
+        If an entry of `X`, a factor or a component is negative, all rows of `X` are
+        empty, or the number of names is not that of the features.
+    TypeError
+        If the estimator has no ``components_`` or no ``transform``.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted, which is a ValueError too.
+
+    See Also
+    --------
+    skdeepfactor.plotting.TopicsDisplay : The largest weights as bars.
+
+    References
+    ----------
+    Sievert, C. and Shirley, K. (2014). LDAvis: a method for visualizing and
+    interpreting topics. ACL workshop on interactive language learning, visualization,
+    and interfaces.
+
+    Examples
+    --------
+    >>> from sklearn.decomposition import NMF
+    >>> from skdeepfactor.inspection import to_pyldavis
+    >>> X = [[8, 4, 4, 0, 0], [4, 1, 1, 1, 1], [8, 0, 0, 4, 4], [0, 0, 0, 0, 0]]
+    >>> nmf = NMF(2, init="nndsvd").fit(X)
+    >>> arguments = to_pyldavis(nmf, X, ["the", "apple", "pear", "tram", "train"])
+    >>> arguments["doc_topic_dists"].round(1).tolist()
+    [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
+    >>> arguments["doc_lengths"]
+    array([16,  8, 16])
+    >>> import pyLDAvis  # doctest: +SKIP
+    >>> pyLDAvis.display(pyLDAvis.prepare(**arguments))  # doctest: +SKIP
+    """
+    model, X = reading.last_step(estimator, X)
+    counts = check_array(X, accept_sparse="csr", input_name="X")
+    check_non_negative(counts, "to_pyldavis")
+    lengths = np.asarray(counts.sum(axis=1)).ravel()
+    is_left = lengths > 0
+    if not is_left.any():
+        raise ValueError("to_pyldavis needs a row with a count; every row is empty.")
+    shares = _checked_shares(model, X)
+    profiles = reading.factor_profiles(model)
+    names = reading.feature_names(estimator, profiles.shape[1], feature_names)
+    return {
+        "topic_term_dists": _distributions(profiles),
+        "doc_topic_dists": _distributions(shares[is_left]),
+        "doc_lengths": lengths[is_left],
+        "vocab": names.tolist(),
+        "term_frequency": np.asarray(counts.sum(axis=0)).ravel(),
+    }
+
+
 def jacobian_embeddings(
     estimator, at="prior_mean", *, n_samples=400, random_state=None
 ):
@@ -807,15 +885,34 @@ def _feature_scores(probabilities, by):
     return 2 / (1 / ranks[0] + 1 / ranks[1]) / probabilities.shape[1]
 
 
+def _checked_shares(model, X):
+    """Shares of the factors in rows, which must not be negative."""
+    components = reading.components_of(model)
+    factors = reading.factors_of(model, X)
+    smallest = min(components.min(), factors.min())
+    if smallest < 0:
+        raise ValueError(
+            "Shares need factors and components_ without negative entries, but "
+            f"{type(model).__name__} has {smallest:.3g}."
+        )
+    return _factor_shares(model, factors)
+
+
 def _factor_shares(model, factors):
     """Factors times what they stand for, as shares."""
-    totals = reading.expected_totals(model)
+    totals = reading.factor_profiles(model).sum(axis=1)
     if factors.shape[1] != len(totals):
         raise ValueError(
             f"Shares need one factor for each component, but {type(model).__name__} "
             f"has {factors.shape[1]} factors and {len(totals)} components."
         )
     return reading.shares_of(factors * totals)
+
+
+def _distributions(weights):
+    """Rows that sum to 1 and have no zeros; rows of zeros are all equal."""
+    shares = np.maximum(reading.shares_of(weights), PROBABILITY_FLOOR)
+    return shares / shares.sum(axis=1, keepdims=True)
 
 
 def _directions(rows):

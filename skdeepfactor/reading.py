@@ -47,20 +47,19 @@ def factors_of(model, X):
     return check_array(model.transform(X), dtype=np.float64, input_name="transform(X)")
 
 
-def expected_totals(model):
-    """Expected total of a row for one unit of each factor that transform gives."""
-    components = components_of(model)
+def factor_profiles(model):
+    """Expected row for one unit of each factor that transform gives."""
     if isinstance(model, LatentDirichletAllocation):
-        # scikit-learn's: proportions, whose components_ are pseudo-counts.
-        return np.ones(len(components))
+        # scikit-learn's: factors are proportions, components_ are pseudo-counts.
+        return shares_of(components_of(model))
     if not hasattr(model, "transform_layer"):
-        return components.sum(axis=1)
+        return components_of(model)
     if model.transform_layer == "all":
         raise ValueError(
             "Shares are those of the factors of one layer, but transform_layer is "
             "'all'."
         )
-    return layer_profiles(model)[model.transform_layer - 1].sum(axis=1)
+    return layer_profiles(model)[model.transform_layer - 1]
 
 
 def layer_profiles(model):

@@ -11,7 +11,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 from scipy.stats import norm, ortho_group
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import KMeans
 from sklearn.decomposition import NMF
 from sklearn.decomposition import LatentDirichletAllocation as ScikitLearnLDA
@@ -37,6 +37,7 @@ from skdeepfactor.inspection import (
     nearest_features,
     sparsity,
     stability,
+    to_pyldavis,
     top_features,
     top_rows,
 )
@@ -763,6 +764,105 @@ def test_hierarchy_checks(layered, linear):
         hierarchy(linear)
     with pytest.raises(NotFittedError):
         hierarchy(SparseGammaDEF())
+
+
+# to_pyldavis
+
+COUNTING = {
+    "PoissonFactorization": PoissonFactorization(3, random_state=0),
+    "LatentDirichletAllocation": LatentDirichletAllocation(3, random_state=0),
+    "SparseGammaDEF": SparseGammaDEF((3, 2), max_iter=20, random_state=0),
+    "SparseGammaDEF-above": SparseGammaDEF(
+        (4, 3), max_iter=20, transform_layer=2, random_state=0
+    ),
+    "NMF": NMF(3, init="nndsvd", max_iter=2000),
+    "scikit-learn's LDA": ScikitLearnLDA(3, random_state=0),
+}
+
+
+@pytest.fixture(params=COUNTING.values(), ids=COUNTING.keys())
+def counting(request, X):
+    return clone(request.param).fit(X)
+
+
+def test_arguments_of_pyldavis(counting, X):
+    found = to_pyldavis(counting, X)
+    topics, shares = found["topic_term_dists"], found["doc_topic_dists"]
+    totals = X.toarray().sum(axis=1)
+    assert (totals == 0).sum() == 1
+    assert topics.shape == (3, 30)
+    assert shares.shape == (59, 3)
+    for distributions in (topics, shares):
+        assert distributions.dtype == np.float64
+        assert distributions.min() > 0
+        assert_allclose(distributions.sum(axis=1), 1, rtol=1e-12)
+    assert_array_equal(found["doc_lengths"], totals[totals > 0])
+    assert_array_equal(found["term_frequency"], X.toarray().sum(axis=0))
+    assert found["vocab"] == [f"x{index}" for index in range(30)]
+    expected = factor_shares(counting, X)[totals > 0]
+    assert_allclose(shares, expected, atol=1e-10)
+    weights = counting.components_
+    if len(weights) == 4:  # of the layer below
+        weights = counting.weights_[1] @ weights
+    expected = weights / weights.sum(axis=1, keepdims=True)
+    assert_allclose(topics, expected, rtol=1e-4, atol=1e-10)
+
+
+def test_pyldavis_takes_them(counting, X):
+    pyldavis = pytest.importorskip("pyLDAvis")
+    prepared = pyldavis.prepare(**to_pyldavis(counting, X), n_jobs=1)
+
+    def refused(constant):
+        pytest.fail(f"{constant} is no JSON")
+
+    shown = json.loads(prepared.to_json(), parse_constant=refused)
+    assert sorted(shown["topic.order"]) == [1, 2, 3]
+    assert set(shown["tinfo"]["Term"]) <= {f"x{index}" for index in range(30)}
+
+
+def test_zeros_are_no_probabilities():
+    model = with_components([[0.0, 0.0, 0.0], [0.0, 3.0, 1.0]])
+    model.transform = lambda X: np.array([[0.0, 0.0], [1.0, 5.0], [2.0, 0.0]])
+    found = to_pyldavis(model, [[1, 0, 0], [0, 2, 2], [0, 0, 0]])
+    assert_allclose(
+        found["topic_term_dists"], [[1 / 3] * 3, [0, 0.75, 0.25]], atol=1e-9
+    )
+    assert_allclose(found["doc_topic_dists"], [[0.5, 0.5], [0, 1]], atol=1e-9)
+    assert found["topic_term_dists"].min() > 0
+    assert found["doc_topic_dists"].min() > 0
+    assert found["doc_lengths"].tolist() == [1, 4]
+    assert found["term_frequency"].tolist() == [1, 2, 2]
+
+
+def test_pyldavis_of_texts_and_of_data_frames(X):
+    model = PoissonFactorization(2, random_state=0)
+    pipeline = make_pipeline(CountVectorizer(), model).fit(TEXTS)
+    found = to_pyldavis(pipeline, [*TEXTS, "unknown"])
+    assert found["vocab"] == ["apple", "bus", "pear", "red", "train", "tram"]
+    assert len(found["doc_lengths"]) == len(TEXTS)
+    assert found["doc_lengths"][0] == 3
+    assert to_pyldavis(pipeline, TEXTS, list("abcdef"))["vocab"] == list("abcdef")
+
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X.toarray()).add_prefix("word")
+    model = PoissonFactorization(2, random_state=0).fit(frame)
+    found = to_pyldavis(model.set_output(transform="pandas"), frame)
+    assert found["vocab"][:2] == ["word0", "word1"]
+    assert type(found["doc_topic_dists"]) is np.ndarray
+
+
+def test_pyldavis_checks(linear, X):
+    model = PoissonFactorization(2, random_state=0).fit(X)
+    with pytest.raises(ValueError, match="every row is empty"):
+        to_pyldavis(model, np.zeros((2, 30)))
+    with pytest.raises(ValueError, match="Negative values"):
+        to_pyldavis(model, -X)
+    with pytest.raises(ValueError, match="without negative entries, but NeuralTopicDL"):
+        to_pyldavis(linear, X)
+    with pytest.raises(ValueError, match=r"feature_names must have shape \(30,\)"):
+        to_pyldavis(model, X, ["a"])
+    with pytest.raises(NotFittedError):
+        to_pyldavis(PoissonFactorization(2), X)
 
 
 # jacobian_embeddings
