@@ -1,19 +1,21 @@
 """Displays of fitted models, in the manner of scikit-learn's.
 
-``from_estimator`` reads a fitted estimator and draws; the display it returns keeps what
-was drawn, so that ``plot`` can draw it again elsewhere. matplotlib is imported when
-something is drawn, and needed for nothing else.
+``from_estimator`` reads a fitted estimator and draws, ``from_search`` a grid search and
+``from_embeddings`` an array; the display they return keeps what was drawn, so that
+``plot`` can draw it again elsewhere. matplotlib is imported when something is drawn,
+and needed for nothing else.
 """
 
 import math
 from collections.abc import Mapping
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 
 from skdeepfactor import reading
+from skdeepfactor.inspection import factor_shares
 
-__all__ = ["TopicsDisplay", "TrainingDisplay"]
+__all__ = ["TopicsDisplay", "TrainingDisplay", "UsageDisplay"]
 
 # Inches, and points of the words; a name as long as the longest shown fits the width.
 COLUMN_WIDTH = 2.0
@@ -22,6 +24,11 @@ TITLE_HEIGHT = 0.4
 MARGIN = 0.12
 FONT_SIZE = 8
 MAX_CHARACTERS = 24
+
+# Inches of a bar with its component below it, of the smallest plot and of the widest.
+BAR_WIDTH = 0.13
+MIN_WIDTH = 4.5
+MAX_WIDTH = 16.0
 
 
 class TopicsDisplay:
@@ -286,6 +293,144 @@ class TrainingDisplay:
         return self
 
 
+class UsageDisplay:
+    """Bars that say how much each component is used, and so which are alive.
+
+    Use :meth:`from_estimator` to make one.
+
+    Parameters
+    ----------
+    usage : array-like of shape (n_components,)
+        How much each component is used, not negative.
+    name : str, default="usage"
+        What that is, as the label of the axis.
+    threshold : float, default=0.01
+        Components are alive whose usage is above this share of the largest one.
+
+    Attributes
+    ----------
+    usage, name, threshold : object
+        The parameters, the usage as an ndarray.
+    is_alive : ndarray of bool of shape (n_components,)
+        Which components are alive.
+    ax_ : matplotlib Axes
+        The axes.
+    figure_ : matplotlib Figure
+        The figure that they are in.
+
+    See Also
+    --------
+    TopicsDisplay : The largest weights of each component.
+    skdeepfactor.inspection.factor_shares : The shares in each row.
+
+    Examples
+    --------
+    >>> from skdeepfactor import LatentDirichletAllocation
+    >>> from skdeepfactor.datasets import make_topics
+    >>> from skdeepfactor.plotting import UsageDisplay
+    >>> X = make_topics(200, 50, 3, random_state=0).data
+    >>> lda = LatentDirichletAllocation(8, random_state=0).fit(X)
+    >>> display = UsageDisplay.from_estimator(lda, X)  # doctest: +SKIP
+    """
+
+    def __init__(self, usage, *, name="usage", threshold=0.01):
+        self.usage = np.asarray(usage, dtype=np.float64)
+        self.name = name
+        self.threshold = threshold
+        self.is_alive = self.usage > threshold * self.usage.max()
+
+    @classmethod
+    def from_estimator(cls, estimator, X, *, threshold=0.01, ax=None):
+        """Draw how much rows use the components of a fitted estimator.
+
+        Where neither factors nor ``components_`` have negative entries, the usage of a
+        component is its mean share, as of
+        :func:`~skdeepfactor.inspection.factor_shares`, over the rows that have any
+        factor. Else it is the variance of the factor over rows: near 0 where an
+        autoencoder has left a dimension to its prior.
+
+        Parameters
+        ----------
+        estimator : estimator or Pipeline
+            Fitted, with ``components_`` and ``transform``; of a pipeline, the last
+            step.
+        X : {array-like, sparse matrix} of shape (n_rows, n_features)
+            Rows; for a pipeline, what its first step takes.
+        threshold : float, default=0.01
+            Components are alive whose usage is above this share of the largest one.
+        ax : Axes, default=None
+            Axes to draw in; by default those of a new figure that is wide enough.
+
+        Returns
+        -------
+        display : UsageDisplay
+
+        Raises
+        ------
+        ValueError
+            If the threshold is not from 0 to below 1, or the factors are not those of
+            one layer.
+        TypeError
+            If the estimator has no ``components_`` or no ``transform``.
+        """
+        _check_share(threshold=threshold)
+        model, X = reading.last_step(estimator, X)
+        factors = reading.factors_of(model, X)
+        if min(reading.components_of(model).min(), factors.min()) < 0:
+            name, usage = "variance of the factor", factors.var(axis=0)
+        else:
+            shares = factor_shares(model, X)
+            n_shown = max(np.count_nonzero(shares.any(axis=1)), 1)
+            name, usage = "mean share of a row", shares.sum(axis=0) / n_shown
+        return cls(usage, name=name, threshold=threshold).plot(ax=ax)
+
+    def plot(self, *, ax=None):
+        """Draw the bars, the component that is used most first.
+
+        Parameters
+        ----------
+        ax : Axes, default=None
+            Axes to draw in; by default those of a new figure that is wide enough.
+
+        Returns
+        -------
+        display : UsageDisplay
+        """
+        n_components = len(self.usage)
+        if ax is None:
+            width = 1 + BAR_WIDTH * n_components
+            ax = _new_axes(min(max(width, MIN_WIDTH), MAX_WIDTH), 3.2)
+        order = np.argsort(-self.usage, kind="stable")
+        colors = np.where(self.is_alive, "#5b9bd0", "#c8c8c8")
+        ax.bar(np.arange(n_components), self.usage[order], color=colors[order])
+        ax.set_xlim(-0.6, n_components - 0.4)
+        largest = self.usage.max()
+        ax.set_ylim(0, 1.04 * largest if largest > 0 else 1)
+        # As many labels as there is room for, once the layout is known.
+        ax.figure.draw_without_rendering()
+        inches = ax.get_position().width * ax.figure.get_figwidth()
+        step = math.ceil(BAR_WIDTH * n_components / inches) if inches > 0 else 1
+        is_crowded = n_components * 2 * BAR_WIDTH > inches
+        ax.set_xticks(
+            np.arange(0, n_components, step),
+            labels=[str(component) for component in order[::step]],
+            rotation=90 if is_crowded else 0,
+            fontsize=FONT_SIZE - 1,
+        )
+        ax.set_xlabel("component, by usage")
+        ax.set_ylabel(self.name)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set_title(
+            f"{np.count_nonzero(self.is_alive)} of {n_components} components above "
+            f"{100 * self.threshold:g} % of the largest",
+            fontsize=FONT_SIZE + 1,
+            loc="right",
+        )
+        self.ax_ = ax
+        self.figure_ = ax.figure
+        return self
+
+
 def _new_grid(n_axes, n_top):
     """Axes of a new figure, as many as asked for, in rows of five or of a square."""
     import matplotlib.pyplot as plt
@@ -324,6 +469,13 @@ def _new_row(n_axes):
     return axes[0]
 
 
+def _new_axes(width, height):
+    """The axes of a new figure, of this size in inches."""
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
 def _shortened(name):
     """The name, or as much of it as fits."""
     if len(name) <= MAX_CHARACTERS:
@@ -335,3 +487,11 @@ def _check_positive(**numbers):
     for name, number in numbers.items():
         if not isinstance(number, Integral) or number < 1:
             raise ValueError(f"{name} must be an int of at least 1, got {number!r}.")
+
+
+def _check_share(**numbers):
+    for name, number in numbers.items():
+        if not isinstance(number, Real) or not 0 <= number < 1:
+            raise ValueError(
+                f"{name} must be a number from 0 to below 1, got {number!r}."
+            )

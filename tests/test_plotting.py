@@ -4,13 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.decomposition import NMF
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from skdeepfactor import LatentDirichletAllocation, PoissonFactorization, plotting
+from skdeepfactor import (
+    LatentDirichletAllocation,
+    NeuralTopicDLGM,
+    PoissonFactorization,
+    plotting,
+)
 from skdeepfactor.datasets import make_topics
-from skdeepfactor.plotting import TopicsDisplay, TrainingDisplay
+from skdeepfactor.inspection import factor_shares
+from skdeepfactor.plotting import TopicsDisplay, TrainingDisplay, UsageDisplay
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
@@ -41,6 +48,43 @@ def words(axis):
 
 def widths(axis):
     return np.array([bar.get_width() for bar in axis.patches])
+
+
+def assert_texts_are_clear(figure):
+    """Texts lie in the figure, and no two on each other."""
+    figure.draw_without_rendering()
+    hidden = {text for axis in figure.axes for text in texts_out_of_view(axis)}
+    texts = [
+        text
+        for text in figure.findobj(matplotlib.text.Text)
+        if text.get_text() and text.get_visible() and text not in hidden
+    ]
+    boxes = np.array([text.get_window_extent().extents for text in texts])
+    assert len(boxes) > 0
+    assert boxes.min() >= -1
+    assert (boxes[:, 2:] <= np.add(figure.bbox.size, 1)).all()
+    # What rounding makes of boxes that touch is no overlap.
+    left, bottom, right, top = boxes.T + np.array([[0.5], [0.5], [-0.5], [-0.5]])
+    overlaps = (
+        (left[:, None] < right)
+        & (left < right[:, None])
+        & (bottom[:, None] < top)
+        & (bottom < top[:, None])
+    )
+    i, j = np.nonzero(np.triu(overlaps, 1))
+    pairs = [
+        (texts[a].get_text(), texts[b].get_text()) for a, b in zip(i, j, strict=True)
+    ]
+    assert pairs == []
+
+
+def texts_out_of_view(axis):
+    """Labels of ticks that are not drawn, since they lie beyond the limits."""
+    for direction in (axis.xaxis, axis.yaxis):
+        low, high = sorted(direction.get_view_interval())
+        for tick in direction.get_major_ticks() + direction.get_minor_ticks():
+            if not low <= tick.get_loc() <= high:
+                yield from (tick.label1, tick.label2)
 
 
 def test_topics_are_the_largest_weights_in_order(lda):
@@ -196,6 +240,94 @@ def test_training_in_axes_that_are_given(lda):
 def test_training_of_none():
     with pytest.raises(ValueError, match="empty dict"):
         TrainingDisplay.from_estimator({})
+
+
+def heights(axis):
+    return np.array([bar.get_height() for bar in axis.patches])
+
+
+def labels(axis):
+    return [label.get_text() for label in axis.get_xticklabels()]
+
+
+def test_usage_is_the_mean_share(X):
+    model = PoissonFactorization(4, random_state=0).fit(X)
+    display = UsageDisplay.from_estimator(model, X)
+    means = factor_shares(model, X).mean(axis=0)
+    order = np.argsort(-means, kind="stable")
+    np.testing.assert_allclose(display.usage, means)
+    np.testing.assert_allclose(heights(display.ax_), means[order])
+    assert labels(display.ax_) == [str(component) for component in order]
+    assert display.ax_.get_ylabel() == "mean share of a row"
+    assert display.figure_ is display.ax_.figure
+
+
+def test_usage_leaves_out_rows_without_factors(X):
+    model = PoissonFactorization(2, random_state=0).fit(X)
+    rows = factor_shares(model, X)
+    nmf = NMF(2, init="nndsvda", max_iter=2000).fit(X.astype(float))
+    empty = np.zeros((5, 30))
+    with_empty = np.vstack([X.toarray(), empty]).astype(float)
+    np.testing.assert_allclose(
+        UsageDisplay.from_estimator(nmf, with_empty).usage,
+        UsageDisplay.from_estimator(nmf, X.astype(float)).usage,
+    )
+    np.testing.assert_allclose(
+        UsageDisplay.from_estimator(make_pipeline(model), X).usage, rows.mean(axis=0)
+    )
+    assert UsageDisplay.from_estimator(nmf, empty).usage.tolist() == [0, 0]
+
+
+def test_usage_of_signed_factors_is_their_variance(X):
+    model = NeuralTopicDLGM(3, encoder_layers=(8,), max_iter=2, random_state=0).fit(X)
+    display = UsageDisplay.from_estimator(model, X)
+    np.testing.assert_allclose(
+        display.usage, model.transform(X).astype(float).var(axis=0)
+    )
+    assert display.ax_.get_ylabel() == "variance of the factor"
+
+
+def test_components_that_are_alive():
+    display = UsageDisplay([0.005, 0.5, 0.0049, 0.1, 0.0]).plot()
+    assert display.is_alive.tolist() == [False, True, False, True, False]
+    colors = [bar.get_facecolor() for bar in display.ax_.patches]
+    assert colors[0] == colors[1] != colors[2] == colors[3] == colors[4]
+    title = display.ax_.get_title(loc="right")
+    assert title == "2 of 5 components above 1 % of the largest"
+    assert UsageDisplay([0.1, 0.2], threshold=0.5).is_alive.tolist() == [False, True]
+    none = UsageDisplay([0.0, 0.0]).plot()
+    assert not none.is_alive.any()
+    assert none.ax_.get_ylim() == (0, 1)
+
+
+@pytest.mark.parametrize("n_components", [1, 5, 12, 20, 100, 300])
+def test_usage_of_many_components_can_be_read(n_components):
+    usage = np.random.default_rng(0).exponential(size=n_components)
+    display = UsageDisplay(usage, name="mean share of a row").plot()
+    assert_texts_are_clear(display.figure_)
+    shown = labels(display.ax_)
+    order = np.argsort(-usage)
+    assert shown[0] == str(order[0])
+    # All components have their label where there is room.
+    assert len(shown) == n_components if n_components <= 100 else len(shown) >= 90
+    assert display.figure_.get_figwidth() <= 16
+
+
+def test_usage_in_axes_that_are_given(X, lda):
+    figure, axis = plt.subplots(figsize=(2, 2), layout="constrained")
+    display = UsageDisplay(np.arange(1, 60)).plot(ax=axis)
+    assert display.figure_ is figure
+    assert len(labels(axis)) < 20
+    assert UsageDisplay.from_estimator(lda, X, ax=axis).ax_ is axis
+    assert display.plot().figure_ is not figure
+
+
+def test_usage_checks(lda, X):
+    for threshold in (-0.1, 1, "a", None):
+        with pytest.raises(ValueError, match="threshold must be a number from 0 to b"):
+            UsageDisplay.from_estimator(lda, X, threshold=threshold)
+    with pytest.raises(NotFittedError):
+        UsageDisplay.from_estimator(PoissonFactorization(), X)
 
 
 def test_importing_it_leaves_matplotlib_alone():
