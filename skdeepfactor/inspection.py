@@ -116,7 +116,7 @@ def top_features(estimator, n=10, feature_names=None, by="probability"):
     >>> from sklearn.decomposition import NMF
     >>> from skdeepfactor.inspection import top_features
     >>> X = [[8, 4, 4, 0, 0], [6, 0, 0, 3, 3], [4, 2, 2, 0, 0], [8, 0, 0, 4, 4]]
-    >>> nmf = NMF(2, init="nndsvd").fit(X)
+    >>> nmf = NMF(2, init="nndsvd", random_state=0).fit(X)
     >>> names = ["the", "apple", "pear", "tram", "train"]
     >>> for features in top_features(nmf, 2, names).to_numpy():
     ...     print(*features)
@@ -197,7 +197,7 @@ def top_rows(estimator, X, component, n=10):
     >>> from sklearn.decomposition import NMF
     >>> from skdeepfactor.inspection import top_rows
     >>> X = [[8, 4, 4, 0, 0], [4, 1, 1, 1, 1], [8, 0, 0, 4, 4], [2, 0, 0, 1, 1]]
-    >>> nmf = NMF(2, init="nndsvd").fit(X)
+    >>> nmf = NMF(2, init="nndsvd", random_state=0).fit(X)
     >>> indices, weights = top_rows(nmf, X, 1, n=2)
     >>> indices
     array([0, 1])
@@ -262,7 +262,7 @@ def factor_shares(estimator, X):
     >>> from sklearn.decomposition import NMF
     >>> from skdeepfactor.inspection import factor_shares
     >>> X = [[8, 4, 4, 0, 0], [4, 1, 1, 1, 1], [8, 0, 0, 4, 4], [2, 0, 0, 1, 1]]
-    >>> nmf = NMF(2, init="nndsvd").fit(X)
+    >>> nmf = NMF(2, init="nndsvd", random_state=0).fit(X)
     >>> factor_shares(nmf, X).round(1)
     array([[0. , 1. ],
            [0.5, 0.5],
@@ -594,13 +594,14 @@ def to_pyldavis(estimator, X, feature_names=None):
     --------
     >>> from sklearn.decomposition import NMF
     >>> from skdeepfactor.inspection import to_pyldavis
-    >>> X = [[8, 4, 4, 0, 0], [4, 1, 1, 1, 1], [8, 0, 0, 4, 4], [0, 0, 0, 0, 0]]
-    >>> nmf = NMF(2, init="nndsvd").fit(X)
+    >>> X = [[8, 4, 4, 0, 0], [4, 1, 1, 1, 1], [8, 0, 0, 4, 4], [2, 0, 0, 1, 1]]
+    >>> X.append([0, 0, 0, 0, 0])
+    >>> nmf = NMF(2, init="nndsvd", random_state=0).fit(X)
     >>> arguments = to_pyldavis(nmf, X, ["the", "apple", "pear", "tram", "train"])
     >>> arguments["doc_topic_dists"].round(1).tolist()
-    [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
+    [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0], [1.0, 0.0]]
     >>> arguments["doc_lengths"]
-    array([16,  8, 16])
+    array([16,  8, 16,  4])
     >>> import pyLDAvis  # doctest: +SKIP
     >>> pyLDAvis.display(pyLDAvis.prepare(**arguments))  # doctest: +SKIP
     """

@@ -311,7 +311,7 @@ def test_top_features_need_a_fitted_estimator_with_components():
         PoissonFactorization(3, weight_prior="dirichlet", random_state=0),
         LatentDirichletAllocation(3, random_state=0),
         SparseGammaDEF((3, 2), max_iter=20, random_state=0),
-        NMF(3, init="nndsvda", max_iter=2000),
+        NMF(3, init="nndsvda", max_iter=2000, random_state=0),
     ],
     ids=lambda model: type(model).__name__,
 )
@@ -337,7 +337,7 @@ def test_shares_of_proportions_are_these(counts):
 
 
 def test_shares_do_not_know_of_scales(X):
-    model = NMF(3, init="nndsvda", max_iter=2000).fit(X)
+    model = NMF(3, init="nndsvda", max_iter=2000, random_state=0).fit(X)
     expected = factor_shares(model, X)
     rows = X[expected.sum(axis=1) > 0]
     expected = expected[expected.sum(axis=1) > 0]
@@ -349,7 +349,7 @@ def test_shares_do_not_know_of_scales(X):
 
 def test_rows_without_factors_have_no_shares():
     rows = np.array([[4.0, 0.0], [0.0, 0.0], [0.0, 2.0]])
-    model = NMF(2, init="nndsvda", max_iter=2000).fit(rows)
+    model = NMF(2, init="nndsvda", max_iter=2000, random_state=0).fit(rows)
     shares = factor_shares(model, rows)
     assert_array_equal(shares[1], [0, 0])
     assert_allclose(shares[[0, 2]].sum(axis=1), 1)
@@ -572,7 +572,9 @@ def test_components_of_other_features_are_not_matched(counts):
         match_components(first, turned)
     unnamed = LatentDirichletAllocation(2, max_iter=2, random_state=0).fit(counts)
     assert_allclose(match_components(first, unnamed)[1], 1, rtol=1e-5)
-    apart = make_pipeline(CountVectorizer(), NMF(1, init="random", max_iter=999))
+    apart = make_pipeline(
+        CountVectorizer(), NMF(1, init="random", max_iter=999, random_state=0)
+    )
     others = [apart.fit(["a1 a2"] * 3), pickle.loads(pickle.dumps(apart))]
     others[1].fit(["b1 b2"] * 3)
     with pytest.raises(ValueError, match="names differ"):
@@ -775,7 +777,7 @@ COUNTING = {
     "SparseGammaDEF-above": SparseGammaDEF(
         (4, 3), max_iter=20, transform_layer=2, random_state=0
     ),
-    "NMF": NMF(3, init="nndsvd", max_iter=2000),
+    "NMF": NMF(3, init="nndsvd", max_iter=2000, random_state=0),
     "scikit-learn's LDA": ScikitLearnLDA(3, random_state=0),
 }
 

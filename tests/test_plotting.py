@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.decomposition import NMF
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from skdeepfactor import (
@@ -17,7 +19,13 @@ from skdeepfactor import (
 )
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.inspection import factor_shares
-from skdeepfactor.plotting import TopicsDisplay, TrainingDisplay, UsageDisplay
+from skdeepfactor.metrics import scorers
+from skdeepfactor.plotting import (
+    ComponentSelectionDisplay,
+    TopicsDisplay,
+    TrainingDisplay,
+    UsageDisplay,
+)
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
@@ -265,7 +273,7 @@ def test_usage_is_the_mean_share(X):
 def test_usage_leaves_out_rows_without_factors(X):
     model = PoissonFactorization(2, random_state=0).fit(X)
     rows = factor_shares(model, X)
-    nmf = NMF(2, init="nndsvda", max_iter=2000).fit(X.astype(float))
+    nmf = NMF(2, init="nndsvda", max_iter=2000, random_state=0).fit(X.astype(float))
     empty = np.zeros((5, 30))
     with_empty = np.vstack([X.toarray(), empty]).astype(float)
     np.testing.assert_allclose(
@@ -328,6 +336,215 @@ def test_usage_checks(lda, X):
             UsageDisplay.from_estimator(lda, X, threshold=threshold)
     with pytest.raises(NotFittedError):
         UsageDisplay.from_estimator(PoissonFactorization(), X)
+
+
+def grid_search(X, grid, model=None, **parameters):
+    if model is None:
+        model = PoissonFactorization(max_iter=3, random_state=0)
+    return GridSearchCV(model, grid, cv=3, **parameters).fit(X)
+
+
+def points(curve):
+    """Positions, means and standard deviations of an errorbar container."""
+    line, _, (bars,) = curve.lines
+    x, y = line.get_data(orig=False)
+    lengths = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()]
+    return np.array(x), np.array(y), np.array(lengths) / 2
+
+
+def test_scores_of_a_search_with_their_spread(X):
+    search = grid_search(X, {"n_components": [5, 1, 20, 2]})
+    display = ComponentSelectionDisplay.from_search(search)
+    (curve,) = display.ax_.containers
+    x, means, stds = points(curve)
+    # In the order of their values, not of the grid.
+    order = [1, 3, 0, 2]
+    assert x.tolist() == [1, 2, 5, 20]
+    np.testing.assert_allclose(means, search.cv_results_["mean_test_score"][order])
+    np.testing.assert_allclose(stds, search.cv_results_["std_test_score"][order])
+    assert (stds > 0).all()
+    (star,) = [line for line in display.ax_.lines if line.get_marker() == "*"]
+    assert star.get_xdata() == [search.best_params_["n_components"]]
+    assert star.get_ydata() == [search.best_score_]
+    assert display.ax_.get_xlabel() == "n_components"
+    assert display.ax_.get_ylabel() == "mean test score"
+    assert display.ax_.get_legend() is None
+    assert display.ax_.get_xscale() == "log"
+    assert labels(display.ax_) == ["1", "2", "5", "20"]
+    assert_texts_are_clear(display.figure_)
+
+
+def test_a_curve_for_each_other_setting():
+    model = make_pipeline(
+        CountVectorizer(), PoissonFactorization(max_iter=3, random_state=0)
+    )
+    grid = {
+        "poissonfactorization__n_components": [1, 2],
+        "poissonfactorization__init": ["random", "kmeans"],
+        "countvectorizer__lowercase": [True],
+    }
+    search = grid_search(TEXTS, grid, model, scoring=scorers["npmi_coherence"])
+    display = ComponentSelectionDisplay.from_search(make_pipeline(search))
+    legend = display.ax_.get_legend()
+    names = [text.get_text() for text in legend.get_texts()]
+    assert sorted(names) == ["init=kmeans", "init=random"]
+    params = search.cv_results_["params"]
+    for name, curve in zip(names, display.ax_.containers, strict=True):
+        _, means, _ = points(curve)
+        expected = [
+            mean
+            for mean, candidate in zip(
+                search.cv_results_["mean_test_score"], params, strict=True
+            )
+            if candidate["poissonfactorization__init"] == name.split("=")[1]
+        ]
+        np.testing.assert_allclose(means, expected)
+    assert display.ax_.get_xlabel() == "n_components"
+    assert_texts_are_clear(display.figure_)
+
+
+def test_parameters_of_one_name_are_told_apart(X):
+    factors = PoissonFactorization(2, max_iter=2, random_state=0)
+    model = Pipeline([("below", factors), ("above", clone(factors))])
+    grid = {
+        "above__n_components": [1, 2],
+        "above__init": ["random", "kmeans"],
+        "below__init": ["random", "kmeans"],
+    }
+    display = ComponentSelectionDisplay.from_search(grid_search(X, grid, model))
+    texts = {text.get_text() for text in display.ax_.get_legend().get_texts()}
+    assert "above__init=random, below__init=kmeans" in texts
+    assert len(texts) == 4
+
+
+def test_one_metric_of_several(X):
+    scoring = {"bound": None, "neg_perplexity": scorers["neg_perplexity"]}
+    scoring["bound"] = lambda model, X, y=None: model.score(X)
+    grid = {"n_components": [1, 2, 3]}
+    search = grid_search(X, grid, scoring=scoring, refit="neg_perplexity")
+    display = ComponentSelectionDisplay.from_search(search)
+    assert display.ax_.get_ylabel() == "mean test neg_perplexity"
+    _, means, _ = points(display.ax_.containers[0])
+    expected = search.cv_results_["mean_test_neg_perplexity"]
+    np.testing.assert_allclose(means, expected)
+    other = ComponentSelectionDisplay.from_search(search, metric="bound")
+    _, means, stds = points(other.ax_.containers[0])
+    np.testing.assert_allclose(means, search.cv_results_["mean_test_bound"])
+    np.testing.assert_allclose(stds, search.cv_results_["std_test_bound"])
+    for metric in ("score", True):
+        with pytest.raises(ValueError, match="one of bound, neg_perplexity, got "):
+            ComponentSelectionDisplay.from_search(search, metric=metric)
+    unnamed = grid_search(X, grid, scoring=scoring, refit=False)
+    with pytest.raises(ValueError, match="got False"):
+        ComponentSelectionDisplay.from_search(unnamed)
+    assert ComponentSelectionDisplay.from_search(unnamed, metric="bound").ax_
+    with pytest.raises(ValueError, match="has one metric; metric='bound'"):
+        ComponentSelectionDisplay.from_search(grid_search(X, grid), metric="bound")
+
+
+def test_grids_in_which_a_parameter_is_missing(X):
+    grid = [{"n_components": [1, 2]}, {"init": ["random"]}]
+    display = ComponentSelectionDisplay.from_search(grid_search(X, grid))
+    (curve,) = display.ax_.containers
+    assert points(curve)[0].tolist() == [1, 2]
+
+
+def test_other_parameters_along_the_axis(X):
+    search = grid_search(X, {"max_iter": [1, 5], "init": ["random", "kmeans"]})
+    with pytest.raises(ValueError, match=r"one of init, max_iter, .*got None"):
+        ComponentSelectionDisplay.from_search(search)
+    with pytest.raises(ValueError, match="got 'n_components'"):
+        ComponentSelectionDisplay.from_search(search, parameter="n_components")
+    display = ComponentSelectionDisplay.from_search(search, parameter="max_iter")
+    assert display.ax_.get_xlabel() == "max_iter"
+    assert len(display.ax_.containers) == 2
+    by_name = ComponentSelectionDisplay.from_search(search, parameter="init")
+    assert labels(by_name.ax_) == ["random", "kmeans"]
+    assert by_name.ax_.get_xscale() == "linear"
+
+
+def test_searches_that_draw_the_same_again(X):
+    model = PoissonFactorization(max_iter=2, random_state=0)
+    search = RandomizedSearchCV(
+        model, {"n_components": [1, 1, 2, 2]}, n_iter=4, cv=2, random_state=0
+    ).fit(X)
+    display = ComponentSelectionDisplay.from_search(search)
+    assert points(display.ax_.containers[0])[0].tolist() == [1, 2]
+
+
+def test_scores_that_are_missing():
+    curves = {None: ([1, 2, 3], [np.nan, 1.0, 0.5], [np.nan, 0.1, 0.1])}
+    display = ComponentSelectionDisplay(curves).plot()
+    (star,) = [line for line in display.ax_.lines if line.get_marker() == "*"]
+    assert star.get_xdata() == [2]
+    curves = {None: ([1], [np.nan], [np.nan])}
+    display = ComponentSelectionDisplay(curves).plot()
+    assert not [line for line in display.ax_.lines if line.get_marker() == "*"]
+
+
+def curve(values, rng):
+    return values, rng.normal(size=len(values)), rng.exponential(size=len(values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [7],
+        [5, 20, 100],
+        list(range(1, 101)),
+        [2, 3, 4, 5, 8, 10, 15, 20, 40, 60, 80, 100],
+        [1000, 1001, 1002, 2000, 3000, 5000],
+        list(range(900, 1900, 20)),
+        [(5 * k, 2 * k, k) for k in range(1, 10)],
+    ],
+    ids=lambda values: f"{len(values)}-from-{values[0]}",
+)
+def test_ticks_do_not_overlap(values):
+    rng = np.random.default_rng(0)
+    display = ComponentSelectionDisplay({None: curve(values, rng)}).plot()
+    assert_texts_are_clear(display.figure_)
+    shown = labels(display.ax_)
+    assert len(shown) >= min(len(values), 3)
+    best = values[np.argmax(display.curves[None][1])]
+    assert str(best) in shown
+
+
+@pytest.mark.parametrize("n_curves", [2, 11, 40])
+def test_legends_of_many_settings_are_whole(n_curves):
+    rng = np.random.default_rng(0)
+    curves = {
+        f"init=kmeans, weight_shape={k}, factor_shape=0.30, exposure=total": curve(
+            [5, 20, 100], rng
+        )
+        for k in range(n_curves)
+    }
+    display = ComponentSelectionDisplay(curves).plot()
+    assert_texts_are_clear(display.figure_)
+    assert len(display.ax_.get_legend().get_texts()) == n_curves
+    legend = display.ax_.get_legend().get_window_extent()
+    assert legend.x0 >= display.ax_.get_window_extent().x1
+    styles = {
+        (container.lines[0].get_color(), container.lines[0].get_linestyle())
+        for container in display.ax_.containers
+    }
+    assert len(styles) == min(n_curves, 30)
+
+
+def test_a_search_in_axes_that_are_given(X):
+    figure, axis = plt.subplots()
+    search = grid_search(X, {"n_components": [1, 2]})
+    display = ComponentSelectionDisplay.from_search(search, ax=axis)
+    assert display.figure_ is figure
+    assert display.plot().figure_ is not figure
+
+
+def test_what_is_no_search(lda):
+    with pytest.raises(TypeError, match="GridSearchCV, got LatentDirichletAllocation"):
+        ComponentSelectionDisplay.from_search(lda)
+    with pytest.raises(NotFittedError):
+        ComponentSelectionDisplay.from_search(
+            GridSearchCV(PoissonFactorization(), {"n_components": [1]})
+        )
 
 
 def test_importing_it_leaves_matplotlib_alone():
