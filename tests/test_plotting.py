@@ -22,6 +22,7 @@ from skdeepfactor.inspection import factor_shares
 from skdeepfactor.metrics import scorers
 from skdeepfactor.plotting import (
     ComponentSelectionDisplay,
+    EmbeddingDisplay,
     TopicsDisplay,
     TrainingDisplay,
     UsageDisplay,
@@ -545,6 +546,179 @@ def test_what_is_no_search(lda):
         ComponentSelectionDisplay.from_search(
             GridSearchCV(PoissonFactorization(), {"n_components": [1]})
         )
+
+
+WORDS = np.array([f"word{index}" for index in range(300)])
+
+
+def blob(n_points, n_dimensions=2):
+    """Points that crowd in the middle."""
+    return np.random.default_rng(0).standard_t(2, size=(n_points, n_dimensions))
+
+
+@pytest.mark.parametrize("n_points", [1, 2, 30, 300])
+@pytest.mark.parametrize("has_groups", [False, True])
+def test_names_of_points_do_not_overlap(n_points, has_groups):
+    groups = np.arange(n_points) % 100 if has_groups else None
+    display = EmbeddingDisplay.from_embeddings(
+        blob(n_points), names=WORDS[:n_points], groups=groups, n_labels=200
+    )
+    assert_texts_are_clear(display.figure_)
+    assert min(n_points, 15) <= len(display.labels_) <= 200
+    frame = display.ax_.get_window_extent()
+    points = display.ax_.transData.transform(display.positions)
+    for index, label in display.labels_.items():
+        assert label.get_text() == WORDS[index]
+        box = label.get_window_extent()
+        assert frame.x0 <= box.x0
+        assert box.x1 <= frame.x1
+        # Beside its point, and on no other that has a name.
+        distance = np.maximum(box.min - points[index], points[index] - box.max).max()
+        assert 0 < distance < 8
+        named = points[list(display.labels_)]
+        assert not ((box.min < named) & (named < box.max)).all(axis=1).any()
+    dots = display.ax_.collections[-1].get_offsets()
+    assert_array_equal(dots, display.positions[list(display.labels_)])
+
+
+def assert_array_equal(found, expected):
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+
+
+def test_the_farthest_are_named_first():
+    embeddings = np.random.default_rng(0).normal(size=(300, 2))
+    display = EmbeddingDisplay.from_embeddings(embeddings, names=WORDS, n_labels=5)
+    order = np.argsort(-np.linalg.norm(embeddings, axis=1), kind="stable")
+    assert list(display.labels_) == order[:5].tolist()
+
+
+def test_points_of_one_place_have_few_names():
+    display = EmbeddingDisplay.from_embeddings(np.ones((40, 2)), names=WORDS[:40])
+    assert 2 <= len(display.labels_) <= 8
+    assert_texts_are_clear(display.figure_)
+
+
+@pytest.mark.parametrize("as_names", [False, True])
+def test_points_that_are_to_be_named(as_names):
+    chosen = [7, 3, 250]
+    labelled = WORDS[chosen] if as_names else chosen
+    display = EmbeddingDisplay.from_embeddings(
+        blob(300), names=WORDS, labelled=labelled
+    )
+    assert list(display.labels_) == chosen
+    few = EmbeddingDisplay.from_embeddings(
+        blob(300), names=WORDS, labelled=labelled, n_labels=1
+    )
+    assert list(few.labels_) == [7]
+    one = EmbeddingDisplay.from_embeddings(blob(300), names=WORDS, labelled=labelled[2])
+    assert list(one.labels_) == [250]
+    none = EmbeddingDisplay.from_embeddings(blob(300), names=WORDS, labelled=[])
+    assert none.labels_ == {}
+
+
+def test_points_without_names():
+    display = EmbeddingDisplay.from_embeddings(blob(30))
+    assert display.labels_ == {}
+    (points,) = display.ax_.collections
+    assert_array_equal(points.get_offsets(), display.positions)
+
+
+def test_two_dimensions_are_drawn_as_they_are():
+    embeddings = blob(20)
+    for projection in ("pca", "tsne"):
+        display = EmbeddingDisplay.from_embeddings(embeddings, projection=projection)
+        assert_array_equal(display.positions, embeddings)
+    line = EmbeddingDisplay.from_embeddings(embeddings[:, :1])
+    assert_array_equal(line.positions, np.c_[embeddings[:, 0], np.zeros(20)])
+
+
+def test_principal_components_keep_what_is_far_apart():
+    rng = np.random.default_rng(0)
+    plane = rng.normal(size=(50, 2)) * [5, 3]
+    axes = np.linalg.qr(rng.normal(size=(6, 2)))[0]
+    display = EmbeddingDisplay.from_embeddings(plane @ axes.T + 7)
+
+    def distances(x):
+        return np.linalg.norm(x[:, None] - x, axis=2)
+
+    np.testing.assert_allclose(
+        distances(display.positions), distances(plane), atol=1e-10
+    )
+
+
+def test_neighbours_by_direction_stay_neighbours():
+    rng = np.random.default_rng(0)
+    directions = np.eye(5)[np.arange(60) % 3]
+    lengths = rng.exponential(size=(60, 1)) * 100
+    embeddings = (directions + 0.05 * rng.normal(size=(60, 5))) * lengths
+    embeddings[59] = 0
+    displays = [
+        EmbeddingDisplay.from_embeddings(embeddings, projection="tsne", random_state=0)
+        for _ in range(2)
+    ]
+    positions = displays[0].positions
+    assert_array_equal(displays[1].positions, positions)
+    for index in range(59):
+        distances = np.linalg.norm(positions - positions[index], axis=1)
+        nearest = np.argsort(distances)[1:6]
+        assert (nearest[nearest < 59] % 3 == index % 3).all()
+    few = EmbeddingDisplay.from_embeddings(
+        embeddings[:2], projection="tsne", random_state=0
+    )
+    assert np.isfinite(few.positions).all()
+
+
+@pytest.mark.parametrize("n_groups", [2, 20, 100])
+def test_groups_have_colours_and_a_legend(n_groups):
+    groups = np.array([f"group {index % n_groups:03}" for index in range(300)])
+    display = EmbeddingDisplay.from_embeddings(blob(300), groups=groups)
+    assert_texts_are_clear(display.figure_)
+    legend = display.ax_.get_legend()
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == sorted(set(groups))
+    colors = {tuple(points.get_facecolor()[0]) for points in display.ax_.collections}
+    assert len(colors) == n_groups
+    for name, points in zip(names, display.ax_.collections, strict=True):
+        assert_array_equal(points.get_offsets(), display.positions[groups == name])
+    assert legend.get_window_extent().x0 >= display.ax_.get_window_extent().x1
+
+
+def test_long_names_of_points():
+    names = ["a" * 99, "$x$"]
+    display = EmbeddingDisplay.from_embeddings([[0, 0], [1, 1]], names=names)
+    texts = [label.get_text() for label in display.labels_.values()]
+    assert sorted(map(len, texts)) == [3, 24]
+    assert_texts_are_clear(display.figure_)
+
+
+def test_embeddings_in_axes_that_are_given():
+    figure, axis = plt.subplots(figsize=(3, 2))
+    display = EmbeddingDisplay.from_embeddings(blob(300), names=WORDS, ax=axis)
+    assert display.figure_ is figure
+    small = len(display.labels_)
+    assert_texts_are_clear(figure)
+    assert display.plot().figure_ is not figure
+    assert len(display.labels_) > small
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"names": ["a"]}, r"names must have shape \(300,\), got \(1,\)"),
+        ({"groups": [[1]]}, r"groups must have shape \(300,\), got \(1, 1\)"),
+        ({"n_labels": 0}, "n_labels must be an int of at least 1"),
+        ({"projection": "umap"}, "projection must be 'pca' or 'tsne', got 'umap'"),
+        ({"labelled": [300]}, "labelled must hold indices from 0 to 299, got 300"),
+        ({"labelled": [-1]}, "labelled must hold indices from 0 to 299, got -1"),
+        ({"labelled": ["a"], "names": WORDS}, "or some of names, got a"),
+        ({"labelled": ["word1"]}, "or some of names, got word1"),
+    ],
+)
+def test_embedding_checks(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        EmbeddingDisplay.from_embeddings(blob(300), **parameters)
+    with pytest.raises(ValueError, match="NaN"):
+        EmbeddingDisplay.from_embeddings([[np.nan, 1.0]])
 
 
 def test_importing_it_leaves_matplotlib_alone():
