@@ -15,14 +15,16 @@ from skdeepfactor import (
     LatentDirichletAllocation,
     NeuralTopicDLGM,
     PoissonFactorization,
+    SparseGammaDEF,
     plotting,
 )
 from skdeepfactor.datasets import make_topics
-from skdeepfactor.inspection import factor_shares
+from skdeepfactor.inspection import factor_shares, hierarchy
 from skdeepfactor.metrics import scorers
 from skdeepfactor.plotting import (
     ComponentSelectionDisplay,
     EmbeddingDisplay,
+    HierarchyDisplay,
     TopicsDisplay,
     TrainingDisplay,
     UsageDisplay,
@@ -719,6 +721,145 @@ def test_embedding_checks(parameters, message):
         EmbeddingDisplay.from_embeddings(blob(300), **parameters)
     with pytest.raises(ValueError, match="NaN"):
         EmbeddingDisplay.from_embeddings([[np.nan, 1.0]])
+
+
+@pytest.fixture(scope="module")
+def layered(X):
+    return SparseGammaDEF((6, 4, 2), max_iter=30, random_state=0).fit(X)
+
+
+def lines_of(display):
+    """The collections of lines, from the lowest layer up."""
+    return [
+        collection
+        for collection in display.ax_.collections
+        if isinstance(collection, matplotlib.collections.PathCollection)
+    ]
+
+
+def heights_of_units(display):
+    """For each layer, the lowest one first, where its units are."""
+    texts = [t for t in display.ax_.texts if not t.get_text().startswith("layer")]
+    places = np.array([text.get_position() for text in texts])
+    columns = np.unique(places[:, 0])[::-1]
+    return [places[places[:, 0] == column, 1] for column in columns]
+
+
+def test_lines_are_shares(layered):
+    display = HierarchyDisplay.from_estimator(layered, min_share=0.1)
+    assert [shares.shape for shares in display.shares] == [(4, 6), (2, 4)]
+    heights = heights_of_units(display)
+    assert [len(column) for column in heights] == [6, 4, 2]
+    for column, order in zip(heights, display.order_, strict=True):
+        # From top to bottom.
+        assert (np.diff(column[order]) > 0).all()
+    n_lines = 0
+    for layer, lines in enumerate(lines_of(display)):
+        found = np.zeros_like(display.shares[layer])
+        widths = np.broadcast_to(lines.get_linewidth(), len(lines.get_paths()))
+        for path, width in zip(lines.get_paths(), widths, strict=True):
+            start, end = path.vertices[0], path.vertices[-1]
+            assert start[0] < end[0]
+            (above,) = np.flatnonzero(np.isclose(heights[layer + 1], start[1]))
+            (below,) = np.flatnonzero(np.isclose(heights[layer], end[1]))
+            found[above, below] = width / plotting.LINE_WIDTH
+            n_lines += 1
+        shares = display.shares[layer]
+        np.testing.assert_allclose(found, np.where(shares >= 0.1, shares, 0))
+    assert n_lines > 3
+
+
+def test_units_are_those_of_the_hierarchy(layered):
+    words = [f"word{index}" for index in range(30)]
+    display = HierarchyDisplay.from_estimator(layered, feature_names=words, n_top=2)
+    tops = hierarchy(layered, words, n=6)
+    assert display.names[2] == [" ".join(unit["features"][:2]) for unit in tops]
+    for top in tops:
+        for part in top["units"]:
+            share = display.shares[1][top["unit"], part["unit"]]
+            assert share == pytest.approx(part["share"])
+            assert display.names[1][part["unit"]] == " ".join(part["features"][:2])
+    shown = [text.get_text() for text in display.ax_.texts]
+    assert [text for text in shown if text.startswith("layer")] == [
+        "layer 1",
+        "layer 2",
+        "layer 3",
+    ]
+    assert set(display.names[0]) <= set(shown)
+
+
+def n_crossings(links, above, below):
+    """Pairs of lines that cross, given the orders of the units at both ends."""
+    rows, columns = np.nonzero(links)
+    tops, bottoms = np.argsort(above)[rows], np.argsort(below)[columns]
+    signs = np.subtract.outer(tops, tops) * np.subtract.outer(bottoms, bottoms)
+    return int((signs < 0).sum()) // 2
+
+
+def test_planted_groups_do_not_cross():
+    rng = np.random.default_rng(0)
+    blocks = [
+        np.kron(np.eye(6), np.full((1, 4), 0.25)),
+        np.kron(np.eye(3), [[0.5] * 2]),
+    ]
+    middle, lowest = rng.permutation(6), rng.permutation(24)
+    shares = [blocks[0][middle][:, lowest], blocks[1][:, middle]]
+    names = [["a"] * 24, ["b"] * 6, ["c"] * 3]
+    display = HierarchyDisplay(shares, names).plot()
+    orders = display.order_
+    for layer in (0, 1):
+        given = [np.arange(len(order)) for order in orders]
+        assert n_crossings(shares[layer], given[layer + 1], given[layer]) > 0
+        assert n_crossings(shares[layer], orders[layer + 1], orders[layer]) == 0
+    # Each unit has its colour.
+    lines = lines_of(display)[1]
+    assert len({tuple(color) for color in lines.get_edgecolor()}) == 3
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (5, 2), (20, 6), (100, 40, 15)])
+def test_names_of_units_do_not_overlap(sizes):
+    rng = np.random.default_rng(0)
+    shares = [
+        rng.dirichlet(np.full(below, 0.1), size=above)
+        for below, above in pairwise(sizes)
+    ]
+    names = [["m" * 5 + "n" * 90] * size for size in sizes]
+    display = HierarchyDisplay(shares, names).plot()
+    assert_texts_are_clear(display.figure_)
+    for axis_text in display.ax_.texts:
+        right = display.ax_.transData.inverted().transform(
+            axis_text.get_window_extent().max
+        )[0]
+        room = axis_text.get_position()[0] + plotting.UNIT_WIDTH
+        assert right <= room
+    counts = [len(lines.get_paths()) for lines in lines_of(display)]
+    assert counts == [(layer >= 0.05).sum() for layer in shares]
+
+
+def test_a_hierarchy_in_axes_that_are_given(layered):
+    figure, axis = plt.subplots()
+    display = HierarchyDisplay.from_estimator(layered, ax=axis)
+    assert display.figure_ is figure
+    assert display.plot().figure_ is not figure
+    pipeline = make_pipeline(layered)
+    other = HierarchyDisplay.from_estimator(pipeline)
+    assert other.names == display.names
+
+
+def test_hierarchy_display_checks(layered, lda, X):
+    flat = SparseGammaDEF((3,), max_iter=2, random_state=0).fit(X)
+    with pytest.raises(ValueError, match="two layers of factors or more, got one"):
+        HierarchyDisplay.from_estimator(flat)
+    with pytest.raises(TypeError, match=r"layers.* LatentDirichletAllocation has none"):
+        HierarchyDisplay.from_estimator(lda)
+    with pytest.raises(ValueError, match="min_share must be a number from 0"):
+        HierarchyDisplay.from_estimator(layered, min_share=1)
+    with pytest.raises(ValueError, match="n_top must be an int of at least 1"):
+        HierarchyDisplay.from_estimator(layered, n_top=0)
+    with pytest.raises(ValueError, match=r"feature_names must have shape \(30,\)"):
+        HierarchyDisplay.from_estimator(layered, feature_names=["a"])
+    with pytest.raises(NotFittedError):
+        HierarchyDisplay.from_estimator(SparseGammaDEF())
 
 
 def test_importing_it_leaves_matplotlib_alone():
