@@ -210,7 +210,7 @@ def top_rows(estimator, X, component, n=10):
     _check_whole("component", component, 0, factors.shape[1] - 1)
     _check_whole("n", n, 1)
     if min(components.min(), factors.min()) >= 0:
-        factors = _factor_shares(model, factors)
+        factors = reading.expected_shares(model, factors)
     weights = factors[:, component]
     indices = np.argsort(-weights, kind="stable")[:n]
     return indices, weights[indices]
@@ -896,18 +896,7 @@ def _checked_shares(model, X):
             "Shares need factors and components_ without negative entries, but "
             f"{type(model).__name__} has {smallest:.3g}."
         )
-    return _factor_shares(model, factors)
-
-
-def _factor_shares(model, factors):
-    """Factors times what they stand for, as shares."""
-    totals = reading.factor_profiles(model).sum(axis=1)
-    if factors.shape[1] != len(totals):
-        raise ValueError(
-            f"Shares need one factor for each component, but {type(model).__name__} "
-            f"has {factors.shape[1]} factors and {len(totals)} components."
-        )
-    return reading.shares_of(factors * totals)
+    return reading.expected_shares(model, factors)
 
 
 def _distributions(weights):

@@ -16,7 +16,6 @@ from sklearn.manifold import TSNE
 from sklearn.utils import check_array
 
 from skdeepfactor import reading
-from skdeepfactor.inspection import factor_shares
 
 __all__ = [
     "ComponentSelectionDisplay",
@@ -49,8 +48,8 @@ PLACES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 # Parameters that say how many components there are.
 SIZES = ("n_components", "layer_sizes")
 
-# Values that span more than this are on a logarithmic axis; labels closer than this
-# share of the axis are left out.
+# Values whose largest is this many times the smallest are on a logarithmic axis; labels
+# closer than this share of the axis are left out.
 LINEAR_SPAN = 8
 LABEL_GAP = 0.06
 
@@ -490,7 +489,7 @@ class ComponentSelectionDisplay:
                     best = position, mean, f"C{index % 10}"
         if best is not None:
             ax.plot(*best[:2], marker="*", markersize=13, color=best[2])
-        is_wide = is_number and 0 < min(positions) * LINEAR_SPAN < max(positions)
+        is_wide = is_number and 0 < min(positions) * LINEAR_SPAN <= max(positions)
         ax.set_xscale("log" if is_wide else "linear")
         chosen = range(len(ordered))
         if is_number:
@@ -1033,7 +1032,7 @@ class UsageDisplay:
         if min(reading.components_of(model).min(), factors.min()) < 0:
             name, usage = "variance of the factor", factors.var(axis=0)
         else:
-            shares = factor_shares(model, X)
+            shares = reading.expected_shares(model, factors)
             n_shown = max(np.count_nonzero(shares.any(axis=1)), 1)
             name, usage = "mean share of a row", shares.sum(axis=0) / n_shown
         return cls(usage, name=name, threshold=threshold).plot(ax=ax)

@@ -47,6 +47,17 @@ def factors_of(model, X):
     return check_array(model.transform(X), dtype=np.float64, input_name="transform(X)")
 
 
+def expected_shares(model, factors):
+    """Shares of each row's expected total that come from its factors."""
+    totals = factor_profiles(model).sum(axis=1)
+    if factors.shape[1] != len(totals):
+        raise ValueError(
+            f"Shares need one factor for each component, but {type(model).__name__} "
+            f"has {factors.shape[1]} factors and {len(totals)} components."
+        )
+    return shares_of(factors * totals)
+
+
 def factor_profiles(model):
     """Expected row for one unit of each factor that transform gives."""
     if isinstance(model, LatentDirichletAllocation):

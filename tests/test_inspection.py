@@ -1,3 +1,4 @@
+import builtins
 import itertools
 import json
 import pickle
@@ -205,7 +206,14 @@ def test_a_table_with_components_and_ranks():
 
 
 def test_lists_where_there_is_no_pandas(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pandas", None)
+    imported = builtins.__import__
+
+    def without_pandas(name, *args):
+        if name == "pandas":
+            raise ImportError(name)
+        return imported(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", without_pandas)
     found = top_features(with_components(ABUNDANCES), 2, list("abcdef"))
     assert found == [["a", "b"], ["e", "a"]]
     assert type(found[0][0]) is str

@@ -475,6 +475,15 @@ def test_searches_that_draw_the_same_again(X):
     assert points(display.ax_.containers[0])[0].tolist() == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [([10, 20, 80], "log"), ([10, 40, 79], "linear"), ([0, 1, 100], "linear")],
+)
+def test_wide_ranges_are_on_a_logarithmic_axis(values, scale):
+    display = ComponentSelectionDisplay({None: (values, [1, 2, 3], [0, 0, 0])}).plot()
+    assert display.ax_.get_xscale() == scale
+
+
 def test_scores_that_are_missing():
     curves = {None: ([1, 2, 3], [np.nan, 1.0, 0.5], [np.nan, 0.1, 0.1])}
     display = ComponentSelectionDisplay(curves).plot()
