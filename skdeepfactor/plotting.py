@@ -731,7 +731,6 @@ class EmbeddingDisplay:
                 # Readable on points, too.
                 path_effects=[withStroke(linewidth=2, foreground="white")],
             )
-            label.set_in_layout(False)
             size = np.array(label.get_window_extent().size)
             for place in PLACES:
                 # From the corner or edge of the name that is nearest to the point.
@@ -957,12 +956,12 @@ class UsageDisplay:
         How much each component is used, not negative.
     name : str, default="usage"
         What that is, as the label of the axis.
-    threshold : float, default=0.01
-        Components are alive whose usage is above this share of the largest one.
+    cutoff : float, default=0.0
+        Components are alive whose usage is above this.
 
     Attributes
     ----------
-    usage, name, threshold : object
+    usage, name, cutoff : object
         The parameters, the usage as an ndarray.
     is_alive : ndarray of bool of shape (n_components,)
         Which components are alive.
@@ -976,6 +975,11 @@ class UsageDisplay:
     TopicsDisplay : The largest weights of each component.
     skdeepfactor.inspection.factor_shares : The shares in each row.
 
+    References
+    ----------
+    Burda, Y., Grosse, R. and Salakhutdinov, R. (2016). Importance weighted
+    autoencoders. ICLR.
+
     Examples
     --------
     >>> from skdeepfactor import LatentDirichletAllocation
@@ -986,11 +990,11 @@ class UsageDisplay:
     >>> display = UsageDisplay.from_estimator(lda, X)  # doctest: +SKIP
     """
 
-    def __init__(self, usage, *, name="usage", threshold=0.01):
+    def __init__(self, usage, *, name="usage", cutoff=0.0):
         self.usage = np.asarray(usage, dtype=np.float64)
         self.name = name
-        self.threshold = threshold
-        self.is_alive = self.usage > threshold * self.usage.max()
+        self.cutoff = cutoff
+        self.is_alive = self.usage > cutoff
 
     @classmethod
     def from_estimator(cls, estimator, X, *, threshold=0.01, ax=None):
@@ -1000,7 +1004,8 @@ class UsageDisplay:
         component is its mean share, as of
         :func:`~skdeepfactor.inspection.factor_shares`, over the rows that have any
         factor. Else it is the variance of the factor over rows: near 0 where an
-        autoencoder has left a dimension to its prior.
+        autoencoder has left a dimension to its prior (Burda et al. count those above
+        0.01 as active).
 
         Parameters
         ----------
@@ -1010,7 +1015,9 @@ class UsageDisplay:
         X : {array-like, sparse matrix} of shape (n_rows, n_features)
             Rows; for a pipeline, what its first step takes.
         threshold : float, default=0.01
-            Components are alive whose usage is above this share of the largest one.
+            Components are alive whose mean share is above this part of the largest, or
+            whose factor has a variance above it, where the prior has one of 1 as in
+            NeuralTopicDLGM.
         ax : Axes, default=None
             Axes to draw in; by default those of a new figure that is wide enough.
 
@@ -1030,12 +1037,13 @@ class UsageDisplay:
         model, X = reading.last_step(estimator, X)
         factors = reading.factors_of(model, X)
         if min(reading.components_of(model).min(), factors.min()) < 0:
-            name, usage = "variance of the factor", factors.var(axis=0)
+            name, usage, scale = "variance of the factor", factors.var(axis=0), 1.0
         else:
             shares = reading.expected_shares(model, factors)
             n_shown = max(np.count_nonzero(shares.any(axis=1)), 1)
             name, usage = "mean share of a row", shares.sum(axis=0) / n_shown
-        return cls(usage, name=name, threshold=threshold).plot(ax=ax)
+            scale = usage.max()
+        return cls(usage, name=name, cutoff=threshold * scale).plot(ax=ax)
 
     def plot(self, *, ax=None):
         """Draw the bars, the component that is used most first.
@@ -1075,7 +1083,7 @@ class UsageDisplay:
         ax.spines[["top", "right"]].set_visible(False)
         ax.set_title(
             f"{np.count_nonzero(self.is_alive)} of {n_components} components above "
-            f"{100 * self.threshold:g} % of the largest",
+            f"{self.cutoff:.2g}",
             fontsize=FONT_SIZE + 1,
             loc="right",
         )

@@ -299,16 +299,29 @@ def test_usage_of_signed_factors_is_their_variance(X):
 
 
 def test_components_that_are_alive():
-    display = UsageDisplay([0.005, 0.5, 0.0049, 0.1, 0.0]).plot()
+    display = UsageDisplay([0.005, 0.5, 0.0049, 0.1, 0.0], cutoff=0.005).plot()
     assert display.is_alive.tolist() == [False, True, False, True, False]
     colors = [bar.get_facecolor() for bar in display.ax_.patches]
     assert colors[0] == colors[1] != colors[2] == colors[3] == colors[4]
     title = display.ax_.get_title(loc="right")
-    assert title == "2 of 5 components above 1 % of the largest"
-    assert UsageDisplay([0.1, 0.2], threshold=0.5).is_alive.tolist() == [False, True]
+    assert title == "2 of 5 components above 0.005"
     none = UsageDisplay([0.0, 0.0]).plot()
     assert not none.is_alive.any()
     assert none.ax_.get_ylim() == (0, 1)
+
+
+def test_cutoffs_of_shares_and_of_variances(lda, X):
+    display = UsageDisplay.from_estimator(lda, X, threshold=0.5)
+    assert display.cutoff == 0.5 * display.usage.max()
+    # Where all dimensions are left to the prior, none is alive.
+    model = NMF(2, init="random", random_state=0)
+    model.components_ = np.array([[1.0, -1.0], [1.0, 1.0]])
+    model.transform = lambda X: X
+    rows = np.array([[0.02, -0.2], [-0.02, 0.2]])
+    assert UsageDisplay.from_estimator(model, rows).is_alive.tolist() == [False, True]
+    collapsed = UsageDisplay.from_estimator(model, rows / 10)
+    assert collapsed.cutoff == 0.01
+    assert not collapsed.is_alive.any()
 
 
 @pytest.mark.parametrize("n_components", [1, 5, 12, 20, 100, 300])
