@@ -712,7 +712,7 @@ class EmbeddingDisplay:
         points = ax.transData.transform(self.positions)
         per_point = figure.dpi / 72
         margin = NAME_MARGIN * per_point * np.array([-1, -1, 1, 1])
-        frame = ax.get_window_extent().padded(-1)
+        frame = ax.get_window_extent().padded(-NAME_GAP * per_point)
         names, dots = np.empty((2, 0, 4))
         # Where there is room for few, not all have to be tried.
         for index in self.ranking[: 5 * self.n_labels]:

@@ -594,8 +594,10 @@ def test_names_of_points_do_not_overlap(n_points, has_groups):
     for index, label in display.labels_.items():
         assert label.get_text() == WORDS[index]
         box = label.get_window_extent()
-        assert frame.x0 <= box.x0
-        assert box.x1 <= frame.x1
+        assert frame.x0 + 2 <= box.x0
+        assert box.x1 <= frame.x1 - 2
+        assert frame.y0 + 2 <= box.y0
+        assert box.y1 <= frame.y1 - 2
         # Beside its point, and on no other that has a name.
         distance = np.maximum(box.min - points[index], points[index] - box.max).max()
         assert 0 < distance < 8
