@@ -27,7 +27,11 @@ from sklearn.pipeline import Pipeline
 from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
 from skdeepfactor.datasets import load_docstrings
 from skdeepfactor.metrics import completion_perplexity, npmi_coherence, scorers
-from skdeepfactor.plotting import TopicsDisplay, TrainingDisplay
+from skdeepfactor.plotting import (
+    ComponentSelectionDisplay,
+    TopicsDisplay,
+    TrainingDisplay,
+)
 
 started = time.perf_counter()
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
@@ -185,23 +189,8 @@ print(
     "(whose vocabularies are smaller than that of the table)"
 )
 
-figure, axis = plt.subplots(figsize=(5, 3.6), layout="constrained")
-results = search.cv_results_
-n_components = results["param_factors__n_components"].astype(int)
-axis.errorbar(
-    n_components,
-    -results["mean_test_score"],
-    yerr=results["std_test_score"],
-    marker="o",
-    capsize=3,
-)
-axis.set_xscale("log")
-axis.set_xticks(n_components, labels=[str(n) for n in n_components])
-axis.minorticks_off()
-axis.set_xlabel("n_components")
-axis.set_ylabel("completion perplexity")
-axis.grid(alpha=0.3)
-save(figure, "grid_search.png")
+display = ComponentSelectionDisplay.from_search(search)
+save(display.figure_, "grid_search.png")
 
 print(f"\n{time.perf_counter() - started:.0f} seconds in all")
 plt.show()

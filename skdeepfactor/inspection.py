@@ -1,4 +1,12 @@
-"""What a fitted model says about its features: embeddings, and how they lie.
+"""What a fitted model says: which features and rows show a factor, how features lie.
+
+:func:`top_features` and :func:`top_rows` show what a factor is about,
+:func:`factor_shares` what a row is made of. They read any estimator with
+``components_``, of scikit-learn too, alone or as the last step of a pipeline.
+:func:`match_components` pairs the components of two fits, :func:`stability` says how
+alike those of several fits are, :func:`sparsity` how few features they need.
+:func:`hierarchy` shows the topics of topics of a model with layers;
+:func:`to_pyldavis` hands topics over to pyLDAvis.
 
 :func:`jacobian_embeddings` gives each feature of a model with a decoder a vector in the
 space of the factors. :func:`nearest_features` and :func:`latent_usage` read any array
@@ -7,15 +15,613 @@ without a decoder.
 """
 
 import difflib
-from numbers import Integral
+import itertools
+from numbers import Integral, Real
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import rankdata
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, check_non_negative
 
-__all__ = ["jacobian_embeddings", "latent_usage", "nearest_features"]
+from skdeepfactor import reading
+
+__all__ = [
+    "factor_shares",
+    "hierarchy",
+    "jacobian_embeddings",
+    "latent_usage",
+    "match_components",
+    "nearest_features",
+    "sparsity",
+    "stability",
+    "to_pyldavis",
+    "top_features",
+    "top_rows",
+]
+
+# pyLDAvis takes logarithms of probabilities.
+PROBABILITY_FLOOR = 1e-12
+
+ORDERS = ("probability", "lift", "frex", "loading")
+
+
+def top_features(estimator, n=10, feature_names=None, by="probability"):
+    r"""Name the features that say most about each component.
+
+    With :math:`\beta_{kv}` the probability of feature v in component k, which is
+    ``components_`` with rows that sum to 1, the features come in the order of
+
+    .. math::
+        \text{probability}_{kv} = \beta_{kv}, \qquad
+        \text{lift}_{kv} = \frac{\beta_{kv}}{\frac{1}{K} \sum_j \beta_{jv}}, \qquad
+        \text{FREX}_{kv} = \bigg(\frac{1/2}{F_k(\beta_{kv} / \sum_j \beta_{jv})}
+        + \frac{1/2}{G_k(\beta_{kv})}\bigg)^{-1},
+
+    where :math:`F_k` and :math:`G_k` are ranks within the component: the shares of the
+    features whose value is at most as large. Probability favours features that are
+    frequent anywhere, lift those that are found in this component alone, however rare;
+    FREX, frequent and exclusive, those that are both.
+
+    Parameters
+    ----------
+    estimator : estimator or Pipeline
+        Fitted, with ``components_``; of a pipeline, the last step.
+    n : int, default=10
+        Number of features of each component; all of them if there are fewer.
+    feature_names : array-like of str of shape (n_features,), default=None
+        Names of the features. By default what the steps of the pipeline before the last
+        call them, else ``feature_names_in_`` of that last step, else x0, x1, ...
+    by : {"probability", "lift", "frex", "loading"}, default="probability"
+        What is largest in the features that are named. The first three need
+        ``components_`` without negative entries. ``"loading"`` takes the entries as
+        they are, and so also those of models whose components are signed, such as
+        NeuralTopicDLGM: the features that the factor makes more frequent.
+
+    Returns
+    -------
+    features : DataFrame or list of lists of str
+        The names, one row for each component and the best feature first; of equal ones
+        the first comes first. A data frame where pandas is installed, with the
+        component as index and ranks from 1 on as columns.
+
+    Raises
+    ------
+    ValueError
+        If ``components_`` has negative entries and `by` is not ``"loading"``, or a
+        parameter is not what it must be.
+    TypeError
+        If the estimator has no ``components_``.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted, which is a ValueError too.
+
+    See Also
+    --------
+    top_rows : The rows that show a component best.
+    skdeepfactor.plotting.TopicsDisplay : The largest weights as bars.
+
+    Notes
+    -----
+    Components without any weight have no probabilities; theirs are taken to be 0.
+
+    References
+    ----------
+    Bischof, J. and Airoldi, E. (2012). Summarizing topical content with word frequency
+    and exclusivity. ICML 29.
+
+    Examples
+    --------
+    >>> from sklearn.decomposition import NMF
+    >>> from skdeepfactor.inspection import top_features
+    >>> X = [[8, 4, 4, 0, 0], [6, 0, 0, 3, 3], [4, 2, 2, 0, 0], [8, 0, 0, 4, 4]]
+    >>> nmf = NMF(2, init="nndsvd", random_state=0).fit(X)
+    >>> names = ["the", "apple", "pear", "tram", "train"]
+    >>> for features in top_features(nmf, 2, names).to_numpy():
+    ...     print(*features)
+    the tram
+    the apple
+    >>> for features in top_features(nmf, 2, names, by="lift").to_numpy():
+    ...     print(*features)
+    tram train
+    apple pear
+    """
+    model, _ = reading.last_step(estimator)
+    components = reading.components_of(model)
+    _check_whole("n", n, 1)
+    if by not in ORDERS:
+        raise ValueError(f"by must be one of {', '.join(ORDERS)}, got {by!r}.")
+    names = reading.feature_names(estimator, components.shape[1], feature_names)
+    if by == "loading":
+        scores = components
+    elif components.min() < 0:
+        raise ValueError(
+            f"by={by!r} needs components_ without negative entries, but the smallest "
+            f"of {type(model).__name__} is {components.min():.3g}; by='loading' takes "
+            "them as they are."
+        )
+    else:
+        scores = _feature_scores(reading.shares_of(components), by)
+    top = np.argsort(-scores, axis=1, kind="stable")[:, :n]
+    return _table(names[top])
+
+
+def top_rows(estimator, X, component, n=10):
+    r"""Find the rows that show a component best.
+
+    Where neither factors nor ``components_`` have negative entries, these are the rows
+    of which the component explains the largest share, as of :func:`factor_shares`;
+    else the rows whose factor is largest.
+
+    Parameters
+    ----------
+    estimator : estimator or Pipeline
+        Fitted, with ``components_`` and ``transform``; of a pipeline, the last step.
+    X : {array-like, sparse matrix} of shape (n_rows, n_features)
+        Rows to choose from; for a pipeline, what its first step takes.
+    component : int
+        The component: its column in what ``transform`` gives, from 0 on.
+    n : int, default=10
+        Number of rows; all of them if there are fewer.
+
+    Returns
+    -------
+    indices : ndarray of shape (n,)
+        Indices of the rows, the best one first; of equal ones the first comes first.
+    weights : ndarray of shape (n,), float64
+        Their shares, between 0 and 1, or their factors.
+
+    Raises
+    ------
+    ValueError
+        If `component` or `n` is not what it must be, or the factors are not those of
+        one layer.
+    TypeError
+        If the estimator has no ``components_`` or no ``transform``.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted, which is a ValueError too.
+
+    See Also
+    --------
+    top_features : The features that say most about each component.
+    factor_shares : The shares of all components.
+
+    Notes
+    -----
+    A row of three words may well be all of one topic, and short rows are often among
+    the best: leave them out of `X` where long ones are wanted.
+
+    Examples
+    --------
+    >>> from sklearn.decomposition import NMF
+    >>> from skdeepfactor.inspection import top_rows
+    >>> X = [[8, 4, 4, 0, 0], [4, 1, 1, 1, 1], [8, 0, 0, 4, 4], [2, 0, 0, 1, 1]]
+    >>> nmf = NMF(2, init="nndsvd", random_state=0).fit(X)
+    >>> indices, weights = top_rows(nmf, X, 1, n=2)
+    >>> indices
+    array([0, 1])
+    >>> weights.round(1)
+    array([1. , 0.5])
+    """
+    model, X = reading.last_step(estimator, X)
+    components = reading.components_of(model)
+    factors = reading.factors_of(model, X)
+    _check_whole("component", component, 0, factors.shape[1] - 1)
+    _check_whole("n", n, 1)
+    if min(components.min(), factors.min()) >= 0:
+        factors = reading.expected_shares(model, factors)
+    weights = factors[:, component]
+    indices = np.argsort(-weights, kind="stable")[:n]
+    return indices, weights[indices]
+
+
+def factor_shares(estimator, X):
+    r"""Share out what a row is expected to total among its factors.
+
+    With factors z and components w, a row is expected to total
+    :math:`\sum_k z_k \sum_v w_{kv}`, of which factor k contributes
+
+    .. math::
+        \text{share}_k = \frac{z_k \sum_v w_{kv}}{\sum_j z_j \sum_v w_{jv}}.
+
+    It stays the same when a factor is multiplied, and its component divided, by a
+    number, as can be done without changing a model such as NMF. Where the factors are
+    proportions of topics, as in latent Dirichlet allocation, the shares are these.
+
+    Parameters
+    ----------
+    estimator : estimator or Pipeline
+        Fitted, with ``components_`` and ``transform``; of a pipeline, the last step. Of
+        a SparseGammaDEF, shares are those of the units of ``transform_layer``.
+    X : {array-like, sparse matrix} of shape (n_rows, n_features)
+        Rows; for a pipeline, what its first step takes.
+
+    Returns
+    -------
+    shares : ndarray of shape (n_rows, n_components), float64
+        The shares. Rows sum to 1, but for those whose factors are all zero, as those of
+        empty rows can be: their shares are zero too.
+
+    Raises
+    ------
+    ValueError
+        If a factor or a component has a negative entry, or the factors are not those of
+        one layer.
+    TypeError
+        If the estimator has no ``components_`` or no ``transform``.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted, which is a ValueError too.
+
+    See Also
+    --------
+    top_rows : The rows that show a component best.
+
+    Examples
+    --------
+    >>> from sklearn.decomposition import NMF
+    >>> from skdeepfactor.inspection import factor_shares
+    >>> X = [[8, 4, 4, 0, 0], [4, 1, 1, 1, 1], [8, 0, 0, 4, 4], [2, 0, 0, 1, 1]]
+    >>> nmf = NMF(2, init="nndsvd", random_state=0).fit(X)
+    >>> factor_shares(nmf, X).round(1)
+    array([[0. , 1. ],
+           [0.5, 0.5],
+           [1. , 0. ],
+           [1. , 0. ]])
+    """
+    model, X = reading.last_step(estimator, X)
+    return _checked_shares(model, X)
+
+
+def match_components(a, b):
+    r"""Pair the components of two fits.
+
+    Each component of one is paired with one of the other, so that the sum of the
+    cosines of the pairs,
+
+    .. math:: \cos(u, v) = \frac{u^T v}{\|u\| \|v\|},
+
+    is as large as it can be (by the Hungarian method). Where components have negative
+    entries, as those of NeuralTopicDLGM and of principal components have, it is the sum
+    of their absolute values: a factor and its negative say the same.
+
+    Parameters
+    ----------
+    a, b : estimator, Pipeline or array-like of shape (n_components, n_features)
+        Fitted, with ``components_``; of a pipeline, the last step. Or components, for
+        instance the planted ones of ``datasets.make_topics``. Features are the same, in
+        the same order; the numbers of components may differ.
+
+    Returns
+    -------
+    pairs : ndarray of shape (n_pairs, 2)
+        Indices of the components of `a`, in ascending order, and of `b`; as many as the
+        one with fewer components has.
+    cosines : ndarray of shape (n_pairs,), float64
+        Their cosines, 0 for a component of zeros.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of features differ, or their names, where both are known.
+    TypeError
+        If an estimator has no ``components_``.
+    sklearn.exceptions.NotFittedError
+        If an estimator is not fitted, which is a ValueError too.
+
+    See Also
+    --------
+    stability : How alike the components of several fits are.
+
+    Examples
+    --------
+    >>> from skdeepfactor.inspection import match_components
+    >>> planted = [[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]
+    >>> found = [[0.0, 0.0, 3.0, 3.0], [1.0, 0.0, 0.0, 0.0], [5.0, 5.0, 0.0, 0.0]]
+    >>> pairs, cosines = match_components(planted, found)
+    >>> pairs
+    array([[0, 2],
+           [1, 0]])
+    >>> cosines.round(3)
+    array([1., 1.])
+    """
+    (first, first_names), (second, second_names) = map(_named_components, (a, b))
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(
+            "The components must have the same features, but have "
+            f"{first.shape[1]} and {second.shape[1]}."
+        )
+    is_named = first_names is not None and second_names is not None
+    if is_named and not np.array_equal(first_names, second_names):
+        raise ValueError(
+            "The components must have the same features in the same order, but their "
+            "names differ."
+        )
+    cosines = (_directions(first) @ _directions(second).T).clip(-1, 1)
+    is_signed = min(first.min(), second.min()) < 0
+    pairs = np.stack(
+        linear_sum_assignment(np.abs(cosines) if is_signed else cosines, maximize=True),
+        axis=1,
+    )
+    return pairs, cosines[tuple(pairs.T)]
+
+
+def stability(estimators):
+    r"""Say how alike the components of several fits are.
+
+    The components of each two fits are paired by :func:`match_components`; the
+    stability is the mean over all pairs of fits of the mean cosine of their pairs of
+    components,
+
+    .. math::
+        \frac{2}{S (S - 1)} \sum_{s < t} \frac{1}{|M_{st}|} \sum_{(j, k) \in M_{st}}
+        \cos(w^s_j, w^t_k),
+
+    of its absolute value where components are signed. Fits that differ in their seed
+    alone show by it how much of what was found is owed to the start.
+
+    Parameters
+    ----------
+    estimators : sequence of estimators, Pipelines or arrays
+        Two or more fits, each what :func:`match_components` takes.
+
+    Returns
+    -------
+    stability : float
+        1 if all fits found the same components. Features that are frequent in all
+        components make the cosine of any two positive: 0 is not what fits that have
+        nothing in common show. Compare values for the same features only.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two, or their features differ.
+    TypeError
+        If an estimator has no ``components_``.
+
+    See Also
+    --------
+    match_components : The pairs themselves.
+
+    Notes
+    -----
+    Greene et al. compare ranked lists of top features, pair by pair in the same way;
+    cosines heed all weights.
+
+    References
+    ----------
+    Greene, D., O'Callaghan, D. and Cunningham, P. (2014). How many topics? Stability
+    analysis for topic models. ECML PKDD.
+
+    Examples
+    --------
+    >>> from skdeepfactor import PoissonFactorization
+    >>> from skdeepfactor.datasets import make_topics
+    >>> from skdeepfactor.inspection import stability
+    >>> X = make_topics(300, 60, 4, random_state=0).data
+    >>> fits = [PoissonFactorization(4, random_state=seed).fit(X) for seed in range(3)]
+    >>> bool(stability(fits) > 0.9)
+    True
+    """
+    estimators = list(estimators)
+    if len(estimators) < 2:
+        raise ValueError(
+            f"stability needs two or more fitted estimators, got {len(estimators)}."
+        )
+    means = [
+        np.abs(match_components(a, b)[1]).mean()
+        for a, b in itertools.combinations(estimators, 2)
+    ]
+    return float(np.mean(means))
+
+
+def sparsity(weights, threshold=0.01):
+    r"""Share of the weights that are next to nothing in their component.
+
+    .. math::
+        \frac{1}{K V} \Big|\Big\{(k, v) : |w_{kv}| \le
+        \epsilon \max_u |w_{ku}|\Big\}\Big|
+
+    A component is measured by its own largest weight, since the scale of components is
+    arbitrary in many models.
+
+    Parameters
+    ----------
+    weights : array-like of shape (n_components, n_features)
+        Weights: ``components_``, or those of an upper layer in ``weights_`` of
+        SparseGammaDEF.
+    threshold : float, default=0.01
+        The epsilon, from 0, which counts the weights that are zero exactly, to 1.
+
+    Returns
+    -------
+    sparsity : float
+        Between 0 and 1; 0 where no weight is small, 1 where all are zero.
+
+    Raises
+    ------
+    ValueError
+        If the weights are not a two-dimensional array of finite numbers, or the
+        threshold is not between 0 and 1.
+
+    Examples
+    --------
+    >>> from skdeepfactor.inspection import sparsity
+    >>> sparsity([[100.0, 1.0, 0.5, 0.0], [0.001, 0.0005, 0.0, 0.0]])
+    0.625
+    >>> sparsity([[100.0, 1.0, 0.5, 0.0], [0.001, 0.0005, 0.0, 0.0]], threshold=0)
+    0.375
+    """
+    weights = np.abs(check_array(weights, dtype=np.float64, input_name="weights"))
+    if not isinstance(threshold, Real) or not 0 <= threshold <= 1:
+        raise ValueError(
+            f"threshold must be a number between 0 and 1, got {threshold!r}."
+        )
+    return float(np.mean(weights <= threshold * weights.max(axis=1, keepdims=True)))
+
+
+def hierarchy(estimator, feature_names=None, n=5):
+    r"""Show topics of topics: what the units of the top layer are made of.
+
+    A unit of layer l stands for an expected row, which is the one of its weights times
+    those of the layers below, and comes by way of the units of layer l - 1. The shares
+    of these are
+
+    .. math::
+        \text{share}_{jk} = \frac{W_{jk} s_k}{\sum_i W_{ji} s_i},
+
+    where :math:`s_k` is what the expected row of unit k totals. They stay the same when
+    the scale of a unit is moved from its weights to those of the units above.
+
+    Parameters
+    ----------
+    estimator : SparseGammaDEF or Pipeline
+        Fitted; of a pipeline, the last step.
+    feature_names : array-like of str of shape (n_features,), default=None
+        Names of the features. By default what the steps of the pipeline before the last
+        call them, else ``feature_names_in_`` of that last step, else x0, x1, ...
+    n : int, default=5
+        Number of units below shown of each unit, and of features; all of them if there
+        are fewer.
+
+    Returns
+    -------
+    units : list of dict
+        The units of the top layer. Each has its ``"layer"`` (1 at the data), its
+        ``"unit"`` (from 0), the ``"features"`` that its expected row has most of, a
+        list of str, and ``"units"``: those of the layer below with the largest shares,
+        the largest first, each a dict like it with its ``"share"``. A unit can be in
+        several units above it. ``print`` shows the list as an outline.
+
+    Raises
+    ------
+    ValueError
+        If `n` is not a positive int or the number of names not that of the features.
+    TypeError
+        If the estimator has no layers.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted, which is a ValueError too.
+
+    See Also
+    --------
+    skdeepfactor.plotting.HierarchyDisplay : The same as a graph.
+
+    Examples
+    --------
+    >>> from skdeepfactor import SparseGammaDEF
+    >>> from skdeepfactor.inspection import hierarchy
+    >>> X = [[8, 8, 0, 0, 0, 0], [0, 0, 4, 4, 0, 0], [0, 0, 0, 0, 9, 9]] * 20
+    >>> model = SparseGammaDEF((3, 1), init="kmeans", max_iter=50, random_state=0)
+    >>> names = ["apple", "pear", "tram", "train", "red", "blue"]
+    >>> units = hierarchy(model.fit(X), names, n=2)
+    >>> [sorted(unit["features"]) for unit in units[0]["units"]]
+    [['blue', 'red'], ['apple', 'pear']]
+    """
+    model, _ = reading.last_step(estimator)
+    profiles, shares = reading.layer_profiles(model), reading.layer_shares(model)
+    _check_whole("n", n, 1)
+    names = reading.feature_names(estimator, profiles[0].shape[1], feature_names)
+
+    def described(layer, unit):
+        top = np.argsort(-profiles[layer][unit], kind="stable")[:n]
+        below = []
+        if layer > 0:
+            parts = shares[layer - 1][unit]
+            below = [
+                {"share": float(parts[part]), **described(layer - 1, int(part))}
+                for part in np.argsort(-parts, kind="stable")[:n]
+            ]
+        return {
+            "layer": layer + 1,
+            "unit": unit,
+            "features": names[top].tolist(),
+            "units": below,
+        }
+
+    top = len(profiles) - 1
+    return _Outline(described(top, unit) for unit in range(len(profiles[top])))
+
+
+def to_pyldavis(estimator, X, feature_names=None):
+    r"""Make the arguments of ``pyLDAvis.prepare``, which draws topics in a browser.
+
+    Parameters
+    ----------
+    estimator : estimator or Pipeline
+        Fitted, with ``transform`` and ``components_`` that have no negative entries; of
+        a pipeline, the last step.
+    X : {array-like, sparse matrix} of shape (n_rows, n_features)
+        Counts; for a pipeline, what its first step takes. Rows without any are left
+        out.
+    feature_names : array-like of str of shape (n_features,), default=None
+        Names of the features. By default what the steps of the pipeline before the last
+        call them, else ``feature_names_in_`` of that last step, else x0, x1, ...
+
+    Returns
+    -------
+    arguments : dict
+        - topic_term_dists : ndarray of shape (n_components, n_features), components
+        - doc_topic_dists : ndarray of shape (n_left, n_components), the shares of
+          :func:`factor_shares`
+        - doc_lengths : ndarray of shape (n_left,), sums of the rows
+        - vocab : list of str, names of the features
+        - term_frequency : ndarray of shape (n_features,), sums of the columns
+
+        Rows of the first two sum to 1 and have no entry below about 1e-12, since
+        pyLDAvis takes logarithms; rows of zeros become equal shares.
+
+    Raises
+    ------
+    ValueError
+        If an entry of `X`, a factor or a component is negative, all rows of `X` are
+        empty, or the number of names is not that of the features.
+    TypeError
+        If the estimator has no ``components_`` or no ``transform``.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted, which is a ValueError too.
+
+    See Also
+    --------
+    skdeepfactor.plotting.TopicsDisplay : The largest weights as bars.
+
+    References
+    ----------
+    Sievert, C. and Shirley, K. (2014). LDAvis: a method for visualizing and
+    interpreting topics. ACL workshop on interactive language learning, visualization,
+    and interfaces.
+
+    Examples
+    --------
+    >>> from sklearn.decomposition import NMF
+    >>> from skdeepfactor.inspection import to_pyldavis
+    >>> X = [[8, 4, 4, 0, 0], [4, 1, 1, 1, 1], [8, 0, 0, 4, 4], [2, 0, 0, 1, 1]]
+    >>> X.append([0, 0, 0, 0, 0])
+    >>> nmf = NMF(2, init="nndsvd", random_state=0).fit(X)
+    >>> arguments = to_pyldavis(nmf, X, ["the", "apple", "pear", "tram", "train"])
+    >>> arguments["doc_topic_dists"].round(1).tolist()
+    [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0], [1.0, 0.0]]
+    >>> arguments["doc_lengths"]
+    array([16,  8, 16,  4])
+    >>> import pyLDAvis  # doctest: +SKIP
+    >>> pyLDAvis.display(pyLDAvis.prepare(**arguments))  # doctest: +SKIP
+    """
+    model, X = reading.last_step(estimator, X)
+    counts = check_array(X, accept_sparse="csr", input_name="X")
+    check_non_negative(counts, "to_pyldavis")
+    lengths = np.asarray(counts.sum(axis=1)).ravel()
+    is_left = lengths > 0
+    if not is_left.any():
+        raise ValueError("to_pyldavis needs a row with a count; every row is empty.")
+    shares = _checked_shares(model, X)
+    profiles = reading.factor_profiles(model)
+    names = reading.feature_names(estimator, profiles.shape[1], feature_names)
+    return {
+        "topic_term_dists": _distributions(profiles),
+        "doc_topic_dists": _distributions(shares[is_left]),
+        "doc_lengths": lengths[is_left],
+        "vocab": names.tolist(),
+        "term_frequency": np.asarray(counts.sum(axis=0)).ravel(),
+    }
 
 
 def jacobian_embeddings(
@@ -192,15 +798,8 @@ def nearest_features(embeddings, feature, n=10, *, feature_names=None):
     index = _index_of(feature, names, n_features)
     _check_whole("n", n, 1, n_features - 1)
 
-    # Squares of very small or large numbers would be 0 or infinite.
-    largest = np.abs(embeddings).max(axis=1, keepdims=True)
-    scaled = np.divide(
-        embeddings, largest, out=np.zeros_like(embeddings), where=largest > 0
-    )
-    # Never below 1, but for embeddings that are zero.
-    lengths = np.maximum(np.linalg.norm(scaled, axis=1), 1)
-    cosines = (scaled @ scaled[index]) / (lengths * lengths[index])
-    cosines = cosines.clip(-1, 1)
+    directions = _directions(embeddings)
+    cosines = (directions @ directions[index]).clip(-1, 1)
     order = np.argsort(-cosines, kind="stable")
     nearest = order[order != index][:n].tolist()
     return [(i if names is None else names[i], float(cosines[i])) for i in nearest]
@@ -256,6 +855,86 @@ def latent_usage(embeddings):
     2
     """
     return np.linalg.svd(_check_embeddings(embeddings), compute_uv=False)
+
+
+class _Outline(list):
+    """A list of units that prints as an indented outline."""
+
+    def __str__(self):
+        return "\n".join(self._lines(self, ""))
+
+    def _lines(self, units, indent):
+        for unit in units:
+            share = f"{unit['share']:4.0%} " if "share" in unit else ""
+            place = f"unit {unit['unit']} of layer {unit['layer']}"
+            yield f"{indent}{share}{place}: {' '.join(map(str, unit['features']))}"
+            yield from self._lines(unit["units"], indent + "  ")
+
+
+def _feature_scores(probabilities, by):
+    """What features are sorted by, each (n_components, n_features)."""
+    if by == "probability":
+        return probabilities
+    exclusivity = reading.shares_of(probabilities.T).T
+    if by == "lift":
+        return exclusivity * len(probabilities)
+    # Ranks are numbers from 1 on, so that nothing is divided by zero.
+    ranks = [
+        rankdata(values, method="max", axis=1)
+        for values in (exclusivity, probabilities)
+    ]
+    return 2 / (1 / ranks[0] + 1 / ranks[1]) / probabilities.shape[1]
+
+
+def _checked_shares(model, X):
+    """Shares of the factors in rows, which must not be negative."""
+    components = reading.components_of(model)
+    factors = reading.factors_of(model, X)
+    smallest = min(components.min(), factors.min())
+    if smallest < 0:
+        raise ValueError(
+            "Shares need factors and components_ without negative entries, but "
+            f"{type(model).__name__} has {smallest:.3g}."
+        )
+    return reading.expected_shares(model, factors)
+
+
+def _distributions(weights):
+    """Rows that sum to 1 and have no zeros; rows of zeros are all equal."""
+    shares = np.maximum(reading.shares_of(weights), PROBABILITY_FLOOR)
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+def _directions(rows):
+    """Rows divided by their lengths; rows of zeros stay as they are."""
+    # Squares of very small or large numbers would be 0 or infinite.
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    scaled = np.divide(rows, largest, out=np.zeros_like(rows), where=largest > 0)
+    # Never below 1, but for rows of zeros.
+    return scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1)
+
+
+def _named_components(fit):
+    """Components of an estimator and names of their features; an array has none."""
+    if not reading.is_estimator(fit):
+        components = check_array(fit, dtype=np.float64, input_name="components")
+        return components, None
+    model, _ = reading.last_step(fit)
+    return reading.components_of(model), reading.known_feature_names(fit)
+
+
+def _table(names):
+    """A data frame of names where there is pandas, else lists."""
+    try:
+        import pandas as pd
+    except ImportError:
+        return names.tolist()
+    n_components, n_top = names.shape
+    return pd.DataFrame(
+        names,
+        index=pd.RangeIndex(n_components, name="component"),
+        columns=pd.RangeIndex(1, n_top + 1, name="rank"),
+    )
 
 
 def _fitted_decoder(estimator):

@@ -1,19 +1,30 @@
 """Displays of fitted models, in the manner of scikit-learn's.
 
-``from_estimator`` reads a fitted estimator and draws; the display it returns keeps what
-was drawn, so that ``plot`` can draw it again elsewhere. matplotlib is imported when
-something is drawn, and needed for nothing else.
+``from_estimator`` reads a fitted estimator and draws, ``from_search`` a grid search and
+``from_embeddings`` an array; the display they return keeps what was drawn, so that
+``plot`` can draw it again elsewhere. matplotlib is imported when something is drawn,
+and needed for nothing else.
 """
 
 import math
 from collections.abc import Mapping
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
-from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import check_is_fitted
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from sklearn.utils import check_array
 
-__all__ = ["TopicsDisplay", "TrainingDisplay"]
+from skdeepfactor import reading
+
+__all__ = [
+    "ComponentSelectionDisplay",
+    "EmbeddingDisplay",
+    "HierarchyDisplay",
+    "TopicsDisplay",
+    "TrainingDisplay",
+    "UsageDisplay",
+]
 
 # Inches, and points of the words; a name as long as the longest shown fits the width.
 COLUMN_WIDTH = 2.0
@@ -22,6 +33,43 @@ TITLE_HEIGHT = 0.4
 MARGIN = 0.12
 FONT_SIZE = 8
 MAX_CHARACTERS = 24
+
+# Inches of a bar with its component below it, of the smallest plot and of the widest.
+BAR_WIDTH = 0.13
+MIN_WIDTH = 4.5
+MAX_WIDTH = 16.0
+
+# In 1/72 inches: between a point and its name, between two names. Then where a name may
+# be, the best place first.
+NAME_GAP = 3.0
+NAME_MARGIN = 1.5
+PLACES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+
+# Parameters that say how many components there are.
+SIZES = ("n_components", "layer_sizes")
+
+# Values whose largest is this many times the smallest are on a logarithmic axis; labels
+# closer than this share of the axis are left out.
+LINEAR_SPAN = 8
+LABEL_GAP = 0.06
+
+# Inches of units of a layer and of the lines between two; the width of a line in points
+# where the share is 1, and the characters that a unit has room for.
+UNIT_WIDTH = 2.7
+UNIT_PITCH = 0.2
+UNIT_CHARACTERS = 32
+LINE_LENGTH = 2.0
+LINE_WIDTH = 9.0
+
+# Rounds of putting units where the lines come from.
+N_ROUNDS = 20
+
+# Inches of a line of a legend, and lines in a column of one.
+LEGEND_LINE = 0.17
+LEGEND_LINES = 30
+
+# Labels along an axis that have more characters than this stand upright.
+MAX_TICK_CHARACTERS = 48
 
 
 class TopicsDisplay:
@@ -77,7 +125,8 @@ class TopicsDisplay:
             Fitted, with ``components_``; of a pipeline, the last step.
         feature_names : array-like of str of shape (n_features,), default=None
             Names of the features. By default what the steps of the pipeline before the
-            last call them, else ``estimator.feature_names_in_``, else x0, x1, ...
+            last call them, else ``feature_names_in_`` of that last step, else x0, x1,
+            ...
         n_top : int, default=8
             Number of features shown of each component.
         n_components : int, default=None
@@ -95,19 +144,11 @@ class TopicsDisplay:
         ValueError
             If a number is not a positive integer, or the number of names or of axes is
             not what it must be.
+        TypeError
+            If the estimator has no ``components_``.
         """
-        model, names = _last_step(estimator)
-        components = np.asarray(model.components_)
-        if feature_names is not None:
-            names = feature_names
-        if names is None:
-            names = [f"x{index}" for index in range(components.shape[1])]
-        names = np.asarray(names, dtype=object)
-        if names.shape != components.shape[1:]:
-            raise ValueError(
-                f"feature_names must have shape {components.shape[1:]}, "
-                f"got {names.shape}."
-            )
+        components = reading.components_of(reading.last_step(estimator)[0])
+        names = reading.feature_names(estimator, components.shape[1], feature_names)
         _check_positive(n_top=n_top)
         if n_components is not None:
             _check_positive(n_components=n_components)
@@ -239,7 +280,9 @@ class TrainingDisplay:
         several = estimator if isinstance(estimator, Mapping) else {None: estimator}
         if not several:
             raise ValueError("TrainingDisplay needs an estimator, got an empty dict.")
-        histories = {name: _last_step(e)[0].history_ for name, e in several.items()}
+        histories = {
+            name: reading.last_step(one)[0].history_ for name, one in several.items()
+        }
         return cls(histories).plot(ax=ax)
 
     def plot(self, *, ax=None):
@@ -291,17 +334,762 @@ class TrainingDisplay:
         return self
 
 
-def _last_step(estimator):
-    """The fitted model in an estimator or pipeline, and the names of its features."""
-    names = None
-    while isinstance(estimator, Pipeline):
-        if len(estimator) > 1:
-            names = estimator[:-1].get_feature_names_out(names)
-        estimator = estimator[-1]
-    check_is_fitted(estimator)
-    if names is None:
-        names = getattr(estimator, "feature_names_in_", None)
-    return estimator, names
+class ComponentSelectionDisplay:
+    """Scores of a grid search for each number of components, with their spread.
+
+    Use :meth:`from_search` to make one.
+
+    Parameters
+    ----------
+    curves : dict
+        For each setting of the other parameters, by name, three sequences of one
+        length: numbers of components (or other values), the mean score of each over the
+        folds, and its standard deviation. A name may be None, for a curve that needs no
+        legend.
+    parameter : str, default="n_components"
+        What the values are, as the label of the axis.
+    score_name : str, default="mean test score"
+        What the scores are, as the label of the axis.
+
+    Attributes
+    ----------
+    curves, parameter, score_name : object
+        The parameters.
+    ax_ : matplotlib Axes
+        The axes.
+    figure_ : matplotlib Figure
+        The figure that they are in.
+
+    See Also
+    --------
+    UsageDisplay : Which components of one fit are alive.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from skdeepfactor import PoissonFactorization
+    >>> from skdeepfactor.datasets import make_poisson_factors
+    >>> from skdeepfactor.plotting import ComponentSelectionDisplay
+    >>> X = make_poisson_factors(200, 50, 3, random_state=0).data
+    >>> model = PoissonFactorization(random_state=0)
+    >>> search = GridSearchCV(model, {"n_components": [1, 2, 3, 5, 8]}, cv=3).fit(X)
+    >>> display = ComponentSelectionDisplay.from_search(search)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, curves, *, parameter="n_components", score_name="mean test score"
+    ):
+        self.curves = dict(curves)
+        self.parameter = parameter
+        self.score_name = score_name
+
+    @classmethod
+    def from_search(cls, search, *, parameter=None, metric=None, ax=None):
+        """Draw the scores of a fitted search.
+
+        Parameters
+        ----------
+        search : GridSearchCV or another search with ``cv_results_``
+            Fitted. Each setting of its other parameters becomes a curve.
+        parameter : str, default=None
+            The parameter along the axis. By default the one that is called
+            n_components or layer_sizes, in whichever step of a pipeline.
+        metric : str, default=None
+            Which of several metrics; by default the one that ``refit`` names.
+        ax : Axes, default=None
+            Axes to draw in; by default those of a new figure.
+
+        Returns
+        -------
+        display : ComponentSelectionDisplay
+
+        Raises
+        ------
+        ValueError
+            If the parameter or the metric is not one of the search, or more than one
+            could be meant.
+        TypeError
+            If it is not a search.
+        """
+        search, _ = reading.last_step(search)
+        results = getattr(search, "cv_results_", None)
+        if results is None:
+            raise TypeError(
+                "ComponentSelectionDisplay needs a fitted search such as GridSearchCV, "
+                f"got {type(search).__name__}."
+            )
+        key = _score_key(search, results, metric)
+        candidates = results["params"]
+        parameter = _size_parameter(candidates, parameter)
+        names = _setting_names(candidates, parameter)
+        settings = {}
+        scores = zip(
+            candidates,
+            names,
+            results[f"mean_{key}"],
+            results[f"std_{key}"],
+            strict=True,
+        )
+        for candidate, name, mean, std in scores:
+            if parameter in candidate:
+                # Of a candidate that comes again, as with halving, the last score.
+                value = candidate[parameter]
+                settings.setdefault(name, {})[str(value)] = (value, mean, std)
+        curves = {
+            name: tuple(zip(*_sorted_values(points.values()), strict=True))
+            for name, points in settings.items()
+        }
+        scoring = metric or search.refit if search.multimetric_ else search.scoring
+        score_name = f"mean test {scoring if isinstance(scoring, str) else 'score'}"
+        display = cls(
+            curves, parameter=parameter.rsplit("__", 1)[-1], score_name=score_name
+        )
+        return display.plot(ax=ax)
+
+    def plot(self, *, ax=None):
+        """Draw the curves, with bars of one standard deviation and a star at the best.
+
+        Parameters
+        ----------
+        ax : Axes, default=None
+            Axes to draw in; by default those of a new figure.
+
+        Returns
+        -------
+        display : ComponentSelectionDisplay
+        """
+        has_legend = any(name is not None for name in self.curves)
+        if ax is None:
+            legend_height = LEGEND_LINE * len(self.curves) + 0.6
+            ax = _new_axes(7.5 if has_legend else 5, max(legend_height, 3.6))
+        values = {str(v): v for curve in self.curves.values() for v in curve[0]}
+        ordered = [v for v, *_ in _sorted_values((v,) for v in values.values())]
+        is_number = all(isinstance(v, Real) for v in ordered)
+        positions = ordered if is_number else list(range(len(ordered)))
+        place = dict(zip(map(str, ordered), positions, strict=True))
+        best = None
+        for index, (name, (sizes, means, stds)) in enumerate(self.curves.items()):
+            at = [place[str(size)] for size in sizes]
+            ax.errorbar(
+                at,
+                means,
+                yerr=stds,
+                marker="o",
+                markersize=3,
+                capsize=3,
+                linewidth=1.2,
+                color=f"C{index % 10}",
+                linestyle=("-", "--", ":")[index // 10 % 3],
+                label=None
+                if name is None
+                else _shortened(str(name), 2 * MAX_CHARACTERS),
+            )
+            for position, mean in zip(at, means, strict=True):
+                if np.isfinite(mean) and (best is None or mean > best[1]):
+                    best = position, mean, f"C{index % 10}"
+        if best is not None:
+            ax.plot(*best[:2], marker="*", markersize=13, color=best[2])
+        is_wide = is_number and 0 < min(positions) * LINEAR_SPAN <= max(positions)
+        ax.set_xscale("log" if is_wide else "linear")
+        chosen = range(len(ordered))
+        if is_number:
+            places = np.log(positions) if is_wide else np.array(positions, dtype=float)
+            chosen = _places_apart(places, positions.index(best[0]) if best else 0)
+        labels = [_shortened(str(ordered[index])) for index in chosen]
+        is_long = len("".join(labels)) > MAX_TICK_CHARACTERS
+        ax.set_xticks(
+            [positions[index] for index in chosen],
+            labels=labels,
+            rotation=90 if is_long else 0,
+        )
+        ax.minorticks_off()
+        ax.set_xlabel(self.parameter)
+        ax.set_ylabel(self.score_name)
+        ax.grid(alpha=0.3)
+        if has_legend:
+            # Beside the axes, where no curve can be.
+            ax.legend(
+                loc="upper left",
+                bbox_to_anchor=(1.01, 1.0),
+                borderaxespad=0,
+                fontsize=FONT_SIZE,
+            )
+        self.ax_ = ax
+        self.figure_ = ax.figure
+        return self
+
+
+class EmbeddingDisplay:
+    """Words or rows as points in two dimensions, some of them with their names.
+
+    Names are placed so that none lies on another, and left out where there is no room.
+    Use :meth:`from_embeddings` to make one.
+
+    Parameters
+    ----------
+    positions : array-like of shape (n_points, 2)
+        The points.
+    names : array-like of str of shape (n_points,), default=None
+        Their names; without names none are shown.
+    ranking : array-like of int, default=None
+        Indices of the points that may be named, the most important first; all in their
+        order if None.
+    n_labels : int, default=50
+        The largest number of names shown.
+    groups : array-like of shape (n_points,), default=None
+        A group for each point, such as its class, which has a colour and a line in the
+        legend.
+
+    Attributes
+    ----------
+    positions, names, ranking, n_labels, groups : object
+        The parameters as ndarrays.
+    labels_ : dict of int to matplotlib Annotation
+        The names shown, by the index of their point.
+    ax_ : matplotlib Axes
+        The axes.
+    figure_ : matplotlib Figure
+        The figure that they are in.
+
+    See Also
+    --------
+    skdeepfactor.inspection.jacobian_embeddings : Embeddings of features.
+    skdeepfactor.inspection.nearest_features : The neighbours of one.
+
+    Examples
+    --------
+    >>> from skdeepfactor import NeuralTopicDLGM
+    >>> from skdeepfactor.datasets import make_topics
+    >>> from skdeepfactor.inspection import jacobian_embeddings
+    >>> from skdeepfactor.plotting import EmbeddingDisplay
+    >>> X = make_topics(200, 50, 3, random_state=0).data
+    >>> model = NeuralTopicDLGM(4, max_iter=5, random_state=0).fit(X)
+    >>> embeddings = jacobian_embeddings(model, random_state=0)
+    >>> names = [f"word{index}" for index in range(50)]
+    >>> display = EmbeddingDisplay.from_embeddings(
+    ...     embeddings, names=names
+    ... )  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, positions, names=None, *, ranking=None, n_labels=50, groups=None
+    ):
+        self.positions = np.asarray(positions, dtype=np.float64)
+        n_points = len(self.positions)
+        self.names = None if names is None else np.asarray(names, dtype=object)
+        self.ranking = np.arange(n_points) if ranking is None else np.asarray(ranking)
+        self.n_labels = n_labels
+        self.groups = None if groups is None else np.asarray(groups)
+
+    @classmethod
+    def from_embeddings(
+        cls,
+        embeddings,
+        *,
+        names=None,
+        labelled=None,
+        n_labels=50,
+        groups=None,
+        projection="pca",
+        random_state=None,
+        ax=None,
+    ):
+        """Draw embeddings, or anything else with a row for each point.
+
+        Parameters
+        ----------
+        embeddings : array-like of shape (n_points, n_dimensions)
+            For instance what :func:`~skdeepfactor.inspection.jacobian_embeddings` or
+            ``transform`` gives, or transposed ``components_``. Two dimensions are drawn
+            as they are, one as a line.
+        names : array-like of str of shape (n_points,), default=None
+            Names of the points; without names none are shown.
+        labelled : array-like of int or of str, default=None
+            Which points are to be named, by index or by name, the most important first.
+            By default those that are farthest from zero.
+        n_labels : int, default=50
+            The largest number of names shown.
+        groups : array-like of shape (n_points,), default=None
+            A group for each point, such as its class, which has a colour and a line in
+            the legend.
+        projection : {"pca", "tsne"}, default="pca"
+            How more than two dimensions become two: by principal components, which keep
+            what is far apart, or by t-SNE of the directions, which keeps neighbours by
+            cosine and takes half a minute for some thousands of points.
+        random_state : int, RandomState instance or None, default=None
+            Seed of t-SNE.
+        ax : Axes, default=None
+            Axes to draw in; by default those of a new figure.
+
+        Returns
+        -------
+        display : EmbeddingDisplay
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not what it must be, or a name in `labelled` not one of
+            `names`.
+        """
+        embeddings = check_array(
+            embeddings, dtype=np.float64, input_name="embeddings", ensure_min_samples=1
+        )
+        n_points = len(embeddings)
+        for parameter, values in {"names": names, "groups": groups}.items():
+            if values is not None and np.shape(values) != (n_points,):
+                raise ValueError(
+                    f"{parameter} must have shape {(n_points,)}, got "
+                    f"{np.shape(values)}."
+                )
+        _check_positive(n_labels=n_labels)
+        if projection not in ("pca", "tsne"):
+            raise ValueError(f"projection must be 'pca' or 'tsne', got {projection!r}.")
+        if labelled is None:
+            lengths = np.linalg.norm(embeddings, axis=1)
+            ranking = np.argsort(-lengths, kind="stable")
+        else:
+            ranking = _indices_of(labelled, names, n_points)
+        positions = _two_dimensions(embeddings, projection, random_state)
+        display = cls(
+            positions, names, ranking=ranking, n_labels=n_labels, groups=groups
+        )
+        return display.plot(ax=ax)
+
+    def plot(self, *, ax=None):
+        """Draw the points and as many of the names as there is room for.
+
+        Parameters
+        ----------
+        ax : Axes, default=None
+            Axes to draw in, of the size that they are to have, for which the places of
+            the names are found; by default those of a new figure.
+
+        Returns
+        -------
+        display : EmbeddingDisplay
+        """
+        n_points = len(self.positions)
+        style = {"s": min(16.0, max(2.0, 2e4 / n_points)), "linewidths": 0}
+        if self.groups is None:
+            ax = _new_axes(7, 6) if ax is None else ax
+            ax.scatter(*self.positions.T, color="#a8c8e4", **style)
+        else:
+            groups = np.unique(self.groups)
+            n_columns = math.ceil(len(groups) / LEGEND_LINES)
+            ax = _new_axes(7 + 2 * n_columns, 6) if ax is None else ax
+            for group, color in zip(groups, _colors(len(groups)), strict=True):
+                chosen = self.positions[self.groups == group]
+                label = _shortened(str(group))
+                ax.scatter(*chosen.T, color=color, alpha=0.5, label=label, **style)
+            ax.legend(
+                loc="upper left",
+                bbox_to_anchor=(1.01, 1.0),
+                borderaxespad=0,
+                fontsize=FONT_SIZE,
+                markerscale=1.5,
+                ncols=n_columns,
+            )
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.margins(0.06)
+        self.labels_ = {}
+        if self.names is not None:
+            self._place_names(ax)
+            # Which points they are the names of.
+            named = self.positions[list(self.labels_)]
+            ax.scatter(*named.T, s=5, color="#202020", linewidths=0)
+        self.ax_ = ax
+        self.figure_ = ax.figure
+        return self
+
+    def _place_names(self, ax):
+        """Write names beside their points where nothing is in the way."""
+        from matplotlib.patheffects import withStroke
+
+        figure = ax.figure
+        # The layout is found now, since places are those of pixels.
+        figure.draw_without_rendering()
+        points = ax.transData.transform(self.positions)
+        per_point = figure.dpi / 72
+        margin = NAME_MARGIN * per_point * np.array([-1, -1, 1, 1])
+        frame = ax.get_window_extent().padded(-NAME_GAP * per_point)
+        names, dots = np.empty((2, 0, 4))
+        # Where there is room for few, not all have to be tried.
+        for index in self.ranking[: 5 * self.n_labels]:
+            if len(self.labels_) == self.n_labels:
+                break
+            dot = np.tile(points[index], 2) + margin
+            if _overlaps(dot, names):
+                continue
+            label = ax.annotate(
+                _shortened(str(self.names[index])),
+                self.positions[index],
+                xytext=(0, 0),
+                textcoords="offset points",
+                fontsize=FONT_SIZE - 1,
+                parse_math=False,
+                # Readable on points, too.
+                path_effects=[withStroke(linewidth=2, foreground="white")],
+            )
+            size = np.array(label.get_window_extent().size)
+            for place in PLACES:
+                # From the corner or edge of the name that is nearest to the point.
+                low = points[index] + np.multiply(place, NAME_GAP * per_point)
+                low += size * (np.array(place) - 1) / 2
+                box = np.concatenate([low, low + size])
+                is_inside = (box[:2] >= frame.min).all() and (
+                    box[2:] <= frame.max
+                ).all()
+                if is_inside and not _overlaps(box + margin, np.vstack([names, dots])):
+                    break
+            else:
+                label.remove()
+                continue
+            x, y = place
+            label.set_position((x * NAME_GAP, y * NAME_GAP))
+            label.set_horizontalalignment({-1: "right", 0: "center", 1: "left"}[x])
+            label.set_verticalalignment({-1: "top", 0: "center", 1: "bottom"}[y])
+            names, dots = np.vstack([names, box]), np.vstack([dots, dot])
+            self.labels_[int(index)] = label
+
+
+class HierarchyDisplay:
+    """Layers of factors as a graph: which units each upper unit is made of.
+
+    The top layer is on the left, the layer at the data on the right. A line is as wide
+    as the share of the lower unit in the upper one. Units are put in an order in which
+    few lines cross. Use :meth:`from_estimator` to make one.
+
+    Parameters
+    ----------
+    shares : sequence of array-like of shape (n_units, n_units_below)
+        For each layer above the first, the lowest one first, the shares of the units
+        below in its units.
+    names : sequence of sequences of str
+        For each layer, the lowest one first, the names of its units.
+    min_share : float, default=0.05
+        Lines are drawn for shares of at least this.
+
+    Attributes
+    ----------
+    shares, names, min_share : object
+        The parameters, the shares as a list of ndarrays.
+    order_ : list of ndarray
+        For each layer, the lowest one first, its units from top to bottom.
+    ax_ : matplotlib Axes
+        The axes.
+    figure_ : matplotlib Figure
+        The figure that they are in.
+
+    See Also
+    --------
+    skdeepfactor.inspection.hierarchy : The same as lists.
+    TopicsDisplay : The largest weights of each component.
+
+    Examples
+    --------
+    >>> from skdeepfactor import SparseGammaDEF
+    >>> from skdeepfactor.datasets import make_topics
+    >>> from skdeepfactor.plotting import HierarchyDisplay
+    >>> X = make_topics(200, 50, 3, random_state=0).data
+    >>> model = SparseGammaDEF((6, 3), max_iter=50, random_state=0).fit(X)
+    >>> display = HierarchyDisplay.from_estimator(model)  # doctest: +SKIP
+    """
+
+    def __init__(self, shares, names, *, min_share=0.05):
+        self.shares = [np.asarray(layer, dtype=np.float64) for layer in shares]
+        self.names = [list(layer) for layer in names]
+        self.min_share = min_share
+
+    @classmethod
+    def from_estimator(
+        cls, estimator, *, feature_names=None, n_top=3, min_share=0.05, ax=None
+    ):
+        """Draw the layers of a fitted estimator.
+
+        Units are named by their top features, and lines are as wide as their shares, as
+        of :func:`~skdeepfactor.inspection.hierarchy`.
+
+        Parameters
+        ----------
+        estimator : SparseGammaDEF or Pipeline
+            Fitted, with two layers or more; of a pipeline, the last step.
+        feature_names : array-like of str of shape (n_features,), default=None
+            Names of the features. By default what the steps of the pipeline before the
+            last call them, else ``feature_names_in_`` of that last step, else x0, x1,
+            ...
+        n_top : int, default=3
+            Number of features that name a unit.
+        min_share : float, default=0.05
+            Lines are drawn for shares of at least this.
+        ax : Axes, default=None
+            Axes to draw in; by default those of a new figure that is large enough.
+
+        Returns
+        -------
+        display : HierarchyDisplay
+
+        Raises
+        ------
+        ValueError
+            If there is one layer alone, or a parameter is not what it must be.
+        TypeError
+            If the estimator has no layers.
+        """
+        model, _ = reading.last_step(estimator)
+        profiles, shares = reading.layer_profiles(model), reading.layer_shares(model)
+        if not shares:
+            raise ValueError(
+                "HierarchyDisplay needs two layers of factors or more, got one."
+            )
+        _check_positive(n_top=n_top)
+        _check_share(min_share=min_share)
+        features = reading.feature_names(estimator, profiles[0].shape[1], feature_names)
+        names = [
+            [
+                " ".join(map(str, features[np.argsort(-unit, kind="stable")[:n_top]]))
+                for unit in profile
+            ]
+            for profile in profiles
+        ]
+        return cls(shares, names, min_share=min_share).plot(ax=ax)
+
+    def plot(self, *, ax=None):
+        """Draw the graph.
+
+        Parameters
+        ----------
+        ax : Axes, default=None
+            Axes to draw in; by default those of a new figure that is large enough.
+
+        Returns
+        -------
+        display : HierarchyDisplay
+        """
+        from matplotlib.collections import PatchCollection, PathCollection
+        from matplotlib.patches import Rectangle
+        from matplotlib.path import Path
+
+        n_layers = len(self.names)
+        # All in inches, the first unit at the top of each layer.
+        height = max(UNIT_PITCH * max(map(len, self.names)), 1.5)
+        width = n_layers * UNIT_WIDTH + (n_layers - 1) * LINE_LENGTH
+        if ax is None:
+            ax = _new_canvas(width, height + TITLE_HEIGHT)
+        ax.set_xlim(0, width)
+        ax.set_ylim(height, -TITLE_HEIGHT)
+        ax.axis("off")
+        self.order_ = _few_crossings([layer >= self.min_share for layer in self.shares])
+        left = [
+            (n_layers - 1 - layer) * (UNIT_WIDTH + LINE_LENGTH)
+            for layer in range(n_layers)
+        ]
+        centers = []
+        for order in self.order_:
+            places = np.empty(len(order))
+            places[order] = (np.arange(len(order)) + 0.5) * height / len(order)
+            centers.append(places)
+
+        for layer, shares in enumerate(self.shares):
+            start, end = left[layer + 1] + UNIT_WIDTH, left[layer]
+            middle = (start + end) / 2
+            above, below = np.nonzero(shares >= self.min_share)
+            paths = [
+                Path(
+                    [(start, top), (middle, top), (middle, bottom), (end, bottom)],
+                    [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4],
+                )
+                for top, bottom in zip(
+                    centers[layer + 1][above], centers[layer][below], strict=True
+                )
+            ]
+            colors = np.empty(len(shares), dtype=object)
+            colors[self.order_[layer + 1]] = _colors(len(shares))
+            ax.add_collection(
+                PathCollection(
+                    paths,
+                    facecolors="none",
+                    edgecolors=colors[above].tolist(),
+                    linewidths=LINE_WIDTH * shares[above, below],
+                    alpha=0.6,
+                ),
+                autolim=False,
+            )
+        for layer, names in enumerate(self.names):
+            boxes = [
+                Rectangle((left[layer], y - ROW_HEIGHT / 2), UNIT_WIDTH, ROW_HEIGHT)
+                for y in centers[layer]
+            ]
+            ax.add_collection(
+                PatchCollection(boxes, facecolor="#e8eff6", edgecolor="none"),
+                autolim=False,
+            )
+            for y, name in zip(centers[layer], names, strict=True):
+                ax.text(
+                    left[layer] + 0.04,
+                    y,
+                    _shortened(str(name), UNIT_CHARACTERS),
+                    va="center_baseline",
+                    fontsize=FONT_SIZE,
+                    parse_math=False,
+                )
+            ax.text(
+                left[layer],
+                -TITLE_HEIGHT / 2,
+                f"layer {layer + 1}",
+                va="center",
+                fontsize=FONT_SIZE + 1,
+            )
+        self.ax_ = ax
+        self.figure_ = ax.figure
+        return self
+
+
+class UsageDisplay:
+    """Bars that say how much each component is used, and so which are alive.
+
+    Use :meth:`from_estimator` to make one.
+
+    Parameters
+    ----------
+    usage : array-like of shape (n_components,)
+        How much each component is used, not negative.
+    name : str, default="usage"
+        What that is, as the label of the axis.
+    cutoff : float, default=0.0
+        Components are alive whose usage is above this.
+
+    Attributes
+    ----------
+    usage, name, cutoff : object
+        The parameters, the usage as an ndarray.
+    is_alive : ndarray of bool of shape (n_components,)
+        Which components are alive.
+    ax_ : matplotlib Axes
+        The axes.
+    figure_ : matplotlib Figure
+        The figure that they are in.
+
+    See Also
+    --------
+    TopicsDisplay : The largest weights of each component.
+    skdeepfactor.inspection.factor_shares : The shares in each row.
+
+    References
+    ----------
+    Burda, Y., Grosse, R. and Salakhutdinov, R. (2016). Importance weighted
+    autoencoders. ICLR.
+
+    Examples
+    --------
+    >>> from skdeepfactor import LatentDirichletAllocation
+    >>> from skdeepfactor.datasets import make_topics
+    >>> from skdeepfactor.plotting import UsageDisplay
+    >>> X = make_topics(200, 50, 3, random_state=0).data
+    >>> lda = LatentDirichletAllocation(8, random_state=0).fit(X)
+    >>> display = UsageDisplay.from_estimator(lda, X)  # doctest: +SKIP
+    """
+
+    def __init__(self, usage, *, name="usage", cutoff=0.0):
+        self.usage = np.asarray(usage, dtype=np.float64)
+        self.name = name
+        self.cutoff = cutoff
+        self.is_alive = self.usage > cutoff
+
+    @classmethod
+    def from_estimator(cls, estimator, X, *, threshold=0.01, ax=None):
+        """Draw how much rows use the components of a fitted estimator.
+
+        Where neither factors nor ``components_`` have negative entries, the usage of a
+        component is its mean share, as of
+        :func:`~skdeepfactor.inspection.factor_shares`, over the rows that have any
+        factor. Else it is the variance of the factor over rows: near 0 where an
+        autoencoder has left a dimension to its prior (Burda et al. count those above
+        0.01 as active).
+
+        Parameters
+        ----------
+        estimator : estimator or Pipeline
+            Fitted, with ``components_`` and ``transform``; of a pipeline, the last
+            step.
+        X : {array-like, sparse matrix} of shape (n_rows, n_features)
+            Rows; for a pipeline, what its first step takes.
+        threshold : float, default=0.01
+            Components are alive whose mean share is above this part of the largest, or
+            whose factor has a variance above it, where the prior has one of 1 as in
+            NeuralTopicDLGM.
+        ax : Axes, default=None
+            Axes to draw in; by default those of a new figure that is wide enough.
+
+        Returns
+        -------
+        display : UsageDisplay
+
+        Raises
+        ------
+        ValueError
+            If the threshold is not from 0 to below 1, or the factors are not those of
+            one layer.
+        TypeError
+            If the estimator has no ``components_`` or no ``transform``.
+        """
+        _check_share(threshold=threshold)
+        model, X = reading.last_step(estimator, X)
+        factors = reading.factors_of(model, X)
+        if min(reading.components_of(model).min(), factors.min()) < 0:
+            name, usage, scale = "variance of the factor", factors.var(axis=0), 1.0
+        else:
+            shares = reading.expected_shares(model, factors)
+            n_shown = max(np.count_nonzero(shares.any(axis=1)), 1)
+            name, usage = "mean share of a row", shares.sum(axis=0) / n_shown
+            scale = usage.max()
+        return cls(usage, name=name, cutoff=threshold * scale).plot(ax=ax)
+
+    def plot(self, *, ax=None):
+        """Draw the bars, the component that is used most first.
+
+        Parameters
+        ----------
+        ax : Axes, default=None
+            Axes to draw in; by default those of a new figure that is wide enough.
+
+        Returns
+        -------
+        display : UsageDisplay
+        """
+        n_components = len(self.usage)
+        if ax is None:
+            width = 1 + BAR_WIDTH * n_components
+            ax = _new_axes(min(max(width, MIN_WIDTH), MAX_WIDTH), 3.2)
+        order = np.argsort(-self.usage, kind="stable")
+        colors = np.where(self.is_alive, "#5b9bd0", "#c8c8c8")
+        ax.bar(np.arange(n_components), self.usage[order], color=colors[order])
+        ax.set_xlim(-0.6, n_components - 0.4)
+        largest = self.usage.max()
+        ax.set_ylim(0, 1.04 * largest if largest > 0 else 1)
+        # As many labels as there is room for, once the layout is known.
+        ax.figure.draw_without_rendering()
+        inches = ax.get_position().width * ax.figure.get_figwidth()
+        step = math.ceil(BAR_WIDTH * n_components / inches) if inches > 0 else 1
+        is_crowded = n_components * 2 * BAR_WIDTH > inches
+        ax.set_xticks(
+            np.arange(0, n_components, step),
+            labels=[str(component) for component in order[::step]],
+            rotation=90 if is_crowded else 0,
+            fontsize=FONT_SIZE - 1,
+        )
+        ax.set_xlabel("component, by usage")
+        ax.set_ylabel(self.name)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set_title(
+            f"{np.count_nonzero(self.is_alive)} of {n_components} components above "
+            f"{self.cutoff:.2g}",
+            fontsize=FONT_SIZE + 1,
+            loc="right",
+        )
+        self.ax_ = ax
+        self.figure_ = ax.figure
+        return self
 
 
 def _new_grid(n_axes, n_top):
@@ -342,14 +1130,187 @@ def _new_row(n_axes):
     return axes[0]
 
 
-def _shortened(name):
+def _new_axes(width, height):
+    """The axes of a new figure, of this size in inches."""
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def _new_canvas(width, height):
+    """Axes that fill a new figure but for a margin, of this size in inches."""
+    import matplotlib.pyplot as plt
+
+    full = width + 2 * MARGIN, height + 2 * MARGIN
+    figure = plt.figure(figsize=full)
+    return figure.add_axes(
+        (MARGIN / full[0], MARGIN / full[1], width / full[0], height / full[1])
+    )
+
+
+def _few_crossings(links):
+    """Orders of the units of all layers, the lowest first, given what is linked.
+
+    Each layer is put in the order of the mean places of the units that its units are
+    linked to, by turns from the lowest to the top and back.
+    """
+    sizes = [links[0].shape[1], *map(len, links)]
+    places = [(np.arange(size) + 0.5) / size for size in sizes]
+    for _ in range(N_ROUNDS):
+        for layer, link in enumerate(links):
+            places[layer + 1] = _spread(link, places[layer], places[layer + 1])
+        for layer, link in reversed(list(enumerate(links))):
+            places[layer] = _spread(link.T, places[layer + 1], places[layer])
+    return [np.argsort(place) for place in places]
+
+
+def _spread(link, others, places):
+    """Places from 0 to 1 in the order of the mean places of what is linked."""
+    n_links = link.sum(axis=1)
+    means = np.where(n_links > 0, link @ others / np.maximum(n_links, 1), places)
+    spread = np.empty(len(places))
+    spread[np.argsort(means, kind="stable")] = (np.arange(len(places)) + 0.5) / len(
+        places
+    )
+    return spread
+
+
+def _shortened(name, limit=MAX_CHARACTERS):
     """The name, or as much of it as fits."""
-    if len(name) <= MAX_CHARACTERS:
-        return name
-    return name[: MAX_CHARACTERS - 1] + "…"
+    return name if len(name) <= limit else name[: limit - 1] + "…"
+
+
+def _score_key(search, results, metric):
+    """The end of the names of scores in the results of a search."""
+    if not search.multimetric_:
+        if metric is not None:
+            raise ValueError(f"The search has one metric; metric={metric!r} is none.")
+        return "test_score"
+    if metric is None:
+        metric = search.refit
+    if f"mean_test_{metric}" not in results:
+        start = "mean_test_"
+        known = [key[len(start) :] for key in results if key.startswith(start)]
+        raise ValueError(f"metric must be one of {', '.join(known)}, got {metric!r}.")
+    return f"test_{metric}"
+
+
+def _size_parameter(candidates, parameter):
+    """The parameter that says how many components there are, if none is given."""
+    known = sorted({name for candidate in candidates for name in candidate})
+    sizes = [name for name in known if name.rsplit("__", 1)[-1] in SIZES]
+    if parameter is None and len(sizes) == 1:
+        return sizes[0]
+    if parameter not in known:
+        raise ValueError(
+            f"parameter must be one of {', '.join(known)}, the parameters of the "
+            f"search, got {parameter!r}."
+        )
+    return parameter
+
+
+def _setting_names(candidates, parameter):
+    """A name for each candidate's other parameters, None if there is one setting."""
+    known = {name: None for candidate in candidates for name in candidate}
+    varied = [
+        name
+        for name in known
+        if name != parameter
+        and len({str(candidate.get(name)) for candidate in candidates}) > 1
+    ]
+    ends = [name.rsplit("__", 1)[-1] for name in varied]
+    short = ends if len(set(ends)) == len(ends) else varied
+    return [
+        ", ".join(
+            f"{end}={candidate[name]}"
+            for name, end in zip(varied, short, strict=True)
+            if name in candidate
+        )
+        or None
+        for candidate in candidates
+    ]
+
+
+def _sorted_values(points):
+    """Tuples in the order of their first entries, if these are all numbers."""
+    points = list(points)
+    if all(isinstance(point[0], Real) for point in points):
+        points.sort(key=lambda point: point[0])
+    return points
+
+
+def _places_apart(places, first):
+    """Indices of places that are not too near each other: one, the last, the others."""
+    span = np.ptp(places) or 1.0
+    chosen = []
+    for index in (first, len(places) - 1, *range(len(places))):
+        gaps = [abs(places[index] - places[other]) for other in chosen]
+        if min(gaps, default=span) >= LABEL_GAP * span:
+            chosen.append(index)
+    return sorted(chosen)
+
+
+def _indices_of(labelled, names, n_points):
+    """Indices of points that are given by index or by name."""
+    labelled = np.atleast_1d(np.asarray(labelled))
+    if labelled.dtype.kind in "iu":
+        if labelled.size and not 0 <= labelled.min() <= labelled.max() < n_points:
+            raise ValueError(
+                f"labelled must hold indices from 0 to {n_points - 1}, got "
+                f"{labelled.min()} to {labelled.max()}."
+            )
+        return labelled
+    places = {} if names is None else {name: i for i, name in enumerate(names)}
+    unknown = [str(name) for name in labelled if name not in places]
+    if unknown:
+        raise ValueError(
+            f"labelled must hold indices or some of names, got {', '.join(unknown)}."
+        )
+    return np.array([places[name] for name in labelled], dtype=int)
+
+
+def _two_dimensions(embeddings, projection, random_state):
+    """Positions of points in a plane."""
+    n_points, n_dimensions = embeddings.shape
+    if n_dimensions <= 2 or n_points == 1:
+        positions = np.zeros((n_points, 2))
+        positions[:, :n_dimensions] = embeddings[:, :2]
+        return positions
+    if projection == "pca":
+        return PCA(2, svd_solver="full").fit_transform(embeddings)
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    directions = np.divide(
+        embeddings, lengths, out=np.zeros_like(embeddings), where=lengths > 0
+    )
+    perplexity = min(30.0, (n_points - 1) / 3)
+    return TSNE(perplexity=perplexity, random_state=random_state).fit_transform(
+        directions
+    )
+
+
+def _colors(n):
+    """Colours that differ, as far as so many can."""
+    import matplotlib as mpl
+
+    if n <= 10:
+        return [f"C{index}" for index in range(n)]
+    return list(mpl.colormaps["turbo"](np.linspace(0.02, 0.98, n)))
+
+
+def _overlaps(box, boxes):
+    """Whether a box (left, bottom, right, top) lies on one of several."""
+    return bool(((box[:2] < boxes[:, 2:]) & (boxes[:, :2] < box[2:])).all(axis=1).any())
 
 
 def _check_positive(**numbers):
     for name, number in numbers.items():
         if not isinstance(number, Integral) or number < 1:
             raise ValueError(f"{name} must be an int of at least 1, got {number!r}.")
+
+
+def _check_share(**numbers):
+    for name, number in numbers.items():
+        if not isinstance(number, Real) or not 0 <= number < 1:
+            raise ValueError(
+                f"{name} must be a number from 0 to below 1, got {number!r}."
+            )

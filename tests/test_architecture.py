@@ -40,7 +40,7 @@ ORDER = [
 ]
 
 # These read estimators or arrays; nothing imports them.
-READERS = {"metrics", "inspection", "plotting", "datasets"}
+READERS = {"metrics", "reading", "inspection", "plotting", "datasets"}
 
 # Where a sparse matrix is made dense, and why it may be.
 MAY_MAKE_DENSE = {
@@ -53,7 +53,10 @@ MAY_MAKE_DENSE = {
 }
 
 # Modules that ask what an object has, and why they must.
-MAY_ASK = {"metrics": "estimators of any package are measured"}
+MAY_ASK = {
+    "metrics": "estimators of any package are measured",
+    "reading": "estimators of any package are shown",
+}
 
 GLOBAL_RANDOM = {
     "torch": {"manual_seed", "seed", "set_rng_state"},

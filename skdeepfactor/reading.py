@@ -1,0 +1,141 @@
+"""What is read off fitted estimators of any package, alone or at the end of pipelines.
+
+``inspection`` and ``plotting`` share it: the model itself, its components, and the
+names of their features.
+"""
+
+import numpy as np
+from sklearn.decomposition import LatentDirichletAllocation
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_is_fitted
+
+
+def is_estimator(fit):
+    """Whether it is an estimator, and not an array."""
+    return hasattr(fit, "fit")
+
+
+def last_step(estimator, X=None):
+    """The fitted model at the end, and what the steps before it make of X."""
+    while isinstance(estimator, Pipeline):
+        if X is not None and len(estimator) > 1:
+            X = estimator[:-1].transform(X)
+        estimator = estimator[-1]
+    check_is_fitted(estimator)
+    return estimator, X
+
+
+def components_of(model):
+    """``components_`` of a fitted model, (n_components, n_features), in float64."""
+    if not hasattr(model, "components_"):
+        raise TypeError(
+            "The estimator must have components_ when it is fitted, but "
+            f"{type(model).__name__} has none."
+        )
+    return check_array(model.components_, dtype=np.float64, input_name="components_")
+
+
+def factors_of(model, X):
+    """What a fitted model makes of rows, (n_rows, n_factors), in float64."""
+    if not hasattr(model, "transform"):
+        raise TypeError(
+            "The estimator must be able to transform rows, but "
+            f"{type(model).__name__} has no transform."
+        )
+    return check_array(model.transform(X), dtype=np.float64, input_name="transform(X)")
+
+
+def expected_shares(model, factors):
+    """Shares of each row's expected total that come from its factors."""
+    totals = factor_profiles(model).sum(axis=1)
+    if factors.shape[1] != len(totals):
+        raise ValueError(
+            f"Shares need one factor for each component, but {type(model).__name__} "
+            f"has {factors.shape[1]} factors and {len(totals)} components."
+        )
+    return shares_of(factors * totals)
+
+
+def factor_profiles(model):
+    """Expected row for one unit of each factor that transform gives."""
+    if isinstance(model, LatentDirichletAllocation):
+        # scikit-learn's: factors are proportions, components_ are pseudo-counts.
+        return shares_of(components_of(model))
+    if not hasattr(model, "transform_layer"):
+        return components_of(model)
+    if model.transform_layer == "all":
+        raise ValueError(
+            "Shares are those of the factors of one layer, but transform_layer is "
+            "'all'."
+        )
+    return layer_profiles(model)[model.transform_layer - 1]
+
+
+def layer_profiles(model):
+    """Expected row for one unit of each layer's units, the lowest layer first."""
+    if not hasattr(model, "layer_sizes"):
+        raise TypeError(
+            "The estimator must have layers of factors, as SparseGammaDEF has, but "
+            f"{type(model).__name__} has none."
+        )
+    profiles = [np.asarray(model.weights_[0], dtype=np.float64)]
+    for weights in model.weights_[1:]:
+        profiles.append(weights @ profiles[-1])
+    return profiles
+
+
+def layer_shares(model):
+    """Shares of what each upper unit stands for that come by way of the units below.
+
+    One array for each layer above the first, (units, units below).
+    """
+    profiles = layer_profiles(model)
+    return [
+        shares_of(weights * below.sum(axis=1))
+        for weights, below in zip(model.weights_[1:], profiles[:-1], strict=True)
+    ]
+
+
+def shares_of(weights):
+    """Rows divided by their sums; rows of zeros stay as they are."""
+    # Sums of very large numbers would be infinite, and small ones lose digits.
+    largest = weights.max(axis=1, keepdims=True)
+    scaled = np.divide(weights, largest, out=np.zeros_like(weights), where=largest > 0)
+    return scaled / np.maximum(scaled.sum(axis=1, keepdims=True), 1)
+
+
+def known_feature_names(estimator):
+    """Names of the features that the last step was fitted on, None if nobody knows."""
+    names = None
+    while isinstance(estimator, Pipeline):
+        if len(estimator) > 1:
+            names = _names_out(estimator[:-1], names)
+        estimator = estimator[-1]
+    if names is None:
+        names = getattr(estimator, "feature_names_in_", None)
+    return names
+
+
+def feature_names(estimator, n_features, given=None):
+    """Names of the features of the last step: given, known, or else x0, x1, ..."""
+    names = known_feature_names(estimator) if given is None else given
+    if names is None:
+        names = [f"x{index}" for index in range(n_features)]
+    names = np.asarray(names, dtype=object)
+    if names.shape != (n_features,):
+        raise ValueError(
+            f"feature_names must have shape {(n_features,)}, got {names.shape}."
+        )
+    return names
+
+
+def _names_out(steps, names):
+    try:
+        return steps.get_feature_names_out(names)
+    except NotFittedError:
+        raise
+    except AttributeError:
+        # Not all transformers can name what they make.
+        return None
