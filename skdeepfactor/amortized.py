@@ -59,8 +59,8 @@ FARTHEST = 10.0
 # Size of the weights between the last layer and the features, at first.
 START = 0.02
 
-# Log variance of Gaussian noise at first, in units of the data: so low that the decoder
-# has much to gain from the start.
+# Log variance of Gaussian noise at first, in units of the data: so low that a decoder
+# whose gradients are sampled has much to gain from the start.
 NOISE_START = -2.0
 
 # Size of the encoder's outputs, at first, for typical rows.
@@ -106,7 +106,7 @@ class Observation(nn.Module):
         self.register_buffer("scale", torch.ones(n_features))
         if likelihood == "gaussian":
             n_noises = n_features if noise == "diagonal" else 1
-            self.log_noise = nn.Parameter(torch.full((n_noises,), NOISE_START))
+            self.log_noise = nn.Parameter(torch.zeros(n_noises))
 
     @property
     def is_closed_form(self):
@@ -222,6 +222,8 @@ class Observation(nn.Module):
         if not decoder.is_linear:
             scale = decoder.hidden.weights[0].shape[0] ** -0.5
             decoder.hidden.initialize(generator, input_scale=scale, output_scale=1.0)
+        if self.likelihood == "gaussian" and not self.is_closed_form:
+            self.log_noise.data.fill_(NOISE_START)
         decoder.weight.data.normal_(generator=generator).mul_(START)
 
 

@@ -92,7 +92,7 @@ def test_a_fitted_linear_model_comes_near_the_exact_maximum(noise, exact):
 def test_bounds_of_a_linear_model_are_in_order():
     X = linear_data(200)
     model = VariationalAutoencoder(
-        3, max_iter=60, learning_rate=0.02, batch_size=50, random_state=0, **LINEAR
+        3, max_iter=150, learning_rate=0.02, batch_size=50, random_state=0, **LINEAR
     ).fit(X)
     module = module_of(model)
     decoder, scale = module.observation.decoder, module.observation.scale.numpy()
@@ -103,9 +103,14 @@ def test_bounds_of_a_linear_model_are_in_order():
     evidence = scipy.stats.multivariate_normal(mean, covariance).logpdf(X).mean()
     bounds = [model.score(X)]
     bounds += [model.score(X, metric="iwae", n_particles=n) for n in (5, 50, 1000)]
-    assert bounds[0] < bounds[1] < bounds[2]
+    # Sampled, and all of them near the evidence: the posterior is nearly exact.
+    assert bounds[0] <= evidence
+    assert bounds[0] - 0.01 < bounds[1] < evidence + 0.01
     assert evidence == pytest.approx(bounds[3], abs=0.01)
-    assert model.score(X) <= evidence
+    model.set_params(posterior_variance=0.5, encoder_layers=()).fit(X)
+    bounds = [model.score(X)]
+    bounds += [model.score(X, metric="iwae", n_particles=n) for n in (5, 50)]
+    assert bounds[0] < bounds[1] < bounds[2]
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
@@ -263,7 +268,7 @@ def test_free_bits_leave_each_factor_that_much():
     ).fit(X)
     module = module_of(model)
     kl = module._kl_of_factors(module.posterior(batch(X))).mean(0).detach()
-    assert ((kl > 0.2) & (kl < 0.8)).all()
+    assert ((kl > 0.2) & (kl < 1.2)).all()
 
 
 def test_words_in_order_sum_to_one():
