@@ -9,7 +9,8 @@ alike those of several fits are, :func:`sparsity` how few features they need.
 :func:`to_pyldavis` hands topics over to pyLDAvis.
 
 :func:`jacobian_embeddings` gives each feature of a model with a decoder a vector in the
-space of the factors. :func:`nearest_features` and :func:`latent_usage` read any array
+space of the factors, and :func:`traverse` shows what a row would be with other
+factors. :func:`nearest_features` and :func:`latent_usage` read any array
 of shape (n_features, n_components), such as the transposed ``components_`` of a model
 without a decoder.
 """
@@ -19,6 +20,7 @@ import itertools
 from numbers import Integral, Real
 
 import numpy as np
+import scipy.sparse
 import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
@@ -40,6 +42,7 @@ __all__ = [
     "to_pyldavis",
     "top_features",
     "top_rows",
+    "traverse",
 ]
 
 # pyLDAvis takes logarithms of probabilities.
@@ -642,8 +645,11 @@ def jacobian_embeddings(
 
     Parameters
     ----------
-    estimator : NeuralTopicDLGM or Pipeline
-        Fitted; of a pipeline, the last step. It is not modified.
+    estimator : NeuralTopicDLGM, an autoencoder or Pipeline
+        Fitted; of a pipeline, the last step. It is not modified. Of
+        :class:`~skdeepfactor.VariationalAutoencoder` and
+        :class:`~skdeepfactor.VariationalSparseCoding` the gradients are those of the
+        mean of Gaussian data and of the log odds of binary data.
     at : {"prior_mean", "zero"}, array-like or sparse matrix, default="prior_mean"
         Where the gradient is taken. ``"prior_mean"``: the mean over `n_samples` draws
         of z from the prior, the meaning of a feature in general. ``"zero"``: z = 0
@@ -719,14 +725,74 @@ def jacobian_embeddings(
             f"got {shown}."
         )
     with torch.no_grad():
+        like = next(module.parameters())
         if not is_name:
-            means = np.array(estimator.transform(at), dtype=estimator.components_.dtype)
-            z = torch.from_numpy(means).to(module.idf.device)
+            means = estimator._infer(at, lambda model, x: model.posterior(x).mean)
+            z = torch.from_numpy(means).to(like)
         elif at == "zero":
-            z = module.idf.new_zeros(1, len(estimator.components_))
+            z = like.new_zeros(1, len(estimator.components_))
         else:
             z = module.draw_prior(n_samples, _torch_generator(random_state))
         return module.jacobian(z).cpu().numpy()
+
+
+def traverse(estimator, x, component, values):
+    """Predict what a row would be if one of its factors had other values.
+
+    The factors of the row are inferred, the one named `component` is set to each of the
+    values in turn, and rows are predicted from these by ``inverse_transform``.
+
+    Parameters
+    ----------
+    estimator : estimator or Pipeline
+        Fitted, with ``transform`` and ``inverse_transform``; of a pipeline, the last
+        step.
+    x : {array-like, sparse matrix} of shape (n_features,) or (1, n_features)
+        The row; for a pipeline, what its first step takes.
+    component : int
+        The factor, from 0 on.
+    values : array-like of shape (n_values,)
+        Its values, in units of what ``transform`` gives.
+
+    Returns
+    -------
+    rows : ndarray of shape (n_values, n_features)
+        The expected rows.
+
+    Raises
+    ------
+    ValueError
+        If `x` is more than one row, `component` out of range, or `values` not a list of
+        finite numbers.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted, which is a ValueError too.
+
+    See Also
+    --------
+    skdeepfactor.plotting.TraversalDisplay : The rows as images.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skdeepfactor import VariationalAutoencoder
+    >>> from skdeepfactor.inspection import traverse
+    >>> X = load_iris().data
+    >>> model = VariationalAutoencoder(2, batch_size=20, random_state=0).fit(X)
+    >>> traverse(model, X[0], 0, [-2, 0, 2]).shape
+    (3, 4)
+    """
+    x = x if scipy.sparse.issparse(x) else np.atleast_2d(x)
+    if x.ndim != 2 or x.shape[0] != 1:
+        raise ValueError(f"x must be a single row, got shape {x.shape}.")
+    values = check_array(np.asarray(values), ensure_2d=False, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"values must have 1 dimension, got {values.ndim}.")
+    model, x = reading.last_step(estimator, x)
+    factors = reading.factors_of(model, x)
+    _check_whole("component", component, 0, factors.shape[1] - 1)
+    rows = np.repeat(factors, len(values), axis=0)
+    rows[:, component] = values
+    return np.asarray(model.inverse_transform(rows))
 
 
 def nearest_features(embeddings, feature, n=10, *, feature_names=None):
@@ -946,8 +1012,9 @@ def _fitted_decoder(estimator):
         module = estimator._load(torch.float64 if is_double else torch.float32)
     if getattr(module, "jacobian", None) is None:
         raise TypeError(
-            "jacobian_embeddings needs a fitted NeuralTopicDLGM, whose decoder can be "
-            f"differentiated, got {type(estimator).__name__}. Of a model without a "
+            "jacobian_embeddings needs a fitted model whose decoder can be "
+            "differentiated, such as NeuralTopicDLGM or VariationalAutoencoder, "
+            f"got {type(estimator).__name__}. Of a model without a "
             "decoder, the transposed components_ may serve as embeddings."
         )
     return module

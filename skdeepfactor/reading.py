@@ -5,6 +5,7 @@ names of their features.
 """
 
 import numpy as np
+import scipy.sparse
 from sklearn.decomposition import LatentDirichletAllocation
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
@@ -44,7 +45,10 @@ def factors_of(model, X):
             "The estimator must be able to transform rows, but "
             f"{type(model).__name__} has no transform."
         )
-    return check_array(model.transform(X), dtype=np.float64, input_name="transform(X)")
+    factors = model.transform(X)
+    if scipy.sparse.issparse(factors):
+        factors = factors.toarray()
+    return check_array(factors, dtype=np.float64, input_name="transform(X)")
 
 
 def expected_shares(model, factors):

@@ -45,6 +45,7 @@ READERS = {"metrics", "reading", "inspection", "plotting", "datasets"}
 # Where a sparse matrix is made dense, and why it may be.
 MAY_MAKE_DENSE = {
     ("metrics", "npmi_coherence"): "of pairs of the few top words of a component",
+    ("reading", "factors_of"): "of factors, which are dense but for sparse codes",
     ("ops", "dense"): "of a batch whose every entry is predicted by a real number",
     (
         "models.neural_topic_dlgm",

@@ -19,13 +19,15 @@ from sklearn.decomposition import LatentDirichletAllocation as ScikitLearnLDA
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skdeepfactor import (
     LatentDirichletAllocation,
     NeuralTopicDLGM,
     PoissonFactorization,
     SparseGammaDEF,
+    VariationalAutoencoder,
+    VariationalSparseCoding,
     reading,
 )
 from skdeepfactor.datasets import make_topics
@@ -41,6 +43,7 @@ from skdeepfactor.inspection import (
     to_pyldavis,
     top_features,
     top_rows,
+    traverse,
 )
 
 GIVEN_TOTAL = ("multinomial", "dirichlet_multinomial")
@@ -1290,3 +1293,54 @@ def test_usage_needs_finite_embeddings():
         latent_usage([[np.inf, 0.0]])
     with pytest.raises(ValueError, match="2D"):
         latent_usage([1.0, 2.0])
+
+
+# Rows with other factors.
+
+
+@pytest.mark.parametrize("convert", [np.asarray, scipy.sparse.csr_matrix])
+def test_traverse_changes_one_factor_alone(convert):
+    rng = np.random.default_rng(0)
+    X = rng.poisson(3, (40, 12)).astype(float)
+    model = NMF(3, init="random", random_state=0, max_iter=1000).fit(X)
+    rows = traverse(model, convert(X[:1]), 1, [0, 1, 3])
+    assert rows.shape == (3, 12)
+    assert_allclose(rows[1] - rows[0], model.components_[1])
+    assert_allclose(rows[2] - rows[0], 3 * model.components_[1])
+    assert_array_equal(traverse(model, X[0], 1, [0, 1, 3]), rows)
+
+
+def test_traverse_reads_sparse_codes_and_pipelines():
+    X = np.random.default_rng(0).uniform(size=(40, 6))
+    codes = VariationalSparseCoding(3, max_iter=2, sparse_output=True, random_state=0)
+    pipeline = make_pipeline(StandardScaler(), codes).fit(X)
+    rows = traverse(pipeline, X[0], 2, [-1.0, 1.0])
+    assert rows.shape == (2, 6)
+    assert not np.array_equal(rows[0], rows[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.ones((2, 6)), 0, [1.0]), "single row"),
+        ((np.ones(6), 3, [1.0]), "component must be"),
+        ((np.ones(6), 0, [[1.0]]), "1 dimension"),
+        ((np.ones(6), 0, [np.nan]), "NaN"),
+    ],
+)
+def test_traverse_says_what_is_wrong(arguments, message):
+    X = np.random.default_rng(0).uniform(size=(40, 6))
+    model = NMF(3, init="random", random_state=0, max_iter=1000).fit(X)
+    with pytest.raises(ValueError, match=message):
+        traverse(model, *arguments)
+
+
+def test_jacobians_of_autoencoders():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(50, 4)) * [1.0, 2, 3, 4]
+    linear = VariationalAutoencoder(2, decoder_layers=(), max_iter=3, random_state=0)
+    embeddings = jacobian_embeddings(linear.fit(X), at="zero")
+    slopes = linear.inverse_transform(np.eye(2)) - linear.inverse_transform([[0, 0]])
+    assert_allclose(embeddings.T, slopes, rtol=1e-6)
+    codes = VariationalSparseCoding(2, sparse_output=True, max_iter=3, random_state=0)
+    assert jacobian_embeddings(codes.fit(X), at=X[:3]).shape == (4, 2)

@@ -27,6 +27,7 @@ from skdeepfactor.plotting import (
     HierarchyDisplay,
     TopicsDisplay,
     TrainingDisplay,
+    TraversalDisplay,
     UsageDisplay,
 )
 
@@ -891,3 +892,34 @@ def test_importing_it_leaves_matplotlib_alone():
     imports = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
     assert imports
     assert not any("matplotlib" in ast.unparse(node) for node in imports)
+
+
+def test_traversals_draw_a_line_of_images_for_each_factor():
+    rng = np.random.default_rng(0)
+    X = rng.poisson(3, (40, 12))
+    model = NMF(3, random_state=0, max_iter=500).fit(X)
+    display = TraversalDisplay.from_estimator(model, X, n_values=5, image_shape=(3, 4))
+    assert display.rows.shape == (3, 5, 12)
+    assert len(display.ax_) == 3
+    shown = display.ax_[0].images[0].get_array()
+    assert shown.shape == (3, 20)
+    np.testing.assert_allclose(shown[:, 4:8].ravel(), display.rows[0, 1])
+    factors = model.transform(X)
+    first = display.components[0]
+    assert first == factors.var(axis=0).argmax()
+    assert display.values[0, -1] == factors[:, first].max()
+    again = display.plot(ax=display.figure_.subplots(3))
+    assert again.ax_[0].images
+    lines = TraversalDisplay.from_estimator(model, X, components=[1], n_values=4)
+    assert lines.ax_[0].images[0].get_array().shape == (4, 12)
+
+
+def test_traversals_say_what_does_not_fit():
+    rng = np.random.default_rng(0)
+    X = rng.poisson(3, (40, 12))
+    model = NMF(3, random_state=0, max_iter=500).fit(X)
+    with pytest.raises(ValueError, match="does not hold 12 features"):
+        TraversalDisplay.from_estimator(model, X, image_shape=(5, 5))
+    display = TraversalDisplay.from_estimator(model, X)
+    with pytest.raises(ValueError, match="3 factors need as many axes, got 1"):
+        display.plot(ax=display.ax_[0])
