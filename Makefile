@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/plot_topics_of_docstrings.py
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 	$(BIN)/python -m pytest --doctest-modules skdeepfactor --doctest-glob=README.rst README.rst
 
 lint: $(VENV)/.installed-test
