@@ -124,6 +124,9 @@ N_FULL_STEPS = 3
 # Draws for a bound that has no closed form, where it is a score.
 N_DRAWS = 20
 
+# Particles at a time.
+N_TOGETHER = 50
+
 # Draws for the next word, whose noise costs as much as there is of it.
 N_NEXT_DRAWS = 100
 
@@ -293,12 +296,15 @@ class DeepLatentGaussian(FactorModule):
         """Importance weighted bound of each row, (n_rows,)."""
         rows = Rows.of(x)
         q = self._infer(rows)
-        noise = self._noise(rows, n_particles, q.mean, stream=2 * 10**6)
         distribution = q.distribution()
         weights = []
-        for z in q.draws(noise):
-            log_joint = self._log_likelihood_of(rows, z[None]) + self._log_prior(z)
-            weights.append(log_joint[0] - distribution.log_prob(z).double())
+        # Some at a time: memory must not grow with the number of particles.
+        for start in range(0, n_particles, N_TOGETHER):
+            n_draws = min(N_TOGETHER, n_particles - start)
+            noise = self._noise(rows, n_draws, q.mean, stream=2 * 10**6 + start)
+            for z in q.draws(noise):
+                log_joint = self._log_likelihood_of(rows, z[None]) + self._log_prior(z)
+                weights.append(log_joint[0] - distribution.log_prob(z).double())
         return renyi_bound(torch.stack(weights), 0.0)
 
     def decode(self, z):
