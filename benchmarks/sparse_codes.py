@@ -38,19 +38,35 @@ from benchmarks import data, measure
 VSC = {
     "n_components": 200,
     "alpha": 0.01,
+    "decoder_layers": (),
     "n_pseudo_inputs": 50,
-    "sparsity_penalty": 40.0,
+    "sparsity_penalty": 100.0,
     "max_iter": 40,
-    "batch_size": 250,
+    "batch_size": 500,
 }
 SETTINGS = {
     "VSC 200": ("VariationalSparseCoding", VSC),
     "VSC defaults": ("VariationalSparseCoding", {}),
     "VSC(.5) 50": (
         "VariationalSparseCoding",
-        {**VSC, "n_components": 50, "alpha": 0.5, "sparsity_penalty": 0.0},
+        {
+            **VSC,
+            "n_components": 50,
+            "alpha": 0.5,
+            "sparsity_penalty": 0.0,
+            "decoder_layers": (400, 400),
+            "encoder_layers": (400, 400),
+        },
     ),
-    "VAE 40": ("VariationalAutoencoder", {"n_components": 40, "batch_size": 500}),
+    "VAE 40": (
+        "VariationalAutoencoder",
+        {
+            "n_components": 40,
+            "decoder_layers": (400, 400),
+            "encoder_layers": (400, 400),
+            "max_iter": 60,
+        },
+    ),
     "VAE 200": ("VariationalAutoencoder", {"n_components": 200, "batch_size": 500}),
 }
 COLLAPSING = {

@@ -17,11 +17,13 @@ for p with :math:`g, m, s` in the places of :math:`\gamma, \mu, \sigma`.
 
 **Priors.** Fixed: :math:`g = \alpha, m = 0, s = 1`. Or each row is of one kind out of
 several, :math:`p(z) = \sum_u \pi_u q(z | x_u)`, with what the encoder says of
-pseudo-inputs :math:`x_u`; they and :math:`\pi` are learnt. For any distribution c over
-kinds, :math:`\sum_u c_u [KL(q \| q(\cdot | x_u)) + \log c_u / \pi_u]` bounds the
-divergence. It is least, :math:`-\log \sum_u \pi_u e^{-KL_u}`, where c is proportional
-to the terms of that sum; so that needs no network to choose kinds, and loses nothing
-to one that chooses badly.
+pseudo-inputs :math:`x_u`; they and :math:`\pi` are learnt. The odds of each spike there
+are raised by those of :math:`\alpha`: no kind rules a factor out, and one that no row
+uses yet costs a row that begins to no more than it would under the fixed prior. For any
+distribution c over kinds, :math:`\sum_u c_u [KL(q \| q(\cdot | x_u)) + \log c_u /
+\pi_u]` bounds the divergence. It is least, :math:`-\log \sum_u \pi_u e^{-KL_u}`, where
+c is proportional to the terms of that sum; so that needs no network to choose kinds,
+and loses nothing to one that chooses badly.
 
 **Sparsity.** What the prior leaves free, training asks for beside the bound: minus
 
@@ -160,7 +162,10 @@ class SpikeSlabAutoencoder(AmortizedModule):
     def _kinds(self):
         """Spikes and slabs of each kind of row, (n_kinds, k)."""
         if self.prior == "pseudo_inputs":
-            return self._codes(self.encoder(self.pseudo_inputs))
+            codes = self._codes(self.encoder(self.pseudo_inputs))
+            odds = torch.full_like(codes.logits, self.prior_odds)
+            logits = torch.logaddexp(codes.logits, odds)
+            return SpikeSlab(logits, codes.loc, codes.scale, validate_args=False)
         zeros = torch.zeros(1, self.n_components).to(self.moments)
         return SpikeSlab(zeros + self.prior_odds, zeros, zeros + 1, validate_args=False)
 
@@ -209,8 +214,8 @@ class SpikeSlabAutoencoder(AmortizedModule):
         if self.prior == "fixed" or self.sparsity_penalty == 0:
             return bounds, bounds
         share = self._kinds().probs.mean(1)
-        off = logsigmoid(torch.tensor(-self.prior_odds))
-        on = logsigmoid(torch.tensor(self.prior_odds))
+        odds = torch.tensor(self.prior_odds, dtype=torch.float64)
+        on, off = logsigmoid(odds), logsigmoid(-odds)
         kl = share * (share.log() - on) + (1 - share) * ((1 - share).log() - off)
         weight = self.sparsity_penalty * self.n_components / PENALTY_ROWS
         return bounds, bounds - weight * kl.mean()
