@@ -4,7 +4,10 @@ import argparse
 import importlib
 import importlib.util
 
-NAMES = ("topics", "neural_topics", "recommend", "scale", "grid", "fuzz")
+NAMES = (
+    *("topics", "neural_topics", "gamma_def"),
+    *("recommend", "scale", "grid", "fuzz"),
+)
 
 
 def main():
