@@ -115,7 +115,7 @@ FLOOR = 1e-14
 PLAIN_EVERY = 10
 
 # Draws for the bound of the training data, and how many are made at a time.
-N_DRAWS = 50
+N_DRAWS = 20
 DRAWS_AT_ONCE = 10
 
 
