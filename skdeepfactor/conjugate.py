@@ -169,7 +169,9 @@ class Anderson:
         images, steps = self.table[:, : self.n_changes]
         weighted = steps * weights
         products = (weighted @ steps.T).double()
-        # Steps that are almost parallel would take factors far beyond their meaning.
-        products.diagonal().add_(1e-8 * products.diagonal().max())
+        # Steps that are almost parallel would take factors far beyond their meaning;
+        # those that do not change say nothing.
+        smallest = torch.finfo(products.dtype).tiny
+        products.diagonal().add_(1e-8 * products.diagonal().max() + smallest)
         factors = torch.linalg.solve(products, (weighted @ step).double())
         return after - factors.to(after) @ images

@@ -64,7 +64,9 @@ w_{kv}^2 (1 + c_{kv})` and :math:`Q^0_k` the same without c, F is stationary in 
 
 with r the rate of the prior and g(s) = 2 s^2 (psi'(s) - 1/s), which falls from 2 at 0
 to 1. The mean is multiplied by the ratio of the two sides, to a power above 1 (over-
-relaxation); the same for w, with sums over rows. F is no bound: what is reported as
+relaxation); the same for w, with sums over rows. The logarithms of all means are then
+extrapolated from the last passes, with shapes as weights, and the extrapolation taken
+back if F has fallen after the next one. F is no bound: what is reported as
 ``lower_bound_`` is a Monte Carlo estimate of the evidence lower bound itself.
 
 Ranganath, Tang, Charlin and Blei (2015), Deep exponential families; Naesseth, Ruiz,
@@ -700,6 +702,9 @@ class SparseGammaDEF(ConjugateFactorModel):
     weights_ : list of ndarray
         Posterior means of the weights of all layers: ``components_``, and from each
         layer to the one below, (layer_sizes[l + 1], layer_sizes[l]).
+    sparsity_ : ndarray of shape (n_layers,)
+        For each array of ``weights_``, the share of its entries that are below 1 % of
+        the largest one in their column: of what leads to the same unit, or feature.
     lower_bound_ : float
         Bound of the training data in nats, the divergence of the weights included: by
         Monte Carlo with ``solver="expansion"``, in closed form with ``"auxiliary"``.
@@ -956,7 +961,9 @@ class SparseGammaDEF(ConjugateFactorModel):
 
     def _module_attributes(self, module):
         weights = [module.weight_mean.T, *(upper.mean for upper in module._uppers)]
+        weights = [w.cpu().numpy().copy() for w in weights]
         return {
-            "weights_": [w.cpu().numpy().copy() for w in weights],
+            "weights_": weights,
+            "sparsity_": np.array([(w < 0.01 * w.max(axis=0)).mean() for w in weights]),
             "lower_bound_std_error_": module.lower_bound_std_error,
         }
