@@ -132,3 +132,46 @@ def fixed_point(update, x, state, *, max_steps, tol):
             break
     result[rows] = state
     return result
+
+
+class Anderson:
+    """Extrapolation of a fixed-point iteration from its last steps.
+
+    Of the combinations of the last ``depth`` + 1 steps whose factors sum to 1, the one
+    of least weighted length says where the iteration is going; the same combination of
+    the points that the steps led to is where to go on from. Walker and Ni (2011),
+    Anderson acceleration for fixed-point iterations.
+    """
+
+    def __init__(self, depth):
+        self.depth, self.table = depth, None
+        self.forget()
+
+    def forget(self):
+        """Start anew, without earlier steps."""
+        self.last, self.n_changes = None, 0
+
+    def __call__(self, before, after, weights):
+        """Where to go on from, after a step; one-dimensional tensors all."""
+        step = after - before
+        if self.table is None:
+            self.table = after.new_empty(2, self.depth, len(after))
+        if self.last is not None:
+            place = self.n_changes % self.depth
+            for row, new, old in zip(
+                self.table[:, place], (after, step), self.last, strict=True
+            ):
+                torch.sub(new, old, out=row)
+            self.n_changes += 1
+        self.last = after, step
+        if self.n_changes == 0:
+            return after
+        images, steps = self.table[:, : self.n_changes]
+        weighted = steps * weights
+        products = (weighted @ steps.T).double()
+        # Steps that are almost parallel would take factors far beyond their meaning;
+        # those that do not change say nothing.
+        smallest = torch.finfo(products.dtype).tiny
+        products.diagonal().add_(1e-8 * products.diagonal().max() + smallest)
+        factors = torch.linalg.solve(products, (weighted @ step).double())
+        return after - factors.to(after) @ images

@@ -187,6 +187,10 @@ def _root(increasing):
     return math.exp(root)
 
 
+# Of the table that quantiles of a generalized inverse Gaussian are read off.
+N_POINTS = 128
+
+
 class InverseGaussians(nn.Module):
     """Generalized inverse Gaussians q(y) ~ y^(g - 1) exp(-rho y - tau / y) of order g.
 
@@ -207,9 +211,16 @@ class InverseGaussians(nn.Module):
             np.log(scipy.special.kve(1 - order, s) / bessel),
             np.log(2 * bessel),
         ]
-        slopes = [scipy.interpolate.CubicSpline(grid, f)(grid, 1) for f in curves]
+        # Coefficients of each cell, (4, 3, n), of powers from 3 down to 0.
+        spline = scipy.interpolate.CubicSpline(grid, curves, axis=1)
+        powers = self.step ** np.arange(3, -1, -1)
+        cells = spline.c.transpose(0, 2, 1) * powers[:, np.newaxis, np.newaxis]
+        # Before the first cell and after the last one, straight on.
+        ends = np.zeros((2, 4, 3, 1))
+        ends[:, 2, :, 0] = spline(grid[[0, -1]], 1).T * self.step
+        ends[:, 3, :, 0] = spline(grid[[0, -1]]).T
         self.low = low
-        table = torch.from_numpy(np.stack([curves, slopes]))
+        table = torch.from_numpy(np.concatenate([ends[0], cells, ends[1]], axis=2))
         # Persistent arrays would be pickled with every model.
         self.register_buffer("table", table, persistent=False)
 
@@ -217,18 +228,13 @@ class InverseGaussians(nn.Module):
         """The interpolated curves, (3, ...), float64."""
         table = self.table.double()
         position = (log_s.double() - self.low) / self.step
-        index = position.floor().clamp(0, table.shape[2] - 2)
-        t = position - index
-        left = index.long()
-        (f0, d0), (f1, d1) = table[:, :, left], table[:, :, left + 1]
-        d0, d1 = d0 * self.step, d1 * self.step
-        inside = t.clamp(0, 1)
-        u = 1 - inside
-        value = f0 * u * u * (1 + 2 * inside) + f1 * inside * inside * (3 - 2 * inside)
-        value = value + inside * u * (d0 * u - d1 * inside)
-        # Straight on, to both sides.
-        beyond = t - inside
-        return value + beyond * torch.where(beyond < 0, d0, d1)
+        cell = position.floor().clamp_(-1, table.shape[2] - 2)
+        t = position - cell.clamp_min(0)
+        cell = cell.long() + 1
+        value = table[0][:, cell]
+        for coefficients in table[1:]:
+            value = torch.addcmul(coefficients[:, cell], value, t)
+        return value
 
     def moments(self, rho, tau):
         """E[y], E[1 / y] and, in float64, the log of the normaliser."""
@@ -251,22 +257,29 @@ class InverseGaussians(nn.Module):
         It is tabulated in log y, from where the density is e^-40 of its largest.
         """
         log_rho, log_tau = rho.double().log(), tau.double().log()
-        s = (math.log(2) + 0.5 * (log_rho + log_tau)).exp()[..., None]
+        s = (math.log(2) + 0.5 * (log_rho + log_tau)).exp().reshape(-1, 1)
+        uniform = generator.random((len(s), n_draws))
+        draws = torch.from_numpy(uniform).to(s.device)
+        # A few at a time: the tables then stay in a cache.
+        n_rows = SLICE // (8 * N_POINTS)
+        parts = zip(s.split(n_rows), draws.split(n_rows), strict=True)
+        log_y = torch.cat([self._quantiles(s, draws) for s, draws in parts])
+        log_y = log_y.T.reshape(n_draws, *rho.shape)
+        return (log_y + 0.5 * (log_tau - log_rho)).exp()
+
+    def _quantiles(self, s, levels):
+        """Quantiles of log y, (n, n_draws), for rho = tau, of s, (n, 1)."""
         reach = torch.acosh(1 + 40 / s)
-        points = torch.linspace(-1, 1, 256, dtype=torch.float64, device=rho.device)
+        points = torch.linspace(-1, 1, N_POINTS, dtype=s.dtype, device=s.device)
         u = reach * points
-        log_density = self.order * u - s * (torch.cosh(u) - 1)
-        density = (log_density - log_density.amax(-1, keepdim=True)).exp()
-        total = torch.cumulative_trapezoid(density)
-        total /= total[..., -1:].clone()
-        uniform = generator.random((*rho.shape, n_draws))
-        draws = torch.from_numpy(uniform).to(total)
-        cell = torch.searchsorted(total, draws).clamp_max(total.shape[-1] - 1)
-        before = torch.where(cell > 0, total.gather(-1, (cell - 1).clamp_min(0)), 0.0)
-        share = (draws - before) / (total.gather(-1, cell) - before).clamp_min(1e-300)
-        place = 2 * (cell + share.clamp(0, 1)) / (len(points) - 1) - 1
-        log_y = 0.5 * (log_tau - log_rho)[..., None] + reach * place
-        return log_y.exp().movedim(-1, 0)
+        log_density = torch.cosh(u).sub_(1).mul_(-s).add_(u, alpha=self.order)
+        log_density -= log_density.amax(1, keepdim=True)
+        total = torch.cumulative_trapezoid(log_density.exp_())
+        total /= total[:, -1:].clone()
+        cell = torch.searchsorted(total, levels).clamp_max(total.shape[1] - 1)
+        before = torch.where(cell > 0, total.gather(1, (cell - 1).clamp_min(0)), 0.0)
+        share = (levels - before) / (total.gather(1, cell) - before).clamp_min(1e-300)
+        return reach * (2 * (cell + share.clamp(0, 1)) / (N_POINTS - 1) - 1)
 
 
 class GaussianMixture(NamedTuple):

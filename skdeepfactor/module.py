@@ -18,6 +18,12 @@ class FactorModule(nn.Module, ABC):
     #: Width of the local parameters that the loop remembers for each row; 0 for none.
     local_width = 0
 
+    #: Whether steps on all rows, where they may lower the bound, are taken back if so.
+    is_guarded = False
+
+    #: How many earlier ones those steps are extrapolated from; 0 for none.
+    acceleration = 0
+
     @property
     def work_width(self):
         """Numbers that a row takes while it is worked on, by which rows are cut."""
@@ -99,6 +105,15 @@ class FactorModule(nn.Module, ABC):
         loss = share / n_samples * self.global_kl() - weight * bounds.sum()
         loss.backward()
         return bounds.detach(), None
+
+    def positions(self, table):
+        """What is extrapolated from step to step, where ``acceleration`` says so.
+
+        Pairs of tensors of one shape: positive numbers, to be written to, and how much
+        a change in the logarithm of each counts. ``table`` holds the local parameters
+        of all rows.
+        """
+        return []
 
     @staticmethod
     def gradient(parameter):

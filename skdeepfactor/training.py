@@ -8,7 +8,12 @@ import warnings
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
+from skdeepfactor.conjugate import Anderson
 from skdeepfactor.data import chunks, to_tensor
+
+# Relative fall of the bound for which an extrapolation is taken back, and how far one
+# may move a logarithm.
+MAX_FALL, MAX_MOVE = 1e-6, 10.0
 
 
 class NaturalGradient:
@@ -138,6 +143,92 @@ class Memory:
         return torch.from_numpy(rows).to(self.table.device)
 
 
+class Checkpoint:
+    """A copy of a module's state, and of the table of local parameters if given."""
+
+    def __init__(self, module, memory=None):
+        self.state = copy.deepcopy(module.state_dict())
+        self.table = None if memory is None else memory.table.clone()
+
+    def renew(self, module, memory):
+        """Copy what there is now; to the same place, which saves time."""
+        for name, value in module.state_dict().items():
+            self.state[name].copy_(value)
+        self.table.copy_(memory.table)
+
+    def restore(self, module, memory=None):
+        """Go back to it."""
+        module.load_state_dict(self.state)
+        if memory is not None:
+            memory.table.copy_(self.table)
+        module.refresh()
+
+
+class Guard:
+    """Steps on all rows that may lower the bound: extrapolated, but never for worse.
+
+    Each step goes on from an extrapolation of those before it. Where the bound falls
+    for that, it is taken back, and they are forgotten.
+    """
+
+    def __init__(self, module, memory):
+        self.module, self.memory = module, memory
+        self.anderson = Anderson(module.acceleration)
+        # Where this pass began, where the best one did, and the last step as it was.
+        self.start, self.best, self.plain = (
+            Checkpoint(module, memory) for _ in range(3)
+        )
+        self.bound = self.best_bound = -math.inf
+        self.is_ahead = False
+
+    def begin(self):
+        """Note where a pass begins, and give it back."""
+        self.start.renew(self.module, self.memory)
+        if self.anderson.depth:
+            self.before, _ = self._positions()
+        return self.start
+
+    @torch.no_grad()
+    def end(self, bound):
+        """Go on from further ahead, or, by the bound of the pass, from further back."""
+        has_fallen = self.best_bound - bound > MAX_FALL * abs(self.best_bound)
+        if bound > self.best_bound:
+            self.best_bound = bound
+            self.start, self.best = self.best, self.start
+        self.bound = bound
+        if has_fallen and self.is_ahead:
+            self.plain.restore(self.module, self.memory)
+            self.is_ahead = False
+            self.anderson.forget()
+        elif self.anderson.depth:
+            self.plain.renew(self.module, self.memory)
+            self.is_ahead = True
+            after, weights = self._positions()
+            found = self.anderson(self.before, after, weights)
+            self._move(after + (found - after).clamp_(-MAX_MOVE, MAX_MOVE))
+
+    def settle(self):
+        """Take back what no pass has found good."""
+        if self.bound < self.best_bound:
+            self.best.restore(self.module, self.memory)
+        elif self.is_ahead:
+            self.plain.restore(self.module, self.memory)
+
+    def _positions(self):
+        """Logarithms of all that is extrapolated, and their weights, as vectors."""
+        pairs = self.module.positions(self.memory.table)
+        logarithms = torch.cat([values.log().flatten() for values, _ in pairs])
+        return logarithms, torch.cat([weights.flatten() for _, weights in pairs])
+
+    def _move(self, logarithms):
+        """Write positions, given their logarithms."""
+        pairs = self.module.positions(self.memory.table)
+        parts = logarithms.exp().split([values.numel() for values, _ in pairs])
+        for (values, _), part in zip(pairs, parts, strict=True):
+            values.copy_(part.view_as(values))
+        self.module.refresh()
+
+
 def train(
     module,
     X,
@@ -163,7 +254,8 @@ def train(
     over ``n_iter_no_change`` passes), but not in the first ``n_warmup`` passes. With
     ``validate``, a function without arguments that scores the module on rows held out,
     it ends when that has not risen for ``n_iter_no_change`` passes instead, and the
-    module goes back to its best state. The first ``n_cold`` passes
+    module goes back to its best state; so does one that is ``is_guarded``, by the
+    bound, after steps on all rows. The first ``n_cold`` passes
     infer the factors of each row anew; the bound may fall in them, and does not end
     training. ``report(history)`` is called after each pass, and ends training by
     returning True.
@@ -195,14 +287,21 @@ def train(
     memory = None
     if module.local_width:
         memory = Memory(n_samples, module.local_width, dtype=dtype, device=device)
+    guard = None
+    if module.is_guarded and is_full and not is_ascent:
+        guard = Guard(module, memory)
     history = {"lower_bound": [], "seconds": []}
     if validate is not None:
         history["validation_score"] = []
-    best_state, sound_state = None, None
+    best, sound = None, None
     for n_passes in range(1, max_iter + 1):
         started = time.perf_counter()
-        if not is_ascent:
-            state = copy.deepcopy(module.state_dict())
+        # Before the first rows are remembered, there is nothing to go back to.
+        is_guarded = guard is not None and memory.is_warm
+        if is_guarded:
+            start = guard.begin()
+        elif not is_ascent:
+            start = Checkpoint(module)
         module.train()
         kl = global_kl(module)
         bound = 0.0
@@ -222,17 +321,20 @@ def train(
             # The rows of a pass saw parameters that moved; the last are the nearest.
             kl = global_kl(module)
         if not math.isfinite(bound - kl):
-            if sound_state is None:
+            if sound is None:
                 raise ValueError(
                     "The lower bound is not finite after pass "
                     f"{n_passes}: the counts are too large, or the "
                     "priors too extreme, for the floating-point type of the data."
                 )
             _warn_of_divergence(n_passes)
-            best_state, memory = sound_state, None
+            best, memory = sound, None
             break
-        if not is_ascent:
-            sound_state = state
+        if is_guarded:
+            guard.end(bound - kl)
+            sound = guard.best
+        elif not is_ascent:
+            sound = start
         history["lower_bound"].append(bound - kl)
         history["seconds"].append(time.perf_counter() - started)
         if validate is None:
@@ -244,22 +346,22 @@ def train(
             history["validation_score"].append(validate())
             scores = history["validation_score"]
             if scores[-1] == max(scores):
-                best_state = copy.deepcopy(module.state_dict())
+                best = Checkpoint(module)
             settled = scores[n_warmup:]
             is_done = bool(settled) and not _has_risen(settled, n_iter_no_change, 0.0)
         is_stopped = report is not None and report(history)
         if is_done or is_stopped:
             break
-    if best_state is not None:
-        module.load_state_dict(best_state)
-        module.refresh()
+    if best is not None:
+        best.restore(module)
+    elif guard is not None:
+        guard.settle()
     elif is_ascent:
         return history, history["lower_bound"][-1]
     lower_bound = _evaluate(module, X, memory, device)
     if not math.isfinite(lower_bound):
         _warn_of_divergence(len(history["lower_bound"]))
-        module.load_state_dict(sound_state)
-        module.refresh()
+        sound.restore(module)
         lower_bound = _evaluate(module, X, None, device)
     return history, lower_bound
 

@@ -5,7 +5,7 @@ import scipy.special
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skdeepfactor.conjugate import Weights, allocate, fixed_point
+from skdeepfactor.conjugate import Anderson, Weights, allocate, fixed_point
 from skdeepfactor.data import to_tensor
 from skdeepfactor.distributions import digamma
 
@@ -337,3 +337,47 @@ def test_no_rows(batch, device):
     for tol in (0, 1e-3):
         result = fixed_point(Approach(), x, start, max_steps=5, tol=tol)
         assert result.shape == (0, 3)
+
+
+def test_anderson_solves_linear_fixed_points(device):
+    """With as many earlier steps as dimensions, exactly; plain steps do not."""
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    slope = torch.tensor(axes @ np.diag([0.99, 0.9, -0.5]) @ axes.T, device=device)
+    offset = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64, device=device)
+    solution = torch.linalg.solve(torch.eye(3).to(slope) - slope, offset)
+    weights = torch.tensor([1.0, 3.0, 0.2], dtype=torch.float64, device=device)
+    anderson = Anderson(3)
+    point = torch.zeros_like(offset)
+    for _ in range(5):
+        point = anderson(point, slope @ point + offset, weights)
+    assert_allclose(point.cpu(), solution.cpu(), rtol=1e-3)
+    plain = torch.zeros_like(offset)
+    for _ in range(5):
+        plain = slope @ plain + offset
+    assert (plain - solution).norm() > 0.5 * solution.norm()
+
+
+def test_anderson_forgets():
+    one, two = torch.ones(2), torch.full((2,), 2.0)
+    anderson = Anderson(2)
+    # Alone, or after it has forgotten, a step is taken as it is.
+    assert torch.equal(anderson(one, two, one), two)
+    assert not torch.equal(
+        anderson(two, torch.full((2,), 2.5), one), torch.full((2,), 2.5)
+    )
+    anderson.forget()
+    assert torch.equal(anderson(one, two, one), two)
+
+
+def test_anderson_keeps_the_last_steps():
+    """Of a path that turns, more steps than it keeps leave no trace."""
+    rng = np.random.default_rng(0)
+    path = torch.from_numpy(rng.normal(size=(9, 2, 5)))
+    weights = torch.ones(5, dtype=torch.float64)
+    long, short = Anderson(2), Anderson(2)
+    for before, after in path:
+        found = long(before, after, weights)
+    for before, after in path[-3:]:
+        expected = short(before, after, weights)
+    assert_allclose(found, expected, rtol=1e-9)

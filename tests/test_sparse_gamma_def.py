@@ -183,6 +183,69 @@ def test_planted_parts_are_recovered(sizes):
     assert correlations[rows, columns].min() > 0.9
 
 
+def sparse_and_layered(seed, n_samples=400, n_features=60):
+    """Counts from parts that overlap, of which three at a time are active together."""
+    rng = np.random.default_rng(seed)
+    is_there = rng.random((6, n_features)) < 0.3
+    parts = rng.gamma(2, 1, is_there.shape) * is_there
+    groups = np.array([[3, 2, 1, 0, 0, 0], [0, 0, 0, 1, 2, 3.0]])
+    z = rng.gamma(1, rng.gamma(0.3, 4, (n_samples, 2)) @ groups)
+    return rng.poisson(z @ parts).astype(np.float64), parts
+
+
+@pytest.mark.parametrize("sizes", [(6,), (6, 2)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_planted_sparse_factors_are_recovered(sizes, seed):
+    X, parts = sparse_and_layered(seed)
+    model = SparseGammaDEF(sizes, n_init=4, max_iter=200, random_state=0).fit(X)
+    correlations = np.corrcoef(model.components_, parts)[:6, 6:]
+    rows, columns = linear_sum_assignment(-correlations)
+    assert correlations[rows, columns].min() > 0.9
+    # 70 % of the weights planted are zeros.
+    assert 0.2 < model.sparsity_[0] < 0.7
+
+
+def test_sparsity_is_a_share_of_small_weights(fitted):
+    model, _ = fitted
+    assert model.sparsity_.shape == (3,)
+    for share, weights in zip(model.sparsity_, model.weights_, strict=True):
+        n_small = 0
+        for column in weights.T:
+            n_small += sum(weight < column.max() / 100 for weight in column)
+        assert share == pytest.approx(n_small / weights.size)
+    # The parts that were planted are disjoint, and six share four of them out.
+    assert model.sparsity_[0] > 0.2
+
+
+@pytest.mark.parametrize("acceleration", [0, 5])
+def test_more_passes_do_not_end_lower(acceleration):
+    """Not even where steps are as long as they may be."""
+    X, _ = sparse_and_layered(0, 100, 30)
+    model = SparseGammaDEF(
+        (6, 2), acceleration=acceleration, over_relaxation=1.99, tol=0, random_state=0
+    )
+    last, error = -np.inf, 0.0
+    for max_iter in (5, 20, 60, 120, 121, 122):
+        model.set_params(max_iter=max_iter).fit(X)
+        both = np.hypot(error, model.lower_bound_std_error_)
+        assert model.lower_bound_ > last - 4 * both
+        last, error = model.lower_bound_, model.lower_bound_std_error_
+
+
+def test_extrapolation_saves_passes():
+    """Of parts that overlap, with large counts, plain steps take their time."""
+    X, _ = sparse_and_layered(0, 100, 30)
+    bounds = [
+        SparseGammaDEF(
+            (10,), acceleration=acceleration, max_iter=40, tol=0, random_state=0
+        )
+        .fit(20 * X)
+        .lower_bound_
+        for acceleration in (0, 5)
+    ]
+    assert bounds[1] > bounds[0]
+
+
 def test_layers_of_transform(fitted):
     model, X = fitted
     layers = []

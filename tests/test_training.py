@@ -92,6 +92,43 @@ class PoissonRates(FactorModule):
         return per_feature.sum() - gammaln(X + 1).sum()
 
 
+class Path(PoissonRates):
+    """A positive number for the weights and one for each row, all with the same step.
+
+    The bound is a function of the logarithm of the number.
+    """
+
+    is_guarded = True
+    local_width = 1
+
+    def __init__(self, step, bound, acceleration):
+        super().__init__(1)
+        self.place = nn.Parameter(torch.full((1,), 100.0, dtype=torch.float64))
+        self.step, self.bound, self.acceleration = step, bound, acceleration
+
+    @torch.no_grad()
+    def backward(self, x, weight, n_samples, start=None):
+        new = self.step(self.place.log()).exp()
+        self.gradient(self.counts).zero_()
+        self.gradient(self.exposure).zero_()
+        self.gradient(self.place).add_(new, alpha=-weight * len(x))
+        rows = self.place.expand(len(x), 1) if start is None else start
+        bounds = self.bound(rows.log()[:, 0])
+        return bounds, self.step(rows.log()).exp()
+
+    def positions(self, table):
+        return [(table, torch.ones_like(table)), (self.place.data, torch.ones(1))]
+
+    def elbo(self, x, q=None):
+        raise NotImplementedError
+
+    def global_kl(self):
+        return 0.0
+
+    def data_bound(self, batches):
+        return sum(self.bound(start.log()).sum().item() for _, start in batches())
+
+
 class LinearGaussian(FactorModule):
     """x = z W + noise, with exact posteriors, learnt by the default ``backward``."""
 
@@ -669,3 +706,55 @@ def test_estimators_take_the_same_step_in_chunks(conjugate, counts, monkeypatch)
     assert_allclose(in_parts, bound, rtol=1e-10)
     for name, tensor in expected.items():
         assert_allclose(found[name], tensor, rtol=1e-9, atol=1e-10)
+
+
+# Steps that may lower the bound.
+
+
+def on_path(X, module, n_passes):
+    """Train on a path: the logarithm where it ends, all bounds, and the one there."""
+    history, bound = run(module, X, max_iter=n_passes, tol=-1.0, is_ascent=False)
+    return float(module.place.detach().log()), np.array(history["lower_bound"]), bound
+
+
+def test_steps_are_extrapolated(X, small_chunks):
+    def step(log_place):
+        return 0.9 * log_place
+
+    def bound(log_place):
+        return -log_place.square()
+
+    place, _, plain = on_path(X, Path(step, bound, 0), 8)
+    assert place == pytest.approx(math.log(100) * 0.9**8)
+    place, _, accelerated = on_path(X, Path(step, bound, 2), 8)
+    assert abs(place) < 1e-5
+    assert accelerated > plain
+
+
+def test_an_extrapolation_that_lowers_the_bound_is_taken_back(X):
+    def step(log_place):
+        return 0.9 * log_place
+
+    def bound(log_place):
+        # Steps lead past a cliff, which they come to the edge of but slowly.
+        return -log_place.square() - 1000.0 * (log_place < 0.5)
+
+    place, bounds, final = on_path(X, Path(step, bound, 2), 12)
+    assert (np.diff(bounds) < 0).any()
+    assert place >= 0.5
+    assert final >= bounds.max() - 1e-9 * abs(bounds.max())
+
+
+@pytest.mark.parametrize("acceleration", [0, 1])
+def test_training_ends_with_the_best_pass(acceleration, X):
+    def step(log_place):
+        return log_place - 1
+
+    def bound(log_place):
+        return -(log_place - 1.5).square()
+
+    place, bounds, final = on_path(X, Path(step, bound, acceleration), 9)
+    assert bounds[-1] < bounds.max()
+    assert final == pytest.approx(bounds.max())
+    # The parameters are those of that pass as well.
+    assert -len(X) * (place - 1.5) ** 2 == pytest.approx(final)

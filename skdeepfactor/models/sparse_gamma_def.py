@@ -64,7 +64,9 @@ w_{kv}^2 (1 + c_{kv})` and :math:`Q^0_k` the same without c, F is stationary in 
 
 with r the rate of the prior and g(s) = 2 s^2 (psi'(s) - 1/s), which falls from 2 at 0
 to 1. The mean is multiplied by the ratio of the two sides, to a power above 1 (over-
-relaxation); the same for w, with sums over rows. F is no bound: what is reported as
+relaxation); the same for w, with sums over rows. The logarithms of all means are then
+extrapolated from the last passes, with shapes as weights, and the extrapolation taken
+back if F has fallen after the next one. F is no bound: what is reported as
 ``lower_bound_`` is a Monte Carlo estimate of the evidence lower bound itself.
 
 Ranganath, Tang, Charlin and Blei (2015), Deep exponential families; Naesseth, Ruiz,
@@ -115,7 +117,7 @@ FLOOR = 1e-14
 PLAIN_EVERY = 10
 
 # Draws for the bound of the training data, and how many are made at a time.
-N_DRAWS = 50
+N_DRAWS = 20
 DRAWS_AT_ONCE = 10
 
 
@@ -175,6 +177,7 @@ class GammaBelief(FactorModule):
         weight_rate,
         solver,
         over_relaxation,
+        acceleration,
         inner_iter,
         tol,
     ):
@@ -183,8 +186,11 @@ class GammaBelief(FactorModule):
         self.top_rate = top_rate
         self.weight_shape, self.weight_rate = weight_shape, weight_rate
         self.solver, self.over_relaxation = solver, over_relaxation
+        self.is_guarded, self.acceleration = solver == "expansion", acceleration
         self.inner_iter, self.inner_tol = inner_iter, tol
-        self.local_width = 2 * sum(layer_sizes)
+        self.state_width = 2 * sum(layer_sizes)
+        # And log x! of the row, in two parts so as to lose no digits.
+        self.local_width = self.state_width + 2
         shape = (n_features, layer_sizes[0])
         # Sums over rows of what the weights of layer 1 follow from, by feature.
         self.counts = nn.Parameter(torch.zeros(shape))
@@ -231,7 +237,9 @@ class GammaBelief(FactorModule):
         state = fixed_point(
             lambda x, state: self._pack(self._step(x, self._unpack(state))),
             x,
-            self._pack(self._cold(x)) if start is None else start,
+            self._pack(self._cold(x))
+            if start is None
+            else start[:, : self.state_width],
             max_steps=self.inner_iter if self.training else MAX_STEPS,
             tol=self.inner_tol,
         )
@@ -239,7 +247,7 @@ class GammaBelief(FactorModule):
 
     def _unpack(self, state):
         widths = [size for size in self.layer_sizes for _ in range(2)]
-        mean, shape, *rest = state.split(widths, 1)
+        mean, shape, *rest = state[:, : self.state_width].split(widths, 1)
         uppers = [
             Upper.of(family, rho, tau)
             for family, rho, tau in zip(
@@ -338,8 +346,14 @@ class GammaBelief(FactorModule):
 
     def _power(self):
         """The power of this update's steps on means."""
-        is_plain = int(self.n_updates) % PLAIN_EVERY == 0
+        # What is extrapolated must be the same in each step.
+        is_plain = self.acceleration == 0 and int(self.n_updates) % PLAIN_EVERY == 0
         return 1.0 if is_plain or not self.training else self.over_relaxation
+
+    def positions(self, table):
+        # By the Fisher information of the logarithm of a gamma's mean, its shape.
+        mean, shape = table.split(self.layer_sizes[0], 1)[:2]
+        return [(mean, shape), (self.weight_mean, self.weight_concentration)]
 
     def _expand(self, x, factors):
         """Expected log likelihood to second order, up to lgamma, R and x / m^2."""
@@ -348,14 +362,18 @@ class GammaBelief(FactorModule):
         m = product_at(x, mean, self.weight_mean.T)
         m = map_values(lambda m: m.clamp_min_(floor), m)
         # All in place: these arrays are what a pass takes its time for.
-        spread = product_at(x, square * (1 + 1 / factors.shape), self._square_spread.T)
+        relative = product_at(
+            x, square * (1 + 1 / factors.shape), self._square_spread.T
+        )
         flat = product_at(x, square, self._square.T)
         inverse = map_values(torch.reciprocal, m)
         relative = map_values(
-            lambda s, f, i: s.sub_(f).mul_(i).mul_(i), spread, flat, inverse
+            lambda s, f, i: s.sub_(f).mul_(i).mul_(i), relative, flat, inverse
         )
-        ratio = map_values(torch.mul, x, inverse)
-        per_square = map_values(torch.mul, ratio, inverse)
+        ratio = map_values(
+            lambda x, i, place: torch.mul(x, i, out=place), x, inverse, flat
+        )
+        per_square = map_values(torch.Tensor.mul_, inverse, ratio)
         ratio = map_values(lambda q, r: q.addcmul_(q, r), ratio, relative)
         terms = map_values(
             lambda x, m, r: m.log_().sub_(r, alpha=0.5).mul_(x), x, m, relative
@@ -370,13 +388,13 @@ class GammaBelief(FactorModule):
     def _bounds(self, x, factors):
         """The closed-form bound of each row."""
         likelihood = self._allocate(x, factors).log_likelihood(x, self._weights)
-        return self._with_rest(x, likelihood, factors, self._links(factors))
+        rest = self._rest(factors, self._links(factors))
+        return likelihood - log_factorials(x) - rest
 
-    def _with_rest(self, x, likelihood, factors, links):
-        """The bound of each row, given its expected sum of x log (z W)."""
+    def _rest(self, factors, links):
+        """What the bound of each row lacks of its expected sum of x log (z W) - x!."""
         totals = (factors.mean * self._totals).sum(1, dtype=torch.float64)
-        kl = self._local_kl(factors, links)
-        return likelihood - log_factorials(x) - totals - kl
+        return totals + self._local_kl(factors, links)
 
     def _local_kl(self, factors, links):
         """Divergence of the factors of each row; a bound of it, or at drawn means.
@@ -477,12 +495,13 @@ class GammaBelief(FactorModule):
     @torch.no_grad()
     def backward(self, x, weight, n_samples, start=None):
         scale = -weight * n_samples
+        constants = _split(log_factorials(x)) if start is None else start[:, -2:]
         if self.solver == "expansion":
             # One step on a row that is remembered; several on a new one.
             factors = self._solve(x) if start is None else self._unpack(start)
             links = self._links(factors)
             likelihood, ratio, per_square = self._expand(x, factors)
-            bounds = self._with_rest(x, likelihood, factors, links)
+            rest = self._rest(factors, links)
             self._add_expanded(factors, ratio, per_square, scale)
             factors = self._expanded_step(factors, links, ratio, per_square)
             factors = self._step_above(factors, links)
@@ -490,12 +509,14 @@ class GammaBelief(FactorModule):
             factors = self._solve(x, start)
             allocation = self._allocate(x, factors)
             likelihood = allocation.log_likelihood(x, self._weights)
-            bounds = self._with_rest(x, likelihood, factors, self._links(factors))
+            rest = self._rest(factors, self._links(factors))
             counts = self.gradient(self.counts)
             allocation.add_feature_counts(counts.T, self._weights, scale)
         self.gradient(self.totals).add_(factors.mean.sum(0), alpha=scale)
         self._add_above(factors, scale)
-        return bounds, self._pack(factors)
+        bounds = likelihood - constants.double().sum(1) - rest
+        local = torch.cat([self._pack(factors), constants.to(x.dtype)], 1)
+        return bounds, local
 
     def _add_expanded(self, factors, ratio, per_square, scale):
         """Add what the means and shapes of the weights follow from."""
@@ -554,15 +575,28 @@ class GammaBelief(FactorModule):
             rho, tau = statistics.detach()
             rho = self.weight_rate + rho
             self._uppers.append(Upper.of(self.weight_family, rho, tau))
+        # Of the closed-form bound, which not every pass needs.
+        self._allocating = None
 
-        def mean_log(features):
-            shape = self.weight_concentration[features]
-            return _mean_log(shape, self.weight_mean[features]).T
+    @property
+    def _weights(self):
+        """What allocates counts to the units of layer 1."""
+        if self._allocating is None:
+            self._allocating = Weights.from_mean_log(
+                self._mean_log_weights, self.weight_mean.T.shape, self.weight_mean
+            )
+        return self._allocating
 
-        n_features, n_components = self.weight_mean.shape
-        self._weights = Weights.from_mean_log(
-            mean_log, (n_components, n_features), self.weight_mean
-        )
+    def _mean_log_weights(self, features):
+        """E[log W] of some features, (layer_sizes[0], n_features)."""
+        shape = self.weight_concentration[features]
+        return _mean_log(shape, self.weight_mean[features]).T
+
+
+def _split(values):
+    """Float64 numbers as sums of two of float32, (..., 2)."""
+    large = values.float()
+    return torch.stack([large, (values - large).float()], -1)
 
 
 def _mean_log(shape, mean):
@@ -609,8 +643,12 @@ class SparseGammaDEF(ConjugateFactorModel):
         ``"expansion"`` expands the likelihood to second order, which finds a far better
         bound; ``"auxiliary"`` climbs a closed-form bound, which rises in every full
         step.
-    over_relaxation : float, default=1.8
+    over_relaxation : float, default=1.4
         Power of the steps of ``"expansion"`` in training; 1 for plain ones.
+    acceleration : int, default=5
+        How many earlier passes the steps of ``"expansion"`` on all rows are
+        extrapolated from; 0 for none. Each takes the memory of the means of the units
+        of the lowest layer, and of its weights, twice.
     init : {"parts", "kmeans", "random"} or array-like, default="parts"
         Where the weights of the lowest layer start: from clusters of the features, from
         clusters of the rows, from random weights, or from an array of shape
@@ -664,6 +702,9 @@ class SparseGammaDEF(ConjugateFactorModel):
     weights_ : list of ndarray
         Posterior means of the weights of all layers: ``components_``, and from each
         layer to the one below, (layer_sizes[l + 1], layer_sizes[l]).
+    sparsity_ : ndarray of shape (n_layers,)
+        For each array of ``weights_``, the share of its entries that are below 1 % of
+        the largest one in their column: of what leads to the same unit, or feature.
     lower_bound_ : float
         Bound of the training data in nats, the divergence of the weights included: by
         Monte Carlo with ``solver="expansion"``, in closed form with ``"auxiliary"``.
@@ -720,6 +761,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         "weight_rate": [Interval(Real, 0, None, closed="neither")],
         "solver": [StrOptions({"expansion", "auxiliary"})],
         "over_relaxation": [Interval(Real, 1, 2, closed="left")],
+        "acceleration": [Interval(Integral, 0, None, closed="left")],
         "init": [StrOptions({"parts", "kmeans", "random"}), "array-like"],
         "transform_layer": [
             Interval(Integral, 1, None, closed="left"),
@@ -736,7 +778,8 @@ class SparseGammaDEF(ConjugateFactorModel):
         weight_shape=0.1,
         weight_rate=0.3,
         solver="expansion",
-        over_relaxation=1.8,
+        over_relaxation=1.4,
+        acceleration=5,
         init="parts",
         transform_layer=1,
         max_iter=1000,
@@ -763,6 +806,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         self.weight_rate = weight_rate
         self.solver = solver
         self.over_relaxation = over_relaxation
+        self.acceleration = acceleration
         self.init = init
         self.transform_layer = transform_layer
         self.max_iter = max_iter
@@ -874,6 +918,7 @@ class SparseGammaDEF(ConjugateFactorModel):
             weight_rate=self.weight_rate,
             solver=self.solver,
             over_relaxation=self.over_relaxation,
+            acceleration=self.acceleration,
             inner_iter=self.max_inner_iter,
             tol=self.inner_tol,
         )
@@ -916,7 +961,9 @@ class SparseGammaDEF(ConjugateFactorModel):
 
     def _module_attributes(self, module):
         weights = [module.weight_mean.T, *(upper.mean for upper in module._uppers)]
+        weights = [w.cpu().numpy().copy() for w in weights]
         return {
-            "weights_": [w.cpu().numpy().copy() for w in weights],
+            "weights_": weights,
+            "sparsity_": np.array([(w < 0.01 * w.max(axis=0)).mean() for w in weights]),
             "lower_bound_std_error_": module.lower_bound_std_error,
         }

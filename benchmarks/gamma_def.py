@@ -1,0 +1,616 @@
+"""Sparse gamma deep exponential families: bounds against seconds, and predictions.
+
+Each contender runs alone in a fresh process (`measure`). Seconds include the model's
+start, but neither imports nor the evaluation of the bound; a fit ends with the first
+pass beyond ``--seconds``, or earlier where its tolerance says so. They are of the wall
+clock; where other work shares the machine, ``--threads 1 --clock process`` counts the
+seconds that this process computed.
+
+ELBO
+    The evidence lower bound of the training data and its standard error, by
+    `monte_carlo`: draws of all factors and weights from q, and all densities by
+    torch.distributions and SciPy, nothing of this package and nothing left out. Beside
+    it the estimator's own ``lower_bound_``, and whether the two agree within four
+    standard errors of their difference. "closed" is the bound with auxiliary counts.
+olivetti
+    Faces (`x_train`), 100-40-15, the defaults and ``solver="auxiliary"``.
+depth
+    1, 2 and 3 layers, after a third of the seconds, and with tol=1e-5 in at most ten
+    times as many.
+pyro
+    Ours and a log-normal guide in Pyro, by Adam with one draw a step, after a twelfth,
+    a sixth, a third, two thirds and all of the seconds. Step size and first scale are
+    the best of those tried for Pyro (.01 to .1, e^-3 and e^-1.5; .05 is less stable).
+nips
+    Words of NIPS papers (nips305_ars, train), CSR, from both kinds of clusters.
+images
+    Test images; q is fitted to the whole image under the weights found on the training
+    images. Mean over 100 draws of factors and weights of log p(x | z, W) a pixel.
+text
+    20news_2000: plug-in completion perplexity of the test rows. The settings of each
+    contender are those of its grid that do best on a tenth of the training rows, drawn
+    with seed 1; it is then fitted to all of them, and the test rows are used once.
+cells
+    pbmc1k_v3, a fifth of the molecules held out by binomial thinning (seed 0): mean log
+    likelihood of a cell's held-out counts, Poisson with a quarter of the fitted rates,
+    and of a held-out molecule, multinomial; rates are at least 1e-4 in training. The
+    settings are chosen by thinning the training molecules once more.
+"""
+
+import argparse
+import time
+from unittest import mock
+
+import numpy as np
+from scipy import sparse
+
+from benchmarks import data, measure
+
+SHAPE, TOP_RATE, WEIGHT_RATE = 0.1, 0.1, 0.3
+MOMENTS = (1 / 12, 1 / 6, 1 / 3, 2 / 3, 1)
+LAYERS = {"one layer": (100,), "two layers": (100, 40), "three layers": (100, 40, 15)}
+FLOOR = 1e-4
+CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
+
+# By section and contender the arguments of `bound`; "share" is that of the seconds.
+BOUNDS = {
+    "olivetti": {
+        "defaults": {"corpus": "olivetti"},
+        "auxiliary": {"corpus": "olivetti", "parameters": {"solver": "auxiliary"}},
+    },
+    "depth": {
+        f"{name}, {moment}": {
+            "corpus": "olivetti",
+            "share": share,
+            "parameters": {"layer_sizes": sizes, "tol": 1e-5},
+        }
+        for moment, share in (("equal time", 1 / 3), ("converged", 10))
+        for name, sizes in LAYERS.items()
+    },
+    "pyro": {
+        f"ours, {share:.2f}": {"corpus": "olivetti", "share": share}
+        for share in MOMENTS
+    },
+    "nips": {
+        init: {"corpus": "nips305_ars", "parameters": {"init": init}}
+        for init in ("parts", "kmeans")
+    },
+}
+BOUND_COLUMNS = {
+    "fit s": ("train_seconds", 1),
+    "passes": ("passes", 0),
+    "ELBO": ("elbo", 0),
+    "error": ("error", 0),
+    "lower_bound_": ("lower_bound", 0),
+    "its error": ("lower_bound_error", 0),
+    "agrees": ("agrees", 0),
+    "closed": ("closed", 0),
+}
+
+# Settings to choose from, on rows or molecules that are not the test's.
+GRIDS = {
+    "text": {
+        "three layers": [
+            {"layer_sizes": (100, 30, 15), "init": init, "max_iter": n_passes}
+            for init in ("kmeans", "parts")
+            for n_passes in (50, 100, 200)
+        ],
+        "one layer": [
+            {"layer_sizes": (100,), "init": init, "max_iter": n_passes}
+            for init in ("kmeans", "parts")
+            for n_passes in (50, 100, 200)
+        ],
+        "PoissonFactorization": [{"n_components": 100}],
+    },
+    "cells": {
+        "three layers": [
+            {"layer_sizes": (k, k // 2, k // 5), "init": init, "max_iter": 200}
+            for k in (20, 40)
+            for init in ("kmeans", "parts")
+        ],
+        "one layer": [
+            {"layer_sizes": (k,), "init": init, "max_iter": 200}
+            for k in (20, 40)
+            for init in ("kmeans", "parts")
+        ],
+        "NMF": [
+            {"n_components": k, "max_iter": n_passes}
+            for k in (5, 10, 20, 40)
+            for n_passes in (50, 200)
+        ],
+    },
+}
+SCORES = {"text": ("completion", -1), "cells": ("poisson", 1)}
+
+
+class Clock:
+    """A callback of scikit-learn's that ends a fit after some seconds."""
+
+    def __init__(self, seconds, clock):
+        self.seconds, self.now = seconds, CLOCKS[clock]
+
+    def setup(self, estimator, context):
+        """Start the clock."""
+        self.start = self.now()
+
+    def on_fit_task_begin(self, estimator, context):
+        """Nothing to do before a pass."""
+
+    def on_fit_task_end(self, estimator, context):
+        """Note when a pass ended, and say whether time is up."""
+        if context.task_name == "pass":
+            self.elapsed = self.now() - self.start
+        return self.elapsed >= self.seconds
+
+    def teardown(self, estimator, context):
+        """Nothing to tidy up."""
+
+
+def matrix(corpus):
+    """Training data of a corpus, float32, dense for images."""
+    if corpus == "olivetti":
+        return faces("x_train")
+    return data.counts(corpus, "train").astype(np.float32)
+
+
+def faces(split):
+    """Images of faces, one to a row."""
+    with np.load(data.folder() / "olivetti" / "olivetti.npz") as arrays:
+        return arrays[split].astype(np.float32)
+
+
+def fitted(X, seconds, clock, seed, **parameters):
+    """The estimator, its seconds of training, its module, the factors of the rows.
+
+    An estimator forgets what it inferred of the rows that it was fitted to, so it is
+    caught on its way to the bound.
+    """
+    import torch
+
+    from skdeepfactor import SparseGammaDEF
+    from skdeepfactor.data import to_tensor
+    from skdeepfactor.models.sparse_gamma_def import GammaBelief
+
+    caught = []
+    data_bound = GammaBelief.data_bound
+
+    def catch(module, batches):
+        caught[:] = [start for _, start in batches()]
+        return data_bound(module, batches)
+
+    clock = Clock(seconds, clock)
+    est = SparseGammaDEF(
+        **{"max_iter": 10**6, "random_state": seed, **parameters}
+    ).set_callbacks(clock)
+    with mock.patch.object(GammaBelief, "data_bound", catch):
+        est.fit(X)
+    module = est._load(torch.float32)
+    with torch.no_grad():
+        if not caught:
+            x = to_tensor(X, slice(None), dtype=torch.float32, device="cpu")
+            caught = [module._pack(module.posterior(x).factors)]
+        factors = module._unpack(torch.cat(caught))
+    return est, clock.elapsed, module, factors
+
+
+class InverseGaussian:
+    """SciPy's generalised inverse Gaussian, with the methods of a torch distribution.
+
+    The density is proportional to y^(order - 1) exp(-rho y - tau / y).
+    """
+
+    def __init__(self, order, rho, tau):
+        rho, tau = rho.double().numpy(), tau.double().numpy()
+        self.parameters = (order, 2 * np.sqrt(rho * tau))
+        self.scale = np.sqrt(tau / rho)
+
+    def sample(self, shape=()):
+        """Draws, an array of shape + the parameters' shape."""
+        import torch
+        from scipy.stats import geninvgauss
+
+        size = (*shape, *self.scale.shape)
+        draws = geninvgauss.rvs(
+            *self.parameters,
+            scale=self.scale,
+            size=size,
+            random_state=int(torch.randint(2**31, ())),
+        )
+        return torch.from_numpy(draws)
+
+    def log_prob(self, value):
+        """Log density of each value."""
+        import torch
+        from scipy.stats import geninvgauss
+
+        values = value.numpy()
+        return torch.from_numpy(
+            geninvgauss.logpdf(values, *self.parameters, scale=self.scale)
+        )
+
+
+def posterior(module, factors):
+    """Distributions of the factors of each layer, and of the weights below each."""
+    from torch.distributions import Gamma
+
+    def gamma(shape, mean):
+        shape, mean = shape.double(), mean.double()
+        return Gamma(shape, shape / mean)
+
+    def uppers(values):
+        return [InverseGaussian(SHAPE, value.rho, value.tau) for value in values]
+
+    weights = gamma(module.weight_concentration.T, module.weight_mean.T)
+    return (
+        [gamma(factors.shape, factors.mean), *uppers(factors.uppers)],
+        [weights, *uppers(module._uppers)],
+    )
+
+
+def log_joint(x, factors, weights):
+    """Log density of counts, of factors from the data to the top, and of weights."""
+    import torch
+    from torch.distributions import Gamma, Poisson
+
+    # Else these distributions would round what they are given to float32.
+    shape, top_rate, weight_rate = torch.tensor(
+        [SHAPE, TOP_RATE, WEIGHT_RATE], dtype=torch.float64
+    )
+    terms = [
+        Poisson(factors[0] @ weights[0]).log_prob(x),
+        Gamma(shape, top_rate).log_prob(factors[-1]),
+        *(Gamma(shape, weight_rate).log_prob(w) for w in weights),
+    ]
+    for below, above, w in zip(factors[:-1], factors[1:], weights[1:], strict=True):
+        terms.append(Gamma(shape, shape / (above @ w)).log_prob(below))
+    return sum(term.sum() for term in terms)
+
+
+def monte_carlo(X, q_factors, q_weights, n_draws, seed):
+    """The evidence lower bound of counts, and its standard error, by draws from q."""
+    import torch
+
+    torch.manual_seed(seed)
+    x = torch.from_numpy(dense(X).astype(np.float64))
+    both = [*q_factors, *q_weights]
+    drawn = [
+        q.sample((n_draws,)) if isinstance(q, InverseGaussian) else None for q in both
+    ]
+    bounds = []
+    for draw in range(n_draws):
+        values = [
+            q.sample() if draws is None else draws[draw]
+            for q, draws in zip(both, drawn, strict=True)
+        ]
+        log_q = sum(q.log_prob(v).sum() for q, v in zip(both, values, strict=True))
+        n_layers = len(q_factors)
+        log_p = log_joint(x, values[:n_layers], values[n_layers:])
+        bounds.append(float(log_p - log_q))
+    return mean_and_error(bounds)
+
+
+def mean_and_error(values):
+    """The mean of draws and its standard error."""
+    return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
+
+
+def dense(X):
+    """The array of a sparse matrix, or what is one already."""
+    return X.toarray() if sparse.issparse(X) else X
+
+
+def bound(meter, corpus, seconds, clock, seed, n_draws, parameters):
+    """Fit for some seconds, and evaluate the bound."""
+    X = matrix(corpus)
+    est, train_seconds, module, factors = fitted(X, seconds, clock, seed, **parameters)
+    elbo, error = monte_carlo(X, *posterior(module, factors), n_draws, seed)
+    lower_bound_error = est.lower_bound_std_error_
+    is_drawn = lower_bound_error > 0
+    difference = abs(elbo - est.lower_bound_)
+    agrees = difference < 4 * np.hypot(error, lower_bound_error)
+    return {
+        "train_seconds": train_seconds,
+        "passes": est.n_iter_,
+        "elbo": elbo,
+        "error": error,
+        "lower_bound": est.lower_bound_ if is_drawn else None,
+        "lower_bound_error": lower_bound_error if is_drawn else None,
+        "agrees": int(agrees) if is_drawn else None,
+        "closed": float(est.score_samples(X).sum() - module.global_kl()),
+        "history": est.history_["lower_bound"],
+        "median_pass_seconds": float(np.median(est.history_["seconds"])),
+    }
+
+
+def images(meter, seconds, clock, seed, n_draws=100):
+    """Log likelihood of test images at draws of q, a pixel."""
+    import torch
+    from torch.distributions import Poisson
+
+    from skdeepfactor.data import to_tensor
+
+    _, train_seconds, module, _ = fitted(faces("x_train"), seconds, clock, seed)
+    X = faces("x_test")
+    x = to_tensor(X, slice(None), dtype=torch.float32, device="cpu")
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        q_factors, q_weights = posterior(module, module.posterior(x).factors)
+        draws = []
+        for _ in range(n_draws):
+            rates = q_factors[0].sample() @ q_weights[0].sample()
+            draws.append(float(Poisson(rates).log_prob(x.double()).mean()))
+    mean, error = mean_and_error(draws)
+    return {"train_seconds": train_seconds, "per_pixel": mean, "pixel_error": error}
+
+
+def pyro(meter, moments, clock, seed, n_draws, learning_rate):
+    """The bound of a log-normal guide in Pyro after each of some seconds."""
+    import pyro
+    import torch
+    from pyro import distributions as dist
+    from pyro.infer import SVI, Trace_ELBO
+    from pyro.optim import Adam
+
+    x = torch.from_numpy(faces("x_train"))
+    n_samples, n_features = x.shape
+    sizes = LAYERS["three layers"]
+    z_shapes = {f"z{layer}": (n_samples, size) for layer, size in enumerate(sizes)}
+    w_shapes = {
+        f"w{layer}": (size, below)
+        for layer, (size, below) in enumerate(
+            zip(sizes, (n_features, *sizes[:-1]), strict=True)
+        )
+    }
+    # Rates of about the size of the counts, and upper layers of about that of z0.
+    level = float((x.mean() / sizes[0]).sqrt())
+    starts = {"z0": level, "w0": level}
+
+    def drawn(name, distribution):
+        return pyro.sample(name, distribution.to_event(2))
+
+    def model():
+        weights = [
+            drawn(name, dist.Gamma(SHAPE, WEIGHT_RATE).expand(shape))
+            for name, shape in w_shapes.items()
+        ]
+        z = drawn("z2", dist.Gamma(SHAPE, TOP_RATE).expand(z_shapes["z2"]))
+        z = drawn("z1", dist.Gamma(SHAPE, SHAPE / (z @ weights[2])))
+        z = drawn("z0", dist.Gamma(SHAPE, SHAPE / (z @ weights[1])))
+        pyro.sample("x", dist.Poisson(z @ weights[0]).to_event(2), obs=x)
+
+    def guide():
+        for name, shape in {**w_shapes, **z_shapes}.items():
+            middle = np.log(starts.get(name, 0.3))
+            start = middle + 0.3 * torch.randn(shape)
+            location = pyro.param(f"{name} location", start)
+            log_scale = pyro.param(f"{name} log scale", torch.full(shape, -3.0))
+            drawn(name, dist.LogNormal(location, log_scale.exp()))
+
+    pyro.clear_param_store()
+    pyro.set_rng_seed(seed)
+    optimizer = Adam({"lr": learning_rate, "betas": (0.9, 0.99)})
+    inference = SVI(model, guide, optimizer, loss=Trace_ELBO())
+    curve, elapsed, n_steps, now = [], 0.0, 0, CLOCKS[clock]
+    for moment in moments:
+        begin = now()
+        while elapsed + now() - begin < moment:
+            inference.step()
+            n_steps += 1
+        elapsed += now() - begin
+        elbo, error = mean_and_error(
+            [-inference.evaluate_loss() for _ in range(n_draws)]
+        )
+        curve.append(
+            {
+                "train_seconds": elapsed,
+                "passes": n_steps,
+                "elbo": elbo,
+                "error": error,
+            }
+        )
+    return {"curve": curve}
+
+
+def text(meter, name, parameters, seed, is_test):
+    """Completion perplexity of validation or of test rows, and themes."""
+    import skdeepfactor
+    from skdeepfactor.metrics import completion_perplexity
+
+    X = data.counts("20news_2000", "train").astype(np.float32)
+    if is_test:
+        test = data.counts("20news_2000", "test")
+    else:
+        order = np.random.RandomState(1).permutation(X.shape[0])
+        n_valid = X.shape[0] // 10
+        X, test = X[order[n_valid:]], X[order[:n_valid]].astype(int)
+    is_deep = name != "PoissonFactorization"
+    make = skdeepfactor.SparseGammaDEF if is_deep else skdeepfactor.PoissonFactorization
+    est = make(random_state=seed, **parameters)
+    with meter("fit"):
+        est.fit(X)
+    completion = completion_perplexity(est, test, random_state=0)
+    return {
+        "completion": completion,
+        "themes": themes(est.weights_) if is_deep and is_test else [],
+    }
+
+
+def themes(weights, n_words=8):
+    """For each unit above the first layer, its words; those of the top layer first."""
+    words = (data.folder() / "20news_2000" / "vocab.txt").read_text().split("\n")
+    below, found = weights[0], []
+    for layer, weight in enumerate(weights[1:], 2):
+        below = weight @ below
+        # Large units first, and of each the words that it has more of than others.
+        shares = below / below.sum(1, keepdims=True)
+        scores = shares * np.log(shares / (below.sum(0) / below.sum()))
+        found = [
+            f"{layer}: " + " ".join(words[v] for v in np.argsort(-scores[k])[:n_words])
+            for k in np.argsort(-below.sum(1))
+        ] + found
+    return found
+
+
+def thinned(X, seed):
+    """Molecules to train on, and a fifth of them held out, each at random."""
+    held_out = X.copy()
+    held_out.data = np.random.default_rng(seed).binomial(X.data, 0.2)
+    rest = X - held_out
+    held_out.eliminate_zeros()
+    rest.eliminate_zeros()
+    return rest, held_out
+
+
+def cells(meter, name, parameters, seed, is_test):
+    """Log likelihood of held-out molecules under plug-in rates."""
+    train, test = thinned(data.counts("pbmc1k_v3", "all"), 0)
+    if not is_test:
+        train, test = thinned(train, 1)
+    train = train.astype(np.float32)
+    if name == "NMF":
+        from sklearn.decomposition import NMF
+
+        est = NMF(
+            beta_loss="kullback-leibler", solver="mu", random_state=seed, **parameters
+        )
+    else:
+        from skdeepfactor import SparseGammaDEF
+
+        est = SparseGammaDEF(random_state=seed, **parameters)
+    with meter("fit"):
+        est.fit(train)
+    rates = np.asarray(est.inverse_transform(est.transform(train)), dtype=float)
+    return likelihoods(np.maximum(rates, FLOOR), test)
+
+
+def likelihoods(rates, held_out):
+    """Mean log likelihood of a row's held-out counts, and of each of these."""
+    from scipy.special import xlogy
+    from scipy.stats import poisson
+
+    counts = held_out.toarray()
+    shares = rates / rates.sum(1, keepdims=True)
+    return {
+        "poisson": float(poisson.logpmf(counts, rates / 4).sum(1).mean()),
+        "multinomial": float(xlogy(counts, shares).sum() / counts.sum()),
+    }
+
+
+def run(function, contender, chosen, **arguments):
+    """Run a contender in a process of its own; what was asked for and what came."""
+    arguments["seed"] = chosen.seed
+    if function not in GRIDS:
+        arguments["clock"] = chosen.clock
+    measured = measure.run(
+        f"benchmarks.gamma_def:{function}", arguments, threads=chosen.threads
+    )
+    return {"contender": contender, **arguments, **measured}
+
+
+def bound_rows(section, chosen):
+    """Yield the bounds of a section's contenders."""
+    for contender, setting in BOUNDS[section].items():
+        arguments = {"share": 1, "parameters": {}, "n_draws": chosen.draws, **setting}
+        arguments["seconds"] = arguments.pop("share") * chosen.seconds
+        yield run("bound", contender, chosen, **arguments)
+
+
+def pyro_rows(section, chosen):
+    """Yield the bounds of ours and of Pyro at each moment."""
+    yield from bound_rows(section, chosen)
+    moments = [share * chosen.seconds for share in MOMENTS]
+    arguments = {"moments": moments, "n_draws": chosen.draws}
+    row = run("pyro", "Pyro", chosen, learning_rate=chosen.pyro_rate, **arguments)
+    yield from (
+        {**row, "contender": f"Pyro, {share:.2f}", **at}
+        for share, at in zip(MOMENTS, row.pop("curve", [{}]), strict=False)
+    )
+
+
+def image_rows(section, chosen):
+    """Yield the likelihood of test images."""
+    yield run("images", "defaults", chosen, seconds=chosen.seconds)
+
+
+def grid_rows(section, chosen):
+    """Yield each contender's scores over its grid, then the test score of the best."""
+    key, sign = SCORES[section]
+    for contender, grid in GRIDS[section].items():
+        rows = []
+        for parameters in grid:
+            if chosen.max_iter is not None:
+                parameters = {**parameters, "max_iter": chosen.max_iter}
+            shown = ", ".join(map(str, parameters.values()))
+            arguments = {"name": contender, "parameters": parameters}
+            rows.append(
+                run(
+                    section, f"{contender}: {shown}", chosen, is_test=False, **arguments
+                )
+            )
+            yield rows[-1]
+        if chosen.max_iter is not None:
+            continue
+        best = max(rows, key=lambda row: sign * row.get(key, -sign * np.inf))
+        arguments = {"name": contender, "parameters": best["parameters"]}
+        row = run(section, f"{contender}, TEST", chosen, is_test=True, **arguments)
+        print("\n".join(row.get("themes", [])))
+        yield row
+
+
+SECTIONS = {
+    "olivetti": (bound_rows, BOUND_COLUMNS),
+    "depth": (bound_rows, BOUND_COLUMNS),
+    "pyro": (pyro_rows, BOUND_COLUMNS),
+    "nips": (bound_rows, BOUND_COLUMNS),
+    "images": (
+        image_rows,
+        {
+            "fit s": ("train_seconds", 1),
+            "nats a pixel": ("per_pixel", 4),
+            "error": ("pixel_error", 4),
+        },
+    ),
+    "text": (grid_rows, {"fit s": ("fit_seconds", 1), "completion": ("completion", 1)}),
+    "cells": (
+        grid_rows,
+        {
+            "fit s": ("fit_seconds", 1),
+            "per cell": ("poisson", 2),
+            "per molecule": ("multinomial", 4),
+        },
+    ),
+}
+
+
+def main(argv):
+    """Run the sections that were asked for, one contender after the other."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks gamma_def",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--draws", type=int, default=30, help="from q, for the ELBO")
+    parser.add_argument("--threads", type=int, default=measure.THREADS)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--pyro-rate", type=float, default=0.03, help="step size")
+    parser.add_argument(
+        "--max-iter",
+        type=int,
+        help="passes of text and cells, for a look that leaves the test alone",
+    )
+    chosen = parser.parse_args(argv)
+    data.folder()
+    rows = []
+    for section in chosen.only:
+        rows_of_section, columns = SECTIONS[section]
+        of_section = []
+        for row in rows_of_section(section, chosen):
+            of_section.append({"section": section, **row})
+            # A long run that is cut short keeps what it has.
+            measure.write_results("gamma_def", argv, rows + of_section)
+        print(f"\n{section}")
+        measure.print_contenders(of_section, columns)
+        rows += of_section
