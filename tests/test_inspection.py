@@ -1153,7 +1153,7 @@ def test_other_estimators_are_told_what_is_needed(counts):
         None,
     ]
     for other in others:
-        expected = f"needs a fitted NeuralTopicDLGM.*got {type(other).__name__}"
+        expected = f"needs a fitted model whose decoder.*got {type(other).__name__}"
         with pytest.raises(TypeError, match=expected):
             jacobian_embeddings(other)
     with pytest.raises(NotFittedError):
