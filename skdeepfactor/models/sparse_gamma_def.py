@@ -348,7 +348,7 @@ class GammaBelief(FactorModule):
         """The power of this update's steps on means."""
         # What is extrapolated must be the same in each step.
         is_plain = self.acceleration == 0 and int(self.n_updates) % PLAIN_EVERY == 0
-        return 1.0 if is_plain or not self.training else self.over_relaxation
+        return 1.0 if is_plain else self.over_relaxation
 
     def positions(self, table):
         # By the Fisher information of the logarithm of a gamma's mean, its shape.
@@ -644,7 +644,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         bound; ``"auxiliary"`` climbs a closed-form bound, which rises in every full
         step.
     over_relaxation : float, default=1.4
-        Power of the steps of ``"expansion"`` in training; 1 for plain ones.
+        Power of the steps of ``"expansion"``; 1 for plain ones.
     acceleration : int, default=5
         How many earlier passes the steps of ``"expansion"`` on all rows are
         extrapolated from; 0 for none. Each takes the memory of the means of the units
@@ -664,7 +664,7 @@ class SparseGammaDEF(ConjugateFactorModel):
     max_inner_iter : int, default=5
         Steps on rows that a pass starts anew, and on all rows in each pass with
         ``solver="auxiliary"``. ``transform`` goes on until ``inner_tol``.
-    inner_tol : float, default=1e-3
+    inner_tol : float, default=1e-4
         Relative change of a row's parameters below which that row is done.
     n_cold_iter : int, default=None
         The first passes, in which rows start anew instead of where they stopped; None
@@ -785,7 +785,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         max_iter=1000,
         tol=1e-6,
         max_inner_iter=5,
-        inner_tol=1e-3,
+        inner_tol=1e-4,
         n_cold_iter=None,
         batch_size=None,
         learning_offset=10.0,
