@@ -443,23 +443,30 @@ def text(meter, name, parameters, seed, is_test):
     completion = completion_perplexity(est, test, random_state=0)
     return {
         "completion": completion,
-        "themes": themes(est.weights_) if is_deep and is_test else [],
+        "themes": themes(est, X[::10]) if is_deep and is_test else [],
     }
 
 
-def themes(weights, n_words=8):
-    """For each unit above the first layer, its words; those of the top layer first."""
+def themes(est, X, n_words=8):
+    """The words of each unit above the first layer that is in use, and its use.
+
+    A unit's use is its share of the counts that all units of its layer explain; its
+    words are those that it has more of than the layer has.
+    """
     words = (data.folder() / "20news_2000" / "vocab.txt").read_text().split("\n")
-    below, found = weights[0], []
-    for layer, weight in enumerate(weights[1:], 2):
-        below = weight @ below
-        # Large units first, and of each the words that it has more of than others.
+    sizes = [len(weights) for weights in est.weights_]
+    units = est.set_params(transform_layer="all").transform(X)
+    units = np.split(units, np.cumsum(sizes)[:-1], axis=1)
+    below, found = est.weights_[0], []
+    for layer in range(1, len(sizes)):
+        below = est.weights_[layer] @ below
+        use = units[layer].mean(0) * below.sum(1)
+        use /= use.sum()
         shares = below / below.sum(1, keepdims=True)
-        scores = shares * np.log(shares / (below.sum(0) / below.sum()))
-        found = [
-            f"{layer}: " + " ".join(words[v] for v in np.argsort(-scores[k])[:n_words])
-            for k in np.argsort(-below.sum(1))
-        ] + found
+        scores = shares * np.log(shares / (use @ shares))
+        for k in np.argsort(-use)[: (use > 1e-4).sum()]:
+            top = " ".join(words[v] for v in np.argsort(-scores[k])[:n_words])
+            found.append(f"layer {layer + 1}, {use[k]:.4f}: {top}")
     return found
 
 

@@ -652,7 +652,8 @@ class SparseGammaDEF(ConjugateFactorModel):
     init : {"parts", "kmeans", "random"} or array-like, default="parts"
         Where the weights of the lowest layer start: from clusters of the features, from
         clusters of the rows, from random weights, or from an array of shape
-        (layer_sizes[0], n_features), up to scale.
+        (layer_sizes[0], n_features), up to scale. Those above start from clusters of
+        the units below them.
     transform_layer : int or "all", default=1
         The layer whose units ``transform`` gives, 1 at the data; ``inverse_transform``
         takes those of layer 1.
@@ -712,7 +713,8 @@ class SparseGammaDEF(ConjugateFactorModel):
         Its standard error over the draws.
     history_ : dict of lists
         ``lower_bound`` (an estimate to second order with ``solver="expansion"``),
-        ``seconds`` and, with early stopping, ``validation_score``, for each pass.
+        ``seconds`` and, with early stopping, ``validation_score``, for each pass. The
+        estimate falls in passes whose extrapolation is then taken back.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int
@@ -951,13 +953,16 @@ class SparseGammaDEF(ConjugateFactorModel):
         module.weight_concentration.copy_(torch.from_numpy(shape.T))
         module.counts.data.copy_(torch.from_numpy(counts.T))
         module.totals.data.fill_(X.shape[0] * level)
+        activity = X @ shares.T
         for statistics in module.upper_statistics:
             above = statistics.shape[1]
-            # Each unit above starts as an average of those below, not quite the same.
-            noise = random_state.uniform(0.5, 1.5, statistics.shape[1:]) / above
-            rho, tau = module.weight_family.of_mean(torch.from_numpy(noise))
+            # Half from clusters of the units below that are active together.
+            parts = initial_parts(activity, above, random_state)
+            weights = 0.5 * (parts + 1 / above)
+            rho, tau = module.weight_family.of_mean(torch.from_numpy(weights))
             statistics.data[0] = rho - self.weight_rate
             statistics.data[1] = tau
+            activity = activity @ weights.T
 
     def _module_attributes(self, module):
         weights = [module.weight_mean.T, *(upper.mean for upper in module._uppers)]
