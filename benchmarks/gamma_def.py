@@ -25,7 +25,8 @@ nips
     Words of NIPS papers (nips305_ars, train), CSR, from both kinds of clusters.
 images
     Test images; q is fitted to the whole image under the weights found on the training
-    images. Mean over 100 draws of factors and weights of log p(x | z, W) a pixel.
+    images. Mean over 100 draws of factors and weights of log p(x | z, W) a pixel; and
+    of factors alone, with the weights at their mean.
 text
     20news_2000: plug-in completion perplexity of the test rows. The settings of each
     contender are those of its grid that do best on a tenth of the training rows, drawn
@@ -337,10 +338,21 @@ def images(meter, seconds, clock, seed, n_draws=100):
         q_factors, q_weights = posterior(module, module.posterior(x).factors)
         draws = []
         for _ in range(n_draws):
-            rates = q_factors[0].sample() @ q_weights[0].sample()
-            draws.append(float(Poisson(rates).log_prob(x.double()).mean()))
-    mean, error = mean_and_error(draws)
-    return {"train_seconds": train_seconds, "per_pixel": mean, "pixel_error": error}
+            z = q_factors[0].sample()
+            draws.append(
+                [
+                    float(Poisson(z @ weights).log_prob(x.double()).mean())
+                    for weights in (q_weights[0].sample(), q_weights[0].mean)
+                ]
+            )
+    drawn, at_mean = zip(*draws, strict=True)
+    per_pixel, error = mean_and_error(drawn)
+    return {
+        "train_seconds": train_seconds,
+        "per_pixel": per_pixel,
+        "pixel_error": error,
+        "at_mean": mean_and_error(at_mean)[0],
+    }
 
 
 def pyro(meter, moments, clock, seed, n_draws, learning_rate):
@@ -431,23 +443,30 @@ def text(meter, name, parameters, seed, is_test):
     completion = completion_perplexity(est, test, random_state=0)
     return {
         "completion": completion,
-        "themes": themes(est.weights_) if is_deep and is_test else [],
+        "themes": themes(est, X[::10]) if is_deep and is_test else [],
     }
 
 
-def themes(weights, n_words=8):
-    """For each unit above the first layer, its words; those of the top layer first."""
+def themes(est, X, n_words=8):
+    """The words of each unit above the first layer that is in use, and its use.
+
+    A unit's use is its share of the counts that all units of its layer explain; its
+    words are those that it has more of than the layer has.
+    """
     words = (data.folder() / "20news_2000" / "vocab.txt").read_text().split("\n")
-    below, found = weights[0], []
-    for layer, weight in enumerate(weights[1:], 2):
-        below = weight @ below
-        # Large units first, and of each the words that it has more of than others.
+    sizes = [len(weights) for weights in est.weights_]
+    units = est.set_params(transform_layer="all").transform(X)
+    units = np.split(units, np.cumsum(sizes)[:-1], axis=1)
+    below, found = est.weights_[0], []
+    for layer in range(1, len(sizes)):
+        below = est.weights_[layer] @ below
+        use = units[layer].mean(0) * below.sum(1)
+        use /= use.sum()
         shares = below / below.sum(1, keepdims=True)
-        scores = shares * np.log(shares / (below.sum(0) / below.sum()))
-        found = [
-            f"{layer}: " + " ".join(words[v] for v in np.argsort(-scores[k])[:n_words])
-            for k in np.argsort(-below.sum(1))
-        ] + found
+        scores = shares * np.log(shares / (use @ shares))
+        for k in np.argsort(-use)[: (use > 1e-4).sum()]:
+            top = " ".join(words[v] for v in np.argsort(-scores[k])[:n_words])
+            found.append(f"layer {layer + 1}, {use[k]:.4f}: {top}")
     return found
 
 
@@ -568,6 +587,7 @@ SECTIONS = {
             "fit s": ("train_seconds", 1),
             "nats a pixel": ("per_pixel", 4),
             "error": ("pixel_error", 4),
+            "weights at their mean": ("at_mean", 4),
         },
     ),
     "text": (grid_rows, {"fit s": ("fit_seconds", 1), "completion": ("completion", 1)}),

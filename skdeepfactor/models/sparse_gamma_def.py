@@ -348,7 +348,7 @@ class GammaBelief(FactorModule):
         """The power of this update's steps on means."""
         # What is extrapolated must be the same in each step.
         is_plain = self.acceleration == 0 and int(self.n_updates) % PLAIN_EVERY == 0
-        return 1.0 if is_plain or not self.training else self.over_relaxation
+        return 1.0 if is_plain else self.over_relaxation
 
     def positions(self, table):
         # By the Fisher information of the logarithm of a gamma's mean, its shape.
@@ -644,7 +644,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         bound; ``"auxiliary"`` climbs a closed-form bound, which rises in every full
         step.
     over_relaxation : float, default=1.4
-        Power of the steps of ``"expansion"`` in training; 1 for plain ones.
+        Power of the steps of ``"expansion"``; 1 for plain ones.
     acceleration : int, default=5
         How many earlier passes the steps of ``"expansion"`` on all rows are
         extrapolated from; 0 for none. Each takes the memory of the means of the units
@@ -652,7 +652,8 @@ class SparseGammaDEF(ConjugateFactorModel):
     init : {"parts", "kmeans", "random"} or array-like, default="parts"
         Where the weights of the lowest layer start: from clusters of the features, from
         clusters of the rows, from random weights, or from an array of shape
-        (layer_sizes[0], n_features), up to scale.
+        (layer_sizes[0], n_features), up to scale. Those above start from clusters of
+        the units below them.
     transform_layer : int or "all", default=1
         The layer whose units ``transform`` gives, 1 at the data; ``inverse_transform``
         takes those of layer 1.
@@ -664,7 +665,7 @@ class SparseGammaDEF(ConjugateFactorModel):
     max_inner_iter : int, default=5
         Steps on rows that a pass starts anew, and on all rows in each pass with
         ``solver="auxiliary"``. ``transform`` goes on until ``inner_tol``.
-    inner_tol : float, default=1e-3
+    inner_tol : float, default=1e-4
         Relative change of a row's parameters below which that row is done.
     n_cold_iter : int, default=None
         The first passes, in which rows start anew instead of where they stopped; None
@@ -712,7 +713,8 @@ class SparseGammaDEF(ConjugateFactorModel):
         Its standard error over the draws.
     history_ : dict of lists
         ``lower_bound`` (an estimate to second order with ``solver="expansion"``),
-        ``seconds`` and, with early stopping, ``validation_score``, for each pass.
+        ``seconds`` and, with early stopping, ``validation_score``, for each pass. The
+        estimate falls in passes whose extrapolation is then taken back.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int
@@ -785,7 +787,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         max_iter=1000,
         tol=1e-6,
         max_inner_iter=5,
-        inner_tol=1e-3,
+        inner_tol=1e-4,
         n_cold_iter=None,
         batch_size=None,
         learning_offset=10.0,
@@ -951,13 +953,16 @@ class SparseGammaDEF(ConjugateFactorModel):
         module.weight_concentration.copy_(torch.from_numpy(shape.T))
         module.counts.data.copy_(torch.from_numpy(counts.T))
         module.totals.data.fill_(X.shape[0] * level)
+        activity = X @ shares.T
         for statistics in module.upper_statistics:
             above = statistics.shape[1]
-            # Each unit above starts as an average of those below, not quite the same.
-            noise = random_state.uniform(0.5, 1.5, statistics.shape[1:]) / above
-            rho, tau = module.weight_family.of_mean(torch.from_numpy(noise))
+            # Half from clusters of the units below that are active together.
+            parts = initial_parts(activity, above, random_state)
+            weights = 0.5 * (parts + 1 / above)
+            rho, tau = module.weight_family.of_mean(torch.from_numpy(weights))
             statistics.data[0] = rho - self.weight_rate
             statistics.data[1] = tau
+            activity = activity @ weights.T
 
     def _module_attributes(self, module):
         weights = [module.weight_mean.T, *(upper.mean for upper in module._uppers)]
