@@ -22,8 +22,10 @@ PACKAGE = Path(skdeepfactor.__file__).parent
 # Each module imports only modules before it.
 ORDER = [
     "_version",
+    "distributed",
     "ops",
     "data",
+    "checkpoint",
     "distributions",
     "likelihoods",
     "conjugate",
@@ -55,6 +57,7 @@ MAY_MAKE_DENSE = {
 
 # Modules that ask what an object has, and why they must.
 MAY_ASK = {
+    "data": "blocks come from sources of any package",
     "metrics": "estimators of any package are measured",
     "reading": "estimators of any package are shown",
 }
