@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.decomposition import NMF, PCA
 from sklearn.decomposition import LatentDirichletAllocation as ScikitLearnLDA
 from sklearn.exceptions import NotFittedError
-from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.pipeline import make_pipeline
 
 from skdeepfactor import (
@@ -237,6 +237,17 @@ def test_names_come_from_data_frames_or_are_given(X, tmp_path):
     # Names are what str makes of them.
     contents = written(tmp_path, model, frame, feature_names=list(range(60)))
     assert set(contents["words"]) <= set(map(str, range(60)))
+
+
+def test_pipelines_name_the_words(tmp_path):
+    nmf = NMF(2, init="nndsvda", random_state=0)
+    pipeline = make_pipeline(CountVectorizer(), TfidfTransformer(), nmf).fit(TEXTS)
+    contents = written(tmp_path, pipeline, TEXTS)
+    words = [set(words_of(contents, topic, 1)[0]) for topic in range(2)]
+    fruit, wheels = sorted(words, key=lambda some: "bus" in some)
+    assert fruit == {"apple", "pear", "plum", "red"}
+    assert wheels == {"bus", "ferry", "train", "tram"}
+    assert contents["estimator"] == "NMF"
 
 
 def test_where_a_word_is_used(lda, X, tmp_path):
@@ -719,6 +730,8 @@ def test_keys_do_what_the_mouse_does(lda_page):
         set("#query", "x");
         press("ArrowDown");
         press("ArrowDown");
+        press("ArrowDown");
+        press("ArrowUp");
         found.second = texts("#matches li")[1];
         const active = one("#query").getAttribute("aria-activedescendant");
         found.active = document.getElementById(active).textContent;
