@@ -1,9 +1,9 @@
-"""Displays of fitted models, in the manner of scikit-learn's.
+"""Displays of fitted models, in the manner of scikit-learn's, and a page of topics.
 
 ``from_estimator`` reads a fitted estimator and draws, ``from_search`` a grid search and
 ``from_embeddings`` an array; the display they return keeps what was drawn, so that
 ``plot`` can draw it again elsewhere. matplotlib is imported when something is drawn,
-and needed for nothing else.
+and needed for nothing else. :func:`topic_page` writes a page for browsers.
 """
 
 import math
@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 from sklearn.utils import check_array
 
-from skdeepfactor import inspection, reading
+from skdeepfactor import inspection, page, reading
+from skdeepfactor.projection import two_dimensions
 
 __all__ = [
     "ComponentSelectionDisplay",
@@ -25,6 +24,7 @@ __all__ = [
     "TrainingDisplay",
     "TraversalDisplay",
     "UsageDisplay",
+    "topic_page",
 ]
 
 # Inches, and points of the words; a name as long as the longest shown fits the width.
@@ -650,7 +650,7 @@ class EmbeddingDisplay:
             ranking = np.argsort(-lengths, kind="stable")
         else:
             ranking = _indices_of(labelled, names, n_points)
-        positions = _two_dimensions(embeddings, projection, random_state)
+        positions = two_dimensions(embeddings, projection, random_state)
         display = cls(
             positions, names, ranking=ranking, n_labels=n_labels, groups=groups
         )
@@ -1197,14 +1197,13 @@ class UsageDisplay:
         """
         _check_share(threshold=threshold)
         model, X = reading.last_step(estimator, X)
-        factors = reading.factors_of(model, X)
-        if min(reading.components_of(model).min(), factors.min()) < 0:
-            name, usage, scale = "variance of the factor", factors.var(axis=0), 1.0
-        else:
-            shares = reading.expected_shares(model, factors)
-            n_shown = max(np.count_nonzero(shares.any(axis=1)), 1)
-            name, usage = "mean share of a row", shares.sum(axis=0) / n_shown
+        weights, are_shares = reading.row_weights(model, X)
+        if are_shares:
+            n_shown = max(np.count_nonzero(weights.any(axis=1)), 1)
+            name, usage = "mean share of a row", weights.sum(axis=0) / n_shown
             scale = usage.max()
+        else:
+            name, usage, scale = "variance of the factor", weights.var(axis=0), 1.0
         return cls(usage, name=name, cutoff=threshold * scale).plot(ax=ax)
 
     def plot(self, *, ax=None):
@@ -1252,6 +1251,111 @@ class UsageDisplay:
         self.ax_ = ax
         self.figure_ = ax.figure
         return self
+
+
+def topic_page(estimator, X, *, feature_names=None, texts=None, path):
+    r"""Write a page on which topics are looked through, in one file for any browser.
+
+    The page has a map of the topics, the words of the one that is chosen, the rows that
+    show it best, a search for words and, of a model with layers such as
+    :class:`~skdeepfactor.SparseGammaDEF`, the topics of topics as a tree. It needs no
+    network and nothing but the file, which holds of `X` and `texts` what it shows.
+
+    Parameters
+    ----------
+    estimator : estimator or Pipeline
+        Fitted, with ``components_`` and ``transform``, of any package; of a pipeline,
+        the last step.
+    X : {array-like, sparse matrix} of shape (n_rows, n_features)
+        Rows; for a pipeline, what its first step takes.
+    feature_names : array-like of str of shape (n_features,), default=None
+        Names of the features, which the page calls words. By default what the steps of
+        the pipeline before the last call them, else ``feature_names_in_`` of that last
+        step, else x0, x1, ...
+    texts : sequence of str of length n_rows, default=None
+        What is shown of a row, up to its 400th character; by default the names of the
+        features that the row has most of.
+    path : str or path-like
+        The file, which is replaced if it is there.
+
+    Returns
+    -------
+    path : pathlib.Path
+        The absolute path of the file.
+
+    Raises
+    ------
+    ValueError
+        If all rows are empty, the number of names is not that of the features, the
+        number of texts not that of the rows, or the factors not those of one layer.
+    TypeError
+        If the estimator has no ``components_`` or no ``transform``.
+    FileNotFoundError
+        If the folder of `path` does not exist.
+    IsADirectoryError
+        If `path` is a folder.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted, which is a ValueError too.
+
+    See Also
+    --------
+    TopicsDisplay : The largest weights as bars.
+    skdeepfactor.inspection.top_rows : The rows that show a component best.
+    skdeepfactor.inspection.to_pyldavis : The arguments of pyLDAvis.
+
+    Notes
+    -----
+    Where neither factors nor ``components_`` have negative entries, the weight of a
+    topic is the share of all counts in `X` that comes from it, by the shares of
+    :func:`~skdeepfactor.inspection.factor_shares`. The words of topic k come in the
+    order of their relevance (Sievert and Shirley),
+
+    .. math::
+        \lambda \log \beta_{kv} + (1 - \lambda) \log \frac{\beta_{kv}}{p_v}, \qquad
+        p_v = \sum_j \text{weight}_j \, \beta_{jv},
+
+    where :math:`\beta_{kv}` is the probability of word v in the topic and a slider sets
+    :math:`\lambda`: at 1 frequent words come first, at 0 those that are found in this
+    topic alone.
+
+    Else the weight of a topic is the variance of its factor over the rows. Its words
+    are those with the largest and the smallest loadings, as ``components_`` have them:
+    what the factor makes more frequent and less frequent. There is no slider.
+
+    Topics are near each other on the map if they have words in common, and moved apart
+    as far as to be seen: up to ten by principal components of the square roots of their
+    probabilities, more by t-SNE of these, as of :class:`EmbeddingDisplay`. They have
+    the numbers of the components.
+
+    References
+    ----------
+    Sievert, C. and Shirley, K. (2014). LDAvis: a method for visualizing and
+    interpreting topics. ACL workshop on interactive language learning, visualization,
+    and interfaces.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sklearn.feature_extraction.text import CountVectorizer
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skdeepfactor import PoissonFactorization
+    >>> from skdeepfactor.plotting import topic_page
+    >>> texts = ["red apple", "apple pear pear", "bus train", "tram train train"]
+    >>> model = PoissonFactorization(2, random_state=0)
+    >>> pipeline = make_pipeline(CountVectorizer(), model).fit(texts)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     page = topic_page(
+    ...         pipeline, texts, texts=texts, path=Path(folder) / "topics.html"
+    ...     )
+    ...     "tram" in page.read_text(encoding="utf-8")
+    True
+    """
+    path = page.checked_path(path)
+    contents = page.page_contents(estimator, X, feature_names, texts)
+    # Half of a surrogate pair, as broken texts have, cannot be written.
+    path.write_text(page.filled_template(contents), encoding="utf-8", errors="replace")
+    return path
 
 
 def _new_grid(n_axes, n_top):
@@ -1438,25 +1542,6 @@ def _indices_of(labelled, names, n_points):
             f"labelled must hold indices or some of names, got {', '.join(unknown)}."
         )
     return np.array([places[name] for name in labelled], dtype=int)
-
-
-def _two_dimensions(embeddings, projection, random_state):
-    """Positions of points in a plane."""
-    n_points, n_dimensions = embeddings.shape
-    if n_dimensions <= 2 or n_points == 1:
-        positions = np.zeros((n_points, 2))
-        positions[:, :n_dimensions] = embeddings[:, :2]
-        return positions
-    if projection == "pca":
-        return PCA(2, svd_solver="full").fit_transform(embeddings)
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    directions = np.divide(
-        embeddings, lengths, out=np.zeros_like(embeddings), where=lengths > 0
-    )
-    perplexity = min(30.0, (n_points - 1) / 3)
-    return TSNE(perplexity=perplexity, random_state=random_state).fit_transform(
-        directions
-    )
 
 
 def _colors(n):

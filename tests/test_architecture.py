@@ -42,7 +42,15 @@ ORDER = [
 ]
 
 # These read estimators or arrays; nothing imports them.
-READERS = {"metrics", "reading", "inspection", "plotting", "datasets"}
+READERS = {
+    "metrics",
+    "reading",
+    "inspection",
+    "projection",
+    "page",
+    "plotting",
+    "datasets",
+}
 
 # Where a sparse matrix is made dense, and why it may be.
 MAY_MAKE_DENSE = {
