@@ -11,6 +11,7 @@ NAMES = (
     "sparse_codes",
     "recommend",
     "scale",
+    "gpu",
     "grid",
     "fuzz",
 )
