@@ -1,5 +1,3 @@
-# sphinx-gallery wants a heading where other docstrings have a summary.
-# ruff: noqa: D205, D400
 r"""
 Topics of docstrings
 ====================
@@ -42,7 +40,7 @@ def save(figure, name):
     """Write a figure and say where it is."""
     path = folder / name
     figure.savefig(path, dpi=110)
-    print(f"wrote {path}")
+    print(f"wrote {name} to the folder {folder.name}")
 
 
 # %%
