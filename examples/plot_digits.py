@@ -46,7 +46,7 @@ print(
 
 # %%
 # The patterns
-# -----------
+# ------------
 # ``components_`` as images, those in use most often first: what is added to the mean
 # image in red, what is taken away in blue, and above each the share of the images that
 # have it. The last dozen are next to empty: the data needed fewer than 50, and these

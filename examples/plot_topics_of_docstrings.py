@@ -32,7 +32,7 @@ from skdeepfactor.plotting import (
 )
 
 started = time.perf_counter()
-folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
+folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(sys.argv[0]).parent
 folder.mkdir(parents=True, exist_ok=True)
 
 

@@ -335,14 +335,21 @@ class BaseFactorModel(
 
     def _validate(self, X, *, reset):
         """Check X; canonical CSR or an array, never the caller's to be changed."""
-        X = validate_data(
-            self,
-            X,
-            accept_sparse="csr",
-            dtype="numeric",
-            ensure_non_negative=self._is_non_negative,
-            reset=reset,
-        )
+        given = X
+        try:
+            X = validate_data(
+                self,
+                X,
+                accept_sparse="csr",
+                dtype="numeric",
+                ensure_non_negative=self._is_non_negative,
+                reset=reset,
+            )
+        except (TypeError, ValueError) as error:
+            advice = _advice(self, given, str(error))
+            if advice is None:
+                raise
+            raise type(error)(advice) from error
         if scipy.sparse.issparse(X):
             if not X.has_canonical_format:
                 X = X.copy()
@@ -653,6 +660,61 @@ class SampledFactorModel(BaseFactorModel):
         """Updates until then, a float."""
 
 
+def _advice(estimator, X, error):
+    """What to do about data that scikit-learn refused, None where it says so itself."""
+    if error.startswith("Negative values"):
+        return (
+            f"{error} Counts cannot be negative: leave out what centres them, such as "
+            "StandardScaler, or take a model of real numbers, such as "
+            "VariationalAutoencoder."
+        )
+    if "features as input" in error:
+        n_features = estimator.n_features_in_
+        n_rows = X.shape[0] if scipy.sparse.issparse(X) else len(X)
+        hint = f" It has {n_features} rows: is it transposed?"
+        return error + hint if n_rows == n_features else None
+    if scipy.sparse.issparse(X) or not _holds_objects(X):
+        return None
+    values = np.asarray(X, dtype=object)
+    is_text = np.array([isinstance(value, str) for value in values.flat], dtype=bool)
+    if values.ndim == 2 and is_text.any():
+        names = vars(estimator).get("feature_names_in_")
+        if names is None:
+            return (
+                "X holds words where counts must be. CountVectorizer(analyzer=list) "
+                "makes counts of lists of words."
+            )
+        columns = names[is_text.reshape(values.shape).any(axis=0)]
+        return (
+            f"X has text in {', '.join(map(repr, columns[:3]))}. Take the columns that "
+            "hold counts, or make counts of the texts by a ColumnTransformer with a "
+            "CountVectorizer for each such column."
+        )
+    if is_text.any():
+        return (
+            "X holds texts, and not counts of their words. "
+            f"make_pipeline(CountVectorizer(), {type(estimator).__name__}()) takes a "
+            "list of texts."
+        )
+    if any(isinstance(value, list | tuple) for value in values.flat):
+        return (
+            "X holds lists of different lengths, where each row must have a number for "
+            "each feature. CountVectorizer(analyzer=list) makes counts of lists of "
+            "words, gensim.matutils.corpus2csc(corpus, num_terms=...).T of a corpus of "
+            "gensim's."
+        )
+    return None
+
+
+def _holds_objects(X):
+    """Whether data are anything but numbers."""
+    try:
+        return np.asarray(X).dtype.kind not in "biufc"
+    except ValueError:
+        # Rows of different lengths.
+        return True
+
+
 def _quality(attributes):
     """What restarts are compared by: the validation score, or else the bound."""
     scores = attributes["history_"].get("validation_score")
@@ -699,7 +761,10 @@ def _resolve_device(name, dtype):
         "mps": torch.backends.mps.is_available(),
     }
     if not is_there.get(device.type, False):
-        raise ValueError(f"device={name!r} is not available on this machine.")
+        raise ValueError(
+            f"device={name!r} is not available on this machine; 'cpu' always is, and "
+            "'auto' takes a GPU where there is one."
+        )
     if device.type == "mps" and dtype == torch.float64:
         raise ValueError("device='mps' cannot compute in float64; pass float32 data.")
     return device

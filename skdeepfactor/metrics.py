@@ -325,7 +325,9 @@ def _check_counts(X):
     X.eliminate_zeros()
     check_non_negative(X, "split_tokens")
     if (X.data != np.floor(X.data)).any():
-        raise ValueError("Counts must be integers, but X has fractions.")
+        raise ValueError(
+            "Counts must be integers, but X has fractions; tf-idf values are no counts."
+        )
     if X.data.sum(dtype=np.float64) > MAX_TOKENS:
         raise ValueError("Counts must sum to at most 2**53, but those of X do not.")
     return X
@@ -388,6 +390,11 @@ def _expected_counts(estimator, counts, predictive):
 
 def _top_features(components, top_n):
     """Find the largest weights: (n_components, min(top_n, n_features)) indices."""
+    if hasattr(components, "fit"):
+        raise TypeError(
+            "components must be an array: give the estimator's components_, not the "
+            f"{type(components).__name__} itself."
+        )
     components = check_array(
         components, dtype=[np.float64, np.float32], input_name="components"
     )
