@@ -102,6 +102,10 @@ class BaseFactorModel(
     def fit(self, X, y=None, *, X_val=None):
         """Fit the model to the rows of X.
 
+        Passes over all rows, or over batches of them, until ``max_iter``, ``tol`` or
+        rows held out end it. What was fitted before is forgotten, unless
+        ``warm_start``.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
@@ -113,7 +117,7 @@ class BaseFactorModel(
 
         Returns
         -------
-        self : object
+        object
             The fitted estimator.
 
         Raises
@@ -121,6 +125,18 @@ class BaseFactorModel(
         ValueError
             If the data or a parameter is not what it must be. The estimator is then
             left as it was.
+
+        See Also
+        --------
+        partial_fit : One step at a time, on data that come in chunks.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> model.components_.shape
+        (2, 4)
         """
         with self._unchanged_on_error():
             self._validate_params()
@@ -146,6 +162,9 @@ class BaseFactorModel(
     def partial_fit(self, X, y=None, *, total_samples=None):
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
+        The first call starts the model, and later ones go on. Rows are forgotten after
+        their step, so that a stream may be longer than memory.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
@@ -159,7 +178,7 @@ class BaseFactorModel(
 
         Returns
         -------
-        self : object
+        object
             The estimator.
 
         Raises
@@ -167,6 +186,20 @@ class BaseFactorModel(
         ValueError
             If the data or a parameter is not what it must be. The estimator is then
             left as it was.
+
+        See Also
+        --------
+        fit : Passes over data that are all at hand.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0)
+        >>> for chunk in (X[:2], X[2:]):
+        ...     model = model.partial_fit(chunk, total_samples=4)
+        >>> model.n_samples_seen_
+        4
         """
         with self._unchanged_on_error():
             self._validate_params()
@@ -207,28 +240,58 @@ class BaseFactorModel(
     def transform(self, X):
         """Infer the factors of each row.
 
+        The model stays as it is. A row's factors depend on that row alone, and not on
+        those beside it.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
 
         Returns
         -------
-        Z : ndarray of shape (n_samples, n_components)
+        ndarray of shape (n_samples, n_components)
             The posterior mean of the factors, float64 for float64 data, else float32.
+
+        See Also
+        --------
+        inverse_transform : Expected data given factors.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> model.transform([[1, 1, 0, 0]]).shape
+        (1, 2)
         """
         return self._infer(X, lambda module, x: module.posterior(x).mean)
 
     def inverse_transform(self, Z):
         """Expected data given factors.
 
+        Of models of counts given their total these are shares, whose rows sum to 1.
+
         Parameters
         ----------
         Z : array-like of shape (n_samples, n_components)
+            Factors, as ``transform`` gives them.
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features)
+        ndarray of shape (n_samples, n_features)
             E[x | z] under the posterior mean of the components.
+
+        See Also
+        --------
+        transform : The factors of rows.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> model.inverse_transform(model.transform(X)).shape
+        (4, 4)
         """
         check_is_fitted(self)
         Z = check_array(Z, dtype=[np.float64, np.float32])
@@ -245,20 +308,38 @@ class BaseFactorModel(
     def score_samples(self, X):
         """Evidence lower bound of each row, in nats.
 
+        What rows have a low bound for, the model finds improbable: it may serve to find
+        rows that are unlike the others.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
 
         Returns
         -------
-        bounds : ndarray of shape (n_samples,), float64
+        ndarray of shape (n_samples,), float64
             Lower bounds on E_q(W)[log p(x | W)]; the divergence of the global
             parameters is left out, so that a row's bound depends on that row alone.
+
+        See Also
+        --------
+        score : The mean over rows.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> model.score_samples(X).shape
+        (4,)
         """
         return self._infer(X, lambda module, x: module.elbo(x))
 
     def score(self, X, y=None, *, metric="elbo"):
         """Mean score per row; larger is better.
+
+        Rows that were not fitted tell how good a model is. Bounds of different
+        likelihoods are of different things, and not to be compared.
 
         Parameters
         ----------
@@ -270,7 +351,21 @@ class BaseFactorModel(
 
         Returns
         -------
-        score : float
+        float
+            The mean bound in nats, or minus the perplexity.
+
+        See Also
+        --------
+        score_samples : The bound of each row.
+        skdeepfactor.metrics.completion_perplexity : Compares any models of counts.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> bool(model.score(X) == model.score_samples(X).mean())
+        True
         """
         if metric == "elbo":
             return float(np.mean(self.score_samples(X)))
@@ -282,6 +377,9 @@ class BaseFactorModel(
     def perplexity(self, X, *, average="document"):
         """Perplexity of the counts as words in order, given how many there are.
 
+        Guessing among V features that are equally likely has the perplexity V. It is
+        made of bounds, so that the true perplexity is at most as large.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
@@ -292,13 +390,25 @@ class BaseFactorModel(
 
         Returns
         -------
-        perplexity : float
+        float
             An upper bound: perplexity at the lower bound of the log likelihood.
 
         Raises
         ------
         ValueError
             If no row has a count.
+
+        See Also
+        --------
+        skdeepfactor.metrics.completion_perplexity : Without bounds, for any package.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> 1 < model.perplexity(X) < 4
+        True
         """
         if average not in ("document", "corpus"):
             raise ValueError(
@@ -586,6 +696,9 @@ class SampledFactorModel(BaseFactorModel):
     def score_samples(self, X, *, metric="elbo", n_particles=50):
         """Lower bound of each row's log likelihood, in nats.
 
+        What rows have a low bound for, the model finds improbable. A row's draws are a
+        function of its content: its bound is the same in any company.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
@@ -597,7 +710,20 @@ class SampledFactorModel(BaseFactorModel):
 
         Returns
         -------
-        bounds : ndarray of shape (n_samples,), float64
+        ndarray of shape (n_samples,), float64
+            Bounds in nats.
+
+        See Also
+        --------
+        score : The mean over rows.
+
+        Examples
+        --------
+        >>> from skdeepfactor import VariationalAutoencoder
+        >>> X = [[0.5, 2.0, 1.0], [1.5, 0.0, 3.0], [0.7, 1.8, 1.2], [1.4, 0.1, 2.9]]
+        >>> model = VariationalAutoencoder(1, max_iter=5, random_state=0).fit(X)
+        >>> model.score_samples(X, metric="iwae", n_particles=10).shape
+        (4,)
         """
         if metric == "elbo":
             return super().score_samples(X)
@@ -608,6 +734,9 @@ class SampledFactorModel(BaseFactorModel):
 
     def score(self, X, y=None, *, metric="elbo", n_particles=50):
         """Mean score per row; larger is better.
+
+        Rows that were not fitted tell how good a model is. Bounds of different
+        likelihoods are of different things, and not to be compared.
 
         Parameters
         ----------
@@ -622,7 +751,21 @@ class SampledFactorModel(BaseFactorModel):
 
         Returns
         -------
-        score : float
+        float
+            The mean bound in nats, or minus the perplexity.
+
+        See Also
+        --------
+        score_samples : The bound of each row.
+        skdeepfactor.metrics.completion_perplexity : Compares any models of counts.
+
+        Examples
+        --------
+        >>> from skdeepfactor import VariationalAutoencoder
+        >>> X = [[0.5, 2.0, 1.0], [1.5, 0.0, 3.0], [0.7, 1.8, 1.2], [1.4, 0.1, 2.9]]
+        >>> model = VariationalAutoencoder(1, max_iter=5, random_state=0).fit(X)
+        >>> bool(model.score(X) == model.score_samples(X).mean())
+        True
         """
         if metric == "iwae":
             bounds = self.score_samples(X, metric="iwae", n_particles=n_particles)
