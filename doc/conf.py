@@ -27,6 +27,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"skdeepfactor {version}"
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 
 # Methods stand in full on the page of their class, without those that every
 # scikit-learn estimator has.

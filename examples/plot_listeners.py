@@ -35,7 +35,8 @@ has_listeners = np.asarray((plays > 0).sum(axis=0)).ravel() >= 5
 plays, artists = plays[:, has_listeners].tocsr(), artists[: len(has_listeners)]
 artists = artists[has_listeners]
 print(f"{plays.shape[0]} listeners, {plays.shape[1]} artists with five or more of them")
-print("plays of an artist by a listener:", np.quantile(plays.data, [0, 0.5, 0.99, 1]))
+quantiles = np.quantile(plays.data, [0, 0.5, 0.99, 1]).astype(int)
+print("plays of one artist by one listener, least, median, 99 %, most:", *quantiles)
 
 # %%
 # A fifth of what each listener played is hidden
