@@ -74,5 +74,6 @@ sphinx_gallery_conf = {
     "backreferences_dir": "auto_examples/backreferences",
     "download_all_examples": False,
     "show_memory": False,
+    "capture_repr": (),
     "abort_on_example_error": True,
 }

@@ -49,8 +49,9 @@ print(
 # ------------
 # ``components_`` as images, those in use most often first: what is added to the mean
 # image in red, what is taken away in blue, and above each the share of the images that
-# have it. The last dozen are next to empty: the data needed fewer than 50, and these
-# stay switched on by chance, in the share that ``alpha`` names, and change nothing.
+# have it. All but one of the last dozen are next to empty: the data needed fewer than
+# 50, and these stay switched on by chance, in the share that ``alpha`` names, and
+# change nothing.
 
 order = np.argsort(-model.activation_rates_)
 

@@ -89,9 +89,10 @@ print(dict(zip(sizes, np.round(agreement, 2).tolist(), strict=True)))
 # %%
 # What the numbers look like
 # --------------------------
-# The same corpus in 10 topics and in 40; of the 40, every fourth. With 10, one topic
-# holds what several of the 40 tell apart. For a map of a corpus to be read by people 20
-# to 40 topics would do here; as features, or to find similar docstrings, take more.
+# The same corpus in 10 topics and in 40; of the 40, every fourth. With 10, the first is
+# a drawer for what fits nowhere, and one topic holds what several of the 40 tell apart.
+# For a map of a corpus to be read by people 20 to 40 topics would do here; as features,
+# or to find similar docstrings, take more.
 
 for size, step in ((10, 1), (40, 4)):
     model = clone(search.best_estimator_).set_params(n_components=size).fit(X_train)

@@ -56,10 +56,9 @@ for word in ("eigenvalues", "gpu", "forest", "fourier", "csr", "gaussian", "nan"
 # A map
 # -----
 # t-SNE of the directions of the 400 most frequent words, with names where there is
-# room. Statistics are at the lower right, learning above it, devices and processes at
-# the lower left, shapes and types above these, polynomials and signals at the top left.
-# What is far apart on such a map need not be far apart in the model: t-SNE keeps
-# neighbours, not distances.
+# room. Statistics, learning, devices and processes, signals, shapes and axes have each
+# a part of the map of their own. What is far apart on such a map need not be far apart
+# in the model: t-SNE keeps neighbours, not distances.
 
 frequent = np.argsort(-np.asarray(X.sum(axis=0)).ravel())[:400]
 display = EmbeddingDisplay.from_embeddings(
