@@ -20,7 +20,6 @@ extensions = [
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 
 html_theme = "pydata_sphinx_theme"
@@ -53,6 +52,13 @@ NEEDED = {
 }
 ABSENT = [
     name for name, files in NEEDED.items() if not any(file.exists() for file in files)
+]
+# Times are of no use to readers, and a page of an earlier build, whose data are gone,
+# would be in no table of contents.
+exclude_patterns = [
+    "_build",
+    "**sg_execution_times.rst",
+    *(f"auto_examples/{name}.rst" for name in ABSENT),
 ]
 ORDER = [
     "plot_topics_of_docstrings.py",
