@@ -6,7 +6,9 @@ module is built anew for each call.
 """
 
 import contextlib
+import hashlib
 import math
+import os
 import time
 import warnings
 from abc import ABC, abstractmethod
@@ -27,12 +29,30 @@ from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from skdeepfactor.data import as_csr, chunks, compute_dtype, new_random_state, to_tensor
+from skdeepfactor.checkpoint import CheckpointFile
+from skdeepfactor.data import (
+    ALONE,
+    MatrixRows,
+    RowBlocks,
+    StreamedRows,
+    as_csr,
+    is_streamed,
+    new_random_state,
+)
+from skdeepfactor.distributed import current_share
 from skdeepfactor.inference import check_objective
 from skdeepfactor.initialization import n_cold_passes
 from skdeepfactor.ops import row_sum
 from skdeepfactor.progress import CallbackSupportMixin, pass_reports, with_callbacks
-from skdeepfactor.training import NaturalGradient, global_kl, train, train_step
+from skdeepfactor.training import (
+    Interrupted,
+    NaturalGradient,
+    global_kl,
+    load_optimizer,
+    optimizer_arrays,
+    train,
+    train_pass,
+)
 
 
 def _has_perplexity(estimator):
@@ -99,21 +119,44 @@ class BaseFactorModel(
         """Fitted attributes that show the module's parameters, as a dict."""
 
     @with_callbacks
-    def fit(self, X, y=None, *, X_val=None):
+    def fit(
+        self,
+        X,
+        y=None,
+        *,
+        X_val=None,
+        checkpoint=None,
+        checkpoint_every=1,
+        sharded=False,
+    ):
         """Fit the model to the rows of X.
 
         Passes over all rows, or over batches of them, until ``max_iter``, ``tol`` or
         rows held out end it. What was fitted before is forgotten, unless
         ``warm_start``.
 
+        Where processes have joined a group of ``torch.distributed``, every one of them
+        must call this, and all get the same model.
+
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Counts, or other non-negative numbers.
+        X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
+            Counts, or other non-negative numbers. Data larger than memory come as
+            :class:`~skdeepfactor.data.RowBlocks`, as which backed AnnData and the
+            arrays of h5py, zarr and dask are read.
         y : None
             Ignored; here for scikit-learn's API.
         X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
             Rows to watch for early stopping, in place of ``validation_fraction``.
+        checkpoint : path-like, default=None
+            A file to write the state of training to, and to go on from if it is there:
+            the same call, made again after the process has died, ends as if it had
+            not. With several processes each writes its own, with its rank appended.
+        checkpoint_every : int or float, default=1
+            Number of passes between two writes; a float is seconds, at least.
+        sharded : bool, default=False
+            Whether each process has rows of its own in X (and X_val), instead of
+            taking its share of rows that all of them have.
 
         Returns
         -------
@@ -123,8 +166,11 @@ class BaseFactorModel(
         Raises
         ------
         ValueError
-            If the data or a parameter is not what it must be. The estimator is then
-            left as it was.
+            If the data or a parameter is not what it must be, or the checkpoint is
+            damaged or of another fit. The estimator is then left as it was.
+        KeyboardInterrupt
+            If it comes; the estimator is then fitted, as the last whole pass left it,
+            or as it was if there is none.
 
         See Also
         --------
@@ -141,21 +187,31 @@ class BaseFactorModel(
         with self._unchanged_on_error():
             self._validate_params()
             is_warm = self.warm_start and self.__sklearn_is_fitted__()
-            X = self._validate(X, reset=not is_warm)
-            random_state = new_random_state(self.random_state)
+            share = current_share(bool(sharded))
+            file = self._checkpoint_file(checkpoint, checkpoint_every, share)
+            rows = self._rows(X, share, reset=not is_warm)
+            random_state = self._shared_random_state(share, file)
             if X_val is not None:
-                X_val = self._validate(X_val, reset=False)
+                rows_val = self._rows(X_val, share, reset=False)
             elif self.validation_fraction is not None:
-                X, X_val = self._hold_out(X, random_state)
+                rows, rows_val = self._hold_out(rows, random_state)
+            else:
+                rows_val = None
             seeds = random_state.randint(np.iinfo(np.int32).max, size=self.n_init)
-            with pass_reports(self, X) as report:
-                if self.n_init == 1 or is_warm:
-                    best = self._run(X, X_val, seeds[0], is_warm, report)
-                else:
-                    runs = Parallel(n_jobs=self.n_jobs)(
-                        delayed(self._run)(X, X_val, seed) for seed in seeds
-                    )
-                    best = max(runs, key=_quality)
+            seeds = share.gathered(seeds)[0]
+            try:
+                with pass_reports(self, X) as report:
+                    if self.n_init == 1 or is_warm:
+                        run = (rows, rows_val, seeds[0], is_warm, report, file)
+                        best = self._run(*run)
+                    else:
+                        runs = Parallel(n_jobs=self.n_jobs)(
+                            delayed(self._run)(rows, rows_val, seed) for seed in seeds
+                        )
+                        best = max(runs, key=_quality)
+            except Interrupted as interrupt:
+                vars(self).update(interrupt.attributes)
+                raise
             vars(self).update(best)
         return self
 
@@ -213,17 +269,23 @@ class BaseFactorModel(
             n_seen = X.shape[0] + (0 if is_first else self.n_samples_seen_)
             n_samples = n_seen if total_samples is None else total_samples
             random_state = new_random_state(self.random_state)
-            module, device = self._start(X, random_state, is_warm=not is_first)
+            rows = MatrixRows(X)
+            module, device = self._start(rows, random_state, is_warm=not is_first)
             optimizer = self._make_optimizer(module, is_stochastic=True)
             if not is_first:
-                _load_optimizer(optimizer, self._optimizer_state)
+                load_optimizer(optimizer, self._optimizer_state)
             module.train()
             bound = 0.0
             step = self.batch_size or X.shape[0]
             for start in range(0, X.shape[0], step):
-                rows = np.arange(start, min(start + step, X.shape[0]))
-                bound += train_step(
-                    module, optimizer, X, rows, n_samples=n_samples, device=device
+                bound += train_pass(
+                    module,
+                    optimizer,
+                    MatrixRows(X[start : start + step]),
+                    batch_size=None,
+                    rng=None,
+                    n_samples=n_samples,
+                    device=device,
                 )
             lower_bound = bound * n_samples / X.shape[0] - global_kl(module)
             seconds = time.perf_counter() - started
@@ -233,11 +295,11 @@ class BaseFactorModel(
                 "seconds": [*past["seconds"], seconds],
             }
             vars(self).update(
-                self._attributes(module, optimizer, X, history, lower_bound, n_seen)
+                self._attributes(module, optimizer, rows, history, lower_bound, n_seen)
             )
         return self
 
-    def transform(self, X):
+    def transform(self, X, *, out=None):
         """Infer the factors of each row.
 
         The model stays as it is. A row's factors depend on that row alone, and not on
@@ -245,12 +307,16 @@ class BaseFactorModel(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
+        out : path-like, default=None
+            A ``.npy`` file to write the factors to as they come, for more rows than
+            memory has room for.
 
         Returns
         -------
         ndarray of shape (n_samples, n_components)
-            The posterior mean of the factors, float64 for float64 data, else float32.
+            The posterior mean of the factors, float64 for float64 data, else float32;
+            with ``out``, a read-only map of the file.
 
         See Also
         --------
@@ -264,7 +330,7 @@ class BaseFactorModel(
         >>> model.transform([[1, 1, 0, 0]]).shape
         (1, 2)
         """
-        return self._infer(X, lambda module, x: module.posterior(x).mean)
+        return self._infer(X, lambda module, x: module.posterior(x).mean, out)
 
     def inverse_transform(self, Z):
         """Expected data given factors.
@@ -301,8 +367,9 @@ class BaseFactorModel(
                 f"Z has {Z.shape[1]} columns, but {type(self).__name__} has "
                 f"{n_components} components."
             )
-        return _map_rows(
-            self._load(compute_dtype(Z)), Z, lambda module, z: module.decode(z)
+        rows = MatrixRows(Z)
+        return np.concatenate(
+            list(_map_rows(self._load(rows.dtype), rows, lambda m, z: m.decode(z)))
         )
 
     def score_samples(self, X):
@@ -470,59 +537,130 @@ class BaseFactorModel(
                 X.eliminate_zeros()
         return X
 
-    def _hold_out(self, X, random_state):
+    def _rows(self, X, share, *, reset):
+        """The rows of X, checked, as training takes them."""
+        if not is_streamed(X):
+            return MatrixRows(self._validate(X, reset=reset), share)
+        blocks = X if isinstance(X, RowBlocks) else RowBlocks(X)
+
+        def check(block, is_first):
+            return self._validate(block, reset=reset and is_first)
+
+        return StreamedRows(blocks, check, share)
+
+    def _checkpoint_file(self, path, every, share):
+        """The file to write checkpoints to, None for none."""
+        if path is None:
+            return None
+        if isinstance(every, bool) or not isinstance(every, Real) or every <= 0:
+            raise ValueError(
+                "checkpoint_every must be a positive number of passes, or of seconds "
+                f"as a float, got {every!r}."
+            )
+        if self.n_init > 1:
+            raise ValueError(f"checkpoint needs n_init=1, got n_init={self.n_init}.")
+        path = os.fspath(path)
+        folder = os.path.dirname(os.path.abspath(path))
+        if not os.path.isdir(folder):
+            raise ValueError(f"checkpoint={path!r} is in a folder that is not there.")
+        return CheckpointFile(
+            path if share.n_processes == 1 else f"{path}.{share.rank}", every
+        )
+
+    def _shared_random_state(self, share, file):
+        """Random numbers that all processes have, and had before a resumption."""
+        if self.random_state is not None:
+            return new_random_state(self.random_state)
+        seed = int(new_random_state(None).randint(2**31 - 1))
+        if file is not None:
+            seed = file.remember("seed", seed)
+        return np.random.RandomState(share.gathered(seed)[0])
+
+    def _hold_out(self, rows, random_state):
         """Split off ``validation_fraction`` of the rows, at random."""
-        n_val = int(np.ceil(self.validation_fraction * X.shape[0]))
-        if n_val >= X.shape[0]:
+        n_rows = rows.n_visible
+        n_val = int(np.ceil(self.validation_fraction * n_rows))
+        if n_val >= n_rows:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction} of "
-                f"{X.shape[0]} row(s) leaves none to fit."
+                f"{n_rows} row(s) leaves none to fit."
             )
-        order = random_state.permutation(X.shape[0])
-        return X[np.sort(order[n_val:])], X[np.sort(order[:n_val])]
+        held = np.sort(random_state.permutation(n_rows)[:n_val])
+        return rows.without(held), MatrixRows(rows.take(held), rows.share)
 
-    def _run(self, X, X_val, seed, is_warm=False, report=None):
+    def _run(self, rows, rows_val, seed, is_warm=False, report=None, file=None):
         """Train once; the fitted attributes, as a dict."""
         random_state = np.random.RandomState(seed)
-        module, device = self._start(X, random_state, is_warm=is_warm)
-        n_samples = X.shape[0]
+        share = rows.share
+        module, device = self._start(rows, random_state, is_warm=is_warm)
+        n_samples = rows.n_total
         is_stochastic = self.batch_size is not None and self.batch_size < n_samples
         batch_size = self.batch_size if is_stochastic else None
         n_updates = self.max_iter * math.ceil(n_samples / (batch_size or n_samples))
         optimizer = self._make_optimizer(
             module, is_stochastic=is_stochastic, n_updates=n_updates
         )
+        if file is not None:
+            file.identify(self._identity(rows, seed, module))
 
         def attributes(history, lower_bound):
             return self._attributes(
-                module, optimizer, X, history, lower_bound, X.shape[0]
+                module, optimizer, rows, history, lower_bound, n_samples
             )
 
         def validate():
             module.eval()
-            return float(_map_rows(module, X_val, lambda m, x: m.elbo(x)).mean())
+            parts = _map_rows(module, rows_val, lambda m, x: m.elbo(x))
+            scores = np.concatenate([np.zeros(0), *parts])
+            sums, sizes = np.transpose(share.gathered((scores.sum(), len(scores))))
+            return float(sums.sum() / sizes.sum())
 
         def report_pass(history):
             last = history["lower_bound"][-1]
             return report(history, lambda: attributes(history, last))
 
-        history, lower_bound = train(
-            module,
-            X,
-            optimizer=optimizer,
-            max_iter=self.max_iter,
-            tol=self.tol,
-            batch_size=batch_size,
-            device=device,
-            rng=random_state,
-            validate=None if X_val is None else validate,
-            n_iter_no_change=self.n_iter_no_change,
-            n_cold=self._n_cold(module),
-            n_warmup=self._n_warmup(n_updates),
-            is_ascent=self._full_steps_ascend and not is_stochastic,
-            report=None if report is None else report_pass,
-        )
+        try:
+            history, lower_bound = train(
+                module,
+                rows,
+                optimizer=optimizer,
+                max_iter=self.max_iter,
+                tol=self.tol,
+                batch_size=batch_size,
+                device=device,
+                rng=random_state,
+                validate=None if rows_val is None else validate,
+                n_iter_no_change=self.n_iter_no_change,
+                n_cold=self._n_cold(module),
+                n_warmup=self._n_warmup(n_updates),
+                is_ascent=self._full_steps_ascend and not is_stochastic,
+                report=None if report is None else report_pass,
+                checkpoint=file,
+            )
+        except Interrupted as interrupt:
+            interrupt.attributes = attributes(interrupt.history, interrupt.lower_bound)
+            raise
+        # What is learnt beside the steps, from the rows of each process.
+        share.copy_first(list(module.buffers()))
+        module.refresh()
         return attributes(history, lower_bound)
+
+    def _identity(self, rows, seed, module):
+        """What a checkpoint must agree with to be gone on from, as strings."""
+        parameters = self.get_params(deep=False)
+        for name in ("device", "verbose", "n_jobs", "random_state"):
+            parameters.pop(name)
+        start = hashlib.sha256()
+        for tensor in module.state_dict().values():
+            start.update(_to_numpy(tensor).tobytes())
+        return {
+            "estimator": type(self).__name__,
+            "parameters": {name: repr(value) for name, value in parameters.items()},
+            "seed": int(seed),
+            "rows": [rows.n_total, rows.n_samples, rows.n_features],
+            "data": rows.digest(),
+            "start": start.hexdigest(),
+        }
 
     #: The parameter that says how many components there are.
     _size = "n_components"
@@ -541,9 +679,9 @@ class BaseFactorModel(
     def _complete(self, module):
         """Give a module that was made from arrays what is not an array."""
 
-    def _start(self, X, random_state, *, is_warm):
-        """The module to train on X, and the device that it is on."""
-        dtype = compute_dtype(X)
+    def _start(self, rows, random_state, *, is_warm):
+        """The module to train on the rows, and the device that it is on."""
+        dtype, share = rows.dtype, rows.share
         if is_warm:
             size, fitted_size = getattr(self, self._size), self._fitted_with[self._size]
             if size != fitted_size:
@@ -557,12 +695,15 @@ class BaseFactorModel(
         if is_warm:
             module = self._load(dtype, device)
             # The draws of a stream must not be the same for each of its chunks.
-            module.seed(random_state.randint(2**31 - 1) + self.n_samples_seen_)
+            seed = random_state.randint(2**31 - 1) + self.n_samples_seen_
+            module.seed(seed + share.rank)
             return module, device
-        module = self._make_module(X.shape[1]).to(dtype)
-        self._initialize(module, X, random_state)
-        module.to(device).refresh()
-        module.seed(random_state.randint(2**31 - 1))
+        module = self._make_module(rows.n_features).to(dtype)
+        self._initialize(module, rows.sample(random_state), random_state)
+        module.to(device)
+        share.copy_first([*module.parameters(), *module.buffers()])
+        module.refresh()
+        module.seed(random_state.randint(2**31 - 1) + share.rank)
         return module, device
 
     def _load(self, dtype, device=None):
@@ -577,18 +718,16 @@ class BaseFactorModel(
         module.to(device).eval().refresh()
         return module
 
-    def _attributes(self, module, optimizer, X, history, lower_bound, n_seen):
+    def _attributes(self, module, optimizer, rows, history, lower_bound, n_seen):
         """All that a fitted estimator has, as a dict."""
         module.eval()
         return {
             "_parameters": {
                 name: _to_numpy(tensor) for name, tensor in module.state_dict().items()
             },
-            "_optimizer_state": _optimizer_arrays(optimizer),
+            "_optimizer_state": optimizer_arrays(optimizer),
             "_fitted_with": self.get_params(deep=False),
-            "_row_totals": np.quantile(
-                np.asarray(X.sum(axis=1, dtype=np.float64)), np.linspace(0, 1, 101)
-            ),
+            "_row_totals": np.quantile(rows.totals(), np.linspace(0, 1, 101)),
             "components_": _to_numpy(module.components()),
             "n_iter_": len(history["lower_bound"]),
             "n_samples_seen_": n_seen,
@@ -597,11 +736,14 @@ class BaseFactorModel(
             **self._module_attributes(module),
         }
 
-    def _infer(self, X, function):
-        """``function(module, x)`` of each batch of X, as one array."""
+    def _infer(self, X, function, out=None):
+        """``function(module, x)`` of each batch of X, as one array, or in a file."""
         check_is_fitted(self)
-        X = self._validate(X, reset=False)
-        return _map_rows(self._load(compute_dtype(X)), X, function)
+        rows = self._rows(X, ALONE, reset=False)
+        parts = _map_rows(self._load(rows.dtype), rows, function)
+        if out is None:
+            return np.concatenate(list(parts))
+        return _written(parts, out, rows.n_samples)
 
     def _sample(self, n_samples, totals, random_state):
         """Rows drawn from the model, a batch at a time; counts as a CSR matrix."""
@@ -635,7 +777,9 @@ class BaseFactorModel(
         before = dict(vars(self))
         try:
             yield
-        except Exception:
+        except Interrupted:
+            raise
+        except BaseException:
             # Callbacks are torn down later, by what their own mixin has stored here.
             for name in vars(self).keys() - before.keys():
                 if not name.startswith(("_callback", "_skl")):
@@ -865,20 +1009,25 @@ def _quality(attributes):
 
 
 @torch.no_grad()
-def _map_rows(module, X, function):
-    """``function(module, x)`` of each batch of X, concatenated, as an array."""
-    parameter = next(module.parameters())
-    return np.concatenate(
-        [
-            _to_numpy(
-                function(
-                    module,
-                    to_tensor(X, rows, dtype=parameter.dtype, device=parameter.device),
-                )
-            )
-            for rows in chunks(X, None, module.work_width)
-        ]
-    )
+def _map_rows(module, rows, function):
+    """Yield ``function(module, x)`` of each batch of the rows, as arrays."""
+    device = next(module.parameters()).device
+    for x, _ in rows.batches(module.work_width, device):
+        yield _to_numpy(function(module, x))
+
+
+def _written(parts, path, n_rows):
+    """Write arrays below each other to a file; a read-only map of it."""
+    path = os.fspath(path)
+    start, whole = 0, None
+    for part in parts:
+        if whole is None:
+            shape = (n_rows, *part.shape[1:])
+            whole = np.lib.format.open_memmap(path, "w+", part.dtype, shape)
+        whole[start : start + len(part)] = part
+        start += len(part)
+    whole.flush()
+    return np.load(path, mmap_mode="r")
 
 
 def _to_numpy(tensor):
@@ -911,22 +1060,3 @@ def _resolve_device(name, dtype):
     if device.type == "mps" and dtype == torch.float64:
         raise ValueError("device='mps' cannot compute in float64; pass float32 data.")
     return device
-
-
-def _optimizer_arrays(optimizer):
-    """The optimizer's state as a flat dict of arrays."""
-    return {
-        f"{index}.{name}": _to_numpy(value)
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, value in state.items()
-    }
-
-
-def _load_optimizer(optimizer, arrays):
-    """Give an optimizer the state that ``_optimizer_arrays`` took from one."""
-    state = {}
-    for key, array in arrays.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = torch.tensor(array)
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -141,15 +141,37 @@ class Anderson:
     of least weighted length says where the iteration is going; the same combination of
     the points that the steps led to is where to go on from. Walker and Ni (2011),
     Anderson acceleration for fixed-point iterations.
+
+    Where processes have parts of the points, ``add_up`` replaces tensors by their sums
+    over them.
     """
 
-    def __init__(self, depth):
-        self.depth, self.table = depth, None
+    def __init__(self, depth, add_up=None):
+        self.depth, self.table, self.add_up = depth, None, add_up
         self.forget()
 
     def forget(self):
         """Start anew, without earlier steps."""
         self.last, self.n_changes = None, 0
+
+    def state_dict(self):
+        """The earlier steps."""
+        state = {"n_changes": self.n_changes}
+        if self.last is not None:
+            state["after"], state["step"] = self.last
+        if self.table is not None:
+            state["table"] = self.table
+        return state
+
+    def load_state_dict(self, state):
+        """Go on from the earlier steps of another."""
+        arrays = {
+            name: torch.as_tensor(state[name])
+            for name in ("after", "step", "table")
+            if name in state
+        }
+        self.n_changes, self.table = state["n_changes"], arrays.get("table")
+        self.last = (arrays["after"], arrays["step"]) if "step" in arrays else None
 
     def __call__(self, before, after, weights):
         """Where to go on from, after a step; one-dimensional tensors all."""
@@ -169,9 +191,12 @@ class Anderson:
         images, steps = self.table[:, : self.n_changes]
         weighted = steps * weights
         products = (weighted @ steps.T).double()
+        target = (weighted @ step).double()
+        if self.add_up is not None:
+            self.add_up([products, target])
         # Steps that are almost parallel would take factors far beyond their meaning;
         # those that do not change say nothing.
         smallest = torch.finfo(products.dtype).tiny
         products.diagonal().add_(1e-8 * products.diagonal().max() + smallest)
-        factors = torch.linalg.solve(products, (weighted @ step).double())
+        factors = torch.linalg.solve(products, target)
         return after - factors.to(after) @ images

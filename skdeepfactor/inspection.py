@@ -208,13 +208,10 @@ def top_rows(estimator, X, component, n=10):
     array([1. , 0.5])
     """
     model, X = reading.last_step(estimator, X)
-    components = reading.components_of(model)
-    factors = reading.factors_of(model, X)
-    _check_whole("component", component, 0, factors.shape[1] - 1)
+    weights, _ = reading.row_weights(model, X)
+    _check_whole("component", component, 0, weights.shape[1] - 1)
     _check_whole("n", n, 1)
-    if min(components.min(), factors.min()) >= 0:
-        factors = reading.expected_shares(model, factors)
-    weights = factors[:, component]
+    weights = weights[:, component]
     indices = np.argsort(-weights, kind="stable")[:n]
     return indices, weights[indices]
 

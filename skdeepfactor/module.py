@@ -24,6 +24,9 @@ class FactorModule(nn.Module, ABC):
     #: How many earlier ones those steps are extrapolated from; 0 for none.
     acceleration = 0
 
+    #: The ``torch.Generator`` of what the module draws in training, if it does.
+    generator = None
+
     @property
     def work_width(self):
         """Numbers that a row takes while it is worked on, by which rows are cut."""

@@ -1,9 +1,9 @@
-"""Displays of fitted models, in the manner of scikit-learn's.
+"""Displays of fitted models, in the manner of scikit-learn's, and a page of topics.
 
 ``from_estimator`` reads a fitted estimator and draws, ``from_search`` a grid search and
 ``from_embeddings`` an array; the display they return keeps what was drawn, so that
 ``plot`` can draw it again elsewhere. matplotlib is imported when something is drawn,
-and needed for nothing else.
+and needed for nothing else. :func:`topic_page` writes a page for browsers.
 """
 
 import math
@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 from sklearn.utils import check_array
 
-from skdeepfactor import inspection, reading
+from skdeepfactor import inspection, page, reading
+from skdeepfactor.projection import two_dimensions
 
 __all__ = [
     "ComponentSelectionDisplay",
@@ -25,6 +24,7 @@ __all__ = [
     "TrainingDisplay",
     "TraversalDisplay",
     "UsageDisplay",
+    "topic_page",
 ]
 
 # Inches, and points of the words; a name as long as the longest shown fits the width.
@@ -120,6 +120,8 @@ class TopicsDisplay:
     ):
         """Draw the components of a fitted estimator.
 
+        The weights are ``components_`` as they are, in units of their model.
+
         Parameters
         ----------
         estimator : estimator or Pipeline
@@ -147,6 +149,18 @@ class TopicsDisplay:
             not what it must be.
         TypeError
             If the estimator has no ``components_``.
+
+        See Also
+        --------
+        skdeepfactor.inspection.top_features : Their names as a table, by lift too.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> from skdeepfactor.plotting import TopicsDisplay
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> TopicsDisplay.from_estimator(model)  # doctest: +SKIP
         """
         components = reading.components_of(reading.last_step(estimator)[0])
         names = reading.feature_names(estimator, components.shape[1], feature_names)
@@ -161,6 +175,8 @@ class TopicsDisplay:
     def plot(self, *, ax=None):
         """Draw the bars, each component on a scale of its own.
 
+        Names stand on the bars, so that long ones take no room from these.
+
         Parameters
         ----------
         ax : Axes or array-like of Axes, default=None
@@ -169,12 +185,23 @@ class TopicsDisplay:
 
         Returns
         -------
-        display : TopicsDisplay
+        TopicsDisplay
+            The display itself, with ``ax_`` and ``figure_``.
 
         Raises
         ------
         ValueError
             If the number of axes is not that of the components shown.
+
+        See Also
+        --------
+        from_estimator : Where displays come from.
+
+        Examples
+        --------
+        >>> from skdeepfactor.plotting import TopicsDisplay
+        >>> names, weights = [["apple", "pear"], ["bus", "tram"]], [[3, 2], [2, 1]]
+        >>> TopicsDisplay(names, weights).plot()  # doctest: +SKIP
         """
         n_shown, n_top = self.names.shape
         axes = _new_grid(n_shown, n_top) if ax is None else np.ravel(ax)
@@ -260,6 +287,8 @@ class TrainingDisplay:
     def from_estimator(cls, estimator, *, ax=None):
         """Draw the history of a fitted estimator, or of several.
 
+        Several are drawn in one axes: starts or settings of one model on the same rows.
+
         Parameters
         ----------
         estimator : estimator, Pipeline or dict of these
@@ -277,6 +306,18 @@ class TrainingDisplay:
         ------
         ValueError
             If there is no estimator, or the number of axes is not what it must be.
+
+        See Also
+        --------
+        plot : The same in other axes.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> from skdeepfactor.plotting import TrainingDisplay
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> TrainingDisplay.from_estimator(model)  # doctest: +SKIP
         """
         several = estimator if isinstance(estimator, Mapping) else {None: estimator}
         if not several:
@@ -289,6 +330,8 @@ class TrainingDisplay:
     def plot(self, *, ax=None):
         """Draw the curves.
 
+        Validation scores stand beside the bounds, on a scale of their own.
+
         Parameters
         ----------
         ax : Axes or array-like of Axes, default=None
@@ -297,12 +340,23 @@ class TrainingDisplay:
 
         Returns
         -------
-        display : TrainingDisplay
+        TrainingDisplay
+            The display itself, with ``ax_`` and ``figure_``.
 
         Raises
         ------
         ValueError
             If the number of axes is not that of the panels.
+
+        See Also
+        --------
+        from_estimator : Where displays come from.
+
+        Examples
+        --------
+        >>> from skdeepfactor.plotting import TrainingDisplay
+        >>> history = {"lower_bound": [-90.0, -80.0], "seconds": [0.1, 0.1]}
+        >>> TrainingDisplay({None: history}).plot()  # doctest: +SKIP
         """
         panels = {"lower_bound": "bound of the training data (nats)"}
         if any("validation_score" in h for h in self.histories.values()):
@@ -388,6 +442,8 @@ class ComponentSelectionDisplay:
     def from_search(cls, search, *, parameter=None, metric=None, ax=None):
         """Draw the scores of a fitted search.
 
+        Mean scores over folds, with their spread, against the number of components.
+
         Parameters
         ----------
         search : GridSearchCV or another search with ``cv_results_``
@@ -411,6 +467,20 @@ class ComponentSelectionDisplay:
             could be meant.
         TypeError
             If it is not a search.
+
+        See Also
+        --------
+        plot : The same in other axes.
+
+        Examples
+        --------
+        >>> from sklearn.model_selection import GridSearchCV
+        >>> from skdeepfactor import PoissonFactorization
+        >>> from skdeepfactor.plotting import ComponentSelectionDisplay
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(random_state=0)
+        >>> search = GridSearchCV(model, {"n_components": [1, 2]}, cv=2).fit(X)
+        >>> ComponentSelectionDisplay.from_search(search)  # doctest: +SKIP
         """
         search, _ = reading.last_step(search)
         results = getattr(search, "cv_results_", None)
@@ -450,6 +520,8 @@ class ComponentSelectionDisplay:
     def plot(self, *, ax=None):
         """Draw the curves, with bars of one standard deviation and a star at the best.
 
+        Each setting of the other parameters is a curve.
+
         Parameters
         ----------
         ax : Axes, default=None
@@ -457,7 +529,18 @@ class ComponentSelectionDisplay:
 
         Returns
         -------
-        display : ComponentSelectionDisplay
+        ComponentSelectionDisplay
+            The display itself, with ``ax_`` and ``figure_``.
+
+        See Also
+        --------
+        from_search : Where displays come from.
+
+        Examples
+        --------
+        >>> from skdeepfactor.plotting import ComponentSelectionDisplay
+        >>> curves = {None: ([2, 4, 8], [-9.0, -8.0, -8.5], [0.2, 0.1, 0.3])}
+        >>> ComponentSelectionDisplay(curves).plot()  # doctest: +SKIP
         """
         has_legend = any(name is not None for name in self.curves)
         if ax is None:
@@ -597,6 +680,8 @@ class EmbeddingDisplay:
     ):
         """Draw embeddings, or anything else with a row for each point.
 
+        More than two dimensions are projected, and some of the points named.
+
         Parameters
         ----------
         embeddings : array-like of shape (n_points, n_dimensions)
@@ -631,6 +716,17 @@ class EmbeddingDisplay:
         ValueError
             If a parameter is not what it must be, or a name in `labelled` not one of
             `names`.
+
+        See Also
+        --------
+        skdeepfactor.inspection.jacobian_embeddings : Embeddings of words.
+
+        Examples
+        --------
+        >>> from skdeepfactor.plotting import EmbeddingDisplay
+        >>> embeddings = [[2.0, 0.1, 0.0], [1.9, 0.0, 0.1], [0.0, 0.1, 2.0]]
+        >>> names = ["apple", "pear", "train"]
+        >>> EmbeddingDisplay.from_embeddings(embeddings, names=names)  # doctest: +SKIP
         """
         embeddings = check_array(
             embeddings, dtype=np.float64, input_name="embeddings", ensure_min_samples=1
@@ -650,7 +746,7 @@ class EmbeddingDisplay:
             ranking = np.argsort(-lengths, kind="stable")
         else:
             ranking = _indices_of(labelled, names, n_points)
-        positions = _two_dimensions(embeddings, projection, random_state)
+        positions = two_dimensions(embeddings, projection, random_state)
         display = cls(
             positions, names, ranking=ranking, n_labels=n_labels, groups=groups
         )
@@ -658,6 +754,8 @@ class EmbeddingDisplay:
 
     def plot(self, *, ax=None):
         """Draw the points and as many of the names as there is room for.
+
+        No name lies on another: there are as many as the size of the axes has room for.
 
         Parameters
         ----------
@@ -667,7 +765,18 @@ class EmbeddingDisplay:
 
         Returns
         -------
-        display : EmbeddingDisplay
+        EmbeddingDisplay
+            The display itself, with ``ax_`` and ``figure_``.
+
+        See Also
+        --------
+        from_embeddings : Where displays come from.
+
+        Examples
+        --------
+        >>> from skdeepfactor.plotting import EmbeddingDisplay
+        >>> display = EmbeddingDisplay([[0, 1], [1, 0]], names=["apple", "train"])
+        >>> display.plot()  # doctest: +SKIP
         """
         n_points = len(self.positions)
         style = {"s": min(16.0, max(2.0, 2e4 / n_points)), "linewidths": 0}
@@ -836,6 +945,18 @@ class HierarchyDisplay:
             If there is one layer alone, or a parameter is not what it must be.
         TypeError
             If the estimator has no layers.
+
+        See Also
+        --------
+        skdeepfactor.inspection.hierarchy : The same as lists.
+
+        Examples
+        --------
+        >>> from skdeepfactor import SparseGammaDEF
+        >>> from skdeepfactor.plotting import HierarchyDisplay
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = SparseGammaDEF((2, 1), max_iter=20, random_state=0).fit(X)
+        >>> HierarchyDisplay.from_estimator(model)  # doctest: +SKIP
         """
         model, _ = reading.last_step(estimator)
         profiles, shares = reading.layer_profiles(model), reading.layer_shares(model)
@@ -858,6 +979,8 @@ class HierarchyDisplay:
     def plot(self, *, ax=None):
         """Draw the graph.
 
+        Units are ordered so that few lines cross.
+
         Parameters
         ----------
         ax : Axes, default=None
@@ -865,7 +988,19 @@ class HierarchyDisplay:
 
         Returns
         -------
-        display : HierarchyDisplay
+        HierarchyDisplay
+            The display itself, with ``ax_`` and ``figure_``.
+
+        See Also
+        --------
+        from_estimator : Where displays come from.
+
+        Examples
+        --------
+        >>> from skdeepfactor.plotting import HierarchyDisplay
+        >>> names = [["pear", "bus", "tram"], ["fruit", "traffic"]]
+        >>> shares = [[[0.9, 0.1, 0.0], [0.0, 0.4, 0.6]]]
+        >>> HierarchyDisplay(shares, names).plot()  # doctest: +SKIP
         """
         from matplotlib.collections import PatchCollection, PathCollection
         from matplotlib.patches import Rectangle
@@ -1036,6 +1171,18 @@ class TraversalDisplay:
         ------
         ValueError
             If `image_shape` is not that of the features, or a component out of range.
+
+        See Also
+        --------
+        skdeepfactor.inspection.traverse : The rows of one factor as an array.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> from skdeepfactor.plotting import TraversalDisplay
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> TraversalDisplay.from_estimator(model, X, n_values=3)  # doctest: +SKIP
         """
         _check_positive(n_values=n_values)
         model, X = reading.last_step(estimator, X)
@@ -1053,6 +1200,8 @@ class TraversalDisplay:
     def plot(self, *, ax=None):
         """Draw the pictures.
 
+        All pictures are on one scale.
+
         Parameters
         ----------
         ax : array-like of Axes, default=None
@@ -1060,7 +1209,18 @@ class TraversalDisplay:
 
         Returns
         -------
-        display : TraversalDisplay
+        TraversalDisplay
+            The display itself, with ``ax_`` and ``figure_``.
+
+        See Also
+        --------
+        from_estimator : Where displays come from.
+
+        Examples
+        --------
+        >>> from skdeepfactor.plotting import TraversalDisplay
+        >>> rows = [[[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]]
+        >>> TraversalDisplay(rows, [[0, 1, 2]], [0]).plot()  # doctest: +SKIP
         """
         n_shown, n_values, _ = self.rows.shape
         if ax is None:
@@ -1194,21 +1354,34 @@ class UsageDisplay:
             one layer.
         TypeError
             If the estimator has no ``components_`` or no ``transform``.
+
+        See Also
+        --------
+        skdeepfactor.inspection.factor_shares : What usage is made of.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> from skdeepfactor.plotting import UsageDisplay
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> UsageDisplay.from_estimator(model, X)  # doctest: +SKIP
         """
         _check_share(threshold=threshold)
         model, X = reading.last_step(estimator, X)
-        factors = reading.factors_of(model, X)
-        if min(reading.components_of(model).min(), factors.min()) < 0:
-            name, usage, scale = "variance of the factor", factors.var(axis=0), 1.0
-        else:
-            shares = reading.expected_shares(model, factors)
-            n_shown = max(np.count_nonzero(shares.any(axis=1)), 1)
-            name, usage = "mean share of a row", shares.sum(axis=0) / n_shown
+        weights, are_shares = reading.row_weights(model, X)
+        if are_shares:
+            n_shown = max(np.count_nonzero(weights.any(axis=1)), 1)
+            name, usage = "mean share of a row", weights.sum(axis=0) / n_shown
             scale = usage.max()
+        else:
+            name, usage, scale = "variance of the factor", weights.var(axis=0), 1.0
         return cls(usage, name=name, cutoff=threshold * scale).plot(ax=ax)
 
     def plot(self, *, ax=None):
         """Draw the bars, the component that is used most first.
+
+        Components come in the order of their usage, the largest first.
 
         Parameters
         ----------
@@ -1217,7 +1390,17 @@ class UsageDisplay:
 
         Returns
         -------
-        display : UsageDisplay
+        UsageDisplay
+            The display itself, with ``ax_`` and ``figure_``.
+
+        See Also
+        --------
+        from_estimator : Where displays come from.
+
+        Examples
+        --------
+        >>> from skdeepfactor.plotting import UsageDisplay
+        >>> UsageDisplay([0.5, 0.1, 0.4]).plot()  # doctest: +SKIP
         """
         n_components = len(self.usage)
         if ax is None:
@@ -1252,6 +1435,111 @@ class UsageDisplay:
         self.ax_ = ax
         self.figure_ = ax.figure
         return self
+
+
+def topic_page(estimator, X, *, feature_names=None, texts=None, path):
+    r"""Write a page on which topics are looked through, in one file for any browser.
+
+    The page has a map of the topics, the words of the one that is chosen, the rows that
+    show it best, a search for words and, of a model with layers such as
+    :class:`~skdeepfactor.SparseGammaDEF`, the topics of topics as a tree. It needs no
+    network and nothing but the file, which holds of `X` and `texts` what it shows.
+
+    Parameters
+    ----------
+    estimator : estimator or Pipeline
+        Fitted, with ``components_`` and ``transform``, of any package; of a pipeline,
+        the last step.
+    X : {array-like, sparse matrix} of shape (n_rows, n_features)
+        Rows; for a pipeline, what its first step takes.
+    feature_names : array-like of str of shape (n_features,), default=None
+        Names of the features, which the page calls words. By default what the steps of
+        the pipeline before the last call them, else ``feature_names_in_`` of that last
+        step, else x0, x1, ...
+    texts : sequence of str of length n_rows, default=None
+        What is shown of a row, up to its 400th character; by default the names of the
+        features that the row has most of.
+    path : str or path-like
+        The file, which is replaced if it is there.
+
+    Returns
+    -------
+    pathlib.Path
+        The absolute path of the file.
+
+    Raises
+    ------
+    ValueError
+        If all rows are empty, the number of names is not that of the features, the
+        number of texts not that of the rows, or the factors not those of one layer.
+    TypeError
+        If the estimator has no ``components_`` or no ``transform``.
+    FileNotFoundError
+        If the folder of `path` does not exist.
+    IsADirectoryError
+        If `path` is a folder.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted, which is a ValueError too.
+
+    See Also
+    --------
+    TopicsDisplay : The largest weights as bars.
+    skdeepfactor.inspection.top_rows : The rows that show a component best.
+    skdeepfactor.inspection.to_pyldavis : The arguments of pyLDAvis.
+
+    Notes
+    -----
+    Where neither factors nor ``components_`` have negative entries, the weight of a
+    topic is the share of all counts in `X` that comes from it, by the shares of
+    :func:`~skdeepfactor.inspection.factor_shares`. The words of topic k come in the
+    order of their relevance (Sievert and Shirley),
+
+    .. math::
+        \lambda \log \beta_{kv} + (1 - \lambda) \log \frac{\beta_{kv}}{p_v}, \qquad
+        p_v = \sum_j \text{weight}_j \, \beta_{jv},
+
+    where :math:`\beta_{kv}` is the probability of word v in the topic and a slider sets
+    :math:`\lambda`: at 1 frequent words come first, at 0 those that are found in this
+    topic alone.
+
+    Else the weight of a topic is the variance of its factor over the rows. Its words
+    are those with the largest and the smallest loadings, as ``components_`` have them:
+    what the factor makes more frequent and less frequent. There is no slider.
+
+    Topics are near each other on the map if they have words in common, and moved apart
+    as far as to be seen: up to ten by principal components of the square roots of their
+    probabilities, more by t-SNE of these, as of :class:`EmbeddingDisplay`. They have
+    the numbers of the components.
+
+    References
+    ----------
+    Sievert, C. and Shirley, K. (2014). LDAvis: a method for visualizing and
+    interpreting topics. ACL workshop on interactive language learning, visualization,
+    and interfaces.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sklearn.feature_extraction.text import CountVectorizer
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skdeepfactor import PoissonFactorization
+    >>> from skdeepfactor.plotting import topic_page
+    >>> texts = ["red apple", "apple pear pear", "bus train", "tram train train"]
+    >>> model = PoissonFactorization(2, random_state=0)
+    >>> pipeline = make_pipeline(CountVectorizer(), model).fit(texts)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     page = topic_page(
+    ...         pipeline, texts, texts=texts, path=Path(folder) / "topics.html"
+    ...     )
+    ...     "tram" in page.read_text(encoding="utf-8")
+    True
+    """
+    path = page.checked_path(path)
+    contents = page.page_contents(estimator, X, feature_names, texts)
+    # Half of a surrogate pair, as broken texts have, cannot be written.
+    path.write_text(page.filled_template(contents), encoding="utf-8", errors="replace")
+    return path
 
 
 def _new_grid(n_axes, n_top):
@@ -1438,25 +1726,6 @@ def _indices_of(labelled, names, n_points):
             f"labelled must hold indices or some of names, got {', '.join(unknown)}."
         )
     return np.array([places[name] for name in labelled], dtype=int)
-
-
-def _two_dimensions(embeddings, projection, random_state):
-    """Positions of points in a plane."""
-    n_points, n_dimensions = embeddings.shape
-    if n_dimensions <= 2 or n_points == 1:
-        positions = np.zeros((n_points, 2))
-        positions[:, :n_dimensions] = embeddings[:, :2]
-        return positions
-    if projection == "pca":
-        return PCA(2, svd_solver="full").fit_transform(embeddings)
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    directions = np.divide(
-        embeddings, lengths, out=np.zeros_like(embeddings), where=lengths > 0
-    )
-    perplexity = min(30.0, (n_points - 1) / 3)
-    return TSNE(perplexity=perplexity, random_state=random_state).fit_transform(
-        directions
-    )
 
 
 def _colors(n):

@@ -51,6 +51,18 @@ def factors_of(model, X):
     return check_array(factors, dtype=np.float64, input_name="transform(X)")
 
 
+def row_weights(model, X):
+    """How much rows have of each component, and whether these are shares.
+
+    Shares of the expected total where neither factors nor components have negative
+    entries, else the factors.
+    """
+    components, factors = components_of(model), factors_of(model, X)
+    if min(components.min(), factors.min()) < 0:
+        return factors, False
+    return expected_shares(model, factors), True
+
+
 def expected_shares(model, factors):
     """Shares of each row's expected total that come from its factors."""
     totals = factor_profiles(model).sum(axis=1)
@@ -88,6 +100,11 @@ def layer_profiles(model):
     for weights in model.weights_[1:]:
         profiles.append(weights @ profiles[-1])
     return profiles
+
+
+def n_layers(model):
+    """Number of layers of factors; 1 for models that know of none."""
+    return len(model.weights_) if hasattr(model, "layer_sizes") else 1
 
 
 def layer_shares(model):

@@ -1,5 +1,6 @@
 """The one loop that trains every model."""
 
+import contextlib
 import copy
 import math
 import time
@@ -9,7 +10,6 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from skdeepfactor.conjugate import Anderson
-from skdeepfactor.data import chunks, to_tensor
 
 # Relative fall of the bound for which an extrapolation is taken back, and how far one
 # may move a logarithm.
@@ -70,7 +70,7 @@ class AnnealedAdam:
         self.adam = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=is_fused)
         self.n_updates = n_updates
         self.rates = [group["lr"] for group in groups]
-        self.n_steps = 0
+        self.n_steps = 0.0
 
     def step(self):
         """Take one step."""
@@ -92,28 +92,43 @@ class AnnealedAdam:
     def load_state_dict(self, state_dict):
         """Go on from the moments of another."""
         self.adam.load_state_dict(state_dict)
+        self.n_steps = 0.0
+        for state in state_dict["state"].values():
+            self.n_steps = float(state["step"])
 
 
-def train_step(module, optimizer, X, rows, *, n_samples, device, memory=None):
-    """One step on the given rows of ``X``; the sum of their bounds before it.
+def train_pass(
+    module, optimizer, rows, *, batch_size, rng, n_samples, device, memory=None
+):
+    """Steps on random batches of the rows, or one on all; the sum of their bounds.
 
-    ``memory`` is the table of local parameters of the rows of ``X``, read and written
-    where ``memory.is_warm``.
+    Each bound is that before its step, and of the rows of all processes. ``memory`` is
+    the table of local parameters, read and written where ``memory.is_warm``;
+    ``n_samples`` the number of rows that the model is of.
     """
-    n_rows = X.shape[0] if rows is None else len(rows)
-    dtype = next(module.parameters()).dtype
-    bound = 0.0
-    for part in chunks(X, rows, module.work_width):
-        x = to_tensor(X, part, dtype=dtype, device=device)
-        start = None if memory is None else memory.recall(part)
-        bounds, local = module.backward(x, 1 / n_rows, n_samples, start)
-        bound += bounds.sum().item()
-        if memory is not None:
-            memory.keep(part, local)
-    optimizer.step()
-    optimizer.zero_grad()
-    module.after_step()
-    return bound
+    total = 0.0
+    nothing = torch.zeros((), dtype=torch.float64, device=device)
+    bound = nothing.clone()
+    parts = rows.parts(batch_size, rng, module.work_width, device)
+    with contextlib.closing(parts):
+        for part in parts:
+            if part is not None:
+                x, numbers, n_rows = part
+                start = None if memory is None else memory.recall(numbers)
+                bounds, local = module.backward(x, 1 / n_rows, n_samples, start)
+                bound += bounds.sum()
+                if memory is not None:
+                    memory.keep(numbers, local)
+                continue
+            if rows.share.n_processes > 1:
+                gradients = [module.gradient(p) for p in module.parameters()]
+                rows.share.add_up([bound, *gradients])
+            optimizer.step()
+            optimizer.zero_grad()
+            module.after_step()
+            total += bound.item()
+            bound.copy_(nothing)
+    return total
 
 
 @torch.no_grad()
@@ -143,18 +158,19 @@ class Memory:
         return torch.from_numpy(rows).to(self.table.device)
 
 
-class Checkpoint:
+class Snapshot:
     """A copy of a module's state, and of the table of local parameters if given."""
 
     def __init__(self, module, memory=None):
         self.state = copy.deepcopy(module.state_dict())
         self.table = None if memory is None else memory.table.clone()
 
-    def renew(self, module, memory):
+    def renew(self, module, memory=None):
         """Copy what there is now; to the same place, which saves time."""
         for name, value in module.state_dict().items():
             self.state[name].copy_(value)
-        self.table.copy_(memory.table)
+        if memory is not None:
+            self.table.copy_(memory.table)
 
     def restore(self, module, memory=None):
         """Go back to it."""
@@ -162,6 +178,23 @@ class Checkpoint:
         if memory is not None:
             memory.table.copy_(self.table)
         module.refresh()
+
+    def state_dict(self):
+        """What it holds."""
+        table = {} if self.table is None else {"table": self.table}
+        return {"module": self.state, **table}
+
+    def load_state_dict(self, state):
+        """Hold what another held."""
+        _copy_all(self.state, state["module"])
+        if self.table is not None:
+            self.table.copy_(torch.as_tensor(state["table"]))
+
+
+def _copy_all(tensors, arrays):
+    """Write arrays to the tensors of the same names."""
+    for name, tensor in tensors.items():
+        tensor.copy_(torch.as_tensor(arrays[name]))
 
 
 class Guard:
@@ -171,22 +204,19 @@ class Guard:
     for that, it is taken back, and they are forgotten.
     """
 
-    def __init__(self, module, memory):
-        self.module, self.memory = module, memory
-        self.anderson = Anderson(module.acceleration)
+    def __init__(self, module, memory, share):
+        self.module, self.memory, self.share = module, memory, share
+        self.anderson = Anderson(module.acceleration, share.add_up)
         # Where this pass began, where the best one did, and the last step as it was.
-        self.start, self.best, self.plain = (
-            Checkpoint(module, memory) for _ in range(3)
-        )
+        self.start, self.best, self.plain = (Snapshot(module, memory) for _ in range(3))
         self.bound = self.best_bound = -math.inf
         self.is_ahead = False
 
     def begin(self):
-        """Note where a pass begins, and give it back."""
+        """Note where a pass begins."""
         self.start.renew(self.module, self.memory)
         if self.anderson.depth:
             self.before, _ = self._positions()
-        return self.start
 
     @torch.no_grad()
     def end(self, bound):
@@ -214,11 +244,37 @@ class Guard:
         elif self.is_ahead:
             self.plain.restore(self.module, self.memory)
 
+    def state_dict(self):
+        """What it has found so far."""
+        copies = ("start", "best", "plain")
+        return {
+            **{name: getattr(self, name).state_dict() for name in copies},
+            "anderson": self.anderson.state_dict(),
+            "bound": self.bound,
+            "best_bound": self.best_bound,
+            "is_ahead": self.is_ahead,
+        }
+
+    def load_state_dict(self, state):
+        """Go on from what another found."""
+        for name in ("start", "best", "plain"):
+            getattr(self, name).load_state_dict(state[name])
+        self.anderson.load_state_dict(state["anderson"])
+        self.bound, self.best_bound = state["bound"], state["best_bound"]
+        self.is_ahead = state["is_ahead"]
+
     def _positions(self):
         """Logarithms of all that is extrapolated, and their weights, as vectors."""
         pairs = self.module.positions(self.memory.table)
         logarithms = torch.cat([values.log().flatten() for values, _ in pairs])
-        return logarithms, torch.cat([weights.flatten() for _, weights in pairs])
+        return logarithms, torch.cat([self._counted(*pair) for pair in pairs])
+
+    def _counted(self, values, weights):
+        """Weights such that what all processes have counts once in their sum."""
+        storages = (x.untyped_storage().data_ptr() for x in (values, self.memory.table))
+        is_own = len(set(storages)) == 1
+        n_times = 1 if is_own else self.share.n_processes
+        return weights.flatten() / n_times
 
     def _move(self, logarithms):
         """Write positions, given their logarithms."""
@@ -229,9 +285,121 @@ class Guard:
         self.module.refresh()
 
 
+class Run:
+    """What training goes on from after a pass, so that it can be written to a file."""
+
+    def __init__(self, module, optimizer, rng, memory, guard, history):
+        self.module, self.optimizer, self.rng = module, optimizer, rng
+        self.memory, self.guard, self.history = memory, guard, history
+        # The best state by the rows held out; where the last sound pass began; where
+        # this one did.
+        self.best, self.sound, self.start = None, None, Snapshot(module)
+        self.is_done = False
+
+    def begin(self):
+        """Note where a pass begins, to go back to."""
+        self.start.renew(self.module)
+        self._optimizer = copy.deepcopy(self.optimizer.state_dict())
+        self._draws = self.rng.get_state()
+        generator = self.module.generator
+        self._generator = None if generator is None else generator.get_state()
+
+    def go_back(self):
+        """Go back to where the pass began."""
+        self.optimizer.zero_grad()
+        self.optimizer.load_state_dict(self._optimizer)
+        self.start.restore(self.module)
+        self.rng.set_state(self._draws)
+        if self._generator is not None:
+            self.module.generator.set_state(self._generator)
+
+    def settle(self, n_passes, is_begun):
+        """After an interrupt in a pass, go back to where the last whole one ended."""
+        n_whole = len(self.history["lower_bound"])
+        if n_whole == 0:
+            raise KeyboardInterrupt
+        for values in self.history.values():
+            del values[n_whole:]
+        if n_whole == n_passes or not is_begun:
+            return
+        if self._is_guarded:
+            self.guard.best.restore(self.module, self.memory)
+        else:
+            self.go_back()
+
+    @property
+    def _is_guarded(self):
+        return self.guard is not None and self.guard.best_bound > -math.inf
+
+    def last_sound(self):
+        """Where a pass with a finite bound began."""
+        return self.guard.best if self._is_guarded else self.sound
+
+    def keep_as_sound(self):
+        """Note that the pass, which began at ``start``, has a finite bound."""
+        if self.sound is None:
+            self.sound = Snapshot(self.module)
+        self.sound, self.start = self.start, self.sound
+
+    def state_dict(self):
+        """All of it, as a nested dict."""
+        kind, keys, position, has_gauss, gauss = self.rng.get_state()
+        state = {
+            "module": self.module.state_dict(),
+            "optimizer": optimizer_arrays(self.optimizer),
+            "history": self.history,
+            "rng": {"keys": keys, "rest": [kind, position, has_gauss, gauss]},
+            "is_done": self.is_done,
+        }
+        if self.memory is not None:
+            state["memory"] = {
+                "table": self.memory.table,
+                "is_warm": self.memory.is_warm,
+            }
+        if self.guard is not None:
+            state["guard"] = self.guard.state_dict()
+        for name in ("best", "sound"):
+            snapshot = getattr(self, name)
+            if snapshot is not None:
+                state[name] = snapshot.state_dict()
+        if self.module.generator is not None:
+            state["generator"] = self.module.generator.get_state()
+        return state
+
+    def load_state_dict(self, state):
+        """Go on from what another came to."""
+        _copy_all(self.module.state_dict(), state["module"])
+        self.module.refresh()
+        load_optimizer(self.optimizer, state.get("optimizer", {}))
+        self.history = state["history"]
+        kind, position, has_gauss, gauss = state["rng"]["rest"]
+        self.rng.set_state((kind, state["rng"]["keys"], position, has_gauss, gauss))
+        self.is_done = state["is_done"]
+        if self.memory is not None:
+            self.memory.table.copy_(torch.as_tensor(state["memory"]["table"]))
+            self.memory.is_warm = state["memory"]["is_warm"]
+        if self.guard is not None:
+            self.guard.load_state_dict(state["guard"])
+        for name in ("best", "sound"):
+            if name in state:
+                snapshot = Snapshot(self.module)
+                snapshot.load_state_dict(state[name])
+                setattr(self, name, snapshot)
+        if "generator" in state:
+            self.module.generator.set_state(torch.as_tensor(state["generator"]))
+
+
+class Interrupted(KeyboardInterrupt):
+    """An interrupt in training, after which the module is as a whole pass left it."""
+
+    def __init__(self, history, lower_bound):
+        super().__init__()
+        self.history, self.lower_bound = history, lower_bound
+
+
 def train(
     module,
-    X,
+    rows,
     *,
     optimizer,
     max_iter,
@@ -245,8 +413,9 @@ def train(
     n_warmup=0,
     is_ascent=True,
     report=None,
+    checkpoint=None,
 ):
-    """Train ``module`` on the rows of ``X`` until the bound, or patience, runs out.
+    """Train ``module`` on ``rows`` until the bound, or patience, runs out.
 
     A pass is one step on all rows if ``batch_size`` is None, else as many steps on
     random batches as it takes. Training ends when the bound's relative gain is below
@@ -258,7 +427,8 @@ def train(
     bound, after steps on all rows. The first ``n_cold`` passes
     infer the factors of each row anew; the bound may fall in them, and does not end
     training. ``report(history)`` is called after each pass, and ends training by
-    returning True.
+    returning True. ``checkpoint``, a ``CheckpointFile``, is gone on from if there is
+    one, and written after passes.
 
     Returns
     -------
@@ -274,95 +444,124 @@ def train(
     ConvergenceWarning
         If the bound is no longer finite; the module then goes back to where the last
         pass with a finite bound began.
+    RuntimeWarning
+        If memory of the device ran out, and the pass is done again in smaller parts.
 
     Raises
     ------
     ValueError
         If the bound is not finite after the first pass.
+    MemoryError
+        If memory of the device runs out again.
+    Interrupted
+        For a ``KeyboardInterrupt`` after the first pass.
     """
-    n_samples = X.shape[0]
     dtype = next(module.parameters()).dtype
-    is_full = batch_size is None or batch_size >= n_samples
+    is_full = batch_size is None or batch_size >= rows.n_total
     is_ascent = is_ascent and is_full
     memory = None
     if module.local_width:
-        memory = Memory(n_samples, module.local_width, dtype=dtype, device=device)
+        width = module.local_width
+        memory = Memory(rows.n_samples, width, dtype=dtype, device=device)
     guard = None
     if module.is_guarded and is_full and not is_ascent:
-        guard = Guard(module, memory)
+        guard = Guard(module, memory, rows.share)
     history = {"lower_bound": [], "seconds": []}
     if validate is not None:
         history["validation_score"] = []
-    best, sound = None, None
-    for n_passes in range(1, max_iter + 1):
+    run = Run(module, optimizer, rng, memory, guard, history)
+    if checkpoint is not None and checkpoint.exists():
+        run.load_state_dict(checkpoint.state())
+        history = run.history
+    is_diverged = False
+    while len(history["lower_bound"]) < max_iter and not run.is_done:
+        n_passes = len(history["lower_bound"]) + 1
         started = time.perf_counter()
         # Before the first rows are remembered, there is nothing to go back to.
         is_guarded = guard is not None and memory.is_warm
-        if is_guarded:
-            start = guard.begin()
-        elif not is_ascent:
-            start = Checkpoint(module)
-        module.train()
-        kl = global_kl(module)
-        bound = 0.0
-        for rows in _steps(n_samples, None if is_full else batch_size, rng):
-            bound += train_step(
+        is_begun = False
+        try:
+            if is_guarded:
+                guard.begin()
+            run.begin()
+            is_begun = True
+            module.train()
+            kl = global_kl(module)
+            bound = train_pass(
                 module,
                 optimizer,
-                X,
                 rows,
-                n_samples=n_samples,
+                batch_size=None if is_full else batch_size,
+                rng=rng,
+                n_samples=rows.n_total,
                 device=device,
                 memory=memory,
             )
-        if memory is not None:
-            memory.is_warm = n_passes >= n_cold
-        if not is_full:
-            # The rows of a pass saw parameters that moved; the last are the nearest.
-            kl = global_kl(module)
-        if not math.isfinite(bound - kl):
-            if sound is None:
-                raise ValueError(
-                    "The lower bound is not finite after pass "
-                    f"{n_passes}: the counts are too large, or the "
-                    "priors too extreme, for the floating-point type of the data."
+            if memory is not None:
+                memory.is_warm = n_passes >= n_cold
+            if not is_full:
+                # The rows of a pass saw parameters that moved; the last are the
+                # nearest.
+                kl = global_kl(module)
+            if not math.isfinite(bound - kl):
+                is_diverged = True
+                break
+            if is_guarded:
+                guard.end(bound - kl)
+            if validate is not None:
+                scores = history["validation_score"]
+                scores.append(validate())
+                if scores[-1] == max(scores):
+                    run.best = Snapshot(module)
+            history["seconds"].append(time.perf_counter() - started)
+            history["lower_bound"].append(bound - kl)
+            if not is_ascent:
+                run.keep_as_sound()
+            if validate is None:
+                patience = 1 if is_ascent else n_iter_no_change
+                run.is_done = n_passes > max(n_cold, n_warmup) and not _has_risen(
+                    history["lower_bound"], patience, tol
                 )
-            _warn_of_divergence(n_passes)
-            best, memory = sound, None
-            break
-        if is_guarded:
-            guard.end(bound - kl)
-            sound = guard.best
-        elif not is_ascent:
-            sound = start
-        history["lower_bound"].append(bound - kl)
-        history["seconds"].append(time.perf_counter() - started)
-        if validate is None:
-            patience = 1 if is_ascent else n_iter_no_change
-            is_done = n_passes > max(n_cold, n_warmup) and not _has_risen(
-                history["lower_bound"], patience, tol
+            else:
+                settled = scores[n_warmup:]
+                run.is_done = bool(settled) and not _has_risen(
+                    settled, n_iter_no_change, 0.0
+                )
+            if report is not None:
+                run.is_done |= any(rows.share.gathered(bool(report(history))))
+            if checkpoint is not None:
+                is_last = run.is_done or n_passes == max_iter
+                if is_last or checkpoint.is_due(n_passes):
+                    checkpoint.write(run.state_dict())
+        except KeyboardInterrupt:
+            run.settle(n_passes, is_begun)
+            raise Interrupted(history, history["lower_bound"][-1]) from None
+        except torch.OutOfMemoryError as error:
+            _halve_parts(rows, error)
+            run.go_back()
+    if is_diverged:
+        if run.sound is None:
+            raise ValueError(
+                f"The lower bound is not finite after pass {n_passes}: the counts are "
+                "too large, or the priors too extreme, for the floating-point type of "
+                "the data."
             )
-        else:
-            history["validation_score"].append(validate())
-            scores = history["validation_score"]
-            if scores[-1] == max(scores):
-                best = Checkpoint(module)
-            settled = scores[n_warmup:]
-            is_done = bool(settled) and not _has_risen(settled, n_iter_no_change, 0.0)
-        is_stopped = report is not None and report(history)
-        if is_done or is_stopped:
-            break
-    if best is not None:
-        best.restore(module)
+        _warn_of_divergence(n_passes)
+        run.last_sound().restore(module)
+        memory = None
+    elif run.best is not None:
+        run.best.restore(module)
     elif guard is not None:
         guard.settle()
     elif is_ascent:
         return history, history["lower_bound"][-1]
-    lower_bound = _evaluate(module, X, memory, device)
+    # What is remembered of rows belongs to other parameters than the best ones.
+    module.train(validate is None)
+    lower_bound = _evaluate(module, rows, memory, device)
     if not math.isfinite(lower_bound):
         _warn_of_divergence(len(history["lower_bound"]))
-        sound.restore(module)
-        lower_bound = _evaluate(module, X, None, device)
+        run.last_sound().restore(module)
+        lower_bound = _evaluate(module, rows, None, device)
     return history, lower_bound
 
 
@@ -376,14 +575,20 @@ def _warn_of_divergence(n_passes):
     )
 
 
-def _steps(n_samples, batch_size, rng):
-    """The rows of each step of a pass; None for all of them."""
-    if batch_size is None:
-        yield None
-        return
-    order = rng.permutation(n_samples)
-    for start in range(0, n_samples, batch_size):
-        yield order[start : start + batch_size]
+def _halve_parts(rows, error):
+    """Work on half as many rows at once, where that was not tried before."""
+    if rows.n_splits > 1 or rows.share.n_processes > 1:
+        raise MemoryError(
+            "The memory of the device does not hold the parameters and a batch; lower "
+            "n_components or batch_size."
+        ) from error
+    warnings.warn(
+        "The memory of the device ran out; the pass is done again with half as many "
+        "rows at once.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    rows.n_splits = 2
 
 
 def _has_risen(values, patience, tol):
@@ -395,13 +600,35 @@ def _has_risen(values, patience, tol):
 
 
 @torch.no_grad()
-def _evaluate(module, X, memory, device):
+def _evaluate(module, rows, memory, device):
     """The bound of all rows and of the global parameters, from what is remembered."""
-    dtype = next(module.parameters()).dtype
 
     def batches():
-        for rows in chunks(X, None, module.work_width):
-            x = to_tensor(X, rows, dtype=dtype, device=device)
-            yield x, None if memory is None else memory.recall(rows)
+        for x, numbers in rows.batches(module.work_width, device):
+            yield x, None if memory is None else memory.recall(numbers)
 
-    return module.data_bound(batches)
+    bound = module.data_bound(batches)
+    if rows.share.n_processes == 1:
+        return bound
+    # Each process has taken off the divergence of the global parameters.
+    kl = global_kl(module)
+    return sum(rows.share.gathered(bound + kl)) - kl
+
+
+def optimizer_arrays(optimizer):
+    """The state of an optimizer as a flat dict of arrays."""
+    return {
+        f"{index}.{name}": value.detach().cpu().numpy().copy()
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+
+
+def load_optimizer(optimizer, arrays):
+    """Give an optimizer the state that ``optimizer_arrays`` took from one."""
+    state = {}
+    for key, array in arrays.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = torch.tensor(array)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -22,8 +22,10 @@ PACKAGE = Path(skdeepfactor.__file__).parent
 # Each module imports only modules before it.
 ORDER = [
     "_version",
+    "distributed",
     "ops",
     "data",
+    "checkpoint",
     "distributions",
     "likelihoods",
     "conjugate",
@@ -40,7 +42,15 @@ ORDER = [
 ]
 
 # These read estimators or arrays; nothing imports them.
-READERS = {"metrics", "reading", "inspection", "plotting", "datasets"}
+READERS = {
+    "metrics",
+    "reading",
+    "inspection",
+    "projection",
+    "page",
+    "plotting",
+    "datasets",
+}
 
 # Where a sparse matrix is made dense, and why it may be.
 MAY_MAKE_DENSE = {
@@ -55,6 +65,7 @@ MAY_MAKE_DENSE = {
 
 # Modules that ask what an object has, and why they must.
 MAY_ASK = {
+    "data": "blocks come from sources of any package",
     "metrics": "estimators of any package are measured",
     "reading": "estimators of any package are shown",
 }

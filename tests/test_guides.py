@@ -33,6 +33,14 @@ OPTIONAL = {
     "tomotopy",
 }
 
+# What torchrun sets for the only one of its processes.
+TORCHRUN = {
+    "RANK": "0",
+    "WORLD_SIZE": "1",
+    "MASTER_ADDR": "localhost",
+    "MASTER_PORT": "0",
+}
+
 
 def sections(text):
     """Titles and texts of a page's sections; what comes before them is in the first."""
@@ -78,6 +86,8 @@ def test_a_section_does_what_it_says(name, tmp_path, monkeypatch):
             warnings.simplefilter("ignore")
             importlib.import_module(package)
     monkeypatch.chdir(tmp_path)
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
     report = []
     doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(
         test, out=report.append

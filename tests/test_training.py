@@ -11,7 +11,7 @@ from torch.distributions import Gamma, MultivariateNormal
 
 from skdeepfactor import data
 from skdeepfactor.module import FactorModule
-from skdeepfactor.training import Memory, NaturalGradient, train, train_step
+from skdeepfactor.training import Memory, NaturalGradient, train, train_pass
 
 N_ROWS, N_FEATURES = 23, 5
 
@@ -215,7 +215,21 @@ def run(module, X, *, optimizer=None, device="cpu", **options):
     }
     module.refresh()
     optimizer = optimizer or NaturalGradient(module.parameters())
-    return train(module, X, optimizer=optimizer, device=device, **options)
+    rows = data.MatrixRows(X)
+    return train(module, rows, optimizer=optimizer, device=device, **options)
+
+
+def one_step(module, optimizer, X, n_samples, device):
+    """The bound of rows before a step on all of them."""
+    return train_pass(
+        module,
+        optimizer,
+        data.MatrixRows(X),
+        batch_size=None,
+        rng=None,
+        n_samples=n_samples,
+        device=device,
+    )
 
 
 def adam(module, learning_rate=0.05):
@@ -633,7 +647,7 @@ def make_gaussian(device):
 
 
 @pytest.mark.parametrize("make", [make_rates, make_gaussian])
-@pytest.mark.parametrize("rows", [None, np.array([4, 1, 22, 9, 17, 3, 11])])
+@pytest.mark.parametrize("rows", [slice(None), np.array([4, 1, 22, 9, 17, 3, 11])])
 def test_a_step_in_several_chunks_is_the_step_in_one(
     make, rows, X, device, monkeypatch
 ):
@@ -642,13 +656,13 @@ def test_a_step_in_several_chunks_is_the_step_in_one(
         optimizer = NaturalGradient(module.parameters())
         if make is make_gaussian:
             optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-        bound = train_step(module, optimizer, X, rows, n_samples=N_ROWS, device=device)
+        bound = one_step(module, optimizer, X[rows], N_ROWS, device)
         return bound, state(module)
 
     bound, expected = step()
     monkeypatch.setattr(data, "CHUNK_BYTES", 3 * 4 * N_FEATURES)
-    n_rows = N_ROWS if rows is None else len(rows)
-    assert len(list(data.chunks(X, rows, 0))) == math.ceil(n_rows / 3)
+    n_rows = len(X[rows])
+    assert len(list(data.chunks(X[rows], None, 0))) == math.ceil(n_rows / 3)
     in_parts, found = step()
     assert_allclose(in_parts, bound, rtol=1e-10)
     for name, tensor in expected.items():
@@ -674,7 +688,8 @@ def started(estimator, counts):
     """The module of an estimator as its first step finds it, in float64."""
     X = counts.astype(np.float64)
     estimator.set_params(random_state=0)
-    module, device = estimator._start(X, np.random.RandomState(0), is_warm=False)
+    rows = data.MatrixRows(X)
+    module, device = estimator._start(rows, np.random.RandomState(0), is_warm=False)
     module.train()
     return module, device, X
 
@@ -693,9 +708,7 @@ def test_estimators_take_the_same_step_in_chunks(conjugate, counts, monkeypatch)
     def step():
         module, device, X = started(conjugate, counts)
         optimizer = conjugate._make_optimizer(module, is_stochastic=False)
-        bound = train_step(
-            module, optimizer, X, None, n_samples=X.shape[0], device=device
-        )
+        bound = one_step(module, optimizer, X, X.shape[0], device)
         return bound, state(module), len(list(data.chunks(X, None, module.local_width)))
 
     bound, expected, n_chunks = step()

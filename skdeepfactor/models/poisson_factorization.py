@@ -664,7 +664,7 @@ class PoissonFactorization(ConjugateFactorModel):
         self.random_state = random_state
         self.verbose = verbose
 
-    def transform(self, X, *, return_std=False):
+    def transform(self, X, *, return_std=False, out=None):
         """Infer the factors of each row.
 
         The model stays as it is. A row's factors depend on that row alone, and not on
@@ -672,14 +672,18 @@ class PoissonFactorization(ConjugateFactorModel):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
         return_std : bool, default=False
             Whether to give the posterior standard deviations too.
+        out : path-like, default=None
+            A ``.npy`` file to write the factors to as they come, for more rows than
+            memory has room for; not with ``return_std``.
 
         Returns
         -------
         Z : ndarray of shape (n_samples, n_components)
-            The posterior mean of the factors, float64 for float64 data, else float32.
+            The posterior mean of the factors, float64 for float64 data, else float32;
+            with ``out``, a read-only map of the file.
         std : ndarray of shape (n_samples, n_components)
             Their standard deviations, if ``return_std``.
 
@@ -697,7 +701,9 @@ class PoissonFactorization(ConjugateFactorModel):
         ((4, 2), (4, 2))
         """
         if not return_std:
-            return super().transform(X)
+            return super().transform(X, out=out)
+        if out is not None:
+            raise ValueError("out takes the means alone; use return_std=False.")
 
         def moments(module, x):
             q = module.posterior(x)

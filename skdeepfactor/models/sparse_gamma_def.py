@@ -848,7 +848,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         layer = self.transform_layer
         return sum(sizes) if layer == "all" else sizes[layer - 1]
 
-    def transform(self, X):
+    def transform(self, X, *, out=None):
         """Infer the units of each row.
 
         The model stays as it is. A row's units depend on that row alone, and not on
@@ -856,14 +856,17 @@ class SparseGammaDEF(ConjugateFactorModel):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
+        out : path-like, default=None
+            A ``.npy`` file to write the units to as they come, for more rows than
+            memory has room for.
 
         Returns
         -------
         ndarray of shape (n_samples, n_units)
             The posterior mean of the units of ``transform_layer``, of all layers side
             by side, the lowest first, for "all"; float64 for float64 data, else
-            float32.
+            float32. With ``out``, a read-only map of the file.
 
         See Also
         --------
@@ -888,7 +891,7 @@ class SparseGammaDEF(ConjugateFactorModel):
                 f"transform_layer must be 'all' or from 1 to {n_layers}, the number of "
                 f"layers, got {self.transform_layer}."
             )
-        return self._infer(X, lambda module, x: module.features(x, layers))
+        return self._infer(X, lambda module, x: module.features(x, layers), out)
 
     def sample(self, n_samples=1, *, random_state=None):
         """Draw rows from the model, from the top layer down.

@@ -426,20 +426,24 @@ class VariationalSparseCoding(AmortizedFactorModel):
         self.random_state = random_state
         self.verbose = verbose
 
-    def transform(self, X):
+    def transform(self, X, *, out=None):
         """Infer the codes of rows.
 
         The model stays as it is. New rows cost one pass through the network.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
+        out : path-like, default=None
+            A ``.npy`` file to write the codes to as they come, for more rows than
+            memory has room for.
 
         Returns
         -------
         {ndarray, CSR matrix} of shape (n_samples, n_components)
             The posterior mean ``gamma * mu``, 0 where ``gamma < spike_threshold``;
-            float64 for float64 data, else float32. A CSR matrix if ``sparse_output``.
+            float64 for float64 data, else float32. A CSR matrix if ``sparse_output``;
+            with ``out``, a read-only map of the file.
 
         See Also
         --------
@@ -461,8 +465,10 @@ class VariationalSparseCoding(AmortizedFactorModel):
             is_on = q.base_dist.probs >= threshold
             return torch.where(is_on, q.mean, 0.0)
 
-        Z = self._infer(X, codes)
-        return as_csr(scipy.sparse.csr_matrix(Z)) if self.sparse_output else Z
+        Z = self._infer(X, codes, out)
+        if out is not None or not self.sparse_output:
+            return Z
+        return as_csr(scipy.sparse.csr_matrix(Z))
 
     def activations(self, X):
         """Infer the probability that each factor is there in each row.

@@ -1,0 +1,184 @@
+"""Files that a run of training can be taken up from.
+
+A file is a zip archive of ``.npy`` arrays, as ``numpy.savez`` writes it, one of them
+the text of a JSON object: reading it runs no code. It is written beside its place and
+then moved there, so that there is a whole one at any time.
+"""
+
+import contextlib
+import json
+import os
+import time
+import warnings
+import zipfile
+import zlib
+
+import numpy as np
+import torch
+
+FORMAT = 1
+DAMAGE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, EOFError)
+
+
+class CheckpointFile:
+    """The state of a run, in a file.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Where the file is, or will be.
+    every : int or float
+        Number of passes between two writes, or, as a float, of seconds at least.
+    """
+
+    def __init__(self, path, every=1):
+        self.path = os.fspath(path)
+        self.every = every
+        self._last = time.monotonic()
+        self._notes, self._identity = {}, {}
+
+    def exists(self):
+        """Whether there is something to go on from."""
+        return os.path.exists(self.path)
+
+    def remember(self, name, value):
+        """What the file notes under a name; ``value``, noted from now on, if none."""
+        if self.exists():
+            value = self.read()["notes"].get(name, value)
+        self._notes[name] = value
+        return value
+
+    def identify(self, identity):
+        """Say what run this is; a file of another is not gone on from."""
+        self._identity = identity
+
+    def is_due(self, n_passes):
+        """Whether the state after so many passes is to be written."""
+        if isinstance(self.every, float):
+            return time.monotonic() - self._last >= self.every
+        return n_passes % self.every == 0
+
+    def write(self, state):
+        """Write a nested dict of tensors, arrays, and what JSON has.
+
+        Warns
+        -----
+        RuntimeWarning
+            If it cannot be written; the last one is then still there.
+        """
+        arrays, rest = {}, {}
+        for name, value in _flat(state):
+            if isinstance(value, torch.Tensor):
+                value = value.detach().cpu().numpy()
+            (arrays if isinstance(value, np.ndarray) else rest)[name] = value
+        text = json.dumps(
+            {
+                "format": FORMAT,
+                "notes": self._notes,
+                "identity": self._identity,
+                "state": rest,
+            }
+        )
+        partial = f"{self.path}.partial"
+        try:
+            with open(partial, "wb") as file:
+                np.savez(
+                    file,
+                    **{f"array/{name}": a for name, a in arrays.items()},
+                    text=np.array(text),
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, self.path)
+            _sync_folder(self.path)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.remove(partial)
+            if not isinstance(error, OSError):
+                raise
+            warnings.warn(
+                f"The checkpoint {self.path!r} could not be written ({error}); "
+                "training goes on, and what the file held before is still there.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self._last = time.monotonic()
+
+    def read(self):
+        """The state that was written, with arrays in place of tensors.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, or no checkpoint.
+        """
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                # All of it: NumPy would not look at what it need not read.
+                if archive.testzip() is not None:
+                    raise ValueError("a checksum is wrong")
+            with np.load(self.path, allow_pickle=False) as archive:
+                text = json.loads(str(archive["text"]))
+                if text["format"] != FORMAT:
+                    raise ValueError(f"its format is {text['format']}, not {FORMAT}")
+                arrays = {
+                    name.removeprefix("array/"): archive[name]
+                    for name in archive.files
+                    if name != "text"
+                }
+        except DAMAGE as error:
+            raise ValueError(
+                f"The checkpoint {self.path!r} is damaged or is none ({error}): delete "
+                "it to start anew, or give another path."
+            ) from error
+        state = _nested({**text["state"], **arrays})
+        return {"notes": text["notes"], "state": state, "identity": text["identity"]}
+
+    def state(self):
+        """The state to go on from.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, or of another run.
+        """
+        found = self.read()
+        theirs, ours = (dict(_flat(x)) for x in (found["identity"], self._identity))
+        names = [name for name in ours if theirs.get(name) != ours[name]]
+        if names:
+            raise ValueError(
+                f"The checkpoint {self.path!r} is of another fit (it differs in "
+                f"{', '.join(names)}): delete it to start anew, or give another path."
+            )
+        return found["state"]
+
+
+def _flat(state, prefix=""):
+    """Pairs of the path and the value of each leaf of a nested dict."""
+    for key, value in state.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _nested(flat):
+    """The nested dict of such pairs."""
+    state: dict = {}
+    for name, value in flat.items():
+        *path, last = name.split("/")
+        inner = state
+        for key in path:
+            inner = inner.setdefault(key, {})
+        inner[last] = value
+    return state
+
+
+def _sync_folder(path):
+    """Make sure that the name of a new file is on the disk, where that can be done."""
+    with contextlib.suppress(OSError):
+        folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

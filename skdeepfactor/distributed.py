@@ -1,0 +1,84 @@
+"""Several processes as one: the only user of ``torch.distributed``.
+
+A fit is shared among processes where they have joined a group
+(``torch.distributed.init_process_group``) before; without one, there is one process,
+and every function here gives back what it got. Every process must call ``fit``, and
+with the same parameters.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which rows are this process's.
+
+    With the same data everywhere, row i belongs to process i modulo their number, so
+    that what is remembered of a row never moves. Where the data are sharded, each
+    process has rows of its own.
+    """
+
+    rank: int = 0
+    n_processes: int = 1
+    is_sharded: bool = False
+
+    @property
+    def divides(self):
+        """Whether all processes see the same rows, and each takes some."""
+        return self.n_processes > 1 and not self.is_sharded
+
+    def own(self, numbers):
+        """Which of some rows of all are this process's, as a mask."""
+        return numbers % self.n_processes == self.rank
+
+    def gathered(self, value):
+        """What each process has, as a list in their order."""
+        if self.n_processes == 1:
+            return [value]
+        values = [None] * self.n_processes
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    @torch.no_grad()
+    def add_up(self, tensors):
+        """Replace tensors of one device by their sums over the processes.
+
+        All of a type go through one call, since each waits for the slowest process.
+        """
+        if self.n_processes == 1:
+            return
+        for dtype in sorted({tensor.dtype for tensor in tensors}, key=str):
+            same = [tensor for tensor in tensors if tensor.dtype == dtype]
+            flat = torch.cat([tensor.flatten() for tensor in same])
+            torch.distributed.all_reduce(flat)
+            sizes = [tensor.numel() for tensor in same]
+            for tensor, part in zip(same, flat.split(sizes), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    @torch.no_grad()
+    def copy_first(self, tensors):
+        """Replace tensors by those of the first process."""
+        if self.n_processes > 1:
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor, 0)
+
+    def n_rows_of_steps(self, counts, batch_size):
+        """Rows of each step of all processes together, where the data are sharded.
+
+        ``counts`` are the rows of each process, and ``batch_size`` those that each
+        takes in a step, while it has any.
+        """
+        starts = np.arange(0, max(counts), batch_size)[:, np.newaxis]
+        return np.clip(np.array(counts) - starts, 0, batch_size).sum(axis=1).tolist()
+
+
+def current_share(is_sharded=False):
+    """The share of this process in the group that it has joined, if any."""
+    group = torch.distributed
+    if not (group.is_available() and group.is_initialized()):
+        return Share()
+    return Share(group.get_rank(), group.get_world_size(), is_sharded)

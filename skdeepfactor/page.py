@@ -1,0 +1,259 @@
+"""The page that ``plotting.topic_page`` writes: what is on it, and its file.
+
+``page.html`` beside this module has the looks and the behaviour. What is on the page is
+put into it as JSON: of each topic only the words and rows that can come into view.
+"""
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse
+from sklearn.preprocessing import normalize
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_non_negative
+
+from skdeepfactor import inspection, reading
+from skdeepfactor.projection import two_dimensions
+
+# Words of a topic that are in view, and what the slider can be set to.
+N_WORDS = 20
+RELEVANCES = np.linspace(0, 1, 21)
+
+# Rows of a topic, and of a row the words or as many characters of the text.
+N_ROWS = 5
+N_ROW_WORDS = 8
+MAX_CHARACTERS = 400
+
+# Topics named where a word is looked up, if they have at least this part of what the
+# first of them has.
+N_USES = 8
+MIN_USE = 0.01
+
+# Units below that are shown of a unit, and words of it.
+N_UNITS = 5
+
+# More topics than this are too many for principal components to keep apart.
+MAX_PCA = 10
+
+# Where the JSON is put, and what would end the element that it is in.
+PLACE = "{contents}"
+ESCAPES = {
+    ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"
+}
+
+
+@dataclass(frozen=True)
+class _Topics:
+    """What is known of topics and features, whatever model they are of."""
+
+    weights: np.ndarray  # (n_topics,), sizes on the map
+    vectors: np.ndarray  # (n_topics, n_features), places on the map
+    values: np.ndarray  # (n_topics, n_features), lengths of the bars
+    uses: np.ndarray  # (n_topics, n_features), where each feature belongs
+    words: list  # indices of the features of each topic that can come into view
+    frequencies: np.ndarray | None  # (n_features,), of all topics together
+
+
+def checked_path(path):
+    """Path of a file to be written, which must be in a folder that is there."""
+    path = Path(path).expanduser().absolute()
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"path must be in a folder that exists, but there is no {path.parent}."
+        )
+    if path.is_dir():
+        raise IsADirectoryError(f"path must be that of a file, but {path} is a folder.")
+    return path
+
+
+def filled_template(contents):
+    """The text of the page with its contents."""
+    template = files("skdeepfactor").joinpath("page.html").read_text(encoding="utf-8")
+    text = json.dumps(
+        contents, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    )
+    return template.replace(PLACE, text.translate(ESCAPES), 1)
+
+
+def page_contents(estimator, X, feature_names=None, texts=None):
+    """What is on the page, as lists and dicts."""
+    model, X = reading.last_step(estimator, X)
+    n_features = reading.components_of(model).shape[1]
+    names = reading.feature_names(estimator, n_features, feature_names)
+    counts = check_array(X, accept_sparse="csr", input_name="X")
+    if texts is not None:
+        texts = list(texts)
+        if len(texts) != counts.shape[0]:
+            raise ValueError(
+                f"texts must have one text for each of {counts.shape[0]} rows, "
+                f"got {len(texts)}."
+            )
+    in_rows, are_shares = reading.row_weights(model, X)
+    topics = _parts(model, counts, in_rows) if are_shares else _factors(model, in_rows)
+
+    in_view = np.unique(np.concatenate([np.empty(0, dtype=np.intp), *topics.words]))
+    places = np.zeros(n_features, dtype=np.intp)
+    places[in_view] = np.arange(len(in_view))
+    projection = "pca" if len(topics.vectors) <= MAX_PCA else "tsne"
+    positions = _in_unit_square(two_dimensions(topics.vectors, projection, 0))
+    rows = np.argsort(-in_rows, axis=0, kind="stable").T
+    if are_shares:
+        # Whatever an empty row is taken to be made of, it shows nothing.
+        is_empty = _row_sums(counts) == 0
+        rows = [of_topic[~is_empty[of_topic]] for of_topic in rows]
+    rows = [of_topic[:N_ROWS] for of_topic in rows]
+
+    has_tree = reading.n_layers(model) > 1
+    return {
+        "estimator": type(model).__name__,
+        "are_shares": are_shares,
+        "n_rows": counts.shape[0],
+        "n_features": n_features,
+        "n_words": N_WORDS,
+        "words": [str(name) for name in names[in_view]],
+        "frequencies": _rounded(topics.frequencies[in_view]) if are_shares else None,
+        "uses": [_largest_uses(uses) for uses in topics.uses[:, in_view].T],
+        "topics": [
+            {
+                "weight": _rounded(weight),
+                "position": _rounded(position),
+                "words": places[words].tolist(),
+                "values": _rounded(values[words]),
+                "rows": of_topic.tolist(),
+                "row_weights": _rounded(in_row[of_topic]),
+            }
+            for weight, position, words, values, of_topic, in_row in zip(
+                topics.weights,
+                positions,
+                topics.words,
+                topics.values,
+                rows,
+                in_rows.T,
+                strict=True,
+            )
+        ],
+        "rows": {
+            str(row): _words_of_row(counts[[row]], names)
+            if texts is None
+            else _shortened(str(texts[row]))
+            for row in np.unique(rows).tolist()
+        },
+        "layer": model.transform_layer if has_tree else None,
+        "tree": _branches(inspection.hierarchy(model, names, N_UNITS))
+        if has_tree
+        else [],
+    }
+
+
+def _parts(model, counts, shares):
+    """Topics that rows are made of, as LDAvis shows them."""
+    check_non_negative(counts, "topic_page")
+    totals = _row_sums(counts)
+    if not totals.any():
+        raise ValueError("topic_page needs a row with a count; every row is empty.")
+    profiles = reading.shares_of(reading.factor_profiles(model))
+    # Of all counts, those that come from each topic.
+    weights = reading.shares_of((totals @ shares)[np.newaxis])[0]
+    # Words of topics without any weight have a relevance, too.
+    frequencies = np.maximum(weights @ profiles, inspection.PROBABILITY_FLOOR)
+    return _Topics(
+        weights=weights,
+        vectors=np.sqrt(profiles),
+        values=profiles,
+        uses=weights[:, np.newaxis] * profiles / frequencies,
+        words=[_relevant(profile, profile / frequencies) for profile in profiles],
+        frequencies=frequencies,
+    )
+
+
+def _factors(model, factors):
+    """Topics that may be signed: words that they make more frequent, or less."""
+    components = reading.components_of(model)
+    n_ends = min(N_WORDS // 2, components.shape[1])
+    ends = np.r_[:n_ends, -n_ends:0]
+    order = np.argsort(-components, axis=1, kind="stable")
+    return _Topics(
+        weights=factors.var(axis=0),
+        vectors=normalize(components),
+        values=components,
+        uses=components,
+        words=[
+            np.unique(top[loadings[top] != 0])
+            for top, loadings in zip(order[:, ends], components, strict=True)
+        ],
+        frequencies=None,
+    )
+
+
+def _relevant(probabilities, lifts):
+    """Features among the most relevant at any place of the slider."""
+    known = np.flatnonzero(probabilities)
+    log_probabilities, log_lifts = np.log(probabilities[known]), np.log(lifts[known])
+    if len(known) <= N_WORDS:
+        return known
+    top = [
+        np.argpartition(
+            -(share * log_probabilities + (1 - share) * log_lifts), N_WORDS - 1
+        )[:N_WORDS]
+        for share in RELEVANCES
+    ]
+    return known[np.unique(top)]
+
+
+def _largest_uses(uses):
+    """Topics with the most of a word, and how much they have, largest first."""
+    topics = np.argsort(-np.abs(uses), kind="stable")[:N_USES]
+    sizes = np.abs(uses[topics])
+    topics = topics[(sizes > 0) & (sizes >= MIN_USE * sizes[0])]
+    return [topics.tolist(), _rounded(uses[topics])]
+
+
+def _branches(units):
+    """The units of a hierarchy, with numbers that are short."""
+    return [
+        {
+            **unit,
+            "share": _rounded(unit.get("share", 1.0)),
+            "features": [str(name) for name in unit["features"]],
+            "units": _branches(unit["units"]),
+        }
+        for unit in units
+    ]
+
+
+def _words_of_row(row, names):
+    """Names of the features that a row, (1, n_features), has most of."""
+    if scipy.sparse.issparse(row):
+        indices, values = row.indices, row.data
+    else:
+        indices, values = np.arange(row.shape[1]), row[0]
+    order = np.argsort(-values, kind="stable")[:N_ROW_WORDS]
+    return [str(name) for name in names[indices[order[values[order] > 0]]]]
+
+
+def _row_sums(counts):
+    return np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+
+
+def _in_unit_square(positions):
+    """Positions whose least and largest coordinates are 0 and 1, if they differ."""
+    low, spans = positions.min(axis=0), np.ptp(positions, axis=0)
+    # A plane without a second dimension has one that is made of rounding errors.
+    is_wide = spans > 1e-6 * spans.max()
+    return np.where(is_wide, (positions - low) / np.where(is_wide, spans, 1), 0.5)
+
+
+def _shortened(text):
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    return text[: MAX_CHARACTERS - 1] + "…"
+
+
+def _rounded(numbers):
+    """Numbers with as many digits as can be seen."""
+    if np.ndim(numbers):
+        return [_rounded(number) for number in numbers]
+    return float(f"{numbers:.5g}")

@@ -1,0 +1,24 @@
+"""Positions of points of many dimensions in a plane."""
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+
+def two_dimensions(embeddings, projection, random_state):
+    """Positions in a plane, (n_points, 2), by "pca" or by "tsne" of the directions."""
+    n_points, n_dimensions = embeddings.shape
+    if n_dimensions <= 2 or n_points == 1:
+        positions = np.zeros((n_points, 2))
+        positions[:, :n_dimensions] = embeddings[:, :2]
+        return positions
+    if projection == "pca":
+        return PCA(2, svd_solver="full").fit_transform(embeddings)
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    directions = np.divide(
+        embeddings, lengths, out=np.zeros_like(embeddings), where=lengths > 0
+    )
+    perplexity = min(30.0, (n_points - 1) / 3)
+    return TSNE(perplexity=perplexity, random_state=random_state).fit_transform(
+        directions
+    )

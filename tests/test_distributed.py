@@ -1,0 +1,317 @@
+"""Two processes give what one gives; the processes are real ones."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch.distributed
+from numpy.testing import assert_allclose, assert_array_equal
+
+from skdeepfactor.base import ConjugateFactorModel
+from skdeepfactor.distributed import Share, current_share
+
+from .conftest import ESTIMATORS
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
+    reason="this torch has no gloo to connect processes with",
+)
+
+HEADER = """
+import os, sys, warnings
+import numpy as np
+import scipy.sparse
+import torch
+import torch.distributed as dist
+torch.set_num_threads(1)
+warnings.simplefilter("ignore")
+from skdeepfactor.data import RowBlocks
+from sklearn.base import clone
+from tests.conftest import ESTIMATORS
+
+rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+if world > 1:
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world
+    )
+X = scipy.sparse.csr_matrix(np.load(f"{folder}/X.npy"))
+
+def save(name, model):
+    np.savez(
+        f"{folder}/{name}.{rank}.npz", components=model.components_,
+        bound=model.lower_bound_, history=model.history_["lower_bound"],
+        row_totals=model._row_totals, n=model.n_samples_seen_,
+        scores=model.score_samples(X), **model._parameters,
+    )
+"""
+
+
+def started(folder, body, world):
+    """Processes that run a script."""
+    script = HEADER + textwrap.dedent(body)
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(rank), str(world), str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            cwd=folder,
+        )
+        for rank in range(world)
+    ]
+
+
+def ended(processes, seconds=120):
+    """What processes wrote, once they have ended; their errors if one failed."""
+    shown = []
+    for rank, process in enumerate(processes):
+        try:
+            out, error = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            for other in processes:
+                other.kill()
+            pytest.fail(f"process {rank} hangs: {process.communicate()[1]}")
+        shown.append((process.returncode, out, error))
+    for rank, (code, _, error) in enumerate(shown):
+        assert code == 0, f"process {rank} ended with {code}:\n{error}"
+    return [out for _, out, _ in shown]
+
+
+FITS = """
+batched = {"batch_size": 16}
+for name, model in ESTIMATORS.items():
+    data = X
+    if not model._models_counts and model.likelihood == "bernoulli":
+        data = (X > 0).astype(float)
+    model = clone(model).set_params(tol=0.0, max_iter=5)
+    save(f"full-{name}", clone(model).fit(data))
+    save(f"batched-{name}", clone(model).set_params(**batched).fit(data))
+model = clone(ESTIMATORS["PoissonFactorization"])
+held = clone(model).set_params(validation_fraction=0.3, random_state=None)
+held.fit(X)
+print(held.components_.sum(), held.history_["validation_score"])
+blocks = RowBlocks([X[:20], X[20:27], X[27:]])
+save("blocks", clone(model).set_params(max_iter=5).fit(blocks))
+save("blocks-batched", clone(model).set_params(max_iter=5, batch_size=16).fit(blocks))
+# As many rows in all, but not for each; one process has none left for the last steps.
+sizes = {1: [60], 2: [11, 49], 3: [11, 40, 9]}[world]
+start = sum(sizes[:rank])
+own = X[start : start + sizes[rank]]
+save("sharded", clone(model).set_params(max_iter=5, tol=0.0).fit(own, sharded=True))
+sampled = clone(ESTIMATORS["NeuralTopicDLGM"]).set_params(max_iter=3, batch_size=12)
+save("sharded-batched", sampled.fit(own, sharded=True, X_val=own))
+stream = RowBlocks([own[:4], own[4:]])
+save("sharded-blocks", clone(model).set_params(max_iter=5, tol=0.0, batch_size=20).fit(
+    stream, sharded=True))
+"""
+
+
+@pytest.fixture
+def results(found_by_all):
+    """What one, two and three processes found: arrays by world, name and rank."""
+    if isinstance(found_by_all, BaseException):
+        raise found_by_all
+    return found_by_all
+
+
+@pytest.fixture(scope="module")
+def found_by_all(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    X = rng.poisson(rng.gamma(0.3, 1, (60, 3)) @ rng.gamma(0.3, 3, (3, 30)))
+    found = {}
+    for world in (1, 2, 3):
+        folder = tmp_path_factory.mktemp(f"world{world}")
+        np.save(folder / "X.npy", X.astype(np.float64))
+        try:
+            found[world, "printed"] = ended(started(folder, FITS, world))
+        except BaseException as error:
+            # Raised by each test; the processes are not started again for it.
+            return error
+        for path in folder.glob("*.npz"):
+            name, rank = path.stem.rsplit(".", 1)
+            with np.load(path) as archive:
+                found.setdefault((world, name), {})[int(rank)] = dict(archive)
+    return found
+
+
+def names(prefix, *, is_conjugate):
+    return [
+        f"{prefix}-{name}"
+        for name, model in ESTIMATORS.items()
+        if isinstance(model, ConjugateFactorModel) == is_conjugate
+    ]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *names("full", is_conjugate=True),
+        *names("batched", is_conjugate=True),
+        "blocks",
+        "blocks-batched",
+    ],
+)
+def test_several_processes_are_one(results, world, name):
+    (expected,) = results[1, name].values()
+    ranks = results[world, name]
+    assert len(ranks) == world
+    for found in ranks.values():
+        assert_allclose(found["history"], expected["history"], rtol=1e-5)
+        assert_allclose(found["components"], expected["components"], rtol=1e-5)
+        assert_array_equal(found["row_totals"], expected["row_totals"])
+        assert found["n"] == expected["n"] == 60
+        assert_allclose(found["scores"], expected["scores"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_all_processes_have_the_same_model(results, world):
+    n_compared = 0
+    for (size, name), ranks in results.items():
+        if size != world or name == "printed":
+            continue
+        assert len(ranks) == world
+        for found in ranks.values():
+            for key, array in ranks[0].items():
+                if key not in ("scores", "bound"):
+                    assert_array_equal(found[key], array, err_msg=f"{name} {key}")
+            assert_allclose(found["bound"], ranks[0]["bound"], rtol=1e-9)
+        n_compared += 1
+    assert n_compared == 2 * len(ESTIMATORS) + 5
+    printed = results[world, "printed"]
+    assert len(set(printed)) == 1
+    assert printed[0]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_own_rows_make_the_same_model_as_shared_ones(results, world):
+    # The start differs, which is from a sample of rows in another order.
+    (expected,) = results[1, "sharded"].values()
+    found = results[world, "sharded"][0]
+    assert found["n"] == 60
+    assert_allclose(found["bound"], expected["bound"], rtol=0.05)
+    assert_allclose(found["row_totals"], expected["row_totals"])
+    assert len(results[world, "sharded-batched"]) == world
+    assert len(results[world, "sharded-blocks"]) == world
+
+
+SEEDS = """
+for seed in range(12):
+    model = clone(ESTIMATORS["NeuralTopicDLGM-deep"])
+    model.set_params(max_iter=8, batch_size=20, random_state=seed)
+    save(f"seed{seed}", model.fit(X))
+"""
+
+
+def test_sampled_gradients_have_the_same_expectation(tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.poisson(rng.gamma(0.3, 1, (60, 3)) @ rng.gamma(0.3, 3, (3, 30)))
+    bounds = {}
+    for world in (1, 2):
+        folder = tmp_path / f"world{world}"
+        folder.mkdir()
+        np.save(folder / "X.npy", X.astype(np.float64))
+        ended(started(folder, SEEDS, world))
+        bounds[world] = [
+            float(np.load(folder / f"seed{seed}.0.npz")["scores"].mean())
+            for seed in range(12)
+        ]
+    gap = np.mean(bounds[1]) - np.mean(bounds[2])
+    error = np.hypot(*(np.std(b, ddof=1) / len(b) ** 0.5 for b in bounds.values()))
+    assert abs(gap) < 4 * error
+    assert error < 0.02 * abs(np.mean(bounds[1]))
+    assert bounds[1] != bounds[2]
+
+
+DYING = """
+from skdeepfactor import PoissonFactorization
+model = PoissonFactorization(5, max_iter=10**6, tol=0.0, batch_size=10,
+                             n_iter_no_change=10**6)
+
+class Rows(list):
+    n_read = 0
+    def __getitem__(self, number):
+        self.n_read += 1
+        if rank == 1 and self.n_read > 40:
+            os._exit(7)
+        return super().__getitem__(number)
+
+model.fit(RowBlocks(Rows([X[:30], X[30:]])))
+"""
+
+
+def test_a_process_that_dies_ends_the_others(tmp_path):
+    np.save(tmp_path / "X.npy", np.random.default_rng(0).poisson(1.0, (60, 30)) * 1.0)
+    started_at = time.monotonic()
+    processes = started(tmp_path, DYING, 2)
+    try:
+        codes = [process.wait(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert codes[1] == 7
+    assert codes[0] not in (0, 7)
+    error = processes[0].communicate()[1]
+    processes[1].communicate()
+    assert "Error" in error, error
+    assert time.monotonic() - started_at < 60
+
+
+CHECKPOINTED = """
+model = clone(ESTIMATORS["PoissonFactorization"]).set_params(tol=0.0, max_iter=6)
+if "first" in os.listdir(folder):
+    from skdeepfactor.checkpoint import CheckpointFile
+    write, n_written = CheckpointFile.write, 0
+    def write_some(self, state):
+        global n_written
+        write(self, state)
+        n_written += 1
+        if n_written == 3:
+            dist.barrier()
+            os._exit(0)
+    CheckpointFile.write = write_some
+save("resumed", model.fit(X, checkpoint=f"{folder}/run"))
+save("whole", clone(model).fit(X))
+"""
+
+
+def test_processes_go_on_from_their_checkpoints(tmp_path):
+    np.save(tmp_path / "X.npy", np.random.default_rng(0).poisson(1.0, (60, 30)) * 1.0)
+    (tmp_path / "first").touch()
+    ended(started(tmp_path, CHECKPOINTED, 2))
+    assert {path.name for path in tmp_path.glob("run*")} == {"run.0", "run.1"}
+    (tmp_path / "first").unlink()
+    (tmp_path / "meet").unlink()
+    ended(started(tmp_path, CHECKPOINTED, 2))
+    for rank in range(2):
+        found, expected = (
+            np.load(tmp_path / f"{name}.{rank}.npz") for name in ("resumed", "whole")
+        )
+        for name in expected:
+            assert_array_equal(found[name], expected[name])
+
+
+# In one process.
+
+
+def test_one_process_is_its_own_group():
+    share = current_share()
+    assert share == Share()
+    assert share.gathered(3) == [3]
+    x = torch.ones(2)
+    share.add_up([x])
+    share.copy_first([x])
+    assert_array_equal(x, 1)
+
+
+def test_rows_of_steps_of_shards():
+    share = Share(0, 3, is_sharded=True)
+    assert share.n_rows_of_steps([5, 0, 2], 2) == [4, 2, 1]
+    assert share.n_rows_of_steps([4, 4, 4], 4) == [12]
