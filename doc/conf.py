@@ -4,8 +4,6 @@ import os
 import re
 from pathlib import Path
 
-from sklearn.datasets import get_data_home
-
 import skdeepfactor
 
 project = "skdeepfactor"
@@ -44,9 +42,9 @@ autodoc_default_options = {
 # installed nor made are left out where these are not in the folder of
 # SKDEEPFACTOR_DATA.
 DATA = Path(os.environ.get("SKDEEPFACTOR_DATA", "."))
-FACES = Path(get_data_home()) / "olivetti_py3.pkz"
+FETCHED = Path(os.environ.get("SCIKIT_LEARN_DATA", "~/scikit_learn_data")).expanduser()
 NEEDED = {
-    "plot_faces": [DATA / "olivetti" / "olivetti.npz", FACES],
+    "plot_faces": [DATA / "olivetti" / "olivetti.npz", FETCHED / "olivetti_py3.pkz"],
     "plot_single_cells": [DATA / "pbmc1k_v3" / "all.npz"],
     "plot_listeners": [DATA / "lastfm_hetrec2k" / "all.npz"],
 }

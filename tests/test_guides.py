@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib.util
 import re
+import runpy
 import warnings
 from pathlib import Path
 
@@ -110,6 +111,19 @@ def test_blocks_are_recognised():
     )
     found = [(language, block.strip()) for _, language, block in BLOCK.findall(text)]
     assert found == [("", "x = 1"), ("python", "y = 2"), ("console", "pip")]
+
+
+def test_every_page_of_the_gallery_has_its_place():
+    settings = runpy.run_path(str(ROOT / "doc" / "conf.py"))
+    examples = {path.name: path for path in (ROOT / "examples").glob("plot_*.py")}
+    assert sorted(settings["ORDER"]) == sorted(examples)
+    # Those that read files of the user's are left out where there are none.
+    reading = {
+        path.stem
+        for path in examples.values()
+        if "SKDEEPFACTOR_DATA" in path.read_text(encoding="utf-8")
+    }
+    assert reading == settings["NEEDED"].keys()
 
 
 def test_a_section_that_is_wrong_is_found(tmp_path, monkeypatch):
