@@ -390,7 +390,8 @@ def _expected_counts(estimator, counts, predictive):
         warnings.filterwarnings("ignore", "X does not have valid feature names")
         if predictive:
             return np.asarray(estimator.predictive(counts))
-        z = np.asarray(estimator.transform(counts))
+        z = estimator.transform(counts)
+    z = z.toarray() if sp.issparse(z) else np.asarray(z)
     if hasattr(estimator, "inverse_transform"):
         return np.asarray(estimator.inverse_transform(z))
     if not hasattr(estimator, "components_"):

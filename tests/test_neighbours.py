@@ -29,7 +29,7 @@ from skdeepfactor import (
 )
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.inspection import top_features
-from skdeepfactor.metrics import scorers
+from skdeepfactor.metrics import completion_perplexity, scorers
 from tests.conftest import ESTIMATORS
 
 FRUIT = ["apple pear plum pear", "ripe pear ripe apple", "plum apple pear"]
@@ -168,6 +168,21 @@ def test_sparse_codes_stay_sparse_on_their_way_to_a_classifier():
     ).fit(X[:1200], y[:1200])
     assert scipy.sparse.issparse(model[:-1].transform(X[1200:]))
     assert model.score(X[1200:], y[1200:]) > 0.85
+
+
+def test_sparse_codes_are_measured_as_dense_ones(topics):
+    measured = []
+    for sparse_output in (False, True):
+        codes = VariationalSparseCoding(
+            6,
+            alpha=0.3,
+            likelihood="multinomial",
+            max_iter=3,
+            sparse_output=sparse_output,
+            random_state=0,
+        ).fit(topics.data)
+        measured.append(completion_perplexity(codes, topics.data, random_state=0))
+    assert measured[0] == measured[1]
 
 
 def test_anndata_keeps_factors_of_cells(topics):
