@@ -3,6 +3,8 @@
 import contextlib
 import copy
 import math
+import signal
+import threading
 import time
 import warnings
 
@@ -97,14 +99,49 @@ class AnnealedAdam:
             self.n_steps = float(state["step"])
 
 
+class Interrupts:
+    """Interrupts of the main thread, which may be held back for a while."""
+
+    def __init__(self):
+        self._handler, self._is_due = None, False
+
+    def hold_back(self):
+        """Note interrupts from now on, instead of raising them."""
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGINT) is not None:
+            self._handler = signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, number, frame):
+        self._is_due = True
+
+    def let_through(self):
+        """Raise what came meanwhile, and all that comes."""
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            self._handler = None
+        if self._is_due:
+            self._is_due = False
+            raise KeyboardInterrupt
+
+
 def train_pass(
-    module, optimizer, rows, *, batch_size, rng, n_samples, device, memory=None
+    module,
+    optimizer,
+    rows,
+    *,
+    batch_size,
+    rng,
+    n_samples,
+    device,
+    memory=None,
+    interrupts=None,
 ):
     """Steps on random batches of the rows, or one on all; the sum of their bounds.
 
     Each bound is that before its step, and of the rows of all processes. ``memory`` is
     the table of local parameters, read and written where ``memory.is_warm``;
-    ``n_samples`` the number of rows that the model is of.
+    ``n_samples`` the number of rows that the model is of. ``interrupts`` are held back
+    from the first change of the parameters on.
     """
     total = 0.0
     nothing = torch.zeros((), dtype=torch.float64, device=device)
@@ -123,6 +160,8 @@ def train_pass(
             if rows.share.n_processes > 1:
                 gradients = [module.gradient(p) for p in module.parameters()]
                 rows.share.add_up([bound, *gradients])
+            if interrupts is not None:
+                interrupts.hold_back()
             optimizer.step()
             optimizer.zero_grad()
             module.after_step()
@@ -286,19 +325,25 @@ class Guard:
 
 
 class Run:
-    """What training goes on from after a pass, so that it can be written to a file."""
+    """What training goes on from after a pass, so that it can be written to a file.
 
-    def __init__(self, module, optimizer, rng, memory, guard, history):
+    Passes that change parameters only where they end need no copy to go back to.
+    """
+
+    def __init__(self, module, optimizer, rng, memory, guard, history, *, has_copy):
         self.module, self.optimizer, self.rng = module, optimizer, rng
         self.memory, self.guard, self.history = memory, guard, history
         # The best state by the rows held out; where the last sound pass began; where
         # this one did.
-        self.best, self.sound, self.start = None, None, Snapshot(module)
+        self.best, self.sound, self.start = None, None, None
+        if has_copy:
+            self.start = Snapshot(module)
         self.is_done = False
 
     def begin(self):
         """Note where a pass begins, to go back to."""
-        self.start.renew(self.module)
+        if self.start is not None:
+            self.start.renew(self.module)
         self._optimizer = copy.deepcopy(self.optimizer.state_dict())
         self._draws = self.rng.get_state()
         generator = self.module.generator
@@ -308,7 +353,8 @@ class Run:
         """Go back to where the pass began."""
         self.optimizer.zero_grad()
         self.optimizer.load_state_dict(self._optimizer)
-        self.start.restore(self.module)
+        if self.start is not None:
+            self.start.restore(self.module)
         self.rng.set_state(self._draws)
         if self._generator is not None:
             self.module.generator.set_state(self._generator)
@@ -469,7 +515,10 @@ def train(
     history = {"lower_bound": [], "seconds": []}
     if validate is not None:
         history["validation_score"] = []
-    run = Run(module, optimizer, rng, memory, guard, history)
+    # A step on a full batch is all that a pass changes; but memory may run out in it.
+    has_copy = not is_ascent or torch.device(device).type != "cpu"
+    interrupts = None if has_copy else Interrupts()
+    run = Run(module, optimizer, rng, memory, guard, history, has_copy=has_copy)
     if checkpoint is not None and checkpoint.exists():
         run.load_state_dict(checkpoint.state())
         history = run.history
@@ -496,6 +545,7 @@ def train(
                 n_samples=rows.n_total,
                 device=device,
                 memory=memory,
+                interrupts=interrupts,
             )
             if memory is not None:
                 memory.is_warm = n_passes >= n_cold
@@ -515,6 +565,8 @@ def train(
                     run.best = Snapshot(module)
             history["seconds"].append(time.perf_counter() - started)
             history["lower_bound"].append(bound - kl)
+            if interrupts is not None:
+                interrupts.let_through()
             if not is_ascent:
                 run.keep_as_sound()
             if validate is None:
@@ -539,6 +591,9 @@ def train(
         except torch.OutOfMemoryError as error:
             _halve_parts(rows, error)
             run.go_back()
+        finally:
+            if interrupts is not None:
+                interrupts.let_through()
     if is_diverged:
         if run.sound is None:
             raise ValueError(
