@@ -1,5 +1,3 @@
-# sphinx-gallery wants a heading where other docstrings have a summary.
-# ruff: noqa: D205, D400
 r"""
 Topics of docstrings
 ====================
@@ -34,7 +32,7 @@ from skdeepfactor.plotting import (
 )
 
 started = time.perf_counter()
-folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
+folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(sys.argv[0]).parent
 folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -42,7 +40,7 @@ def save(figure, name):
     """Write a figure and say where it is."""
     path = folder / name
     figure.savefig(path, dpi=110)
-    print(f"wrote {path}")
+    print(f"wrote {name} to the folder {folder.name}")
 
 
 # %%

@@ -438,6 +438,8 @@ class AmortizedFactorModel(SampledFactorModel):
     def sample(self, n_samples=1, *, n_tokens=None, random_state=None):
         """Draw rows from the model.
 
+        Factors are drawn from the prior, and rows given these from the likelihood.
+
         Parameters
         ----------
         n_samples : int, default=1
@@ -450,8 +452,20 @@ class AmortizedFactorModel(SampledFactorModel):
 
         Returns
         -------
-        X : ndarray or CSR matrix of shape (n_samples, n_features)
+        ndarray or CSR matrix of shape (n_samples, n_features)
             CSR where the likelihood is one of counts.
+
+        See Also
+        --------
+        inverse_transform : Expected rows given factors.
+
+        Examples
+        --------
+        >>> from skdeepfactor import VariationalAutoencoder
+        >>> X = [[0.5, 2.0, 1.0], [1.5, 0.0, 3.0], [0.7, 1.8, 1.2], [1.4, 0.1, 2.9]]
+        >>> model = VariationalAutoencoder(1, max_iter=5, random_state=0).fit(X)
+        >>> model.sample(3, random_state=0).shape
+        (3, 3)
         """
         return self._sample(n_samples, n_tokens, random_state)
 

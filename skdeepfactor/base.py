@@ -131,6 +131,10 @@ class BaseFactorModel(
     ):
         """Fit the model to the rows of X.
 
+        Passes over all rows, or over batches of them, until ``max_iter``, ``tol`` or
+        rows held out end it. What was fitted before is forgotten, unless
+        ``warm_start``.
+
         Where processes have joined a group of ``torch.distributed``, every one of them
         must call this, and all get the same model.
 
@@ -156,7 +160,7 @@ class BaseFactorModel(
 
         Returns
         -------
-        self : object
+        object
             The fitted estimator.
 
         Raises
@@ -167,6 +171,18 @@ class BaseFactorModel(
         KeyboardInterrupt
             If it comes; the estimator is then fitted, as the last whole pass left it,
             or as it was if there is none.
+
+        See Also
+        --------
+        partial_fit : One step at a time, on data that come in chunks.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> model.components_.shape
+        (2, 4)
         """
         with self._unchanged_on_error():
             self._validate_params()
@@ -202,6 +218,9 @@ class BaseFactorModel(
     def partial_fit(self, X, y=None, *, total_samples=None):
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
+        The first call starts the model, and later ones go on. Rows are forgotten after
+        their step, so that a stream may be longer than memory.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
@@ -215,7 +234,7 @@ class BaseFactorModel(
 
         Returns
         -------
-        self : object
+        object
             The estimator.
 
         Raises
@@ -223,6 +242,20 @@ class BaseFactorModel(
         ValueError
             If the data or a parameter is not what it must be. The estimator is then
             left as it was.
+
+        See Also
+        --------
+        fit : Passes over data that are all at hand.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0)
+        >>> for chunk in (X[:2], X[2:]):
+        ...     model = model.partial_fit(chunk, total_samples=4)
+        >>> model.n_samples_seen_
+        4
         """
         with self._unchanged_on_error():
             self._validate_params()
@@ -269,6 +302,9 @@ class BaseFactorModel(
     def transform(self, X, *, out=None):
         """Infer the factors of each row.
 
+        The model stays as it is. A row's factors depend on that row alone, and not on
+        those beside it.
+
         Parameters
         ----------
         X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
@@ -278,23 +314,50 @@ class BaseFactorModel(
 
         Returns
         -------
-        Z : ndarray of shape (n_samples, n_components)
+        ndarray of shape (n_samples, n_components)
             The posterior mean of the factors, float64 for float64 data, else float32;
             with ``out``, a read-only map of the file.
+
+        See Also
+        --------
+        inverse_transform : Expected data given factors.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> model.transform([[1, 1, 0, 0]]).shape
+        (1, 2)
         """
         return self._infer(X, lambda module, x: module.posterior(x).mean, out)
 
     def inverse_transform(self, Z):
         """Expected data given factors.
 
+        Of models of counts given their total these are shares, whose rows sum to 1.
+
         Parameters
         ----------
         Z : array-like of shape (n_samples, n_components)
+            Factors, as ``transform`` gives them.
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features)
+        ndarray of shape (n_samples, n_features)
             E[x | z] under the posterior mean of the components.
+
+        See Also
+        --------
+        transform : The factors of rows.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> model.inverse_transform(model.transform(X)).shape
+        (4, 4)
         """
         check_is_fitted(self)
         Z = check_array(Z, dtype=[np.float64, np.float32])
@@ -312,20 +375,38 @@ class BaseFactorModel(
     def score_samples(self, X):
         """Evidence lower bound of each row, in nats.
 
+        What rows have a low bound for, the model finds improbable: it may serve to find
+        rows that are unlike the others.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
 
         Returns
         -------
-        bounds : ndarray of shape (n_samples,), float64
+        ndarray of shape (n_samples,), float64
             Lower bounds on E_q(W)[log p(x | W)]; the divergence of the global
             parameters is left out, so that a row's bound depends on that row alone.
+
+        See Also
+        --------
+        score : The mean over rows.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> model.score_samples(X).shape
+        (4,)
         """
         return self._infer(X, lambda module, x: module.elbo(x))
 
     def score(self, X, y=None, *, metric="elbo"):
         """Mean score per row; larger is better.
+
+        Rows that were not fitted tell how good a model is. Bounds of different
+        likelihoods are of different things, and not to be compared.
 
         Parameters
         ----------
@@ -337,7 +418,21 @@ class BaseFactorModel(
 
         Returns
         -------
-        score : float
+        float
+            The mean bound in nats, or minus the perplexity.
+
+        See Also
+        --------
+        score_samples : The bound of each row.
+        skdeepfactor.metrics.completion_perplexity : Compares any models of counts.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> bool(model.score(X) == model.score_samples(X).mean())
+        True
         """
         if metric == "elbo":
             return float(np.mean(self.score_samples(X)))
@@ -349,6 +444,9 @@ class BaseFactorModel(
     def perplexity(self, X, *, average="document"):
         """Perplexity of the counts as words in order, given how many there are.
 
+        Guessing among V features that are equally likely has the perplexity V. It is
+        made of bounds, so that the true perplexity is at most as large.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
@@ -359,13 +457,25 @@ class BaseFactorModel(
 
         Returns
         -------
-        perplexity : float
+        float
             An upper bound: perplexity at the lower bound of the log likelihood.
 
         Raises
         ------
         ValueError
             If no row has a count.
+
+        See Also
+        --------
+        skdeepfactor.metrics.completion_perplexity : Without bounds, for any package.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> 1 < model.perplexity(X) < 4
+        True
         """
         if average not in ("document", "corpus"):
             raise ValueError(
@@ -402,14 +512,21 @@ class BaseFactorModel(
 
     def _validate(self, X, *, reset):
         """Check X; canonical CSR or an array, never the caller's to be changed."""
-        X = validate_data(
-            self,
-            X,
-            accept_sparse="csr",
-            dtype="numeric",
-            ensure_non_negative=self._is_non_negative,
-            reset=reset,
-        )
+        given = X
+        try:
+            X = validate_data(
+                self,
+                X,
+                accept_sparse="csr",
+                dtype="numeric",
+                ensure_non_negative=self._is_non_negative,
+                reset=reset,
+            )
+        except (TypeError, ValueError) as error:
+            advice = _advice(self, given, str(error))
+            if advice is None:
+                raise
+            raise type(error)(advice) from error
         if scipy.sparse.issparse(X):
             if not X.has_canonical_format:
                 X = X.copy()
@@ -723,6 +840,9 @@ class SampledFactorModel(BaseFactorModel):
     def score_samples(self, X, *, metric="elbo", n_particles=50):
         """Lower bound of each row's log likelihood, in nats.
 
+        What rows have a low bound for, the model finds improbable. A row's draws are a
+        function of its content: its bound is the same in any company.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
@@ -734,7 +854,20 @@ class SampledFactorModel(BaseFactorModel):
 
         Returns
         -------
-        bounds : ndarray of shape (n_samples,), float64
+        ndarray of shape (n_samples,), float64
+            Bounds in nats.
+
+        See Also
+        --------
+        score : The mean over rows.
+
+        Examples
+        --------
+        >>> from skdeepfactor import VariationalAutoencoder
+        >>> X = [[0.5, 2.0, 1.0], [1.5, 0.0, 3.0], [0.7, 1.8, 1.2], [1.4, 0.1, 2.9]]
+        >>> model = VariationalAutoencoder(1, max_iter=5, random_state=0).fit(X)
+        >>> model.score_samples(X, metric="iwae", n_particles=10).shape
+        (4,)
         """
         if metric == "elbo":
             return super().score_samples(X)
@@ -745,6 +878,9 @@ class SampledFactorModel(BaseFactorModel):
 
     def score(self, X, y=None, *, metric="elbo", n_particles=50):
         """Mean score per row; larger is better.
+
+        Rows that were not fitted tell how good a model is. Bounds of different
+        likelihoods are of different things, and not to be compared.
 
         Parameters
         ----------
@@ -759,7 +895,21 @@ class SampledFactorModel(BaseFactorModel):
 
         Returns
         -------
-        score : float
+        float
+            The mean bound in nats, or minus the perplexity.
+
+        See Also
+        --------
+        score_samples : The bound of each row.
+        skdeepfactor.metrics.completion_perplexity : Compares any models of counts.
+
+        Examples
+        --------
+        >>> from skdeepfactor import VariationalAutoencoder
+        >>> X = [[0.5, 2.0, 1.0], [1.5, 0.0, 3.0], [0.7, 1.8, 1.2], [1.4, 0.1, 2.9]]
+        >>> model = VariationalAutoencoder(1, max_iter=5, random_state=0).fit(X)
+        >>> bool(model.score(X) == model.score_samples(X).mean())
+        True
         """
         if metric == "iwae":
             bounds = self.score_samples(X, metric="iwae", n_particles=n_particles)
@@ -795,6 +945,61 @@ class SampledFactorModel(BaseFactorModel):
     @abstractmethod
     def _warmup_updates(self, n_updates):
         """Updates until then, a float."""
+
+
+def _advice(estimator, X, error):
+    """What to do about data that scikit-learn refused, None where it says so itself."""
+    if error.startswith("Negative values"):
+        return (
+            f"{error} Counts cannot be negative: leave out what centres them, such as "
+            "StandardScaler, or take a model of real numbers, such as "
+            "VariationalAutoencoder."
+        )
+    if "features as input" in error:
+        n_features = estimator.n_features_in_
+        n_rows = X.shape[0] if scipy.sparse.issparse(X) else len(X)
+        hint = f" It has {n_features} rows: is it transposed?"
+        return error + hint if n_rows == n_features else None
+    if scipy.sparse.issparse(X) or not _holds_objects(X):
+        return None
+    values = np.asarray(X, dtype=object)
+    is_text = np.array([isinstance(value, str) for value in values.flat], dtype=bool)
+    if values.ndim == 2 and is_text.any():
+        names = vars(estimator).get("feature_names_in_")
+        if names is None:
+            return (
+                "X holds words where counts must be. CountVectorizer(analyzer=list) "
+                "makes counts of lists of words."
+            )
+        columns = names[is_text.reshape(values.shape).any(axis=0)]
+        return (
+            f"X has text in {', '.join(map(repr, columns[:3]))}. Take the columns that "
+            "hold counts, or make counts of the texts by a ColumnTransformer with a "
+            "CountVectorizer for each such column."
+        )
+    if is_text.any():
+        return (
+            "X holds texts, and not counts of their words. "
+            f"make_pipeline(CountVectorizer(), {type(estimator).__name__}()) takes a "
+            "list of texts."
+        )
+    if any(isinstance(value, list | tuple) for value in values.flat):
+        return (
+            "X holds lists of different lengths, where each row must have a number for "
+            "each feature. CountVectorizer(analyzer=list) makes counts of lists of "
+            "words, gensim.matutils.corpus2csc(corpus, num_terms=...).T of a corpus of "
+            "gensim's."
+        )
+    return None
+
+
+def _holds_objects(X):
+    """Whether data are anything but numbers."""
+    try:
+        return np.asarray(X).dtype.kind not in "biufc"
+    except ValueError:
+        # Rows of different lengths.
+        return True
 
 
 def _quality(attributes):
@@ -848,7 +1053,10 @@ def _resolve_device(name, dtype):
         "mps": torch.backends.mps.is_available(),
     }
     if not is_there.get(device.type, False):
-        raise ValueError(f"device={name!r} is not available on this machine.")
+        raise ValueError(
+            f"device={name!r} is not available on this machine; 'cpu' always is, and "
+            "'auto' takes a GPU where there is one."
+        )
     if device.type == "mps" and dtype == torch.float64:
         raise ValueError("device='mps' cannot compute in float64; pass float32 data.")
     return device

@@ -158,11 +158,20 @@ class RowBlocks:
     block_rows : int, default=10000
         Number of rows of a block where ``source`` is cut by rows.
 
+    Attributes
+    ----------
+    source, block_rows : object
+        The parameters.
+
     Raises
     ------
     TypeError
         If ``source`` is none of these, or an iterator, which starts only once: for such
         a stream there is ``partial_fit``.
+
+    See Also
+    --------
+    skdeepfactor.PoissonFactorization.partial_fit : Steps on rows that come once.
 
     Examples
     --------
@@ -218,7 +227,33 @@ class RowBlocks:
         )
 
     def blocks(self, order=None):
-        """Yield the number and the matrix of each block, in an order if it can be."""
+        """Yield the number and the matrix of each block, in an order if it can be.
+
+        A source that cannot be indexed keeps its own order.
+
+        Parameters
+        ----------
+        order : iterable of int, default=None
+            Numbers of the blocks wanted; all of them, from 0 on, if None.
+
+        Yields
+        ------
+        number : int
+            The number of the block.
+        X : array or sparse matrix of shape (n_rows, n_features)
+            Its rows.
+
+        See Also
+        --------
+        skdeepfactor.PoissonFactorization.fit : What takes blocks in place of a matrix.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skdeepfactor.data import RowBlocks
+        >>> [X.shape for _, X in RowBlocks(np.ones((5, 2)), block_rows=3).blocks()]
+        [(3, 2), (2, 2)]
+        """
         if not self._is_indexed:
             items = self._items() if callable(self._items) else self._items
             for number, item in enumerate(items):

@@ -133,6 +133,10 @@ def load_docstrings(*, return_X_y=False, cache=True, data_home=None):
     (data, target) : tuple
         Only if `return_X_y`.
 
+    See Also
+    --------
+    make_topics : Word counts whose topics are known.
+
     Examples
     --------
     >>> from sklearn.feature_extraction.text import CountVectorizer
@@ -376,7 +380,7 @@ def make_poisson_factors(
 
     Returns
     -------
-    bunch : Bunch
+    Bunch
         - data : CSR matrix or ndarray of int64, shape (n_samples, n_features)
         - factors : ndarray of shape (n_samples, n_components), z
         - components : ndarray of shape (n_components, n_features), w
@@ -385,6 +389,11 @@ def make_poisson_factors(
     ------
     ValueError
         If a size is not a positive integer, or a shape or rate not positive.
+
+    See Also
+    --------
+    make_topics : Words given their number.
+    skdeepfactor.PoissonFactorization : The model that finds the factors.
 
     Examples
     --------
@@ -449,7 +458,7 @@ def make_topics(
 
     Returns
     -------
-    bunch : Bunch
+    Bunch
         - data : CSR matrix or ndarray of int64, shape (n_samples, n_features)
         - topic_proportions : ndarray of shape (n_samples, n_components), theta; rows
           sum to 1
@@ -460,6 +469,11 @@ def make_topics(
     ValueError
         If a size is not a positive integer, a prior not positive, or `n_tokens` neither
         a positive number nor `n_samples` integers that are not negative.
+
+    See Also
+    --------
+    make_poisson_factors : Counts whose totals come from the factors, too.
+    skdeepfactor.LatentDirichletAllocation : The model that finds the topics.
 
     Examples
     --------
@@ -529,7 +543,7 @@ def make_zipf_counts(n_samples, n_features, nnz, *, exponent=1.0, random_state=N
 
     Returns
     -------
-    bunch : Bunch
+    Bunch
         - data : CSR matrix of int64, shape (n_samples, n_features), canonical
         - rates : ndarray of shape (n_features,), the mean count of each column
 
@@ -538,6 +552,10 @@ def make_zipf_counts(n_samples, n_features, nnz, *, exponent=1.0, random_state=N
     ValueError
         If an argument is out of range, or if `nnz` entries would need counts beyond
         1e15 in the first column.
+
+    See Also
+    --------
+    make_topics : Counts that have something to be found in them.
 
     Examples
     --------

@@ -130,7 +130,7 @@ def check_init(init, shape):
         return init
     array = check_array(init, dtype=np.float64, ensure_non_negative=True)
     if array.shape != shape:
-        raise ValueError(f"init must have shape {shape}, got {array.shape}.")
+        raise ValueError(f"init must have shape {tuple(shape)}, got {array.shape}.")
     if not array.any():
         raise ValueError("init must have an entry that is not zero.")
     return array

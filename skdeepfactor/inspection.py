@@ -85,7 +85,7 @@ def top_features(estimator, n=10, feature_names=None, by="probability"):
 
     Returns
     -------
-    features : DataFrame or list of lists of str
+    DataFrame or list of lists of str
         The names, one row for each component and the best feature first; of equal ones
         the first comes first. A data frame where pandas is installed, with the
         component as index and ranks from 1 on as columns.
@@ -239,7 +239,7 @@ def factor_shares(estimator, X):
 
     Returns
     -------
-    shares : ndarray of shape (n_rows, n_components), float64
+    ndarray of shape (n_rows, n_components), float64
         The shares. Rows sum to 1, but for those whose factors are all zero, as those of
         empty rows can be: their shares are zero too.
 
@@ -367,7 +367,7 @@ def stability(estimators):
 
     Returns
     -------
-    stability : float
+    float
         1 if all fits found the same components. Features that are frequent in all
         components make the cosine of any two positive: 0 is not what fits that have
         nothing in common show. Compare values for the same features only.
@@ -435,7 +435,7 @@ def sparsity(weights, threshold=0.01):
 
     Returns
     -------
-    sparsity : float
+    float
         Between 0 and 1; 0 where no weight is small, 1 where all are zero.
 
     Raises
@@ -443,6 +443,10 @@ def sparsity(weights, threshold=0.01):
     ValueError
         If the weights are not a two-dimensional array of finite numbers, or the
         threshold is not between 0 and 1.
+
+    See Also
+    --------
+    skdeepfactor.SparseGammaDEF : Whose ``sparsity_`` is measured by feature.
 
     Examples
     --------
@@ -486,7 +490,7 @@ def hierarchy(estimator, feature_names=None, n=5):
 
     Returns
     -------
-    units : list of dict
+    list of dict
         The units of the top layer. Each has its ``"layer"`` (1 at the data), its
         ``"unit"`` (from 0), the ``"features"`` that its expected row has most of, a
         list of str, and ``"units"``: those of the layer below with the largest shares,
@@ -545,6 +549,8 @@ def hierarchy(estimator, feature_names=None, n=5):
 def to_pyldavis(estimator, X, feature_names=None):
     r"""Make the arguments of ``pyLDAvis.prepare``, which draws topics in a browser.
 
+    pyLDAvis draws topics as circles on a map, and their words as bars, for a browser.
+
     Parameters
     ----------
     estimator : estimator or Pipeline
@@ -559,7 +565,7 @@ def to_pyldavis(estimator, X, feature_names=None):
 
     Returns
     -------
-    arguments : dict
+    dict
         - topic_term_dists : ndarray of shape (n_components, n_features), components
         - doc_topic_dists : ndarray of shape (n_left, n_components), the shares of
           :func:`factor_shares`
@@ -660,7 +666,7 @@ def jacobian_embeddings(
 
     Returns
     -------
-    embeddings : ndarray of shape (n_features, n_components)
+    ndarray of shape (n_features, n_components)
         The embeddings, one in each row, of the type of ``components_``. Features that
         gain and lose from the same factors point in the same direction.
 
@@ -753,7 +759,7 @@ def traverse(estimator, x, component, values):
 
     Returns
     -------
-    rows : ndarray of shape (n_values, n_features)
+    ndarray of shape (n_values, n_features)
         The expected rows.
 
     Raises
@@ -816,7 +822,7 @@ def nearest_features(embeddings, feature, n=10, *, feature_names=None):
 
     Returns
     -------
-    nearest : list of (str, float) or of (int, float)
+    list of (str, float) or of (int, float)
         The names of the nearest features, or without `feature_names` their indices, and
         the cosines; the largest cosine first, and of equal ones the first feature. The
         feature itself is left out.
@@ -889,7 +895,7 @@ def latent_usage(embeddings):
 
     Returns
     -------
-    singular_values : ndarray of shape (min(n_features, n_components),)
+    ndarray of shape (min(n_features, n_components),)
         The singular values, the largest first. They stay the same when the space of the
         factors is rotated.
 

@@ -74,6 +74,10 @@ def split_tokens(X, *, random_state=None):
         If a count is negative, not an integer or not finite, or there are more than
         2**53 tokens.
 
+    See Also
+    --------
+    completion_perplexity : How well one half is predicted from the other.
+
     Notes
     -----
     A fair coin for each token is one binomial draw for each entry, and makes every
@@ -138,7 +142,7 @@ def completion_perplexity(estimator, X, *, predictive=False, random_state=None):
 
     Returns
     -------
-    perplexity : float
+    float
         Between 1 and 1e12, smaller is better. Equal odds for all features give
         n_features.
 
@@ -147,6 +151,10 @@ def completion_perplexity(estimator, X, *, predictive=False, random_state=None):
     ValueError
         If the estimator lacks the methods needed, no row has two tokens, or `X` are not
         counts.
+
+    See Also
+    --------
+    split_tokens : The split that is predicted.
 
     References
     ----------
@@ -214,7 +222,7 @@ def npmi_coherence(components, X, *, top_n=10, average=True):
 
     Returns
     -------
-    coherence : float or ndarray of shape (n_components,)
+    float or ndarray of shape (n_components,)
         The coherence, or with ``average=False`` that of each component. Larger is
         better: at most 1, about 0 for independent features.
 
@@ -223,6 +231,10 @@ def npmi_coherence(components, X, *, top_n=10, average=True):
     ValueError
         If there are fewer than two features to pair, `X` has a negative entry, or the
         numbers of features differ.
+
+    See Also
+    --------
+    topic_diversity : Whether components differ from each other.
 
     Notes
     -----
@@ -293,7 +305,7 @@ def topic_diversity(components, *, top_n=25):
 
     Returns
     -------
-    diversity : float
+    float
         1 if no two components share a top feature, 1 / n_components if all share all.
 
     Raises
@@ -301,6 +313,10 @@ def topic_diversity(components, *, top_n=25):
     ValueError
         If `components` are not a finite two-dimensional array, or `top_n` is not a
         positive integer.
+
+    See Also
+    --------
+    npmi_coherence : Whether the features of each component go together.
 
     References
     ----------
@@ -325,7 +341,9 @@ def _check_counts(X):
     X.eliminate_zeros()
     check_non_negative(X, "split_tokens")
     if (X.data != np.floor(X.data)).any():
-        raise ValueError("Counts must be integers, but X has fractions.")
+        raise ValueError(
+            "Counts must be integers, but X has fractions; tf-idf values are no counts."
+        )
     if X.data.sum(dtype=np.float64) > MAX_TOKENS:
         raise ValueError("Counts must sum to at most 2**53, but those of X do not.")
     return X
@@ -372,7 +390,8 @@ def _expected_counts(estimator, counts, predictive):
         warnings.filterwarnings("ignore", "X does not have valid feature names")
         if predictive:
             return np.asarray(estimator.predictive(counts))
-        z = np.asarray(estimator.transform(counts))
+        z = estimator.transform(counts)
+    z = z.toarray() if sp.issparse(z) else np.asarray(z)
     if hasattr(estimator, "inverse_transform"):
         return np.asarray(estimator.inverse_transform(z))
     if not hasattr(estimator, "components_"):
@@ -388,6 +407,11 @@ def _expected_counts(estimator, counts, predictive):
 
 def _top_features(components, top_n):
     """Find the largest weights: (n_components, min(top_n, n_features)) indices."""
+    if hasattr(components, "fit"):
+        raise TypeError(
+            "components must be an array: give the estimator's components_, not the "
+            f"{type(components).__name__} itself."
+        )
     components = check_array(
         components, dtype=[np.float64, np.float32], input_name="components"
     )

@@ -120,6 +120,8 @@ class TopicsDisplay:
     ):
         """Draw the components of a fitted estimator.
 
+        The weights are ``components_`` as they are, in units of their model.
+
         Parameters
         ----------
         estimator : estimator or Pipeline
@@ -147,6 +149,18 @@ class TopicsDisplay:
             not what it must be.
         TypeError
             If the estimator has no ``components_``.
+
+        See Also
+        --------
+        skdeepfactor.inspection.top_features : Their names as a table, by lift too.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> from skdeepfactor.plotting import TopicsDisplay
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> TopicsDisplay.from_estimator(model)  # doctest: +SKIP
         """
         components = reading.components_of(reading.last_step(estimator)[0])
         names = reading.feature_names(estimator, components.shape[1], feature_names)
@@ -161,6 +175,8 @@ class TopicsDisplay:
     def plot(self, *, ax=None):
         """Draw the bars, each component on a scale of its own.
 
+        Names stand on the bars, so that long ones take no room from these.
+
         Parameters
         ----------
         ax : Axes or array-like of Axes, default=None
@@ -169,12 +185,23 @@ class TopicsDisplay:
 
         Returns
         -------
-        display : TopicsDisplay
+        TopicsDisplay
+            The display itself, with ``ax_`` and ``figure_``.
 
         Raises
         ------
         ValueError
             If the number of axes is not that of the components shown.
+
+        See Also
+        --------
+        from_estimator : Where displays come from.
+
+        Examples
+        --------
+        >>> from skdeepfactor.plotting import TopicsDisplay
+        >>> names, weights = [["apple", "pear"], ["bus", "tram"]], [[3, 2], [2, 1]]
+        >>> TopicsDisplay(names, weights).plot()  # doctest: +SKIP
         """
         n_shown, n_top = self.names.shape
         axes = _new_grid(n_shown, n_top) if ax is None else np.ravel(ax)
@@ -260,6 +287,8 @@ class TrainingDisplay:
     def from_estimator(cls, estimator, *, ax=None):
         """Draw the history of a fitted estimator, or of several.
 
+        Several are drawn in one axes: starts or settings of one model on the same rows.
+
         Parameters
         ----------
         estimator : estimator, Pipeline or dict of these
@@ -277,6 +306,18 @@ class TrainingDisplay:
         ------
         ValueError
             If there is no estimator, or the number of axes is not what it must be.
+
+        See Also
+        --------
+        plot : The same in other axes.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> from skdeepfactor.plotting import TrainingDisplay
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> TrainingDisplay.from_estimator(model)  # doctest: +SKIP
         """
         several = estimator if isinstance(estimator, Mapping) else {None: estimator}
         if not several:
@@ -289,6 +330,8 @@ class TrainingDisplay:
     def plot(self, *, ax=None):
         """Draw the curves.
 
+        Validation scores stand beside the bounds, on a scale of their own.
+
         Parameters
         ----------
         ax : Axes or array-like of Axes, default=None
@@ -297,12 +340,23 @@ class TrainingDisplay:
 
         Returns
         -------
-        display : TrainingDisplay
+        TrainingDisplay
+            The display itself, with ``ax_`` and ``figure_``.
 
         Raises
         ------
         ValueError
             If the number of axes is not that of the panels.
+
+        See Also
+        --------
+        from_estimator : Where displays come from.
+
+        Examples
+        --------
+        >>> from skdeepfactor.plotting import TrainingDisplay
+        >>> history = {"lower_bound": [-90.0, -80.0], "seconds": [0.1, 0.1]}
+        >>> TrainingDisplay({None: history}).plot()  # doctest: +SKIP
         """
         panels = {"lower_bound": "bound of the training data (nats)"}
         if any("validation_score" in h for h in self.histories.values()):
@@ -388,6 +442,8 @@ class ComponentSelectionDisplay:
     def from_search(cls, search, *, parameter=None, metric=None, ax=None):
         """Draw the scores of a fitted search.
 
+        Mean scores over folds, with their spread, against the number of components.
+
         Parameters
         ----------
         search : GridSearchCV or another search with ``cv_results_``
@@ -411,6 +467,20 @@ class ComponentSelectionDisplay:
             could be meant.
         TypeError
             If it is not a search.
+
+        See Also
+        --------
+        plot : The same in other axes.
+
+        Examples
+        --------
+        >>> from sklearn.model_selection import GridSearchCV
+        >>> from skdeepfactor import PoissonFactorization
+        >>> from skdeepfactor.plotting import ComponentSelectionDisplay
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(random_state=0)
+        >>> search = GridSearchCV(model, {"n_components": [1, 2]}, cv=2).fit(X)
+        >>> ComponentSelectionDisplay.from_search(search)  # doctest: +SKIP
         """
         search, _ = reading.last_step(search)
         results = getattr(search, "cv_results_", None)
@@ -450,6 +520,8 @@ class ComponentSelectionDisplay:
     def plot(self, *, ax=None):
         """Draw the curves, with bars of one standard deviation and a star at the best.
 
+        Each setting of the other parameters is a curve.
+
         Parameters
         ----------
         ax : Axes, default=None
@@ -457,7 +529,18 @@ class ComponentSelectionDisplay:
 
         Returns
         -------
-        display : ComponentSelectionDisplay
+        ComponentSelectionDisplay
+            The display itself, with ``ax_`` and ``figure_``.
+
+        See Also
+        --------
+        from_search : Where displays come from.
+
+        Examples
+        --------
+        >>> from skdeepfactor.plotting import ComponentSelectionDisplay
+        >>> curves = {None: ([2, 4, 8], [-9.0, -8.0, -8.5], [0.2, 0.1, 0.3])}
+        >>> ComponentSelectionDisplay(curves).plot()  # doctest: +SKIP
         """
         has_legend = any(name is not None for name in self.curves)
         if ax is None:
@@ -597,6 +680,8 @@ class EmbeddingDisplay:
     ):
         """Draw embeddings, or anything else with a row for each point.
 
+        More than two dimensions are projected, and some of the points named.
+
         Parameters
         ----------
         embeddings : array-like of shape (n_points, n_dimensions)
@@ -631,6 +716,17 @@ class EmbeddingDisplay:
         ValueError
             If a parameter is not what it must be, or a name in `labelled` not one of
             `names`.
+
+        See Also
+        --------
+        skdeepfactor.inspection.jacobian_embeddings : Embeddings of words.
+
+        Examples
+        --------
+        >>> from skdeepfactor.plotting import EmbeddingDisplay
+        >>> embeddings = [[2.0, 0.1, 0.0], [1.9, 0.0, 0.1], [0.0, 0.1, 2.0]]
+        >>> names = ["apple", "pear", "train"]
+        >>> EmbeddingDisplay.from_embeddings(embeddings, names=names)  # doctest: +SKIP
         """
         embeddings = check_array(
             embeddings, dtype=np.float64, input_name="embeddings", ensure_min_samples=1
@@ -659,6 +755,8 @@ class EmbeddingDisplay:
     def plot(self, *, ax=None):
         """Draw the points and as many of the names as there is room for.
 
+        No name lies on another: there are as many as the size of the axes has room for.
+
         Parameters
         ----------
         ax : Axes, default=None
@@ -667,7 +765,18 @@ class EmbeddingDisplay:
 
         Returns
         -------
-        display : EmbeddingDisplay
+        EmbeddingDisplay
+            The display itself, with ``ax_`` and ``figure_``.
+
+        See Also
+        --------
+        from_embeddings : Where displays come from.
+
+        Examples
+        --------
+        >>> from skdeepfactor.plotting import EmbeddingDisplay
+        >>> display = EmbeddingDisplay([[0, 1], [1, 0]], names=["apple", "train"])
+        >>> display.plot()  # doctest: +SKIP
         """
         n_points = len(self.positions)
         style = {"s": min(16.0, max(2.0, 2e4 / n_points)), "linewidths": 0}
@@ -836,6 +945,18 @@ class HierarchyDisplay:
             If there is one layer alone, or a parameter is not what it must be.
         TypeError
             If the estimator has no layers.
+
+        See Also
+        --------
+        skdeepfactor.inspection.hierarchy : The same as lists.
+
+        Examples
+        --------
+        >>> from skdeepfactor import SparseGammaDEF
+        >>> from skdeepfactor.plotting import HierarchyDisplay
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = SparseGammaDEF((2, 1), max_iter=20, random_state=0).fit(X)
+        >>> HierarchyDisplay.from_estimator(model)  # doctest: +SKIP
         """
         model, _ = reading.last_step(estimator)
         profiles, shares = reading.layer_profiles(model), reading.layer_shares(model)
@@ -858,6 +979,8 @@ class HierarchyDisplay:
     def plot(self, *, ax=None):
         """Draw the graph.
 
+        Units are ordered so that few lines cross.
+
         Parameters
         ----------
         ax : Axes, default=None
@@ -865,7 +988,19 @@ class HierarchyDisplay:
 
         Returns
         -------
-        display : HierarchyDisplay
+        HierarchyDisplay
+            The display itself, with ``ax_`` and ``figure_``.
+
+        See Also
+        --------
+        from_estimator : Where displays come from.
+
+        Examples
+        --------
+        >>> from skdeepfactor.plotting import HierarchyDisplay
+        >>> names = [["pear", "bus", "tram"], ["fruit", "traffic"]]
+        >>> shares = [[[0.9, 0.1, 0.0], [0.0, 0.4, 0.6]]]
+        >>> HierarchyDisplay(shares, names).plot()  # doctest: +SKIP
         """
         from matplotlib.collections import PatchCollection, PathCollection
         from matplotlib.patches import Rectangle
@@ -1036,6 +1171,18 @@ class TraversalDisplay:
         ------
         ValueError
             If `image_shape` is not that of the features, or a component out of range.
+
+        See Also
+        --------
+        skdeepfactor.inspection.traverse : The rows of one factor as an array.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> from skdeepfactor.plotting import TraversalDisplay
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> TraversalDisplay.from_estimator(model, X, n_values=3)  # doctest: +SKIP
         """
         _check_positive(n_values=n_values)
         model, X = reading.last_step(estimator, X)
@@ -1053,6 +1200,8 @@ class TraversalDisplay:
     def plot(self, *, ax=None):
         """Draw the pictures.
 
+        All pictures are on one scale.
+
         Parameters
         ----------
         ax : array-like of Axes, default=None
@@ -1060,7 +1209,18 @@ class TraversalDisplay:
 
         Returns
         -------
-        display : TraversalDisplay
+        TraversalDisplay
+            The display itself, with ``ax_`` and ``figure_``.
+
+        See Also
+        --------
+        from_estimator : Where displays come from.
+
+        Examples
+        --------
+        >>> from skdeepfactor.plotting import TraversalDisplay
+        >>> rows = [[[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]]
+        >>> TraversalDisplay(rows, [[0, 1, 2]], [0]).plot()  # doctest: +SKIP
         """
         n_shown, n_values, _ = self.rows.shape
         if ax is None:
@@ -1194,6 +1354,18 @@ class UsageDisplay:
             one layer.
         TypeError
             If the estimator has no ``components_`` or no ``transform``.
+
+        See Also
+        --------
+        skdeepfactor.inspection.factor_shares : What usage is made of.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> from skdeepfactor.plotting import UsageDisplay
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> UsageDisplay.from_estimator(model, X)  # doctest: +SKIP
         """
         _check_share(threshold=threshold)
         model, X = reading.last_step(estimator, X)
@@ -1209,6 +1381,8 @@ class UsageDisplay:
     def plot(self, *, ax=None):
         """Draw the bars, the component that is used most first.
 
+        Components come in the order of their usage, the largest first.
+
         Parameters
         ----------
         ax : Axes, default=None
@@ -1216,7 +1390,17 @@ class UsageDisplay:
 
         Returns
         -------
-        display : UsageDisplay
+        UsageDisplay
+            The display itself, with ``ax_`` and ``figure_``.
+
+        See Also
+        --------
+        from_estimator : Where displays come from.
+
+        Examples
+        --------
+        >>> from skdeepfactor.plotting import UsageDisplay
+        >>> UsageDisplay([0.5, 0.1, 0.4]).plot()  # doctest: +SKIP
         """
         n_components = len(self.usage)
         if ax is None:
@@ -1280,7 +1464,7 @@ def topic_page(estimator, X, *, feature_names=None, texts=None, path):
 
     Returns
     -------
-    path : pathlib.Path
+    pathlib.Path
         The absolute path of the file.
 
     Raises

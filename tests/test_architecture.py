@@ -55,6 +55,7 @@ READERS = {
 # Where a sparse matrix is made dense, and why it may be.
 MAY_MAKE_DENSE = {
     ("metrics", "npmi_coherence"): "of pairs of the few top words of a component",
+    ("metrics", "_expected_counts"): "of factors, which are dense but for sparse codes",
     ("reading", "factors_of"): "of factors, which are dense but for sparse codes",
     ("ops", "dense"): "of a batch whose every entry is predicted by a real number",
     (

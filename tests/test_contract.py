@@ -266,7 +266,7 @@ BAD = {
     "sparse nan": (scipy.sparse.csr_matrix([[1, np.nan]]), "NaN"),
     "no rows": (np.empty((0, 3)), "0 sample"),
     "no columns": (np.empty((3, 0)), "0 feature"),
-    "strings": (np.array([["a", "b"]]), "numeric|convert"),
+    "strings": (np.array([["a", "b"]]), "X holds words where counts must be"),
     "complex": (np.array([[1j, 2.0]]), "Complex"),
     "three dimensions": (np.ones((2, 2, 2)), "dim"),
     "one dimension": (np.ones(3), "Expected 2D array"),

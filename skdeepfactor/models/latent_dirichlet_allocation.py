@@ -410,8 +410,20 @@ class LatentDirichletAllocation(ConjugateFactorModel):
 
         Returns
         -------
-        assignments : ndarray of shape (n_samples, n_components)
+        ndarray of shape (n_samples, n_components)
             Rows sum to 1; rows without words are 0.
+
+        See Also
+        --------
+        transform : The posterior mean of the proportions.
+
+        Examples
+        --------
+        >>> from skdeepfactor import LatentDirichletAllocation
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = LatentDirichletAllocation(2, random_state=0).fit(X)
+        >>> model.topic_assignments([[1, 0, 0, 0]]).shape
+        (1, 2)
         """
 
         def shares(module, x):
@@ -422,6 +434,8 @@ class LatentDirichletAllocation(ConjugateFactorModel):
 
     def sample(self, n_samples=1, *, n_tokens=None, random_state=None):
         """Draw documents from the model.
+
+        Proportions are drawn from their prior, and words from the mixed topics.
 
         Parameters
         ----------
@@ -434,8 +448,21 @@ class LatentDirichletAllocation(ConjugateFactorModel):
 
         Returns
         -------
-        X : CSR matrix of shape (n_samples, n_features)
+        CSR matrix of shape (n_samples, n_features)
             Counts, from the posterior mean of the topics.
+
+        See Also
+        --------
+        inverse_transform : Expected shares of words given proportions.
+
+        Examples
+        --------
+        >>> from skdeepfactor import LatentDirichletAllocation
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = LatentDirichletAllocation(2, random_state=0).fit(X)
+        >>> drawn = model.sample(2, n_tokens=[3, 8], random_state=0)
+        >>> drawn.toarray().sum(axis=1).tolist()
+        [3, 8]
         """
         return self._sample(n_samples, n_tokens, random_state)
 

@@ -1072,13 +1072,27 @@ class NeuralTopicDLGM(SampledFactorModel):
 
         Returns
         -------
-        P : ndarray of shape (n_samples, n_features)
+        ndarray of shape (n_samples, n_features)
             Rows sum to 1.
+
+        See Also
+        --------
+        inverse_transform : Shares of words at given factors.
+
+        Examples
+        --------
+        >>> from skdeepfactor import NeuralTopicDLGM
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = NeuralTopicDLGM(2, random_state=0).fit(X)
+        >>> model.predictive(X).sum(axis=1).round(3).tolist()
+        [1.0, 1.0, 1.0, 1.0]
         """
         return self._infer(X, lambda module, x: module.predictive(x))
 
     def sample(self, n_samples=1, *, n_tokens=None, random_state=None):
         """Draw rows from the model.
+
+        Factors are drawn from the prior, and words given these from the likelihood.
 
         Parameters
         ----------
@@ -1092,8 +1106,21 @@ class NeuralTopicDLGM(SampledFactorModel):
 
         Returns
         -------
-        X : CSR matrix of shape (n_samples, n_features)
+        CSR matrix of shape (n_samples, n_features)
             Counts.
+
+        See Also
+        --------
+        inverse_transform : Expected rows given factors.
+
+        Examples
+        --------
+        >>> from skdeepfactor import NeuralTopicDLGM
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = NeuralTopicDLGM(2, random_state=0).fit(X)
+        >>> drawn = model.sample(2, n_tokens=[3, 8], random_state=0)
+        >>> drawn.toarray().sum(axis=1).tolist()
+        [3, 8]
         """
         return self._sample(n_samples, n_tokens, random_state)
 

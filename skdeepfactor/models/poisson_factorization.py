@@ -667,6 +667,9 @@ class PoissonFactorization(ConjugateFactorModel):
     def transform(self, X, *, return_std=False, out=None):
         """Infer the factors of each row.
 
+        The model stays as it is. A row's factors depend on that row alone, and not on
+        those beside it.
+
         Parameters
         ----------
         X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
@@ -683,6 +686,19 @@ class PoissonFactorization(ConjugateFactorModel):
             with ``out``, a read-only map of the file.
         std : ndarray of shape (n_samples, n_components)
             Their standard deviations, if ``return_std``.
+
+        See Also
+        --------
+        inverse_transform : Expected counts given factors.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> mean, std = model.transform(X, return_std=True)
+        >>> mean.shape, std.shape
+        ((4, 2), (4, 2))
         """
         if not return_std:
             return super().transform(X, out=out)
@@ -699,6 +715,8 @@ class PoissonFactorization(ConjugateFactorModel):
     def recommend(self, X, n, *, exclude_seen=True):
         """The n features with the highest expected counts for each row.
 
+        Rows are listeners, say, and features songs: these are the songs for each.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
@@ -710,8 +728,20 @@ class PoissonFactorization(ConjugateFactorModel):
 
         Returns
         -------
-        features : ndarray of shape (n_samples, n), int64
+        ndarray of shape (n_samples, n), int64
             Indices of features, best first; -1 where fewer than n are left.
+
+        See Also
+        --------
+        inverse_transform : The expected counts of all features.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> model.recommend([[4, 0, 0, 0]], 1)
+        array([[1]])
         """
         check_is_fitted(self)
         if not isinstance(n, Integral) or not 1 <= n <= self.n_features_in_:
@@ -731,6 +761,8 @@ class PoissonFactorization(ConjugateFactorModel):
     def sample(self, n_samples=1, *, random_state=None):
         """Draw rows from the model.
 
+        Factors are drawn from their prior, and counts given these.
+
         Parameters
         ----------
         n_samples : int, default=1
@@ -740,9 +772,21 @@ class PoissonFactorization(ConjugateFactorModel):
 
         Returns
         -------
-        X : CSR matrix of shape (n_samples, n_features)
+        CSR matrix of shape (n_samples, n_features)
             Counts, from the posterior mean of the weights; with exposures, those of the
             training rows.
+
+        See Also
+        --------
+        inverse_transform : Expected counts given factors.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> model.sample(3, random_state=0).shape
+        (3, 4)
         """
         return self._sample(n_samples, None, random_state)
 

@@ -851,6 +851,9 @@ class SparseGammaDEF(ConjugateFactorModel):
     def transform(self, X, *, out=None):
         """Infer the units of each row.
 
+        The model stays as it is. A row's units depend on that row alone, and not on
+        those beside it.
+
         Parameters
         ----------
         X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
@@ -860,10 +863,22 @@ class SparseGammaDEF(ConjugateFactorModel):
 
         Returns
         -------
-        Z : ndarray of shape (n_samples, n_units)
+        ndarray of shape (n_samples, n_units)
             The posterior mean of the units of ``transform_layer``, of all layers side
             by side, the lowest first, for "all"; float64 for float64 data, else
             float32. With ``out``, a read-only map of the file.
+
+        See Also
+        --------
+        inverse_transform : Expected counts given the units of the lowest layer.
+
+        Examples
+        --------
+        >>> from skdeepfactor import SparseGammaDEF
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = SparseGammaDEF((2, 1), max_iter=20, random_state=0).fit(X)
+        >>> model.set_params(transform_layer="all").transform(X).shape
+        (4, 3)
         """
         check_is_fitted(self)
         n_layers = len(self._fitted_with["layer_sizes"])
@@ -881,6 +896,9 @@ class SparseGammaDEF(ConjugateFactorModel):
     def sample(self, n_samples=1, *, random_state=None):
         """Draw rows from the model, from the top layer down.
 
+        Units of the top layer are drawn from their prior, and those of each layer given
+        those above.
+
         Parameters
         ----------
         n_samples : int, default=1
@@ -890,8 +908,20 @@ class SparseGammaDEF(ConjugateFactorModel):
 
         Returns
         -------
-        X : CSR matrix of shape (n_samples, n_features)
+        CSR matrix of shape (n_samples, n_features)
             Counts, from the posterior mean of the weights.
+
+        See Also
+        --------
+        inverse_transform : Expected counts given the units of the lowest layer.
+
+        Examples
+        --------
+        >>> from skdeepfactor import SparseGammaDEF
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = SparseGammaDEF((2, 1), max_iter=20, random_state=0).fit(X)
+        >>> model.sample(3, random_state=0).shape
+        (3, 4)
         """
         return self._sample(n_samples, None, random_state)
 

@@ -429,6 +429,8 @@ class VariationalSparseCoding(AmortizedFactorModel):
     def transform(self, X, *, out=None):
         """Infer the codes of rows.
 
+        The model stays as it is. New rows cost one pass through the network.
+
         Parameters
         ----------
         X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
@@ -438,10 +440,23 @@ class VariationalSparseCoding(AmortizedFactorModel):
 
         Returns
         -------
-        Z : {ndarray, CSR matrix} of shape (n_samples, n_components)
+        {ndarray, CSR matrix} of shape (n_samples, n_components)
             The posterior mean ``gamma * mu``, 0 where ``gamma < spike_threshold``;
             float64 for float64 data, else float32. A CSR matrix if ``sparse_output``;
             with ``out``, a read-only map of the file.
+
+        See Also
+        --------
+        activations : The probabilities that factors are there.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_digits
+        >>> from skdeepfactor import VariationalSparseCoding
+        >>> X = load_digits().data[:200]
+        >>> model = VariationalSparseCoding(8, max_iter=3, random_state=0).fit(X)
+        >>> model.transform(X).shape
+        (200, 8)
         """
         threshold = self.spike_threshold
 
@@ -458,13 +473,30 @@ class VariationalSparseCoding(AmortizedFactorModel):
     def activations(self, X):
         """Infer the probability that each factor is there in each row.
 
+        Where one is below ``spike_threshold``, ``transform`` gives exactly 0.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
 
         Returns
         -------
-        gamma : ndarray of shape (n_samples, n_components)
+        ndarray of shape (n_samples, n_components)
+            The probabilities.
+
+        See Also
+        --------
+        transform : How much of each factor is there.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_digits
+        >>> from skdeepfactor import VariationalSparseCoding
+        >>> X = load_digits().data[:200]
+        >>> model = VariationalSparseCoding(8, max_iter=3, random_state=0).fit(X)
+        >>> gamma = model.activations(X)
+        >>> bool(((gamma >= 0) & (gamma <= 1)).all())
+        True
         """
         return self._infer(X, lambda module, x: module.posterior(x).base_dist.probs)
 
