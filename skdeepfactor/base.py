@@ -27,7 +27,12 @@ from sklearn.base import (
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_array,
+    check_is_fitted,
+    validate_data,
+)
 
 from skdeepfactor.checkpoint import CheckpointFile
 from skdeepfactor.data import (
@@ -402,7 +407,7 @@ class BaseFactorModel(
         """
         return self._infer(X, lambda module, x: module.elbo(x))
 
-    def score(self, X, y=None, *, metric="elbo"):
+    def score(self, X, y=None, *, metric="elbo", sample_weight=None):
         """Mean score per row; larger is better.
 
         Rows that were not fitted tell how good a model is. Bounds of different
@@ -415,6 +420,8 @@ class BaseFactorModel(
             Ignored; here for scikit-learn's API.
         metric : {"elbo", "neg_perplexity"}, default="elbo"
             The mean of ``score_samples(X)``, in nats, or minus ``perplexity(X)``.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts; all alike if None.
 
         Returns
         -------
@@ -435,13 +442,13 @@ class BaseFactorModel(
         True
         """
         if metric == "elbo":
-            return float(np.mean(self.score_samples(X)))
+            return _average(self.score_samples(X), sample_weight)
         if metric == "neg_perplexity":
-            return -self.perplexity(X)
+            return -self.perplexity(X, sample_weight=sample_weight)
         raise ValueError(f"metric must be 'elbo' or 'neg_perplexity', got {metric!r}.")
 
     @available_if(_has_perplexity)
-    def perplexity(self, X, *, average="document"):
+    def perplexity(self, X, *, average="document", sample_weight=None):
         """Perplexity of the counts as words in order, given how many there are.
 
         Guessing among V features that are equally likely has the perplexity V. It is
@@ -454,6 +461,8 @@ class BaseFactorModel(
         average : {"document", "corpus"}, default="document"
             exp(-mean over rows of bound / count), as neural topic models report it, or
             exp(-sum of bounds / sum of counts), as papers on LDA do.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts; all alike if None.
 
         Returns
         -------
@@ -484,13 +493,18 @@ class BaseFactorModel(
         both = self._infer(
             X, lambda module, x: torch.stack([module.word_bound(x), row_sum(x)], 1)
         )
-        bounds, totals = both[both[:, 1] > 0].T
+        weights = _weights(sample_weight, len(both))
+        is_there = (both[:, 1] > 0) & (weights > 0)
+        bounds, totals = both[is_there].T
+        weights = weights[is_there]
         if len(bounds) == 0:
             raise ValueError("perplexity needs a row with a count; every row is empty.")
         # Words have a probability of at most 1, whatever rounding says.
         bounds = np.minimum(bounds, 0)
-        is_mean = average == "document"
-        per_count = np.mean(bounds / totals) if is_mean else bounds.sum() / totals.sum()
+        if average == "document":
+            per_count = np.average(bounds / totals, weights=weights)
+        else:
+            per_count = (weights @ bounds) / (weights @ totals)
         with np.errstate(over="ignore"):
             return float(np.exp(-per_count))
 
@@ -876,7 +890,7 @@ class SampledFactorModel(BaseFactorModel):
         check_objective("iwae", 0.0, n_particles)
         return self._infer(X, lambda module, x: module.iwae(x, n_particles))
 
-    def score(self, X, y=None, *, metric="elbo", n_particles=50):
+    def score(self, X, y=None, *, metric="elbo", n_particles=50, sample_weight=None):
         """Mean score per row; larger is better.
 
         Rows that were not fitted tell how good a model is. Bounds of different
@@ -892,6 +906,8 @@ class SampledFactorModel(BaseFactorModel):
             ``perplexity(X)``, of counts only.
         n_particles : int, default=50
             Number of draws for ``"iwae"``, at least 2.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts; all alike if None.
 
         Returns
         -------
@@ -913,8 +929,8 @@ class SampledFactorModel(BaseFactorModel):
         """
         if metric == "iwae":
             bounds = self.score_samples(X, metric="iwae", n_particles=n_particles)
-            return float(np.mean(bounds))
-        return super().score(X, metric=metric)
+            return _average(bounds, sample_weight)
+        return super().score(X, metric=metric, sample_weight=sample_weight)
 
     def _check_layers(self):
         """Raise a ``ValueError`` unless layers are positive ints."""
@@ -1000,6 +1016,24 @@ def _holds_objects(X):
     except ValueError:
         # Rows of different lengths.
         return True
+
+
+def _weights(sample_weight, n_rows):
+    """How often each row counts, float64, checked."""
+    if sample_weight is None:
+        return np.ones(n_rows)
+    rows = np.empty((n_rows, 1))
+    weights = _check_sample_weight(
+        sample_weight, rows, dtype=np.float64, ensure_non_negative=True
+    )
+    if not weights.any():
+        raise ValueError("sample_weight must not be 0 for every row.")
+    return weights
+
+
+def _average(values, sample_weight):
+    """The mean over rows, each as often as it counts."""
+    return float(np.average(values, weights=_weights(sample_weight, len(values))))
 
 
 def _quality(attributes):

@@ -8,6 +8,7 @@ import scipy.sparse
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 from sklearn.exceptions import NotFittedError
 
 from skdeepfactor import PoissonFactorization
@@ -386,3 +387,42 @@ def test_any_matrix(name, X, n_components):
 def test_devices_that_are_not_there(counts, device, message):
     with pytest.raises(ValueError, match=message):
         PoissonFactorization(2, device=device).fit(counts)
+
+
+# Weights of rows.
+
+
+def test_a_weight_counts_as_a_repetition_in_scores(estimator, counts):
+    X = counts.toarray().astype(np.float64)
+    if not estimator._models_counts and estimator.likelihood == "bernoulli":
+        X = (X > 0).astype(float)
+    estimator.set_params(max_iter=2).fit(X)
+    weights = np.random.default_rng(0).integers(0, 4, len(X))
+    repeated = np.repeat(X, weights, axis=0)
+    kinds = [{}]
+    if estimator._models_counts:
+        kinds.append({"metric": "neg_perplexity"})
+        for average in ("document", "corpus"):
+            assert_allclose(
+                estimator.perplexity(X, average=average, sample_weight=weights),
+                estimator.perplexity(repeated, average=average),
+                rtol=1e-9,
+            )
+    for kind in kinds:
+        found = estimator.score(X, sample_weight=weights, **kind)
+        assert_allclose(found, estimator.score(repeated, **kind), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.zeros(60), "non-zero|must not be 0"),
+        (-np.ones(60), "Negative values in data"),
+        (np.ones(59), r"expected \(60,\)"),
+        (np.full(60, np.nan), "NaN"),
+    ],
+)
+def test_bad_weights(counts, weights, message):
+    model = PoissonFactorization(2, max_iter=1, random_state=0).fit(counts)
+    with pytest.raises(ValueError, match=message):
+        model.score(counts, sample_weight=weights)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -245,3 +246,34 @@ def test_a_pipeline_is_loaded_in_another_process(model, tmp_path):
     subprocess.run([sys.executable, "-c", ELSEWHERE, path, there], check=True)
     here = pipeline.transform(["a pear and a plum", "the late train"])
     assert_allclose(np.load(there), here, rtol=1e-5, atol=1e-6)
+
+
+# Clusters.
+
+
+def test_a_search_runs_on_dask(counts):
+    distributed = pytest.importorskip("distributed")
+    search = GridSearchCV(
+        PoissonFactorization(max_iter=3, random_state=0), {"n_components": [2, 3]}, cv=2
+    )
+    expected = search.fit(counts).cv_results_["mean_test_score"]
+    with (
+        distributed.Client(
+            processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None
+        ),
+        joblib.parallel_config("dask"),
+    ):
+        found = search.fit(counts).cv_results_["mean_test_score"]
+    np.testing.assert_allclose(found, expected)
+
+
+def test_factors_of_dask_arrays_are_inferred_block_by_block(counts):
+    array = pytest.importorskip("dask.array")
+    wrappers = pytest.importorskip("dask_ml.wrappers")
+    X = counts.toarray().astype(np.float64)
+    model = PoissonFactorization(3, max_iter=5, random_state=0)
+    blocks = array.from_array(X, chunks=(13, 30))
+    fitted = wrappers.ParallelPostFit(model).fit(X)
+    Z = fitted.transform(blocks)
+    assert Z.chunks[0] == (13, 13, 13, 13, 8)
+    np.testing.assert_allclose(Z.compute(), model.fit(X).transform(X))
