@@ -241,7 +241,9 @@ def posterior(module, factors):
     def uppers(values):
         return [InverseGaussian(SHAPE, value.rho, value.tau) for value in values]
 
-    weights = gamma(module.weight_concentration.T, module.weight_mean.T)
+    weights = gamma(
+        module.emission.weight_concentration.T, module.emission.weight_mean.T
+    )
     return (
         [gamma(factors.shape, factors.mean), *uppers(factors.uppers)],
         [weights, *uppers(module._uppers)],

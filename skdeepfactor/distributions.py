@@ -85,6 +85,18 @@ def gamma_kl(shape, rate, mean_log, prior_shape, prior_rate, prior_log_rate):
     return divergence.sum(-1, dtype=torch.float64)
 
 
+def gamma_draws(shape, mean, generator):
+    """Gamma variables in float64, by a NumPy generator.
+
+    By way of those of shape + 1 and logarithms, so that small shapes lose no digits.
+    """
+    shape, mean = shape.double(), mean.double()
+    draws = generator.standard_gamma((shape + 1).cpu().numpy())
+    uniform = 1 - generator.random(draws.shape)
+    both = torch.from_numpy(np.stack([np.log(draws), np.log(uniform)])).to(mean)
+    return (both[0] + both[1] / shape + (mean / shape).log()).exp()
+
+
 def dirichlet_kl(concentration, mean_log, prior):
     """KL(Dirichlet(concentration) || Dirichlet(prior)), float64.
 

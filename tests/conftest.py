@@ -21,6 +21,12 @@ ESTIMATORS = {
     "SparseGammaDEF-auxiliary": SparseGammaDEF(
         (3, 2, 1), solver="auxiliary", max_iter=15, init="kmeans", random_state=0
     ),
+    "SparseGammaDEF-rate": SparseGammaDEF(
+        (3, 2), link="rate", layer_shape=3.0, max_iter=25, random_state=0
+    ),
+    "SparseGammaDEF-gaussian": SparseGammaDEF(
+        (3, 2), likelihood="gaussian", max_iter=25, random_state=0
+    ),
     "PoissonFactorization": PoissonFactorization(3, random_state=0),
     "PoissonFactorization-hierarchical": PoissonFactorization(
         3, hierarchical=True, random_state=0

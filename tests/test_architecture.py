@@ -31,6 +31,8 @@ ORDER = [
     "nn",
     "initialization",
     "module",
+    "emissions",
+    "layers",
     "training",
     "progress",
     "base",

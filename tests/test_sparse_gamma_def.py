@@ -1,5 +1,7 @@
 """Gamma deep exponential families against quadrature, Monte Carlo and planted parts."""
 
+import pickle
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -7,8 +9,10 @@ import scipy.stats
 import torch
 from numpy.testing import assert_allclose
 from scipy.optimize import linear_sum_assignment
+from sklearn.base import clone
 
 from skdeepfactor import PoissonFactorization, SparseGammaDEF
+from skdeepfactor.conjugate import indicator_excess
 from skdeepfactor.data import to_tensor
 from skdeepfactor.distributions import InverseGaussians
 
@@ -76,9 +80,37 @@ def test_parameters_of_a_mean():
     assert_allclose(rho * tau, 1)
 
 
-def test_the_bound_is_that_of_an_independent_estimate(fitted):
+def inverse_gaussian(upper, order):
+    rho, tau = upper.rho.numpy(), upper.tau.numpy()
+    scale = np.sqrt(tau / rho)
+    return scipy.stats.geninvgauss(order, 2 * np.sqrt(rho * tau), scale=scale)
+
+
+def log_likelihood(model, X, mean):
+    """The sum over all entries, by SciPy."""
+    if model.likelihood == "gaussian":
+        scale = np.sqrt(model.noise_variance_)
+        return scipy.stats.norm.logpdf(X, mean, scale).sum()
+    if model.likelihood == "bernoulli":
+        return scipy.stats.bernoulli.logpmf(X, -np.expm1(-mean)).sum()
+    return scipy.stats.poisson.logpmf(X, mean).sum()
+
+
+def of_likelihood(X, likelihood):
+    """Counts as data for another likelihood."""
+    if likelihood == "gaussian":
+        return X + np.random.default_rng(3).normal(0, 2, X.shape)
+    return (X > 2).astype(float) if likelihood == "bernoulli" else X
+
+
+@pytest.mark.parametrize("link", ["mean", "rate"])
+@pytest.mark.parametrize("likelihood", ["poisson", "bernoulli", "gaussian"])
+def test_the_bound_is_that_of_an_independent_estimate(likelihood, link):
     """E_q[log p(x, z, W) - log q(z, W)], with every density by SciPy."""
-    model, X = fitted
+    X = of_likelihood(planted()[0], likelihood)
+    model = SparseGammaDEF(
+        (6, 4, 2), likelihood=likelihood, link=link, random_state=0, max_iter=30
+    ).fit(X)
     module = model._load(torch.float64)
     x = to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
     with torch.no_grad():
@@ -86,41 +118,40 @@ def test_the_bound_is_that_of_an_independent_estimate(fitted):
     rng = np.random.default_rng(1)
     gamma = scipy.stats.gamma
 
-    def inverse_gaussian(upper, order):
-        rho, tau = upper.rho.numpy(), upper.tau.numpy()
-        scale = np.sqrt(tau / rho)
-        return scipy.stats.geninvgauss(order, 2 * np.sqrt(rho * tau), scale=scale)
-
     def by_shape(shape, mean):
         shape, mean = shape.numpy(), mean.numpy()
         return gamma(shape, scale=mean / shape)
 
-    families = [
-        by_shape(q.factors.shape, q.factors.mean),
-        *(inverse_gaussian(upper, 0.1) for upper in q.factors.uppers),
-    ]
+    def upper(units):
+        if link == "rate":
+            return by_shape(units.shape, units.mean)
+        return inverse_gaussian(units, 0.1)
+
+    uppers = q.factors.uppers
+    families = [by_shape(q.factors.shape, q.factors.mean), *map(upper, uppers)]
+    emission = module.emission
     weights = [
-        by_shape(module.weight_concentration.T, module.weight_mean.T),
-        *(inverse_gaussian(upper, 0.1) for upper in module._uppers),
+        by_shape(emission.weight_concentration.T, emission.weight_mean.T),
+        *map(upper, module._uppers),
     ]
-    family = InverseGaussians(0.1)
-    bounds = []
     generator = np.random.default_rng(2)
+    of_units = enumerate(uppers)
     drawn = [
-        family.sample(upper.rho, upper.tau, 200, generator).numpy()
-        for upper in (*q.factors.uppers, *module._uppers)
+        *(module.link.draw(n, units, 200, generator).numpy() for n, units in of_units),
+        *(module.link.draw_weights(w, 200, generator).numpy() for w in module._uppers),
     ]
-    n_above = len(q.factors.uppers)
+    n_above, bounds = len(uppers), []
     for draw in range(200):
         z = [families[0].rvs(random_state=rng), *(d[draw] for d in drawn[:n_above])]
         w = [weights[0].rvs(random_state=rng), *(d[draw] for d in drawn[n_above:])]
-        z[0], w[0] = (np.maximum(v, 1e-300) for v in (z[0], w[0]))
-        bound = scipy.stats.poisson.logpmf(X, z[0] @ w[0]).sum()
+        z, w = ([np.maximum(v, 1e-300) for v in values] for values in (z, w))
+        bound = log_likelihood(model, X, z[0] @ w[0])
         for layer, (values, own) in enumerate(zip(z, families, strict=True)):
-            mean = np.ones_like(values)
+            scale = 1 / 0.1
             if layer + 1 < len(z):
-                mean = z[layer + 1] @ w[layer + 1]
-            bound += gamma.logpdf(values, 0.1, scale=mean / 0.1).sum()
+                product = z[layer + 1] @ w[layer + 1]
+                scale = 1 / product if link == "rate" else product / 0.1
+            bound += gamma.logpdf(values, 0.1, scale=scale).sum()
             bound -= own.logpdf(values).sum()
         for values, own in zip(w, weights, strict=True):
             bound += gamma.logpdf(values, 0.1, scale=1 / 0.3).sum()
@@ -143,8 +174,10 @@ def test_one_layer_is_poisson_factorization():
     )
     flat.set_params(random_state=0, max_iter=30).fit(X)
     deep = SparseGammaDEF((4,), solver="auxiliary", max_iter=1, random_state=0).fit(X)
-    deep._parameters["weight_concentration"] = flat.weight_concentration_.T.copy()
-    deep._parameters["weight_mean"] = flat.components_.T.copy()
+    deep._parameters["emission.weight_concentration"] = (
+        flat.weight_concentration_.T.copy()
+    )
+    deep._parameters["emission.weight_mean"] = flat.components_.T.copy()
     for model in (flat, deep):
         model._fitted_with["inner_tol"] = 1e-10
     assert_allclose(deep.score_samples(X), flat.score_samples(X), rtol=1e-6)
@@ -152,14 +185,135 @@ def test_one_layer_is_poisson_factorization():
 
 
 @pytest.mark.parametrize("sizes", [(5,), (5, 3), (6, 4, 2), (6, 5, 4, 3, 2)])
-def test_steps_on_the_closed_form_climb_it(sizes):
-    X, _ = planted(60)
+@pytest.mark.parametrize(
+    ("likelihood", "link"),
+    [
+        ("poisson", "mean"),
+        ("poisson", "rate"),
+        ("bernoulli", "mean"),
+        ("gaussian", "mean"),
+        ("gaussian", "rate"),
+    ],
+)
+def test_steps_on_the_closed_form_climb_it(sizes, likelihood, link):
+    X = of_likelihood(planted(60)[0], likelihood)
     model = SparseGammaDEF(
-        sizes, solver="auxiliary", max_iter=60, tol=0, random_state=0
+        sizes,
+        likelihood=likelihood,
+        link=link,
+        solver="auxiliary",
+        max_iter=60,
+        tol=0,
+        random_state=0,
     ).fit(X)
     bounds = np.array(model.history_["lower_bound"])
     assert (np.diff(bounds) >= -1e-9 * np.abs(bounds[1:])).all()
     assert bounds[-1] > bounds[0]
+
+
+def test_indicators_are_counts_of_which_only_their_presence_is_known():
+    """The auxiliary bound of one entry, by a sum over the count."""
+    p, m = 1.7, 2.1
+    y = np.arange(1, 60)
+    q = scipy.stats.poisson.pmf(y, p) / -np.expm1(-p)
+    expected = (q * (scipy.stats.poisson.logpmf(y, m) - np.log(q))).sum()
+    log_p = torch.tensor([np.log(p)])
+    excess = float(indicator_excess(log_p))
+    assert np.exp(excess) == pytest.approx((q * y).sum())
+    actual = np.exp(excess) * np.log(m / p) + np.log(np.expm1(p)) - m
+    assert actual == pytest.approx(expected)
+    assert p + np.log(p) - excess == pytest.approx(np.log(np.expm1(p)))
+    # The series takes over where the difference would cancel.
+    small = torch.tensor([1e-9, 0.99e-3, 1.01e-3]).double()
+    by_numpy = np.log(small.numpy() / -np.expm1(-small.numpy()))
+    assert_allclose(indicator_excess(small.log()), by_numpy, rtol=1e-6, atol=1e-15)
+
+
+def binary(n_samples=80):
+    return scipy.sparse.csr_matrix(planted(n_samples)[0] > 2).astype(float)
+
+
+@pytest.mark.parametrize("solver", ["expansion", "auxiliary"])
+def test_binary_data_sparse_or_dense(solver):
+    X = binary()
+    model = SparseGammaDEF(
+        (4, 2), likelihood="bernoulli", solver=solver, max_iter=20, random_state=0
+    )
+    sparse, dense = model.fit(X).components_, clone(model).fit(X.toarray()).components_
+    assert_allclose(sparse, dense, rtol=1e-6)
+    Z = model.transform(X)
+    assert_allclose(model.transform(X.toarray()[3:5]), Z[3:5], rtol=1e-9)
+    expected = model.inverse_transform(Z)
+    assert ((expected >= 0) & (expected <= 1)).all()
+    assert expected[X.toarray() == 1].mean() > 2 * expected[X.toarray() == 0].mean()
+    draws = model.sample(500, random_state=0)
+    assert set(np.unique(draws)) == {0.0, 1.0}
+    with pytest.raises(AttributeError, match="perplexity"):
+        model.perplexity(X)
+    again = pickle.loads(pickle.dumps(model))
+    assert_allclose(again.score_samples(X), model.score_samples(X), rtol=0)
+    assert np.isfinite(model.partial_fit(X[:20]).score(X))
+
+
+@pytest.mark.parametrize("values", [[[0.0, 2.0]], [[0.5, 1.0]]])
+@pytest.mark.parametrize("container", [np.array, scipy.sparse.csr_matrix])
+def test_binary_data_are_zeros_and_ones(values, container):
+    with pytest.raises(ValueError, match=r"needs values that are 0 or 1, got (2|0\.5)"):
+        SparseGammaDEF((1,), likelihood="bernoulli").fit(container(values))
+    with pytest.raises(ValueError, match="Negative values"):
+        SparseGammaDEF((1,), likelihood="bernoulli").fit(-container(values))
+
+
+def test_binary_data_of_ugly_shapes():
+    for X in (np.zeros((4, 3)), np.ones((4, 3)), np.eye(4), np.ones((1, 1))):
+        for solver in ("expansion", "auxiliary"):
+            model = SparseGammaDEF(
+                (5, 2), likelihood="bernoulli", solver=solver, random_state=0
+            )
+            Z = model.fit(X).transform(X)
+            assert np.isfinite(Z).all()
+            assert np.isfinite(model.lower_bound_)
+
+
+def test_noise_is_learnt():
+    X, parts = planted(400)
+    rng = np.random.default_rng(3)
+    mean = rng.gamma(0.4, 3, (400, len(parts))) @ parts
+    model = SparseGammaDEF((4,), likelihood="gaussian", max_iter=200, random_state=0)
+    model.fit(rng.normal(mean, 2))
+    assert model.noise_variance_ == pytest.approx(4, rel=0.05)
+    assert SparseGammaDEF((4,), max_iter=1).fit(X).noise_variance_ is None
+    draws = model.sample(4000, random_state=0)
+    assert isinstance(draws, np.ndarray)
+    assert (draws < 0).any()
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_other_likelihoods_recover_planted_parts(likelihood):
+    counts, parts = planted(600)
+    X = of_likelihood(counts, likelihood)
+    model = SparseGammaDEF(
+        (4, 2), likelihood=likelihood, max_iter=200, random_state=0
+    ).fit(X)
+    correlations = np.corrcoef(model.components_, parts)[:4, 4:]
+    rows, columns = linear_sum_assignment(-correlations)
+    # Binary data say less of how large a weight is.
+    least = 0.6 if likelihood == "bernoulli" else 0.9
+    assert correlations[rows, columns].min() > least
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "poisson"])
+def test_the_expansion_is_better_for_binary_data_too(likelihood):
+    X = of_likelihood(planted()[0], likelihood)
+    bounds = {}
+    for solver in ("auxiliary", "expansion"):
+        model = SparseGammaDEF(
+            (4, 2), likelihood=likelihood, solver=solver, max_iter=200, random_state=0
+        )
+        module = model.fit(X)._load(torch.float64)
+        x = to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
+        bounds[solver] = module.data_bound(lambda x=x: [(x, None)])
+    assert bounds["expansion"] > bounds["auxiliary"]
 
 
 @pytest.mark.parametrize("sizes", [(4,), (4, 2)])
