@@ -56,7 +56,7 @@ and of W with itself, so that sparse rows stay sparse. sigma^2 is the mean of th
 expected squared errors, but no less than 1e-6 of the data's mean square.
 
 **Spikes and slabs.** W ~ pi Gamma(c, d) + (1 - pi) Gamma(1, d'), the second, a spike,
-with 1e-3 of the mean of the first. For allocated counts the posterior of a weight that
+with 1e-2 of the mean of the first. For allocated counts the posterior of a weight that
 counts n and exposures t lead to is such a mixture too: Gamma(c_s + n, d_s + t) with
 odds that are those of pi times the ratio of the two normalisers
 d_s^{c_s} Gamma(c_s + n) / (Gamma(c_s) (d_s + t)^{c_s + n}). pi is their mean.
@@ -94,7 +94,7 @@ NOISE_FLOOR = 1e-6
 LARGEST_MEAN = 1e18
 
 # Shape of the spike, its mean as a share of the slab's, and where pi is kept.
-SPIKE_SHAPE, SPIKE_MEAN = 1.0, 1e-3
+SPIKE_SHAPE, SPIKE_MEAN = 1.0, 1e-2
 INCLUSION_RANGE = (1e-6, 1 - 1e-6)
 
 
@@ -188,8 +188,16 @@ class Emission(nn.Module, ABC):
         prior = self.prior_shape, self.prior_rate, math.log(self.prior_rate)
         return gamma_kl(shape, shape / mean, mean_log(shape, mean), *prior).sum()
 
+    def inclusion_probabilities(self):
+        """Posterior probabilities of the slab, (k, n_features); None without spikes."""
+        return
+
     def refresh(self):
         """Recompute what follows from the weights."""
+
+    def noise_variance(self):
+        """That of Gaussian noise, a float; None of other data."""
+        return
 
     def decode(self, z):
         """E[x | z] at the mean weights."""
@@ -304,6 +312,78 @@ class AllocatedCounts(Counts):
         self.weight_concentration.copy_(self.prior_shape + self.counts.detach())
         totals = self.prior_rate + self.totals.detach()
         self.weight_mean.copy_(self.weight_concentration / totals)
+
+
+class SpikedCounts(AllocatedCounts):
+    """Counts in the closed-form bound, with spikes and slabs for weights."""
+
+    def __init__(self, shape, **settings):
+        super().__init__(shape, **settings)
+        spike_rate = self.prior_rate / self.prior_shape * SPIKE_SHAPE / SPIKE_MEAN
+        self.kinds = (self.prior_shape, self.prior_rate), (SPIKE_SHAPE, spike_rate)
+        self.register_buffer("inclusion", torch.full(shape, 0.5))
+        self.register_buffer("inclusion_rate", torch.tensor(0.5))
+
+    def initialize(self, X, counts, level):
+        super().initialize(X, counts, level)
+        self.update(1.0)
+
+    def update(self, power):
+        slab, spike = (self._log_evidence(*kind) for kind in self.kinds)
+        odds = (slab - spike) + torch.logit(self.inclusion_rate)
+        self.inclusion.copy_(odds.sigmoid())
+        self.inclusion_rate.copy_(self.inclusion.mean().clamp(*INCLUSION_RANGE))
+        means = (shape / rate for shape, rate in self._posteriors())
+        self.weight_mean.copy_(self._mixed(*means))
+        self.weight_concentration.copy_(self.prior_shape + self.counts.detach())
+
+    def _log_evidence(self, shape, rate):
+        """Log of what the counts of each weight have for a probability, float64."""
+        counts, totals = self.counts.detach().double(), self.totals.detach().double()
+        total = shape + counts
+        ratio = (
+            torch.lgamma(total) - math.lgamma(shape) - counts * (rate + totals).log()
+        )
+        return ratio - shape * torch.log1p(totals / rate)
+
+    def _posteriors(self, features=slice(None)):
+        """Shape and rate of the weights of some features, for slabs and for spikes."""
+        counts, totals = self.counts.detach()[features], self.totals.detach()
+        return [(shape + counts, rate + totals) for shape, rate in self.kinds]
+
+    def _mixed(self, slab, spike, features=slice(None)):
+        inclusion = self.inclusion[features]
+        return inclusion * slab + (1 - inclusion) * spike
+
+    def mean_log_weights(self, features):
+        logs = (
+            digamma(shape) - rate.log() for shape, rate in self._posteriors(features)
+        )
+        return self._mixed(*logs, features).T
+
+    def kl(self):
+        inclusion, rate = self.inclusion.double(), self.inclusion_rate.double()
+        kl = torch.xlogy(inclusion, inclusion / rate)
+        kl += torch.xlogy(1 - inclusion, (1 - inclusion) / (1 - rate))
+        kinds = zip(
+            (inclusion, 1 - inclusion), self._posteriors(), self.kinds, strict=True
+        )
+        for share, (shape, rate), (prior_shape, prior_rate) in kinds:
+            shape, rate = shape.double()[..., None], rate.double()[:, None]
+            prior = prior_shape, prior_rate, math.log(prior_rate)
+            kl += share * gamma_kl(shape, rate, digamma(shape) - rate.log(), *prior)
+        return kl.sum()
+
+    def draw(self, generator):
+        slab, spike = (
+            gamma_draws(shape, shape / rate, generator)
+            for shape, rate in self._posteriors()
+        )
+        uniform = torch.from_numpy(generator.random(slab.shape)).to(slab)
+        return torch.where(uniform < self.inclusion, slab, spike)
+
+    def inclusion_probabilities(self):
+        return self.inclusion.T
 
 
 class ExpandedView(NamedTuple):
@@ -477,6 +557,9 @@ class Gaussian(Emission):
         square = weights.square()
         self._flat = square.sum(0)
         self._spread = (square * (1 + 1 / self.weight_concentration)).sum(0)
+
+    def noise_variance(self):
+        return float(self.noise)
 
     def drawn(self, x, z, weights):
         terms = z @ (weights.T @ weights) - 2 * (x @ weights)

@@ -51,8 +51,9 @@ from torch import nn
 from skdeepfactor.distributions import (
     InverseGaussians,
     digamma,
-    gamma_draws,
     gamma_kl,
+    log_gamma_draws,
+    log_product,
     scaled_exp,
 )
 
@@ -129,8 +130,9 @@ class Means(nn.Module):
         expected, harmonic = state
         return alpha * harmonic, math.log(alpha) - expected.log()
 
-    def drawn_rates(self, drawn, alpha):
-        """Both of drawn z W."""
+    def drawn_rates(self, units, weights, alpha):
+        """Both of drawn units and weights, as ``draw`` and ``draw_weights`` give."""
+        drawn = units @ weights
         return alpha / drawn, math.log(alpha) - drawn.log()
 
     def message(self, state, below, alpha, above, weights):
@@ -225,8 +227,9 @@ class Rates(nn.Module):
     def rates(self, state, alpha):
         return state.expected, state.mean_log
 
-    def drawn_rates(self, drawn, alpha):
-        return drawn, drawn.log()
+    def drawn_rates(self, units, weights, alpha):
+        log_rate = log_product(units, weights)
+        return log_rate.exp(), log_rate
 
     def message(self, state, below, alpha, above, weights):
         shares = state.above * ((alpha / state.products) @ state.weights.T)
@@ -244,8 +247,10 @@ class Rates(nn.Module):
 
     def draw_weights(self, weights, n_draws, generator):
         draws = [
-            gamma_draws(weights.shape, weights.mean, generator) for _ in range(n_draws)
+            log_gamma_draws(weights.shape, weights.mean, generator)
+            for _ in range(n_draws)
         ]
+        # Logarithms, since those of small shapes would underflow.
         return torch.stack(draws)
 
     def sample(self, mean, alpha, generator):

@@ -33,6 +33,7 @@ ORDER = [
     "module",
     "emissions",
     "layers",
+    "pathwise",
     "training",
     "progress",
     "base",

@@ -36,7 +36,7 @@ def climbing(estimator, **changes):
     if "inference" in model.get_params():
         model.inference = "mean_field"
     if "solver" in model.get_params():
-        model.solver = "auxiliary"
+        model.set_params(solver="auxiliary", amortized=False)
     return model
 
 

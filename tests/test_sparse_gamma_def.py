@@ -5,16 +5,19 @@ import pickle
 import numpy as np
 import pytest
 import scipy.sparse
+import scipy.special
 import scipy.stats
 import torch
 from numpy.testing import assert_allclose
 from scipy.optimize import linear_sum_assignment
 from sklearn.base import clone
+from sklearn.metrics import f1_score
 
 from skdeepfactor import PoissonFactorization, SparseGammaDEF
 from skdeepfactor.conjugate import indicator_excess
 from skdeepfactor.data import to_tensor
 from skdeepfactor.distributions import InverseGaussians
+from skdeepfactor.pathwise import FAMILIES, FreshNoise, KeyedNoise
 
 RHO, TAU = [0.5, 2.0, 3e-3, 50.0, 1.0], [0.3, 1e-6, 40.0, 20.0, 200.0]
 
@@ -92,7 +95,7 @@ def log_likelihood(model, X, mean):
         scale = np.sqrt(model.noise_variance_)
         return scipy.stats.norm.logpdf(X, mean, scale).sum()
     if model.likelihood == "bernoulli":
-        return scipy.stats.bernoulli.logpmf(X, -np.expm1(-mean)).sum()
+        return (scipy.special.xlogy(X, -np.expm1(-mean)) - (1 - X) * mean).sum()
     return scipy.stats.poisson.logpmf(X, mean).sum()
 
 
@@ -144,6 +147,8 @@ def test_the_bound_is_that_of_an_independent_estimate(likelihood, link):
     for draw in range(200):
         z = [families[0].rvs(random_state=rng), *(d[draw] for d in drawn[:n_above])]
         w = [weights[0].rvs(random_state=rng), *(d[draw] for d in drawn[n_above:])]
+        if link == "rate":  # Logarithms were drawn.
+            z[1:], w[1:] = ([np.exp(v) for v in values[1:]] for values in (z, w))
         z, w = ([np.maximum(v, 1e-300) for v in values] for values in (z, w))
         bound = log_likelihood(model, X, z[0] @ w[0])
         for layer, (values, own) in enumerate(zip(z, families, strict=True)):
@@ -453,3 +458,232 @@ def test_draws_have_the_means_of_the_model(fitted):
     top = model.weights_[2]
     mean = np.ones(2) @ top @ model.weights_[1] @ model.weights_[0]
     assert draws.mean() == pytest.approx(mean.mean(), rel=0.5)
+
+
+# Gradients.
+
+
+def by_gradients(sizes, family="gamma", **parameters):
+    settings = {"max_iter": 1000, "random_state": 0, **parameters}
+    return SparseGammaDEF(sizes, solver="gradient", family=family, **settings)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_draws_of_a_family_have_its_moments(family):
+    functions = FAMILIES[family]
+    mean, shape = torch.tensor([0.2, 7.0, 3.0]), torch.tensor([0.7, 4.0, 50.0])
+    pair = functions.of_mean(mean.double(), shape.double())
+    assert_allclose(functions.mean(*pair), mean, rtol=1e-6)
+    n_draws = 20_000
+    first, second = (v.expand(n_draws, 3).clone().requires_grad_() for v in pair)
+    keys = torch.arange(n_draws)
+    expected = functions.distribution(*pair)
+    assert_allclose(functions.mean(*pair), expected.mean, rtol=1e-6)
+    assert_allclose(functions.entropy(*pair), expected.entropy(), rtol=1e-6)
+    for noise in (
+        FreshNoise(first, torch.Generator().manual_seed(0)),
+        KeyedNoise(keys, first, 3),
+    ):
+        draws = functions.log_draw(first, second, noise)
+        for own, cdf in zip(
+            draws.exp().detach().T, expected_cdfs(expected), strict=True
+        ):
+            assert scipy.stats.kstest(own.numpy(), cdf).pvalue > 1e-3
+        # The slope of E[log y] is that of its closed form.
+        slopes = torch.autograd.grad(draws.sum(), [first, second])
+        one = [v.clone().requires_grad_() for v in pair]
+        closed = torch.autograd.grad(
+            functions.mean_log(*one).sum(), one, materialize_grads=True
+        )
+        for slope, exact in zip(slopes, closed, strict=True):
+            error = slope.std(0) / n_draws**0.5 + 1e-9
+            assert ((slope.mean(0) - exact).abs() < 5 * error).all()
+
+
+def expected_cdfs(distribution):
+    """The distribution functions of three variables, of NumPy arrays."""
+    return [
+        lambda y, k=k: distribution.cdf(
+            torch.from_numpy(np.asarray(y))[:, None].expand(-1, 3)
+        )[:, k].numpy()
+        for k in range(3)
+    ]
+
+
+@pytest.mark.parametrize("link", ["mean", "rate"])
+@pytest.mark.parametrize(
+    ("family", "likelihood"),
+    [("gamma", "gaussian"), ("lognormal", "poisson"), ("weibull", "bernoulli")],
+)
+def test_the_bound_of_gradients_is_that_of_an_independent_estimate(
+    family, likelihood, link
+):
+    """E_q[log p(x, z, W) - log q(z, W)], with every density by torch."""
+    X = of_likelihood(planted(60)[0], likelihood)
+    model = by_gradients(
+        (4, 3, 2), family, likelihood=likelihood, link=link, max_iter=300
+    ).fit(X)
+    module = model._load(torch.float64)
+    x = to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
+    with torch.no_grad():
+        state = module.posterior(x).state
+        distribution = FAMILIES[family].distribution
+        q_z = [distribution(*pair) for pair in module._split(state)]
+        q_w = [distribution(*pair) for pair in module._weight_pairs()]
+        a, c, d = (torch.tensor(v).double() for v in (0.1, 0.1, 0.3))
+        bounds = []
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            for _ in range(300):
+                z, w = ([q.sample() for q in both] for both in (q_z, q_w))
+                bound = log_likelihood(model, X, (z[0] @ w[0].T).numpy())
+                for layer, values in enumerate(z):
+                    rate = torch.full_like(values, 0.1)
+                    if layer + 1 < len(z):
+                        product = z[layer + 1] @ w[layer + 1]
+                        rate = product if link == "rate" else a / product
+                    prior = torch.distributions.Gamma(a, rate, validate_args=False)
+                    bound += float(prior.log_prob(values).sum())
+                for values in w:
+                    prior = torch.distributions.Gamma(c, d)
+                    bound += float(prior.log_prob(values).sum())
+                both = zip([*q_z, *q_w], [*z, *w], strict=True)
+                bound -= sum(float(q.log_prob(v).sum()) for q, v in both)
+                bounds.append(bound)
+    expected, error = np.mean(bounds), np.std(bounds) / len(bounds) ** 0.5
+    actual = module.data_bound(lambda: [(x, state)])
+    error = np.hypot(error, module.lower_bound_std_error)
+    assert abs(actual - expected) < 4 * error
+    assert error < 0.02 * abs(expected)
+    rows = model.score_samples(X).sum() - float(module.global_kl().detach())
+    assert abs(rows - expected) < 4 * error + 0.01 * abs(expected)
+
+
+def test_gradients_and_closed_forms_agree():
+    X, _ = planted()
+    closed = SparseGammaDEF((4,), max_iter=300, random_state=0).fit(X)
+    sampled = by_gradients((4,)).fit(X)
+    assert sampled.lower_bound_ == pytest.approx(closed.lower_bound_, rel=0.005)
+    correlations = np.corrcoef(sampled.components_, closed.components_)[:4, 4:]
+    assert correlations.max(0).min() > 0.99
+    assert sampled.score(X) == pytest.approx(sampled.lower_bound_ / len(X), rel=0.1)
+
+
+def test_families_and_networks_find_about_the_same_bound():
+    X, _ = planted()
+    bounds = {
+        (family, amortized): by_gradients(
+            (4, 2), family, amortized=amortized, max_iter=500
+        )
+        .fit(X)
+        .lower_bound_
+        for family in FAMILIES
+        for amortized in (False, True)
+    }
+    best = max(bounds[family, False] for family in FAMILIES)
+    for family in FAMILIES:
+        assert bounds[family, False] > best - 0.02 * abs(best)
+        own = bounds[family, False]
+        assert bounds[family, True] > own - 0.02 * abs(own)
+
+
+def test_a_network_is_asked_for_with_gradients():
+    with pytest.raises(ValueError, match="amortized=True needs solver='gradient'"):
+        SparseGammaDEF((2,), amortized=True).fit(planted(20)[0])
+
+
+# Spikes and slabs.
+
+
+def spiked(sizes=(6,), **parameters):
+    settings = {"solver": "auxiliary", "max_iter": 200, "random_state": 0, **parameters}
+    return SparseGammaDEF(
+        sizes, weight_prior="spike_slab", weight_shape=2.0, **settings
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("solver", ["auxiliary", "gradient"])
+def test_a_planted_support_is_found(seed, solver):
+    X, parts = sparse_and_layered(seed)
+    settings = {"n_init": 4} if solver == "auxiliary" else {"max_iter": 1000}
+    model = spiked(solver=solver, **settings).fit(X)
+    correlations = np.corrcoef(model.components_, parts)[:6, 6:]
+    rows, columns = linear_sum_assignment(-correlations)
+    inclusion = model.inclusion_probabilities_[rows]
+    assert inclusion.shape == parts.shape
+    f1 = f1_score((parts[columns] > 0).ravel(), (inclusion > 0.5).ravel())
+    assert f1 > 0.9
+    assert (inclusion < 0.1).mean() > 0.3
+    # Without spikes there are none.
+    assert SparseGammaDEF((2,), max_iter=1).fit(X).inclusion_probabilities_ is None
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "bernoulli"])
+def test_steps_with_spikes_climb_the_bound(likelihood):
+    X = of_likelihood(sparse_and_layered(0, 100)[0], likelihood)
+    model = spiked((6, 2), likelihood=likelihood, tol=0).fit(X)
+    bounds = np.array(model.history_["lower_bound"])
+    assert (np.diff(bounds) >= -1e-9 * np.abs(bounds[1:])).all()
+
+
+def test_the_posterior_of_spikes_is_that_of_a_mixture():
+    """Of the weights given what rows say of them: by quadrature."""
+    model = spiked().fit(sparse_and_layered(0, 100)[0])
+    emission = model._load(torch.float64).emission
+    slab, spike = (scipy.stats.gamma(a, scale=1 / b) for a, b in emission.kinds)
+    share = float(emission.inclusion_rate)
+    t = np.linspace(-60, 8, 200_001)
+    w, step = np.exp(t), t[1] - t[0]
+    density = share * slab.pdf(w) + (1 - share) * spike.pdf(w)
+    for feature, unit in ((0, 0), (5, 3), (11, 2)):
+        counts = float(emission.counts.detach()[feature, unit])
+        total = float(emission.totals.detach()[unit])
+        weight = density * w * np.exp(counts * t - total * w - counts)
+        mean = (weight * w).sum() / weight.sum()
+        actual = float(emission.weight_mean[feature, unit])
+        # The share of slabs was renewed after the odds were.
+        assert actual == pytest.approx(mean, rel=1e-3)
+        assert step < 1e-3
+    draws = emission.draw(np.random.default_rng(0))
+    assert draws.mean() == pytest.approx(float(emission.weight_mean.mean()), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"solver": "expansion"}, "needs solver='auxiliary' or 'gradient'"),
+        ({"likelihood": "gaussian"}, "'gaussian' needs solver='gradient'"),
+    ],
+)
+def test_spikes_that_have_no_closed_form_are_named(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        spiked(**parameters).fit(planted(20)[0])
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize("solver", ["expansion", "auxiliary", "gradient"])
+@pytest.mark.parametrize("link", ["mean", "rate"])
+def test_extreme_sizes_counts_and_shapes(solver, link):
+    rng = np.random.default_rng(0)
+    X = rng.poisson(1.0, (6, 4)).astype(float)
+    X[2], X[:, 1], X[0, 0] = 0, 0, 1e9
+    for sizes, shape, rows in (
+        ((9, 1), 0.1, slice(None)),
+        ((1, 1, 1), 0.1, slice(1)),
+        ((3, 2), 0.001, slice(None)),
+    ):
+        model = SparseGammaDEF(
+            sizes,
+            solver=solver,
+            link=link,
+            layer_shape=shape,
+            max_iter=30,
+            random_state=0,
+        )
+        Z = model.fit(X[rows]).transform(X)
+        assert np.isfinite(Z).all()
+        assert np.isfinite(model.lower_bound_)
+        assert np.isfinite(model.score(X))

@@ -24,6 +24,13 @@ binary data, P(x = 1) = 1 - exp(-(z W)_v), and for real numbers, x ~ N((z W)_v,
 sigma^2), in ``emissions.py``. All of them climb one bound, in closed form, which
 ``score`` is made of.
 
+**Spikes.** With ``weight_prior="spike_slab"`` the prior of :math:`W_0` is a mixture of
+two gammas, :math:`\pi\, \text{Gamma}(c, d) + (1 - \pi)\, \text{Gamma}(1, d')`, the
+second a narrow one, and its posterior such a mixture too; see ``emissions.py``.
+
+**Gradients.** Of the same models, with other families of posteriors, and with networks
+that give them, are in ``pathwise.py``.
+
 **Expansion.** For counts and binary data that bound lies far below the evidence where
 a count has many sources. ``solver="expansion"`` takes the likelihood to second order
 around the means instead, and multiplies means by the ratio of the two sides of the
@@ -62,6 +69,7 @@ from skdeepfactor.emissions import (
     AllocatedCounts,
     ExpandedCounts,
     Gaussian,
+    SpikedCounts,
     mean_log,
 )
 from skdeepfactor.initialization import (
@@ -72,7 +80,9 @@ from skdeepfactor.initialization import (
 )
 from skdeepfactor.layers import LINKS
 from skdeepfactor.module import FactorModule
-from skdeepfactor.ops import map_values, row_sum
+from skdeepfactor.ops import map_values, row_sum, split_double
+from skdeepfactor.pathwise import FAMILIES, PathwiseBelief
+from skdeepfactor.training import AnnealedAdam
 
 # Every so many steps one is not over-relaxed, against oscillations.
 PLAIN_EVERY = 10
@@ -138,6 +148,16 @@ class GammaBelief(FactorModule):
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
         # Of the last bound that was found by Monte Carlo.
         self.lower_bound_std_error = 0.0
+
+    def initialize(self, X, counts, level, uppers, random_state):
+        """Start from counts of each unit in each feature, of units of size ``level``.
+
+        ``uppers`` are the weights above.
+        """
+        self.emission.initialize(X, counts, level)
+        for statistics, weights in zip(self.upper_statistics, uppers, strict=True):
+            message = self.link.start(torch.from_numpy(weights), self.weight_rate)
+            statistics.data.copy_(message)
 
     # Inference.
 
@@ -293,12 +313,11 @@ class GammaBelief(FactorModule):
 
     def _drawn_bounds(self, x, factors, weights, uppers, generator):
         """The sum over rows of the bound at each draw of the weights."""
-        below = [
-            self.link.draw(layer, upper, len(weights), generator) @ drawn
-            for layer, (upper, drawn) in enumerate(
-                zip(factors.uppers, uppers, strict=True)
-            )
-        ]
+        n_draws, layers = len(weights), enumerate(factors.uppers)
+        units = [self.link.draw(n, upper, n_draws, generator) for n, upper in layers]
+        drawn = zip(units, uppers, self.layer_shapes[:-1], strict=True)
+        # E[rate] and E[log rate] of each layer but the top, each with draws first.
+        below = [self.link.drawn_rates(*values) for values in drawn]
         x = map_values(torch.Tensor.double, x)
         base = self.emission.base(self.emission.constants(x)).sum()
         top = self.top_rate, math.log(self.top_rate)
@@ -306,8 +325,7 @@ class GammaBelief(FactorModule):
         for draw, weight in enumerate(weights):
             z = gamma_draws(factors.shape, factors.mean, generator)
             likelihood = self.emission.drawn(x, z, weight)
-            layers = zip(below, self.layer_shapes[:-1], strict=True)
-            rates = [self.link.drawn_rates(m[draw], alpha) for m, alpha in layers]
+            rates = [(rate[draw], log_rate[draw]) for rate, log_rate in below]
             rows = likelihood - self._local_kl(factors, [*rates, top])
             bounds.append(rows.sum() + base)
         return torch.stack(bounds)
@@ -316,6 +334,18 @@ class GammaBelief(FactorModule):
 
     def decode(self, z):
         return self.emission.decode(z)
+
+    def weights(self):
+        """Posterior means of the weights, (units, what is below)."""
+        return [self.components(), *(upper.mean for upper in self._uppers)]
+
+    def noise_variance(self):
+        """That of Gaussian noise, a float; None of other data."""
+        return self.emission.noise_variance()
+
+    def inclusion_probabilities(self):
+        """Posterior probabilities of slabs, (k, n_features); None without spikes."""
+        return self.emission.inclusion_probabilities()
 
     def components(self):
         return self.emission.weight_mean.T
@@ -333,7 +363,9 @@ class GammaBelief(FactorModule):
     @torch.no_grad()
     def backward(self, x, weight, n_samples, start=None):
         scale, emission = -weight * n_samples, self.emission
-        constants = _split(emission.constants(x)) if start is None else start[:, -2:]
+        constants = (
+            split_double(emission.constants(x)) if start is None else start[:, -2:]
+        )
         is_joint = emission.is_joint
         # One step on a row that is remembered, with the weights; several on a new one.
         is_solved = is_joint and start is not None
@@ -378,12 +410,6 @@ class GammaBelief(FactorModule):
         ]
 
 
-def _split(values):
-    """Float64 numbers as sums of two of float32, (..., 2)."""
-    large = values.float()
-    return torch.stack([large, (values - large).float()], -1)
-
-
 class SparseGammaDEF(ConjugateFactorModel):
     r"""Sparse gamma deep exponential family: factors of factors of data.
 
@@ -406,15 +432,32 @@ class SparseGammaDEF(ConjugateFactorModel):
         Shape of the prior of the units: one number, or one for each layer.
     top_rate : float, default=0.1
         Rate of the prior of the units of the top layer.
+    weight_prior : {"gamma", "spike_slab"}, default="gamma"
+        Prior of the weights of the lowest layer: gamma, or with a probability that is
+        learnt gamma, else exponential of a hundredth of its mean, a spike. That is for
+        a ``weight_shape`` of 1 or 2: gammas of much smaller shapes are all but spikes
+        themselves. Needs ``solver="auxiliary"`` or ``"gradient"``, for real numbers the
+        latter.
     weight_shape : float, default=0.1
         Shape of the prior of all weights; far below 1, weights are sparse.
     weight_rate : float, default=0.3
         Rate of the prior of all weights.
-    solver : {"expansion", "auxiliary"}, default="expansion"
+    solver : {"expansion", "auxiliary", "gradient"}, default="expansion"
         ``"expansion"`` expands the likelihood to second order, which finds a far better
         bound; ``"auxiliary"`` climbs a closed-form bound, which rises in every full
         step. With ``likelihood="gaussian"`` both have the same bound, and the first
-        takes longer steps.
+        takes longer steps. ``"gradient"`` follows reparameterised gradients with one
+        draw a step: slower, and for any ``family``.
+    family : {"gamma", "lognormal", "weibull"}, default="gamma"
+        Posteriors of units and weights, with ``solver="gradient"``.
+    amortized : bool, default=False
+        Whether a network gives the posteriors of rows, with ``solver="gradient"``; else
+        each row has its own, and new ones are refined step by step.
+    encoder_layers : tuple of int, default=(200,)
+        Hidden layers of that network.
+    learning_rate : float, default=0.05
+        Step size of Adam at first, with ``solver="gradient"``; a twentieth of it for
+        the network. It falls to 0 over ``max_iter`` passes, all of which are taken.
     over_relaxation : float, default=1.4
         Power of the steps of ``"expansion"``; 1 for plain ones.
     acceleration : int, default=5
@@ -436,7 +479,8 @@ class SparseGammaDEF(ConjugateFactorModel):
         ``n_iter_no_change`` passes, or over one with ``solver="auxiliary"``.
     max_inner_iter : int, default=5
         Steps on rows that a pass starts anew, and on all rows in each pass with
-        ``solver="auxiliary"``. ``transform`` goes on until ``inner_tol``.
+        ``solver="auxiliary"``. ``transform`` goes on until ``inner_tol``. With
+        ``solver="gradient"`` both take ten times as many.
     inner_tol : float, default=1e-4
         Relative change of a row's parameters below which that row is done.
     n_cold_iter : int, default=None
@@ -478,6 +522,9 @@ class SparseGammaDEF(ConjugateFactorModel):
     sparsity_ : ndarray of shape (n_layers,)
         For each array of ``weights_``, the share of its entries that are below 1 % of
         the largest one in their column: of what leads to the same unit, or feature.
+    inclusion_probabilities_ : ndarray of shape (layer_sizes[0], n_features)
+        Of ``weight_prior="spike_slab"``, the posterior probability that a weight is
+        none of a spike; else None.
     noise_variance_ : float
         ``sigma^2`` of ``likelihood="gaussian"``, else None.
     lower_bound_ : float
@@ -535,9 +582,14 @@ class SparseGammaDEF(ConjugateFactorModel):
         "link": [StrOptions({"mean", "rate"})],
         "layer_shape": [Interval(Real, 0, None, closed="neither"), "array-like"],
         "top_rate": [Interval(Real, 0, None, closed="neither")],
+        "weight_prior": [StrOptions({"gamma", "spike_slab"})],
         "weight_shape": [Interval(Real, 0, None, closed="neither")],
         "weight_rate": [Interval(Real, 0, None, closed="neither")],
-        "solver": [StrOptions({"expansion", "auxiliary"})],
+        "solver": [StrOptions({"expansion", "auxiliary", "gradient"})],
+        "family": [StrOptions(set(FAMILIES))],
+        "amortized": ["boolean"],
+        "encoder_layers": [tuple, list],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "over_relaxation": [Interval(Real, 1, 2, closed="left")],
         "acceleration": [Interval(Integral, 0, None, closed="left")],
         "init": [StrOptions({"parts", "kmeans", "random"}), "array-like"],
@@ -555,9 +607,14 @@ class SparseGammaDEF(ConjugateFactorModel):
         link="mean",
         layer_shape=0.1,
         top_rate=0.1,
+        weight_prior="gamma",
         weight_shape=0.1,
         weight_rate=0.3,
         solver="expansion",
+        family="gamma",
+        amortized=False,
+        encoder_layers=(200,),
+        learning_rate=0.05,
         over_relaxation=1.4,
         acceleration=5,
         init="parts",
@@ -584,9 +641,14 @@ class SparseGammaDEF(ConjugateFactorModel):
         self.link = link
         self.layer_shape = layer_shape
         self.top_rate = top_rate
+        self.weight_prior = weight_prior
         self.weight_shape = weight_shape
         self.weight_rate = weight_rate
         self.solver = solver
+        self.family = family
+        self.amortized = amortized
+        self.encoder_layers = encoder_layers
+        self.learning_rate = learning_rate
         self.over_relaxation = over_relaxation
         self.acceleration = acceleration
         self.init = init
@@ -636,11 +698,23 @@ class SparseGammaDEF(ConjugateFactorModel):
         return X
 
     def _make_optimizer(self, module, *, is_stochastic, n_updates=None):
+        if self.solver == "gradient":
+            module.n_total = n_updates
+            names = dict(module.named_parameters())
+            of_network = [name for name in names if name.startswith("encoder.")]
+            rates = dict.fromkeys(names, self.learning_rate)
+            rates |= dict.fromkeys(of_network, self.learning_rate / 20)
+            groups = [{"params": [names[n]], "lr": rates[n]} for n in names]
+            return AnnealedAdam(groups, n_updates)
         # Statistics of other rows, or of older weights, are not to be extrapolated, and
         # longer steps are not sure to ascend.
         is_plain = is_stochastic or self.solver == "auxiliary"
         module.over_relaxation = 1.0 if is_plain else self.over_relaxation
         return super()._make_optimizer(module, is_stochastic=is_stochastic)
+
+    def _n_warmup(self, n_updates):
+        # Bounds of single draws say little of whether training is done.
+        return self.max_iter if self.solver == "gradient" else 0
 
     def _n_cold(self, module):
         return n_cold_passes(self.n_cold_iter, self.init, self.max_iter, False)
@@ -715,14 +789,45 @@ class SparseGammaDEF(ConjugateFactorModel):
             )
         shapes = np.broadcast_to(shapes, (len(sizes),)).tolist()
         prior = {"weight_shape": self.weight_shape, "weight_rate": self.weight_rate}
+        has_spikes = self.weight_prior == "spike_slab"
+        if self.amortized and self.solver != "gradient":
+            raise ValueError(
+                "amortized=True needs solver='gradient', which trains a network, got "
+                f"solver={self.solver!r}."
+            )
+        if has_spikes and self.solver != "gradient":
+            if self.solver == "expansion":
+                raise ValueError(
+                    "weight_prior='spike_slab' needs solver='auxiliary' or 'gradient', "
+                    "got solver='expansion'."
+                )
+            if self.likelihood == "gaussian":
+                raise ValueError(
+                    "weight_prior='spike_slab' with likelihood='gaussian' needs "
+                    f"solver='gradient', got solver={self.solver!r}."
+                )
+        if self.solver == "gradient":
+            return PathwiseBelief(
+                sizes,
+                n_features,
+                likelihood=self.likelihood,
+                link=self.link,
+                family=self.family,
+                layer_shapes=shapes,
+                top_rate=self.top_rate,
+                has_spikes=has_spikes,
+                encoder_layers=tuple(self.encoder_layers) if self.amortized else None,
+                learning_rate=self.learning_rate,
+                inner_iter=self.max_inner_iter,
+                **prior,
+            )
         shape = (n_features, sizes[0])
         if self.likelihood == "gaussian":
             emission = Gaussian(shape, **prior)
         else:
-            is_expanded = self.solver == "expansion"
-            emission = (ExpandedCounts if is_expanded else AllocatedCounts)(
-                shape, is_binary=self.likelihood == "bernoulli", **prior
-            )
+            kinds = {"expansion": ExpandedCounts, "auxiliary": AllocatedCounts}
+            kind = SpikedCounts if has_spikes else kinds[self.solver]
+            emission = kind(shape, is_binary=self.likelihood == "bernoulli", **prior)
         return GammaBelief(
             sizes,
             emission=emission,
@@ -759,28 +864,31 @@ class SparseGammaDEF(ConjugateFactorModel):
         totals = np.asarray(positive.sum(axis=0, dtype=np.float64)).ravel()
         # Factors and weights of the same size.
         level = np.sqrt(max(totals.mean() / X.shape[0], 1e-10) / n_components)
-        module.emission.initialize(X, shares * totals, level)
-        activity = positive @ shares.T
-        for statistics in module.upper_statistics:
-            above = statistics.shape[1]
+        activity, uppers = positive @ shares.T, []
+        for above in sizes[1:]:
             # Half from clusters of the units below that are active together.
             parts = initial_parts(activity, above, random_state)
-            weights = 0.5 * (parts + 1 / above)
-            message = module.link.start(torch.from_numpy(weights), self.weight_rate)
-            statistics.data.copy_(message)
-            activity = activity @ weights.T
+            uppers.append(0.5 * (parts + 1 / above))
+            activity = activity @ uppers[-1].T
+        module.initialize(X, shares * totals, level, uppers, random_state)
 
     def _module_attributes(self, module):
-        weights = [module.components(), *(upper.mean for upper in module._uppers)]
-        weights = [w.cpu().numpy().copy() for w in weights]
+        weights, inclusion = module.weights(), module.inclusion_probabilities()
+        weights = [_array(w) for w in weights]
         return {
             "weights_": weights,
             "sparsity_": np.array([(w < 0.01 * w.max(axis=0)).mean() for w in weights]),
             "lower_bound_std_error_": module.lower_bound_std_error,
-            "noise_variance_": (
-                float(module.emission.noise) if self.likelihood == "gaussian" else None
-            ),
+            "inclusion_probabilities_": None
+            if inclusion is None
+            else _array(inclusion),
+            "noise_variance_": module.noise_variance(),
         }
+
+
+def _array(tensor):
+    """A copy, since modules change their tensors in place."""
+    return tensor.detach().cpu().numpy().copy()
 
 
 def _positive_part(X):
