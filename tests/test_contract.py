@@ -36,7 +36,8 @@ def climbing(estimator, **changes):
     if "inference" in model.get_params():
         model.inference = "mean_field"
     if "solver" in model.get_params():
-        model.set_params(solver="auxiliary", amortized=False)
+        # What is few steps by gradients is too few for closed forms.
+        model.set_params(solver="auxiliary", amortized=False, max_inner_iter=5)
     return model
 
 
