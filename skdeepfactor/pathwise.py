@@ -645,10 +645,10 @@ class PathwiseBelief(FactorModule):
         bounds = bounds + self._base(constants.detach().double().sum(1))
         kl = self._weight_kl([weights[0]]) * (weight * len(bounds) / n_samples)
         (kl - weight * bounds.sum()).backward()
-        if local is not None:
-            local = self._moved(local, -state.grad / weight, rate)
-            constants = torch.cat([local, constants], 1)
-        return bounds.detach(), constants
+        if local is None:
+            return bounds.detach(), constants
+        local = self._moved(local, -state.grad / weight, rate)
+        return bounds.detach(), torch.cat([local, constants], 1)
 
     def _fresh_noise(self, layer, like):
         n_draws = (N_UPPER,) if layer > 0 else ()
@@ -668,7 +668,11 @@ def _inputs(x):
 
 
 def _positive(values):
-    """Products of small draws that underflow, at the smallest normal number."""
+    """Products of small draws, at least the smallest normal number.
+
+    A bound on those that underflow, not the product itself: take float64 for shapes far
+    below 0.01.
+    """
     return values.clamp_min(torch.finfo(values.dtype).tiny)
 
 
