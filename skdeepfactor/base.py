@@ -772,6 +772,8 @@ class BaseFactorModel(
             levels = np.linspace(0, 1, len(self._row_totals))
             positions = generator.random(n_samples)
             totals = np.rint(np.interp(positions, levels, self._row_totals))
+            # Of real numbers, whose models have no use for it.
+            totals = np.maximum(totals, 0)
         totals = np.broadcast_to(np.asarray(totals, dtype=np.int64), (n_samples,))
         if (totals < 0).any():
             raise ValueError("n_tokens must not be negative.")

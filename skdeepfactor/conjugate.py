@@ -98,6 +98,50 @@ def allocate(x, mean_log_z, weights):
     return Allocation(z, map_values(torch.div, x, products), products, log_scale)
 
 
+def indicator_excess(log_p):
+    """Log of p / (1 - exp(-p)), the mean of y ~ Poisson(p) that is not 0.
+
+    log(e^p - 1) is p + log p less this.
+    """
+    p = log_p.exp()
+    return torch.where(p < 1e-3, p * (0.5 - p / 24), log_p - (-torch.expm1(-p)).log())
+
+
+def allocate_indicators(x, mean_log_z, weights):
+    """Allocate the counts y of which ``x`` says whether they are at least 1.
+
+    Given that it is, y has the mean p / (1 - exp(-p)), p = sum_k exp(E[log z_nk] +
+    E[log w_kv]); given that it is not, y is 0.
+    """
+    allocation = allocate(x, mean_log_z, weights)
+    excess = map_values(indicator_excess, _log_products(x, allocation, weights))
+    ratio = map_values(
+        lambda ratio, e: ratio * e.exp().to(ratio), allocation.ratio, excess
+    )
+    return allocation._replace(ratio=ratio)
+
+
+def indicator_log_likelihood(x, allocation, weights):
+    """sum_v x_nv log(e^p_nv - 1) of each row, float64: of counts it is x log p."""
+
+    def term(x, log_p):
+        return x * (log_p + log_p.exp() - indicator_excess(log_p))
+
+    return row_sum(map_values(term, x, _log_products(x, allocation, weights)))
+
+
+def _log_products(x, allocation, weights):
+    """Log p at the entries of ``x``, float64."""
+    # What was taken out of the products: at the entries, a product of rank 2.
+    rows = torch.cat([allocation.log_scale, torch.ones_like(allocation.log_scale)], 1)
+    columns = torch.stack([torch.ones_like(weights.log_scale), weights.log_scale])
+    return map_values(
+        lambda p, scale: p.double().log() + scale.double(),
+        allocation.products,
+        product_at(x, rows, columns),
+    )
+
+
 def fixed_point(update, x, state, *, max_steps, tol):
     """Iterate ``state = update(x, state)``, each row to its own convergence.
 

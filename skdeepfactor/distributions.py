@@ -85,6 +85,34 @@ def gamma_kl(shape, rate, mean_log, prior_shape, prior_rate, prior_log_rate):
     return divergence.sum(-1, dtype=torch.float64)
 
 
+def gamma_draws(shape, mean, generator):
+    """Gamma variables in float64, by a NumPy generator."""
+    return log_gamma_draws(shape, mean, generator).exp()
+
+
+def log_gamma_draws(shape, mean, generator):
+    """Their logarithms: by way of gammas of shape + 1, so that none underflows."""
+    shape, mean = shape.double(), mean.double()
+    draws = generator.standard_gamma((shape + 1).cpu().numpy())
+    uniform = 1 - generator.random(draws.shape)
+    both = torch.from_numpy(np.stack([np.log(draws), np.log(uniform)])).to(mean)
+    return both[0] + both[1] / shape + (mean / shape).log()
+
+
+def log_product(a, b):
+    """log(exp(a) @ exp(b)), of which nothing underflows; float64."""
+    rows, columns = a.amax(-1, keepdim=True), b.amax(-2, keepdim=True)
+    product = (a - rows).exp() @ (b - columns).exp()
+    result = product.log() + rows + columns
+    # What was lost in a row's or a column's largest is summed up again.
+    lost = (product < 1e-200).nonzero(as_tuple=True)
+    if len(lost[0]):
+        *batch, row, column = lost
+        terms = a[(*batch, row)] + b.transpose(-2, -1)[(*batch, column)]
+        result[lost] = terms.logsumexp(-1)
+    return result
+
+
 def dirichlet_kl(concentration, mean_log, prior):
     """KL(Dirichlet(concentration) || Dirichlet(prior)), float64.
 

@@ -96,6 +96,12 @@ def row_sum(x):
     )
 
 
+def split_double(values):
+    """Float64 numbers as sums of two of float32, (..., 2)."""
+    large = values.float()
+    return torch.stack([large, (values - large).float()], -1)
+
+
 def row_dot(x, v):
     """``x @ v`` in float64, shape (n_rows,), for ``v`` of shape (n_features,)."""
     if x.layout == torch.strided:

@@ -21,6 +21,33 @@ ESTIMATORS = {
     "SparseGammaDEF-auxiliary": SparseGammaDEF(
         (3, 2, 1), solver="auxiliary", max_iter=15, init="kmeans", random_state=0
     ),
+    "SparseGammaDEF-rate": SparseGammaDEF(
+        (3, 2), link="rate", layer_shape=3.0, max_iter=25, random_state=0
+    ),
+    "SparseGammaDEF-gaussian": SparseGammaDEF(
+        (3, 2), likelihood="gaussian", max_iter=25, random_state=0
+    ),
+    "SparseGammaDEF-spike_slab": SparseGammaDEF(
+        (3, 2),
+        solver="auxiliary",
+        weight_prior="spike_slab",
+        weight_shape=1.0,
+        max_iter=15,
+        random_state=0,
+    ),
+    "SparseGammaDEF-gradient": SparseGammaDEF(
+        (3, 2), solver="gradient", max_iter=60, max_inner_iter=2, random_state=0
+    ),
+    "SparseGammaDEF-amortized": SparseGammaDEF(
+        (3, 2),
+        solver="gradient",
+        family="lognormal",
+        amortized=True,
+        encoder_layers=(8,),
+        max_iter=60,
+        learning_rate=0.1,
+        random_state=0,
+    ),
     "PoissonFactorization": PoissonFactorization(3, random_state=0),
     "PoissonFactorization-hierarchical": PoissonFactorization(
         3, hierarchical=True, random_state=0

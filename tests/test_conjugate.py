@@ -5,7 +5,14 @@ import scipy.special
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skdeepfactor.conjugate import Anderson, Weights, allocate, fixed_point
+from skdeepfactor.conjugate import (
+    Anderson,
+    Weights,
+    allocate,
+    allocate_indicators,
+    fixed_point,
+    indicator_log_likelihood,
+)
 from skdeepfactor.data import to_tensor
 from skdeepfactor.distributions import digamma
 
@@ -93,6 +100,30 @@ def test_allocation_is_that_of_the_shares(n_components, n_rows, batch, dtype, de
     for result, array in zip(found, expected, strict=True):
         assert result.shape == array.shape
         assert_allclose(result.cpu(), array, rtol=rtol, atol=rtol)
+
+
+def test_indicators_are_allocated_as_their_expected_counts(batch, dtype, device):
+    x, mean_log_z, mean_log_w = problem(spread=1.0)
+    x = (x > 0).astype(float)
+    logits = mean_log_z[:, None, :] + mean_log_w.T[None]
+    p = np.exp(scipy.special.logsumexp(logits, axis=2))
+    expected = brute_force(x * p / -np.expm1(-p), mean_log_z, mean_log_w)
+    w = torch.from_numpy(mean_log_w).to(device, dtype)
+    weights = Weights.from_mean_log(lambda features: w[:, features], w.shape, w)
+    z = torch.from_numpy(mean_log_z).to(device, dtype)
+    x_batch = batch(x, dtype)
+    allocation = allocate_indicators(x_batch, z, weights)
+    feature_counts = torch.zeros_like(w)
+    allocation.add_feature_counts(feature_counts, weights)
+    for actual, exact in (
+        (allocation.row_counts(weights), expected[0]),
+        (feature_counts, expected[1]),
+        (
+            indicator_log_likelihood(x_batch, allocation, weights),
+            (x * np.log(np.expm1(p))).sum(1),
+        ),
+    ):
+        assert_allclose(actual.cpu(), exact, rtol=RTOL[dtype], atol=1e-5)
 
 
 def test_allocation_keeps_all_counts(batch, dtype, device):

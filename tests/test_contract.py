@@ -37,7 +37,8 @@ def climbing(estimator, **changes):
     if "inference" in model.get_params():
         model.inference = "mean_field"
     if "solver" in model.get_params():
-        model.solver = "auxiliary"
+        # What is few steps by gradients is too few for closed forms.
+        model.set_params(solver="auxiliary", amortized=False, max_inner_iter=5)
     return model
 
 

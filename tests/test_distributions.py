@@ -20,6 +20,8 @@ from skdeepfactor.distributions import (
     gamma_kl,
     gamma_shape,
     gamma_shape_and_rate,
+    log_gamma_draws,
+    log_product,
     scaled_exp,
     symmetric_dirichlet,
 )
@@ -461,3 +463,21 @@ def test_the_bound_on_the_divergence_of_a_mixture_is_one():
     single = GaussianMixture.standard(2, like=mean)
     exact = 0.5 * (mean.square() + var - 1 - var.log()).sum(1)
     assert_allclose(single.kl_bound(mean, var, log_det)[0], exact)
+
+
+def test_products_of_logarithms_do_not_underflow():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0, 400, (2, 5, 3)), rng.normal(0, 400, (2, 3, 4))
+    expected = scipy.special.logsumexp(a[..., None] + b[:, None], axis=2)
+    actual = log_product(torch.from_numpy(a), torch.from_numpy(b))
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-12)
+
+
+def test_draws_of_tiny_shapes_are_finite_logarithms():
+    shape = torch.full((20_000,), 1e-3)
+    draws = log_gamma_draws(shape, shape, np.random.default_rng(0)).numpy()
+    assert np.isfinite(draws).all()
+    assert (draws < -700).mean() > 0.3
+    expected = scipy.special.digamma(1e-3)
+    error = draws.std() / len(draws) ** 0.5
+    assert abs(draws.mean() - expected) < 4 * error

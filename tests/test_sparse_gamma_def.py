@@ -1,16 +1,23 @@
 """Gamma deep exponential families against quadrature, Monte Carlo and planted parts."""
 
+import pickle
+
 import numpy as np
 import pytest
 import scipy.sparse
+import scipy.special
 import scipy.stats
 import torch
 from numpy.testing import assert_allclose
 from scipy.optimize import linear_sum_assignment
+from sklearn.base import clone
+from sklearn.metrics import f1_score
 
 from skdeepfactor import PoissonFactorization, SparseGammaDEF
+from skdeepfactor.conjugate import indicator_excess
 from skdeepfactor.data import to_tensor
 from skdeepfactor.distributions import InverseGaussians
+from skdeepfactor.pathwise import FAMILIES, FreshNoise, KeyedNoise
 
 RHO, TAU = [0.5, 2.0, 3e-3, 50.0, 1.0], [0.3, 1e-6, 40.0, 20.0, 200.0]
 
@@ -76,9 +83,37 @@ def test_parameters_of_a_mean():
     assert_allclose(rho * tau, 1)
 
 
-def test_the_bound_is_that_of_an_independent_estimate(fitted):
+def inverse_gaussian(upper, order):
+    rho, tau = upper.rho.numpy(), upper.tau.numpy()
+    scale = np.sqrt(tau / rho)
+    return scipy.stats.geninvgauss(order, 2 * np.sqrt(rho * tau), scale=scale)
+
+
+def log_likelihood(model, X, mean):
+    """The sum over all entries, by SciPy."""
+    if model.likelihood == "gaussian":
+        scale = np.sqrt(model.noise_variance_)
+        return scipy.stats.norm.logpdf(X, mean, scale).sum()
+    if model.likelihood == "bernoulli":
+        return (scipy.special.xlogy(X, -np.expm1(-mean)) - (1 - X) * mean).sum()
+    return scipy.stats.poisson.logpmf(X, mean).sum()
+
+
+def of_likelihood(X, likelihood):
+    """Counts as data for another likelihood."""
+    if likelihood == "gaussian":
+        return X + np.random.default_rng(3).normal(0, 2, X.shape)
+    return (X > 2).astype(float) if likelihood == "bernoulli" else X
+
+
+@pytest.mark.parametrize("link", ["mean", "rate"])
+@pytest.mark.parametrize("likelihood", ["poisson", "bernoulli", "gaussian"])
+def test_the_bound_is_that_of_an_independent_estimate(likelihood, link):
     """E_q[log p(x, z, W) - log q(z, W)], with every density by SciPy."""
-    model, X = fitted
+    X = of_likelihood(planted()[0], likelihood)
+    model = SparseGammaDEF(
+        (6, 4, 2), likelihood=likelihood, link=link, random_state=0, max_iter=30
+    ).fit(X)
     module = model._load(torch.float64)
     x = to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
     with torch.no_grad():
@@ -86,41 +121,42 @@ def test_the_bound_is_that_of_an_independent_estimate(fitted):
     rng = np.random.default_rng(1)
     gamma = scipy.stats.gamma
 
-    def inverse_gaussian(upper, order):
-        rho, tau = upper.rho.numpy(), upper.tau.numpy()
-        scale = np.sqrt(tau / rho)
-        return scipy.stats.geninvgauss(order, 2 * np.sqrt(rho * tau), scale=scale)
-
     def by_shape(shape, mean):
         shape, mean = shape.numpy(), mean.numpy()
         return gamma(shape, scale=mean / shape)
 
-    families = [
-        by_shape(q.factors.shape, q.factors.mean),
-        *(inverse_gaussian(upper, 0.1) for upper in q.factors.uppers),
-    ]
+    def upper(units):
+        if link == "rate":
+            return by_shape(units.shape, units.mean)
+        return inverse_gaussian(units, 0.1)
+
+    uppers = q.factors.uppers
+    families = [by_shape(q.factors.shape, q.factors.mean), *map(upper, uppers)]
+    emission = module.emission
     weights = [
-        by_shape(module.weight_concentration.T, module.weight_mean.T),
-        *(inverse_gaussian(upper, 0.1) for upper in module._uppers),
+        by_shape(emission.weight_concentration.T, emission.weight_mean.T),
+        *map(upper, module._uppers),
     ]
-    family = InverseGaussians(0.1)
-    bounds = []
     generator = np.random.default_rng(2)
+    of_units = enumerate(uppers)
     drawn = [
-        family.sample(upper.rho, upper.tau, 200, generator).numpy()
-        for upper in (*q.factors.uppers, *module._uppers)
+        *(module.link.draw(n, units, 200, generator).numpy() for n, units in of_units),
+        *(module.link.draw_weights(w, 200, generator).numpy() for w in module._uppers),
     ]
-    n_above = len(q.factors.uppers)
+    n_above, bounds = len(uppers), []
     for draw in range(200):
         z = [families[0].rvs(random_state=rng), *(d[draw] for d in drawn[:n_above])]
         w = [weights[0].rvs(random_state=rng), *(d[draw] for d in drawn[n_above:])]
-        z[0], w[0] = (np.maximum(v, 1e-300) for v in (z[0], w[0]))
-        bound = scipy.stats.poisson.logpmf(X, z[0] @ w[0]).sum()
+        if link == "rate":  # Logarithms were drawn.
+            z[1:], w[1:] = ([np.exp(v) for v in values[1:]] for values in (z, w))
+        z, w = ([np.maximum(v, 1e-300) for v in values] for values in (z, w))
+        bound = log_likelihood(model, X, z[0] @ w[0])
         for layer, (values, own) in enumerate(zip(z, families, strict=True)):
-            mean = np.ones_like(values)
+            scale = 1 / 0.1
             if layer + 1 < len(z):
-                mean = z[layer + 1] @ w[layer + 1]
-            bound += gamma.logpdf(values, 0.1, scale=mean / 0.1).sum()
+                product = z[layer + 1] @ w[layer + 1]
+                scale = 1 / product if link == "rate" else product / 0.1
+            bound += gamma.logpdf(values, 0.1, scale=scale).sum()
             bound -= own.logpdf(values).sum()
         for values, own in zip(w, weights, strict=True):
             bound += gamma.logpdf(values, 0.1, scale=1 / 0.3).sum()
@@ -143,8 +179,10 @@ def test_one_layer_is_poisson_factorization():
     )
     flat.set_params(random_state=0, max_iter=30).fit(X)
     deep = SparseGammaDEF((4,), solver="auxiliary", max_iter=1, random_state=0).fit(X)
-    deep._parameters["weight_concentration"] = flat.weight_concentration_.T.copy()
-    deep._parameters["weight_mean"] = flat.components_.T.copy()
+    deep._parameters["emission.weight_concentration"] = (
+        flat.weight_concentration_.T.copy()
+    )
+    deep._parameters["emission.weight_mean"] = flat.components_.T.copy()
     for model in (flat, deep):
         model._fitted_with["inner_tol"] = 1e-10
     assert_allclose(deep.score_samples(X), flat.score_samples(X), rtol=1e-6)
@@ -152,14 +190,135 @@ def test_one_layer_is_poisson_factorization():
 
 
 @pytest.mark.parametrize("sizes", [(5,), (5, 3), (6, 4, 2), (6, 5, 4, 3, 2)])
-def test_steps_on_the_closed_form_climb_it(sizes):
-    X, _ = planted(60)
+@pytest.mark.parametrize(
+    ("likelihood", "link"),
+    [
+        ("poisson", "mean"),
+        ("poisson", "rate"),
+        ("bernoulli", "mean"),
+        ("gaussian", "mean"),
+        ("gaussian", "rate"),
+    ],
+)
+def test_steps_on_the_closed_form_climb_it(sizes, likelihood, link):
+    X = of_likelihood(planted(60)[0], likelihood)
     model = SparseGammaDEF(
-        sizes, solver="auxiliary", max_iter=60, tol=0, random_state=0
+        sizes,
+        likelihood=likelihood,
+        link=link,
+        solver="auxiliary",
+        max_iter=60,
+        tol=0,
+        random_state=0,
     ).fit(X)
     bounds = np.array(model.history_["lower_bound"])
     assert (np.diff(bounds) >= -1e-9 * np.abs(bounds[1:])).all()
     assert bounds[-1] > bounds[0]
+
+
+def test_indicators_are_counts_of_which_only_their_presence_is_known():
+    """The auxiliary bound of one entry, by a sum over the count."""
+    p, m = 1.7, 2.1
+    y = np.arange(1, 60)
+    q = scipy.stats.poisson.pmf(y, p) / -np.expm1(-p)
+    expected = (q * (scipy.stats.poisson.logpmf(y, m) - np.log(q))).sum()
+    log_p = torch.tensor([np.log(p)])
+    excess = float(indicator_excess(log_p))
+    assert np.exp(excess) == pytest.approx((q * y).sum())
+    actual = np.exp(excess) * np.log(m / p) + np.log(np.expm1(p)) - m
+    assert actual == pytest.approx(expected)
+    assert p + np.log(p) - excess == pytest.approx(np.log(np.expm1(p)))
+    # The series takes over where the difference would cancel.
+    small = torch.tensor([1e-9, 0.99e-3, 1.01e-3]).double()
+    by_numpy = np.log(small.numpy() / -np.expm1(-small.numpy()))
+    assert_allclose(indicator_excess(small.log()), by_numpy, rtol=1e-6, atol=1e-15)
+
+
+def binary(n_samples=80):
+    return scipy.sparse.csr_matrix(planted(n_samples)[0] > 2).astype(float)
+
+
+@pytest.mark.parametrize("solver", ["expansion", "auxiliary"])
+def test_binary_data_sparse_or_dense(solver):
+    X = binary()
+    model = SparseGammaDEF(
+        (4, 2), likelihood="bernoulli", solver=solver, max_iter=20, random_state=0
+    )
+    sparse, dense = model.fit(X).components_, clone(model).fit(X.toarray()).components_
+    assert_allclose(sparse, dense, rtol=1e-6)
+    Z = model.transform(X)
+    assert_allclose(model.transform(X.toarray()[3:5]), Z[3:5], rtol=1e-9)
+    expected = model.inverse_transform(Z)
+    assert ((expected >= 0) & (expected <= 1)).all()
+    assert expected[X.toarray() == 1].mean() > 2 * expected[X.toarray() == 0].mean()
+    draws = model.sample(500, random_state=0)
+    assert set(np.unique(draws)) == {0.0, 1.0}
+    with pytest.raises(AttributeError, match="perplexity"):
+        model.perplexity(X)
+    again = pickle.loads(pickle.dumps(model))
+    assert_allclose(again.score_samples(X), model.score_samples(X), rtol=0)
+    assert np.isfinite(model.partial_fit(X[:20]).score(X))
+
+
+@pytest.mark.parametrize("values", [[[0.0, 2.0]], [[0.5, 1.0]]])
+@pytest.mark.parametrize("container", [np.array, scipy.sparse.csr_matrix])
+def test_binary_data_are_zeros_and_ones(values, container):
+    with pytest.raises(ValueError, match=r"needs values that are 0 or 1, got (2|0\.5)"):
+        SparseGammaDEF((1,), likelihood="bernoulli").fit(container(values))
+    with pytest.raises(ValueError, match="Negative values"):
+        SparseGammaDEF((1,), likelihood="bernoulli").fit(-container(values))
+
+
+def test_binary_data_of_ugly_shapes():
+    for X in (np.zeros((4, 3)), np.ones((4, 3)), np.eye(4), np.ones((1, 1))):
+        for solver in ("expansion", "auxiliary"):
+            model = SparseGammaDEF(
+                (5, 2), likelihood="bernoulli", solver=solver, random_state=0
+            )
+            Z = model.fit(X).transform(X)
+            assert np.isfinite(Z).all()
+            assert np.isfinite(model.lower_bound_)
+
+
+def test_noise_is_learnt():
+    X, parts = planted(400)
+    rng = np.random.default_rng(3)
+    mean = rng.gamma(0.4, 3, (400, len(parts))) @ parts
+    model = SparseGammaDEF((4,), likelihood="gaussian", max_iter=200, random_state=0)
+    model.fit(rng.normal(mean, 2))
+    assert model.noise_variance_ == pytest.approx(4, rel=0.05)
+    assert SparseGammaDEF((4,), max_iter=1).fit(X).noise_variance_ is None
+    draws = model.sample(4000, random_state=0)
+    assert isinstance(draws, np.ndarray)
+    assert (draws < 0).any()
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_other_likelihoods_recover_planted_parts(likelihood):
+    counts, parts = planted(600)
+    X = of_likelihood(counts, likelihood)
+    model = SparseGammaDEF(
+        (4, 2), likelihood=likelihood, max_iter=200, random_state=0
+    ).fit(X)
+    correlations = np.corrcoef(model.components_, parts)[:4, 4:]
+    rows, columns = linear_sum_assignment(-correlations)
+    # Binary data say less of how large a weight is.
+    least = 0.6 if likelihood == "bernoulli" else 0.9
+    assert correlations[rows, columns].min() > least
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "poisson"])
+def test_the_expansion_is_better_for_binary_data_too(likelihood):
+    X = of_likelihood(planted()[0], likelihood)
+    bounds = {}
+    for solver in ("auxiliary", "expansion"):
+        model = SparseGammaDEF(
+            (4, 2), likelihood=likelihood, solver=solver, max_iter=200, random_state=0
+        )
+        module = model.fit(X)._load(torch.float64)
+        x = to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
+        bounds[solver] = module.data_bound(lambda x=x: [(x, None)])
+    assert bounds["expansion"] > bounds["auxiliary"]
 
 
 @pytest.mark.parametrize("sizes", [(4,), (4, 2)])
@@ -299,3 +458,232 @@ def test_draws_have_the_means_of_the_model(fitted):
     top = model.weights_[2]
     mean = np.ones(2) @ top @ model.weights_[1] @ model.weights_[0]
     assert draws.mean() == pytest.approx(mean.mean(), rel=0.5)
+
+
+# Gradients.
+
+
+def by_gradients(sizes, family="gamma", **parameters):
+    settings = {"max_iter": 1000, "random_state": 0, **parameters}
+    return SparseGammaDEF(sizes, solver="gradient", family=family, **settings)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_draws_of_a_family_have_its_moments(family):
+    functions = FAMILIES[family]
+    mean, shape = torch.tensor([0.2, 7.0, 3.0]), torch.tensor([0.7, 4.0, 50.0])
+    pair = functions.of_mean(mean.double(), shape.double())
+    assert_allclose(functions.mean(*pair), mean, rtol=1e-6)
+    n_draws = 20_000
+    first, second = (v.expand(n_draws, 3).clone().requires_grad_() for v in pair)
+    keys = torch.arange(n_draws)
+    expected = functions.distribution(*pair)
+    assert_allclose(functions.mean(*pair), expected.mean, rtol=1e-6)
+    assert_allclose(functions.entropy(*pair), expected.entropy(), rtol=1e-6)
+    for noise in (
+        FreshNoise(first, torch.Generator().manual_seed(0)),
+        KeyedNoise(keys, first, 3),
+    ):
+        draws = functions.log_draw(first, second, noise)
+        for own, cdf in zip(
+            draws.exp().detach().T, expected_cdfs(expected), strict=True
+        ):
+            assert scipy.stats.kstest(own.numpy(), cdf).pvalue > 1e-3
+        # The slope of E[log y] is that of its closed form.
+        slopes = torch.autograd.grad(draws.sum(), [first, second])
+        one = [v.clone().requires_grad_() for v in pair]
+        closed = torch.autograd.grad(
+            functions.mean_log(*one).sum(), one, materialize_grads=True
+        )
+        for slope, exact in zip(slopes, closed, strict=True):
+            error = slope.std(0) / n_draws**0.5 + 1e-9
+            assert ((slope.mean(0) - exact).abs() < 5 * error).all()
+
+
+def expected_cdfs(distribution):
+    """The distribution functions of three variables, of NumPy arrays."""
+    return [
+        lambda y, k=k: distribution.cdf(
+            torch.from_numpy(np.asarray(y))[:, None].expand(-1, 3)
+        )[:, k].numpy()
+        for k in range(3)
+    ]
+
+
+@pytest.mark.parametrize("link", ["mean", "rate"])
+@pytest.mark.parametrize(
+    ("family", "likelihood"),
+    [("gamma", "gaussian"), ("lognormal", "poisson"), ("weibull", "bernoulli")],
+)
+def test_the_bound_of_gradients_is_that_of_an_independent_estimate(
+    family, likelihood, link
+):
+    """E_q[log p(x, z, W) - log q(z, W)], with every density by torch."""
+    X = of_likelihood(planted(60)[0], likelihood)
+    model = by_gradients(
+        (4, 3, 2), family, likelihood=likelihood, link=link, max_iter=300
+    ).fit(X)
+    module = model._load(torch.float64)
+    x = to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
+    with torch.no_grad():
+        state = module.posterior(x).state
+        distribution = FAMILIES[family].distribution
+        q_z = [distribution(*pair) for pair in module._split(state)]
+        q_w = [distribution(*pair) for pair in module._weight_pairs()]
+        a, c, d = (torch.tensor(v).double() for v in (0.1, 0.1, 0.3))
+        bounds = []
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            for _ in range(300):
+                z, w = ([q.sample() for q in both] for both in (q_z, q_w))
+                bound = log_likelihood(model, X, (z[0] @ w[0].T).numpy())
+                for layer, values in enumerate(z):
+                    rate = torch.full_like(values, 0.1)
+                    if layer + 1 < len(z):
+                        product = z[layer + 1] @ w[layer + 1]
+                        rate = product if link == "rate" else a / product
+                    prior = torch.distributions.Gamma(a, rate, validate_args=False)
+                    bound += float(prior.log_prob(values).sum())
+                for values in w:
+                    prior = torch.distributions.Gamma(c, d)
+                    bound += float(prior.log_prob(values).sum())
+                both = zip([*q_z, *q_w], [*z, *w], strict=True)
+                bound -= sum(float(q.log_prob(v).sum()) for q, v in both)
+                bounds.append(bound)
+    expected, error = np.mean(bounds), np.std(bounds) / len(bounds) ** 0.5
+    actual = module.data_bound(lambda: [(x, state)])
+    error = np.hypot(error, module.lower_bound_std_error)
+    assert abs(actual - expected) < 4 * error
+    assert error < 0.02 * abs(expected)
+    rows = model.score_samples(X).sum() - float(module.global_kl().detach())
+    assert abs(rows - expected) < 4 * error + 0.01 * abs(expected)
+
+
+def test_gradients_and_closed_forms_agree():
+    X, _ = planted()
+    closed = SparseGammaDEF((4,), max_iter=300, random_state=0).fit(X)
+    sampled = by_gradients((4,)).fit(X)
+    assert sampled.lower_bound_ == pytest.approx(closed.lower_bound_, rel=0.005)
+    correlations = np.corrcoef(sampled.components_, closed.components_)[:4, 4:]
+    assert correlations.max(0).min() > 0.99
+    assert sampled.score(X) == pytest.approx(sampled.lower_bound_ / len(X), rel=0.1)
+
+
+def test_families_and_networks_find_about_the_same_bound():
+    X, _ = planted()
+    bounds = {
+        (family, amortized): by_gradients(
+            (4, 2), family, amortized=amortized, max_iter=500
+        )
+        .fit(X)
+        .lower_bound_
+        for family in FAMILIES
+        for amortized in (False, True)
+    }
+    best = max(bounds[family, False] for family in FAMILIES)
+    for family in FAMILIES:
+        assert bounds[family, False] > best - 0.02 * abs(best)
+        own = bounds[family, False]
+        assert bounds[family, True] > own - 0.02 * abs(own)
+
+
+def test_a_network_is_asked_for_with_gradients():
+    with pytest.raises(ValueError, match="amortized=True needs solver='gradient'"):
+        SparseGammaDEF((2,), amortized=True).fit(planted(20)[0])
+
+
+# Spikes and slabs.
+
+
+def spiked(sizes=(6,), **parameters):
+    settings = {"solver": "auxiliary", "max_iter": 200, "random_state": 0, **parameters}
+    return SparseGammaDEF(
+        sizes, weight_prior="spike_slab", weight_shape=2.0, **settings
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("solver", ["auxiliary", "gradient"])
+def test_a_planted_support_is_found(seed, solver):
+    X, parts = sparse_and_layered(seed)
+    settings = {"n_init": 4} if solver == "auxiliary" else {"max_iter": 1000}
+    model = spiked(solver=solver, **settings).fit(X)
+    correlations = np.corrcoef(model.components_, parts)[:6, 6:]
+    rows, columns = linear_sum_assignment(-correlations)
+    inclusion = model.inclusion_probabilities_[rows]
+    assert inclusion.shape == parts.shape
+    f1 = f1_score((parts[columns] > 0).ravel(), (inclusion > 0.5).ravel())
+    assert f1 > 0.9
+    assert (inclusion < 0.1).mean() > 0.3
+    # Without spikes there are none.
+    assert SparseGammaDEF((2,), max_iter=1).fit(X).inclusion_probabilities_ is None
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "bernoulli"])
+def test_steps_with_spikes_climb_the_bound(likelihood):
+    X = of_likelihood(sparse_and_layered(0, 100)[0], likelihood)
+    model = spiked((6, 2), likelihood=likelihood, tol=0).fit(X)
+    bounds = np.array(model.history_["lower_bound"])
+    assert (np.diff(bounds) >= -1e-9 * np.abs(bounds[1:])).all()
+
+
+def test_the_posterior_of_spikes_is_that_of_a_mixture():
+    """Of the weights given what rows say of them: by quadrature."""
+    model = spiked().fit(sparse_and_layered(0, 100)[0])
+    emission = model._load(torch.float64).emission
+    slab, spike = (scipy.stats.gamma(a, scale=1 / b) for a, b in emission.kinds)
+    share = float(emission.inclusion_rate)
+    t = np.linspace(-60, 8, 200_001)
+    w, step = np.exp(t), t[1] - t[0]
+    density = share * slab.pdf(w) + (1 - share) * spike.pdf(w)
+    for feature, unit in ((0, 0), (5, 3), (11, 2)):
+        counts = float(emission.counts.detach()[feature, unit])
+        total = float(emission.totals.detach()[unit])
+        weight = density * w * np.exp(counts * t - total * w - counts)
+        mean = (weight * w).sum() / weight.sum()
+        actual = float(emission.weight_mean[feature, unit])
+        # The share of slabs was renewed after the odds were.
+        assert actual == pytest.approx(mean, rel=1e-3)
+        assert step < 1e-3
+    draws = emission.draw(np.random.default_rng(0))
+    assert draws.mean() == pytest.approx(float(emission.weight_mean.mean()), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"solver": "expansion"}, "needs solver='auxiliary' or 'gradient'"),
+        ({"likelihood": "gaussian"}, "'gaussian' needs solver='gradient'"),
+    ],
+)
+def test_spikes_that_have_no_closed_form_are_named(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        spiked(**parameters).fit(planted(20)[0])
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize("solver", ["expansion", "auxiliary", "gradient"])
+@pytest.mark.parametrize("link", ["mean", "rate"])
+def test_extreme_sizes_counts_and_shapes(solver, link):
+    rng = np.random.default_rng(0)
+    X = rng.poisson(1.0, (6, 4)).astype(float)
+    X[2], X[:, 1], X[0, 0] = 0, 0, 1e9
+    for sizes, shape, rows in (
+        ((9, 1), 0.1, slice(None)),
+        ((1, 1, 1), 0.1, slice(1)),
+        ((3, 2), 0.001, slice(None)),
+    ):
+        model = SparseGammaDEF(
+            sizes,
+            solver=solver,
+            link=link,
+            layer_shape=shape,
+            max_iter=30,
+            random_state=0,
+        )
+        Z = model.fit(X[rows]).transform(X)
+        assert np.isfinite(Z).all()
+        assert np.isfinite(model.lower_bound_)
+        assert np.isfinite(model.score(X))

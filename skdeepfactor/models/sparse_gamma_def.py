@@ -13,60 +13,31 @@ and weights sparse. Every upper unit is a group of units below it.
 
 **Posterior.** Gamma for :math:`z_1` and :math:`W_0`; for all others the generalized
 inverse Gaussian :math:`q(y) \propto y^{g-1} e^{-\rho y - \tau / y}` with g the shape of
-its prior, which has E[1/y] where a gamma of small shape has none.
-
-**Upper layers.** With :math:`M = E[z_{l+1}] E[W_l]` and
-:math:`C_k = 1 / \sum_j (E[1/z_{l+1,j}]\, E[1/W_{l,jk}])^{-1}`,
+its prior, which has E[1/y] where a gamma of small shape has none. The updates of the
+layers above the first, and those with ``link="rate"``,
 
 .. math::
-    E[-\log \mu_k] \ge -\log M_k, \qquad E[1 / \mu_k] \le C_k,
+    z_{nl,k} \sim \text{Gamma}(a_l, \mu_{nlk}),
 
-by Jensen's inequality, and by that of Cauchy and Schwarz with shares
-:math:`\phi_{jk} = C_k / (E[1/z_j] E[1/W_{jk}])`. So the expected log density of layer l
-is at least
+are derived in ``layers.py``; those of the first layer and its weights, for counts, for
+binary data, P(x = 1) = 1 - exp(-(z W)_v), and for real numbers, x ~ N((z W)_v,
+sigma^2), in ``emissions.py``. All of them climb one bound, in closed form, which
+``score`` is made of.
 
-.. math::
-    a_l \log a_l - \log \Gamma(a_l) - a_l \log M_k + (a_l - 1) E \log z_{lk}
-    - a_l E[z_{lk}]\, C_k,
+**Spikes.** With ``weight_prior="spike_slab"`` the prior of :math:`W_0` is a mixture of
+two gammas, :math:`\pi\, \text{Gamma}(c, d) + (1 - \pi)\, \text{Gamma}(1, d')`, the
+second a narrow one, and its posterior such a mixture too; see ``emissions.py``.
 
-the prior of :math:`z_{lk}` has the rate :math:`a_l C_k`, and at the current M (whose
-logarithm lies below its tangent) and :math:`\phi` the best posteriors of the layer
-above and of its weights are, in closed form,
+**Gradients.** Of the same models, with other families of posteriors, and with networks
+that give them, are in ``pathwise.py``.
 
-.. math::
-    \rho_j = r_j + a_l \sum_k \frac{E[W_{jk}]}{M_k}, \qquad
-    \tau_j = a_l \sum_k E[z_{lk}]\, \phi_{jk}^2\, E[1/W_{jk}],
-
-:math:`r_j` the rate of the unit's own prior; for :math:`W_{jk}` the same with the roles
-of z and W exchanged and sums over rows in the place of sums over k.
-
-**Counts, in the bound.** With shares of each count among the units of layer 1, as in
-Poisson factorization, :math:`E \log (z W)_v \ge \log \sum_k e^{E \log z_k + E \log
-W_{kv}}`. This is the bound that ``score`` is made of, and the one that
-``solver="auxiliary"`` climbs.
-
-**Counts, in the updates.** That bound lies far below the evidence where a count has
-many sources. Instead, ``solver="expansion"`` takes :math:`E \log (z W)_v` to second
-order around the means (z, w for short, m = zw): with :math:`c = 1 / \text{shape}`,
-
-.. math::
-    F = \sum_v x_v \Big(\log m_v - \frac{s_v}{2 m_v^2}\Big) - m_v - KL, \qquad
-    s_v = \sum_k z_k^2 w_{kv}^2 \big((1 + c_k)(1 + c_{kv}) - 1\big).
-
-With :math:`R_v = (x_v / m_v)(1 + s_v / m_v^2)`, :math:`Q_k = \sum_v (x_v / m_v^2)
-w_{kv}^2 (1 + c_{kv})` and :math:`Q^0_k` the same without c, F is stationary in the mean
-:math:`z_k` and in its shape where
-
-.. math::
-    a + z_k \sum_v R_v w_{kv} = z_k \Big(r_k + \sum_v w_{kv}\Big)
-        + z_k^2 \big((1 + c_k) Q_k - Q^0_k\big), \qquad
-    \text{shape} = a + \frac{z_k^2 Q_k}{g(\text{shape})},
-
-with r the rate of the prior and g(s) = 2 s^2 (psi'(s) - 1/s), which falls from 2 at 0
-to 1. The mean is multiplied by the ratio of the two sides, to a power above 1 (over-
-relaxation); the same for w, with sums over rows. The logarithms of all means are then
-extrapolated from the last passes, with shapes as weights, and the extrapolation taken
-back if F has fallen after the next one. F is no bound: what is reported as
+**Expansion.** For counts and binary data that bound lies far below the evidence where
+a count has many sources. ``solver="expansion"`` takes the likelihood to second order
+around the means instead, and multiplies means by the ratio of the two sides of the
+condition for an optimum, to a power above 1. (For real numbers the second order is all
+there is, and the bound the same.) The logarithms of all means are then extrapolated
+from the last passes, with shapes as weights, and the extrapolation taken back if the
+estimate has fallen after the next one. It is no bound: what is reported as
 ``lower_bound_`` is a Monte Carlo estimate of the evidence lower bound itself.
 
 Ranganath, Tang, Charlin and Blei (2015), Deep exponential families; Naesseth, Ruiz,
@@ -83,6 +54,7 @@ from numbers import Integral, Real
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+import scipy.sparse
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -90,28 +62,27 @@ from torch import nn
 from torch.distributions import Gamma
 
 from skdeepfactor.base import ConjugateFactorModel
-from skdeepfactor.conjugate import (
-    MAX_STEPS,
-    Weights,
-    allocate,
-    fixed_point,
-    log_factorials,
+from skdeepfactor.conjugate import MAX_STEPS, fixed_point
+from skdeepfactor.distributions import gamma_draws, gamma_kl
+from skdeepfactor.emissions import (
+    FLOORS,
+    AllocatedCounts,
+    ExpandedCounts,
+    Gaussian,
+    SpikedCounts,
+    mean_log,
 )
-from skdeepfactor.distributions import InverseGaussians, digamma, gamma_kl
 from skdeepfactor.initialization import (
     check_init,
     initial_counts,
     initial_parts,
     n_cold_passes,
 )
+from skdeepfactor.layers import LINKS
 from skdeepfactor.module import FactorModule
-from skdeepfactor.ops import map_values, product_at, row_sum, transposed_products
-
-# Means, and products of them, below these are taken to be these.
-FLOORS = {torch.float32: 1e-12, torch.float64: 1e-100}
-
-# Of rho times tau, which can collapse faster than exponentially.
-FLOOR = 1e-14
+from skdeepfactor.ops import map_values, row_sum, split_double
+from skdeepfactor.pathwise import FAMILIES, PathwiseBelief
+from skdeepfactor.training import AnnealedAdam
 
 # Every so many steps one is not over-relaxed, against oscillations.
 PLAIN_EVERY = 10
@@ -119,27 +90,6 @@ PLAIN_EVERY = 10
 # Draws for the bound of the training data, and how many are made at a time.
 N_DRAWS = 20
 DRAWS_AT_ONCE = 10
-
-
-class Upper(NamedTuple):
-    """Generalized inverse Gaussians: parameters, E[y], E[1 / y], log normaliser."""
-
-    rho: torch.Tensor
-    tau: torch.Tensor
-    mean: torch.Tensor
-    inverse: torch.Tensor
-    log_normaliser: torch.Tensor
-
-    @classmethod
-    def of(cls, family, rho, tau):
-        """With the moments of a family."""
-        tau = torch.maximum(tau, FLOOR / rho)
-        return cls(rho, tau, *family.moments(rho, tau))
-
-    def entropy(self):
-        """The entropy, but for (g - 1) E[log y], float64."""
-        terms = self.rho * self.mean + self.tau * self.inverse
-        return self.log_normaliser + terms.double()
 
 
 class Factors(NamedTuple):
@@ -160,22 +110,21 @@ class BottomPosterior(Gamma):
 
 
 class GammaBelief(FactorModule):
-    """Counts of a row from layers of gamma factors.
+    """Data of a row from layers of gamma factors.
 
-    Local parameters of a row are the means and shapes of layer 1, and rho and tau of
-    each layer above.
+    Local parameters of a row are the means and shapes of layer 1, and two parameters of
+    each unit above.
     """
 
     def __init__(
         self,
         layer_sizes,
-        n_features,
         *,
+        emission,
+        link,
         layer_shapes,
         top_rate,
-        weight_shape,
         weight_rate,
-        solver,
         over_relaxation,
         acceleration,
         inner_iter,
@@ -183,23 +132,15 @@ class GammaBelief(FactorModule):
     ):
         super().__init__()
         self.layer_sizes, self.layer_shapes = layer_sizes, layer_shapes
-        self.top_rate = top_rate
-        self.weight_shape, self.weight_rate = weight_shape, weight_rate
-        self.solver, self.over_relaxation = solver, over_relaxation
-        self.is_guarded, self.acceleration = solver == "expansion", acceleration
+        self.top_rate, self.weight_rate = top_rate, weight_rate
+        self.emission, self.link = emission, link
+        self.over_relaxation, self.acceleration = over_relaxation, acceleration
+        self.is_guarded = True
         self.inner_iter, self.inner_tol = inner_iter, tol
         self.state_width = 2 * sum(layer_sizes)
-        # And log x! of the row, in two parts so as to lose no digits.
+        # And a constant of the row, in two parts so as to lose no digits.
         self.local_width = self.state_width + 2
-        shape = (n_features, layer_sizes[0])
-        # Sums over rows of what the weights of layer 1 follow from, by feature.
-        self.counts = nn.Parameter(torch.zeros(shape))
-        if solver == "expansion":
-            self.curvature = nn.Parameter(torch.zeros(2, *shape))
-        self.totals = nn.Parameter(torch.zeros(layer_sizes[0]))
-        self.register_buffer("weight_mean", torch.ones(shape))
-        self.register_buffer("weight_concentration", torch.ones(shape))
-        # rho, without the prior, and tau of the weights above.
+        # What the weights above add to their prior's parameters.
         self.upper_statistics = nn.ParameterList(
             torch.ones(2, above, below)
             for below, above in itertools.pairwise(layer_sizes)
@@ -207,9 +148,16 @@ class GammaBelief(FactorModule):
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
         # Of the last bound that was found by Monte Carlo.
         self.lower_bound_std_error = 0.0
-        # One family for each layer above the first, and one for weights.
-        self.families = nn.ModuleList(map(InverseGaussians, layer_shapes[1:]))
-        self.weight_family = InverseGaussians(weight_shape)
+
+    def initialize(self, X, counts, level, uppers, random_state):
+        """Start from counts of each unit in each feature, of units of size ``level``.
+
+        ``uppers`` are the weights above.
+        """
+        self.emission.initialize(X, counts, level)
+        for statistics, weights in zip(self.upper_statistics, uppers, strict=True):
+            message = self.link.start(torch.from_numpy(weights), self.weight_rate)
+            statistics.data.copy_(message)
 
     # Inference.
 
@@ -223,13 +171,18 @@ class GammaBelief(FactorModule):
         return torch.cat([means[layer] for layer in layers], 1)
 
     def elbo(self, x, q=None):
-        return self._bounds(x, self._solve(x) if q is None else q.factors)
+        factors = self._solve(x) if q is None else q.factors
+        likelihood = self.emission.closed(x, factors.mean, factors.shape)
+        likelihood = likelihood + self.emission.base(self.emission.constants(x))
+        return likelihood - self._local_kl(factors, self._rates(self._links(factors)))
 
     def word_bound(self, x):
         factors = self._solve(x)
-        likelihood = self._allocate(x, factors).log_likelihood(x, self._weights)
-        totals = (factors.mean * self._totals).sum(1, dtype=torch.float64)
-        kl = self._local_kl(factors, self._links(factors))
+        emission = self.emission
+        allocation = emission.allocate(x, factors.mean, factors.shape)
+        likelihood = emission.mean_log_likelihood(x, allocation)
+        totals = (factors.mean * emission.weight_totals).sum(1, dtype=torch.float64)
+        kl = self._local_kl(factors, self._rates(self._links(factors)))
         return likelihood - row_sum(x) * totals.log() - kl
 
     def _solve(self, x, start=None):
@@ -248,101 +201,61 @@ class GammaBelief(FactorModule):
     def _unpack(self, state):
         widths = [size for size in self.layer_sizes for _ in range(2)]
         mean, shape, *rest = state[:, : self.state_width].split(widths, 1)
-        uppers = [
-            Upper.of(family, rho, tau)
-            for family, rho, tau in zip(
-                self.families, rest[::2], rest[1::2], strict=True
-            )
-        ]
+        pairs = zip(rest[::2], rest[1::2], strict=True)
+        uppers = [self.link.units(layer, *pair) for layer, pair in enumerate(pairs)]
         return Factors(mean, shape, uppers)
 
     @staticmethod
     def _pack(factors):
         parts = [factors.mean, factors.shape]
         for upper in factors.uppers:
-            parts += [upper.rho, upper.tau]
+            parts += upper[:2]
         return torch.cat(parts, 1)
 
     def _cold(self, x):
-        """Posteriors of rows from their counts: each shared out by the mean weights."""
-        weights = self.weight_mean
-        shares = weights / weights.sum(1, keepdim=True)
-        counts = x @ shares
-        floor = FLOORS[counts.dtype]
-        mean = (counts / weights.sum(0)).clamp_min(floor)
-        shape = self.layer_shapes[0] + counts
-        uppers, below = [], mean
-        for family, weights in zip(self.families, self._uppers, strict=True):
-            shares = weights.mean / weights.mean.sum(0)
-            below = (below @ shares.T / weights.mean.sum(1)).clamp_min(floor)
-            rho, tau = family.of_mean(below)
-            uppers.append(Upper.of(family, rho, tau))
+        """Posteriors of rows from what they have alone."""
+        mean, shape = self.emission.cold(x, self.layer_shapes[0])
+        uppers, below, floor = [], mean, FLOORS[mean.dtype]
+        for layer, weights in enumerate(self._uppers):
+            uppers.append(self.link.cold(layer, below, weights, floor))
+            below = uppers[-1].mean
         return Factors(mean, shape, uppers)
 
     def _step(self, x, factors):
         """One step on every layer of the rows, from the lowest to the top."""
         links = self._links(factors)
-        if self.solver == "expansion":
-            _, ratio, per_square = self._expand(x, factors)
-            factors = self._expanded_step(factors, links, ratio, per_square)
-        else:
-            counts = self._allocate(x, factors).row_counts(self._weights)
-            shape = self.layer_shapes[0] + counts
-            mean = shape / (self._prior_rate(links, 0) + self._totals)
-            factors = factors._replace(mean=mean, shape=shape)
-        return self._step_above(factors, links)
+        view = self.emission.view(x, factors.mean, factors.shape)
+        return self._step_of(view, factors, links)
 
-    def _expanded_step(self, factors, links, ratio, per_square):
-        """The step on the first layer, given R and x / m^2."""
-        mean, shape = factors.mean, factors.shape
-        prior = self.layer_shapes[0]
-        rate = self._prior_rate(links, 0)
-        curvature = mean.square() * (per_square @ self._square_spread)
-        flat = mean.square() * (per_square @ self._square)
-        gain = prior + mean * (ratio @ self.weight_mean)
-        loss = mean * (rate + self._totals) + (1 + 1 / shape) * curvature - flat
-        floor = FLOORS[mean.dtype]
-        mean = (mean * (gain / loss) ** self._power()).clamp_min(floor)
-        return factors._replace(mean=mean, shape=_shape(prior, curvature, shape))
-
-    def _step_above(self, factors, links):
-        """A step on the layers above the first, which ``links`` are of."""
-        uppers, below = [], factors.mean
-        for layer, (family, above) in enumerate(
-            zip(self.families, factors.uppers, strict=True)
+    def _step_of(self, view, factors, links):
+        """The same, given what the data and the links look like."""
+        rates = self._rates(links)
+        mean, shape = self.emission.step(
+            view, self.layer_shapes[0], rates[0][0], self._power()
+        )
+        uppers, below = [], mean
+        for layer, (above, weights) in enumerate(
+            zip(factors.uppers, self._uppers, strict=True)
         ):
-            weights, (expected, harmonic) = self._uppers[layer], links[layer]
-            alpha = self.layer_shapes[layer]
-            scaled = weights.mean @ (alpha / expected).T
-            rate = self._prior_rate(links, layer + 1)
-            tau = (alpha * below * harmonic.square()) @ (1 / weights.inverse).T
-            uppers.append(
-                Upper.of(family, scaled.T + rate, tau / above.inverse.square())
+            message = self.link.message(
+                links[layer], below, self.layer_shapes[layer], above, weights
             )
+            uppers.append(self.link.posterior(layer, message, rates[layer + 1][0]))
             below = uppers[-1].mean
-        return factors._replace(uppers=uppers)
+        return Factors(mean, shape, uppers)
 
     def _links(self, factors):
-        """M and C of each layer but the top, each (n_rows, units)."""
+        """What the units above say of the prior of each layer but the top."""
         return [
-            (
-                above.mean @ weights.mean,
-                1 / ((1 / above.inverse) @ (1 / weights.inverse)),
-            )
+            self.link.state(above, weights)
             for above, weights in zip(factors.uppers, self._uppers, strict=True)
         ]
 
-    def _prior_rate(self, links, layer):
-        """The rate of the prior of a layer's units, 0 for the one at the data."""
-        if layer == len(links):
-            return self.top_rate
-        return self.layer_shapes[layer] * links[layer][1]
-
-    def _prior_log_rate(self, links, layer):
-        """The logarithm of that rate, in expectation."""
-        if layer == len(links):
-            return math.log(self.top_rate)
-        return math.log(self.layer_shapes[layer]) - links[layer][0].log()
+    def _rates(self, links):
+        """E[rate] and E[log rate] of the prior of each layer, or bounds."""
+        layers = zip(links, self.layer_shapes[:-1], strict=True)
+        top = self.top_rate, math.log(self.top_rate)
+        return [*(self.link.rates(link, alpha) for link, alpha in layers), top]
 
     def _power(self):
         """The power of this update's steps on means."""
@@ -353,96 +266,41 @@ class GammaBelief(FactorModule):
     def positions(self, table):
         # By the Fisher information of the logarithm of a gamma's mean, its shape.
         mean, shape = table.split(self.layer_sizes[0], 1)[:2]
-        return [(mean, shape), (self.weight_mean, self.weight_concentration)]
-
-    def _expand(self, x, factors):
-        """Expected log likelihood to second order, up to lgamma, R and x / m^2."""
-        mean, square = factors.mean, factors.mean.square()
-        floor = FLOORS[mean.dtype]
-        m = product_at(x, mean, self.weight_mean.T)
-        m = map_values(lambda m: m.clamp_min_(floor), m)
-        # All in place: these arrays are what a pass takes its time for.
-        relative = product_at(
-            x, square * (1 + 1 / factors.shape), self._square_spread.T
-        )
-        flat = product_at(x, square, self._square.T)
-        inverse = map_values(torch.reciprocal, m)
-        relative = map_values(
-            lambda s, f, i: s.sub_(f).mul_(i).mul_(i), relative, flat, inverse
-        )
-        ratio = map_values(
-            lambda x, i, place: torch.mul(x, i, out=place), x, inverse, flat
-        )
-        per_square = map_values(torch.Tensor.mul_, inverse, ratio)
-        ratio = map_values(lambda q, r: q.addcmul_(q, r), ratio, relative)
-        terms = map_values(
-            lambda x, m, r: m.log_().sub_(r, alpha=0.5).mul_(x), x, m, relative
-        )
-        return row_sum(terms), ratio, per_square
-
-    def _allocate(self, x, factors):
-        return allocate(x, _mean_log(factors.shape, factors.mean), self._weights)
+        emission = self.emission
+        return [(mean, shape), (emission.weight_mean, emission.weight_concentration)]
 
     # Bounds.
 
-    def _bounds(self, x, factors):
-        """The closed-form bound of each row."""
-        likelihood = self._allocate(x, factors).log_likelihood(x, self._weights)
-        rest = self._rest(factors, self._links(factors))
-        return likelihood - log_factorials(x) - rest
-
-    def _rest(self, factors, links):
-        """What the bound of each row lacks of its expected sum of x log (z W) - x!."""
-        totals = (factors.mean * self._totals).sum(1, dtype=torch.float64)
-        return totals + self._local_kl(factors, links)
-
-    def _local_kl(self, factors, links):
-        """Divergence of the factors of each row; a bound of it, or at drawn means.
-
-        ``links`` are the means of the units of each layer but the top, and their
-        inverses: M and C, which bound the expectations, or drawn ones.
-        """
+    def _local_kl(self, factors, rates):
+        """Divergence of the factors of each row; a bound of it, or at drawn rates."""
         mean, shape = factors.mean, factors.shape
-        prior = (
-            self.layer_shapes[0],
-            self._prior_rate(links, 0),
-            self._prior_log_rate(links, 0),
-        )
-        kl = gamma_kl(shape, shape / mean, _mean_log(shape, mean), *prior)
-        for layer, upper in enumerate(factors.uppers, 1):
-            alpha = self.layer_shapes[layer]
-            terms = self._prior_rate(links, layer) * upper.mean - upper.entropy()
-            terms = terms - alpha * self._prior_log_rate(links, layer)
-            kl = kl + (terms + math.lgamma(alpha)).sum(1, dtype=torch.float64)
+        alpha = self.layer_shapes[0]
+        kl = gamma_kl(shape, shape / mean, mean_log(shape, mean), alpha, *rates[0])
+        layers = zip(factors.uppers, self.layer_shapes[1:], rates[1:], strict=True)
+        for upper, alpha, rate in layers:
+            kl = kl + self.link.kl(upper, alpha, *rate)
         return kl
 
     def global_kl(self):
-        shape, mean = self.weight_concentration, self.weight_mean
-        log_rate = math.log(self.weight_rate)
-        prior = self.weight_shape, self.weight_rate, log_rate
-        kl = gamma_kl(shape, shape / mean, _mean_log(shape, mean), *prior).sum()
-        constant = self.weight_shape * log_rate - math.lgamma(self.weight_shape)
+        kl, rate = self.emission.kl(), self.weight_rate
         for weights in self._uppers:
-            terms = self.weight_rate * weights.mean - constant - weights.entropy()
-            kl = kl + terms.sum(dtype=torch.float64)
+            alpha = self.emission.prior_shape
+            kl = kl + self.link.kl(weights, alpha, rate, math.log(rate)).sum()
         return kl
 
     @torch.no_grad()
     def data_bound(self, batches):
         """The evidence lower bound of all rows by Monte Carlo.
 
-        Counts and means of layers are drawn; divergences that have a closed form, given
+        Data and means of layers are drawn; divergences that have a closed form, given
         these, are taken exactly. The standard error over draws is kept beside.
         """
         generator = np.random.default_rng(0)
         global_kl, bounds = self.global_kl().double(), []
         for _ in range(0, N_DRAWS, DRAWS_AT_ONCE):
-            weights = [
-                _draw(self.weight_concentration, self.weight_mean, generator)
-                for _ in range(DRAWS_AT_ONCE)
-            ]
+            weights = [self.emission.draw(generator) for _ in range(DRAWS_AT_ONCE)]
             uppers = [
-                self.weight_family.sample(w.rho, w.tau, DRAWS_AT_ONCE, generator)
+                self.link.draw_weights(w, DRAWS_AT_ONCE, generator)
                 for w in self._uppers
             ]
             total = -global_kl.repeat(DRAWS_AT_ONCE)
@@ -455,173 +313,105 @@ class GammaBelief(FactorModule):
 
     def _drawn_bounds(self, x, factors, weights, uppers, generator):
         """The sum over rows of the bound at each draw of the weights."""
-        n_draws = len(weights)
-        below = [
-            family.sample(upper.rho, upper.tau, n_draws, generator) @ drawn
-            for family, upper, drawn in zip(
-                self.families, factors.uppers, uppers, strict=True
-            )
-        ]
+        n_draws, layers = len(weights), enumerate(factors.uppers)
+        units = [self.link.draw(n, upper, n_draws, generator) for n, upper in layers]
+        drawn = zip(units, uppers, self.layer_shapes[:-1], strict=True)
+        # E[rate] and E[log rate] of each layer but the top, each with draws first.
+        below = [self.link.drawn_rates(*values) for values in drawn]
         x = map_values(torch.Tensor.double, x)
-        constant = log_factorials(x).sum()
+        base = self.emission.base(self.emission.constants(x)).sum()
+        top = self.top_rate, math.log(self.top_rate)
         bounds = []
         for draw, weight in enumerate(weights):
-            z = _draw(factors.shape, factors.mean, generator)
-            m = product_at(x, z, weight.T)
-            likelihood = row_sum(map_values(torch.xlogy, x, m)) - z @ weight.sum(0)
-            links = [(mean[draw], 1 / mean[draw]) for mean in below]
-            rows = likelihood - self._local_kl(factors, links)
-            bounds.append(rows.sum() - constant)
+            z = gamma_draws(factors.shape, factors.mean, generator)
+            likelihood = self.emission.drawn(x, z, weight)
+            rates = [(rate[draw], log_rate[draw]) for rate, log_rate in below]
+            rows = likelihood - self._local_kl(factors, [*rates, top])
+            bounds.append(rows.sum() + base)
         return torch.stack(bounds)
 
     # The face of the module.
 
     def decode(self, z):
-        return z @ self.weight_mean.T
+        return self.emission.decode(z)
+
+    def weights(self):
+        """Posterior means of the weights, (units, what is below)."""
+        return [self.components(), *(upper.mean for upper in self._uppers)]
+
+    def noise_variance(self):
+        """That of Gaussian noise, a float; None of other data."""
+        return self.emission.noise_variance()
+
+    def inclusion_probabilities(self):
+        """Posterior probabilities of slabs, (k, n_features); None without spikes."""
+        return self.emission.inclusion_probabilities()
 
     def components(self):
-        return self.weight_mean.T
+        return self.emission.weight_mean.T
 
     def sample(self, totals, generator):
         size = (len(totals), self.layer_sizes[-1])
         z = generator.gamma(self.layer_shapes[-1], 1 / self.top_rate, size)
         means = [upper.mean.cpu().numpy() for upper in self._uppers]
         for shape, weights in zip(self.layer_shapes[-2::-1], means[::-1], strict=True):
-            z = generator.gamma(shape, np.maximum(z @ weights, 1e-300) / shape)
-        return generator.poisson(z @ self.weight_mean.T.cpu().numpy())
+            z = self.link.sample(z @ weights, shape, generator)
+        return self.emission.sample(z, generator)
 
     # Learning.
 
     @torch.no_grad()
     def backward(self, x, weight, n_samples, start=None):
-        scale = -weight * n_samples
-        constants = _split(log_factorials(x)) if start is None else start[:, -2:]
-        if self.solver == "expansion":
-            # One step on a row that is remembered; several on a new one.
-            factors = self._solve(x) if start is None else self._unpack(start)
-            links = self._links(factors)
-            likelihood, ratio, per_square = self._expand(x, factors)
-            rest = self._rest(factors, links)
-            self._add_expanded(factors, ratio, per_square, scale)
-            factors = self._expanded_step(factors, links, ratio, per_square)
-            factors = self._step_above(factors, links)
-        else:
-            factors = self._solve(x, start)
-            allocation = self._allocate(x, factors)
-            likelihood = allocation.log_likelihood(x, self._weights)
-            rest = self._rest(factors, self._links(factors))
-            counts = self.gradient(self.counts)
-            allocation.add_feature_counts(counts.T, self._weights, scale)
-        self.gradient(self.totals).add_(factors.mean.sum(0), alpha=scale)
+        scale, emission = -weight * n_samples, self.emission
+        constants = (
+            split_double(emission.constants(x)) if start is None else start[:, -2:]
+        )
+        is_joint = emission.is_joint
+        # One step on a row that is remembered, with the weights; several on a new one.
+        is_solved = is_joint and start is not None
+        factors = self._unpack(start) if is_solved else self._solve(x, start)
+        links = self._links(factors)
+        view = emission.view(x, factors.mean, factors.shape)
+        kl = self._local_kl(factors, self._rates(links))
+        bounds = emission.likelihood(view) - kl
+        emission.add(view, scale)
+        if is_joint:
+            factors = self._step_of(view, factors, links)
+        emission.add_means(factors.mean, scale)
         self._add_above(factors, scale)
-        bounds = likelihood - constants.double().sum(1) - rest
+        bounds = bounds + emission.base(constants.double().sum(1))
         local = torch.cat([self._pack(factors), constants.to(x.dtype)], 1)
         return bounds, local
 
-    def _add_expanded(self, factors, ratio, per_square, scale):
-        """Add what the means and shapes of the weights follow from."""
-        counts, curvature = map(self.gradient, (self.counts, self.curvature))
-        mean = factors.mean
-        for features, product in transposed_products(ratio, mean):
-            product *= self.weight_mean[features]
-            counts[features].add_(product, alpha=scale)
-        square = mean.square()
-        for place, values in enumerate((square * (1 + 1 / factors.shape), square)):
-            for features, product in transposed_products(per_square, values):
-                curvature[place, features].add_(product, alpha=scale)
-
     def _add_above(self, factors, scale):
-        """Add rho and tau of the weights of the layers above."""
+        """Add what the weights of the layers above follow from."""
         means = [factors.mean, *(upper.mean for upper in factors.uppers)]
         links = self._links(factors)
         for layer, (above, weights) in enumerate(
             zip(factors.uppers, self._uppers, strict=True)
         ):
-            below, (expected, harmonic) = means[layer], links[layer]
-            alpha = self.layer_shapes[layer]
-            rho = above.mean.T @ (alpha / expected)
-            tau = (1 / above.inverse).T @ (alpha * below * harmonic.square())
-            tau = tau / weights.inverse.square()
-            gradient = self.gradient(self.upper_statistics[layer])
-            gradient.add_(torch.stack([rho, tau]), alpha=scale)
+            message = self.link.weight_message(
+                links[layer], means[layer], self.layer_shapes[layer], above, weights
+            )
+            self.gradient(self.upper_statistics[layer]).add_(message, alpha=scale)
 
     @torch.no_grad()
     def after_step(self):
-        prior, mean = self.weight_shape, self.weight_mean
-        shape = self.weight_concentration
-        counts = self.counts.detach()
-        totals = self.weight_rate + self.totals.detach()
-        if self.solver == "auxiliary":
-            shape.copy_(prior + counts)
-            mean.copy_(shape / totals)
-        else:
-            spread, flat = self.curvature.detach()
-            square = mean.square()
-            loss = mean * totals + square * ((1 + 1 / shape) * spread - flat)
-            power = self._power()
-            shape.copy_(_shape(prior, square * spread, shape))
-            mean.mul_(((prior + counts) / loss) ** power)
-        mean.clamp_min_(FLOORS[mean.dtype])
+        self.emission.update(self._power())
         self.n_updates += 1
         self.refresh()
 
     @torch.no_grad()
     def refresh(self):
-        self._totals = self.weight_mean.sum(0)
-        self._square = self.weight_mean.square()
-        self._square_spread = self._square * (1 + 1 / self.weight_concentration)
-        self._uppers = []
-        for statistics in self.upper_statistics:
-            rho, tau = statistics.detach()
-            rho = self.weight_rate + rho
-            self._uppers.append(Upper.of(self.weight_family, rho, tau))
-        # Of the closed-form bound, which not every pass needs.
-        self._allocating = None
-
-    @property
-    def _weights(self):
-        """What allocates counts to the units of layer 1."""
-        if self._allocating is None:
-            self._allocating = Weights.from_mean_log(
-                self._mean_log_weights, self.weight_mean.T.shape, self.weight_mean
-            )
-        return self._allocating
-
-    def _mean_log_weights(self, features):
-        """E[log W] of some features, (layer_sizes[0], n_features)."""
-        shape = self.weight_concentration[features]
-        return _mean_log(shape, self.weight_mean[features]).T
-
-
-def _split(values):
-    """Float64 numbers as sums of two of float32, (..., 2)."""
-    large = values.float()
-    return torch.stack([large, (values - large).float()], -1)
-
-
-def _mean_log(shape, mean):
-    """E[log y] of gamma variables."""
-    return digamma(shape) - (shape / mean).log()
-
-
-def _shape(prior, curvature, shape):
-    """A step on shapes: prior + curvature / g(shape)."""
-    # To 1 % of 2 s^2 (trigamma(s) - 1 / s), with its limits and slopes.
-    g = 1 + (1 + 0.71 * shape) / (1 + 2.71 * shape + 2.13 * shape.square())
-    return prior + curvature / g
-
-
-def _draw(shape, mean, generator):
-    """Gamma variables in float64; small shapes by way of their logarithms."""
-    shape, mean = shape.double(), mean.double()
-    draws = generator.standard_gamma((shape + 1).cpu().numpy())
-    uniform = 1 - generator.random(draws.shape)
-    both = torch.from_numpy(np.stack([np.log(draws), np.log(uniform)])).to(mean)
-    return (both[0] + both[1] / shape + (mean / shape).log()).exp()
+        self.emission.refresh()
+        self._uppers = [
+            self.link.weights(statistics.detach(), self.weight_rate)
+            for statistics in self.upper_statistics
+        ]
 
 
 class SparseGammaDEF(ConjugateFactorModel):
-    r"""Sparse gamma deep exponential family: factors of factors of counts.
+    r"""Sparse gamma deep exponential family: factors of factors of data.
 
     Layers of gamma factors, each the mean of the one below through sparse gamma
     weights: ``z_l ~ Gamma(a_l, a_l / (z_{l+1} W_l))``, ``x ~ Poisson(z_1 W_0)``. With
@@ -631,18 +421,43 @@ class SparseGammaDEF(ConjugateFactorModel):
     ----------
     layer_sizes : tuple of int, default=(100, 40, 15)
         Units of each layer, from the one at the data to the top.
+    likelihood : {"poisson", "gaussian", "bernoulli"}, default="poisson"
+        ``"poisson"``: counts. ``"bernoulli"``: zeros and ones, with ``P(x = 1) = 1 -
+        exp(-z_1 W_0)``. ``"gaussian"``: real numbers, ``x ~ N(z_1 W_0, sigma^2)``; what
+        is negative is noise.
+    link : {"mean", "rate"}, default="mean"
+        What a layer gives the one below it: the mean, or the rate, ``z_l ~ Gamma(a_l,
+        z_{l+1} W_l)``.
     layer_shape : float or sequence of float, default=0.1
         Shape of the prior of the units: one number, or one for each layer.
     top_rate : float, default=0.1
         Rate of the prior of the units of the top layer.
+    weight_prior : {"gamma", "spike_slab"}, default="gamma"
+        Prior of the weights of the lowest layer: gamma, or with a probability that is
+        learnt gamma, else exponential of a hundredth of its mean, a spike. That is for
+        a ``weight_shape`` of 1 or 2: gammas of much smaller shapes are all but spikes
+        themselves. Needs ``solver="auxiliary"`` or ``"gradient"``, for real numbers the
+        latter.
     weight_shape : float, default=0.1
         Shape of the prior of all weights; far below 1, weights are sparse.
     weight_rate : float, default=0.3
         Rate of the prior of all weights.
-    solver : {"expansion", "auxiliary"}, default="expansion"
+    solver : {"expansion", "auxiliary", "gradient"}, default="expansion"
         ``"expansion"`` expands the likelihood to second order, which finds a far better
         bound; ``"auxiliary"`` climbs a closed-form bound, which rises in every full
-        step.
+        step. With ``likelihood="gaussian"`` both have the same bound, and the first
+        takes longer steps. ``"gradient"`` follows reparameterised gradients with one
+        draw a step: slower, and for any ``family``.
+    family : {"gamma", "lognormal", "weibull"}, default="gamma"
+        Posteriors of units and weights, with ``solver="gradient"``.
+    amortized : bool, default=False
+        Whether a network gives the posteriors of rows, with ``solver="gradient"``; else
+        each row has its own, and new ones are refined step by step.
+    encoder_layers : tuple of int, default=(200,)
+        Hidden layers of that network.
+    learning_rate : float, default=0.05
+        Step size of Adam at first, with ``solver="gradient"``; a twentieth of it for
+        the network. It falls to 0 over ``max_iter`` passes, all of which are taken.
     over_relaxation : float, default=1.4
         Power of the steps of ``"expansion"``; 1 for plain ones.
     acceleration : int, default=5
@@ -664,7 +479,8 @@ class SparseGammaDEF(ConjugateFactorModel):
         ``n_iter_no_change`` passes, or over one with ``solver="auxiliary"``.
     max_inner_iter : int, default=5
         Steps on rows that a pass starts anew, and on all rows in each pass with
-        ``solver="auxiliary"``. ``transform`` goes on until ``inner_tol``.
+        ``solver="auxiliary"``. ``transform`` goes on until ``inner_tol``. With
+        ``solver="gradient"`` both take ten times as many.
     inner_tol : float, default=1e-4
         Relative change of a row's parameters below which that row is done.
     n_cold_iter : int, default=None
@@ -706,6 +522,11 @@ class SparseGammaDEF(ConjugateFactorModel):
     sparsity_ : ndarray of shape (n_layers,)
         For each array of ``weights_``, the share of its entries that are below 1 % of
         the largest one in their column: of what leads to the same unit, or feature.
+    inclusion_probabilities_ : ndarray of shape (layer_sizes[0], n_features)
+        Of ``weight_prior="spike_slab"``, the posterior probability that a weight is
+        none of a spike; else None.
+    noise_variance_ : float
+        ``sigma^2`` of ``likelihood="gaussian"``, else None.
     lower_bound_ : float
         Bound of the training data in nats, the divergence of the weights included: by
         Monte Carlo with ``solver="expansion"``, in closed form with ``"auxiliary"``.
@@ -757,11 +578,18 @@ class SparseGammaDEF(ConjugateFactorModel):
             if name != "n_components"
         },
         "layer_sizes": ["array-like"],
+        "likelihood": [StrOptions({"poisson", "gaussian", "bernoulli"})],
+        "link": [StrOptions({"mean", "rate"})],
         "layer_shape": [Interval(Real, 0, None, closed="neither"), "array-like"],
         "top_rate": [Interval(Real, 0, None, closed="neither")],
+        "weight_prior": [StrOptions({"gamma", "spike_slab"})],
         "weight_shape": [Interval(Real, 0, None, closed="neither")],
         "weight_rate": [Interval(Real, 0, None, closed="neither")],
-        "solver": [StrOptions({"expansion", "auxiliary"})],
+        "solver": [StrOptions({"expansion", "auxiliary", "gradient"})],
+        "family": [StrOptions(set(FAMILIES))],
+        "amortized": ["boolean"],
+        "encoder_layers": [tuple, list],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "over_relaxation": [Interval(Real, 1, 2, closed="left")],
         "acceleration": [Interval(Integral, 0, None, closed="left")],
         "init": [StrOptions({"parts", "kmeans", "random"}), "array-like"],
@@ -775,11 +603,18 @@ class SparseGammaDEF(ConjugateFactorModel):
         self,
         layer_sizes=(100, 40, 15),
         *,
+        likelihood="poisson",
+        link="mean",
         layer_shape=0.1,
         top_rate=0.1,
+        weight_prior="gamma",
         weight_shape=0.1,
         weight_rate=0.3,
         solver="expansion",
+        family="gamma",
+        amortized=False,
+        encoder_layers=(200,),
+        learning_rate=0.05,
         over_relaxation=1.4,
         acceleration=5,
         init="parts",
@@ -802,11 +637,18 @@ class SparseGammaDEF(ConjugateFactorModel):
         verbose=0,
     ):
         self.layer_sizes = layer_sizes
+        self.likelihood = likelihood
+        self.link = link
         self.layer_shape = layer_shape
         self.top_rate = top_rate
+        self.weight_prior = weight_prior
         self.weight_shape = weight_shape
         self.weight_rate = weight_rate
         self.solver = solver
+        self.family = family
+        self.amortized = amortized
+        self.encoder_layers = encoder_layers
+        self.learning_rate = learning_rate
         self.over_relaxation = over_relaxation
         self.acceleration = acceleration
         self.init = init
@@ -831,13 +673,48 @@ class SparseGammaDEF(ConjugateFactorModel):
     _size = "layer_sizes"
 
     @property
+    def _models_counts(self):
+        return self.likelihood == "poisson"
+
+    @property
+    def _is_non_negative(self):
+        return self.likelihood != "gaussian"
+
+    @property
     def _full_steps_ascend(self):
         return self.solver == "auxiliary"
 
+    def _validate(self, X, *, reset):
+        X = super()._validate(X, reset=reset)
+        if self.likelihood == "bernoulli":
+            values = X.data if scipy.sparse.issparse(X) else X
+            is_binary = (values == 0) | (values == 1)
+            if not is_binary.all():
+                raise ValueError(
+                    "likelihood='bernoulli' needs values that are 0 or 1, got "
+                    f"{values[~is_binary][0]:g}. sklearn.preprocessing.Binarizer makes "
+                    "them so; for counts there is likelihood='poisson'."
+                )
+        return X
+
     def _make_optimizer(self, module, *, is_stochastic, n_updates=None):
-        # Statistics of other rows, or of older weights, are not to be extrapolated.
-        module.over_relaxation = 1.0 if is_stochastic else self.over_relaxation
+        if self.solver == "gradient":
+            module.n_total = n_updates
+            names = dict(module.named_parameters())
+            of_network = [name for name in names if name.startswith("encoder.")]
+            rates = dict.fromkeys(names, self.learning_rate)
+            rates |= dict.fromkeys(of_network, self.learning_rate / 20)
+            groups = [{"params": [names[n]], "lr": rates[n]} for n in names]
+            return AnnealedAdam(groups, n_updates)
+        # Statistics of other rows, or of older weights, are not to be extrapolated, and
+        # longer steps are not sure to ascend.
+        is_plain = is_stochastic or self.solver == "auxiliary"
+        module.over_relaxation = 1.0 if is_plain else self.over_relaxation
         return super()._make_optimizer(module, is_stochastic=is_stochastic)
+
+    def _n_warmup(self, n_updates):
+        # Bounds of single draws say little of whether training is done.
+        return self.max_iter if self.solver == "gradient" else 0
 
     def _n_cold(self, module):
         return n_cold_passes(self.n_cold_iter, self.init, self.max_iter, False)
@@ -908,8 +785,8 @@ class SparseGammaDEF(ConjugateFactorModel):
 
         Returns
         -------
-        CSR matrix of shape (n_samples, n_features)
-            Counts, from the posterior mean of the weights.
+        CSR matrix or ndarray of shape (n_samples, n_features)
+            From the posterior mean of the weights; CSR for counts.
 
         See Also
         --------
@@ -944,14 +821,53 @@ class SparseGammaDEF(ConjugateFactorModel):
                 f"{len(sizes)} layers, got {self.layer_shape!r}."
             )
         shapes = np.broadcast_to(shapes, (len(sizes),)).tolist()
+        prior = {"weight_shape": self.weight_shape, "weight_rate": self.weight_rate}
+        has_spikes = self.weight_prior == "spike_slab"
+        if self.amortized and self.solver != "gradient":
+            raise ValueError(
+                "amortized=True needs solver='gradient', which trains a network, got "
+                f"solver={self.solver!r}."
+            )
+        if has_spikes and self.solver != "gradient":
+            if self.solver == "expansion":
+                raise ValueError(
+                    "weight_prior='spike_slab' needs solver='auxiliary' or 'gradient', "
+                    "got solver='expansion'."
+                )
+            if self.likelihood == "gaussian":
+                raise ValueError(
+                    "weight_prior='spike_slab' with likelihood='gaussian' needs "
+                    f"solver='gradient', got solver={self.solver!r}."
+                )
+        if self.solver == "gradient":
+            return PathwiseBelief(
+                sizes,
+                n_features,
+                likelihood=self.likelihood,
+                link=self.link,
+                family=self.family,
+                layer_shapes=shapes,
+                top_rate=self.top_rate,
+                has_spikes=has_spikes,
+                encoder_layers=tuple(self.encoder_layers) if self.amortized else None,
+                learning_rate=self.learning_rate,
+                inner_iter=self.max_inner_iter,
+                **prior,
+            )
+        shape = (n_features, sizes[0])
+        if self.likelihood == "gaussian":
+            emission = Gaussian(shape, **prior)
+        else:
+            kinds = {"expansion": ExpandedCounts, "auxiliary": AllocatedCounts}
+            kind = SpikedCounts if has_spikes else kinds[self.solver]
+            emission = kind(shape, is_binary=self.likelihood == "bernoulli", **prior)
         return GammaBelief(
             sizes,
-            n_features,
+            emission=emission,
+            link=LINKS[self.link](shapes[1:], self.weight_shape),
             layer_shapes=shapes,
             top_rate=self.top_rate,
-            weight_shape=self.weight_shape,
             weight_rate=self.weight_rate,
-            solver=self.solver,
             over_relaxation=self.over_relaxation,
             acceleration=self.acceleration,
             inner_iter=self.max_inner_iter,
@@ -967,41 +883,47 @@ class SparseGammaDEF(ConjugateFactorModel):
                 stacklevel=2,
             )
         n_components = sizes[0]
+        # What is negative is noise, and has no part in where factors start.
+        positive = X if self._is_non_negative else _positive_part(X)
         init = self.init
         if isinstance(init, str) and init == "parts":
-            shares = initial_parts(X, n_components, random_state)
+            shares = initial_parts(positive, n_components, random_state)
         else:
             init = check_init(init, (n_components, X.shape[1]))
-            shares = initial_counts(X, n_components, init, random_state)
+            shares = initial_counts(positive, n_components, init, random_state)
             sums = shares.sum(axis=0)
             shares = np.where(sums > 0, shares / np.where(sums > 0, sums, 1), 1.0)
             shares = shares / shares.sum(axis=0)
-        totals = np.asarray(X.sum(axis=0, dtype=np.float64)).ravel()
-        counts = shares * totals
+        totals = np.asarray(positive.sum(axis=0, dtype=np.float64)).ravel()
         # Factors and weights of the same size.
         level = np.sqrt(max(totals.mean() / X.shape[0], 1e-10) / n_components)
-        mean = np.maximum(counts / (X.shape[0] * level), 1e-8 * level)
-        module.weight_mean.copy_(torch.from_numpy(mean.T))
-        shape = self.weight_shape + counts
-        module.weight_concentration.copy_(torch.from_numpy(shape.T))
-        module.counts.data.copy_(torch.from_numpy(counts.T))
-        module.totals.data.fill_(X.shape[0] * level)
-        activity = X @ shares.T
-        for statistics in module.upper_statistics:
-            above = statistics.shape[1]
+        activity, uppers = positive @ shares.T, []
+        for above in sizes[1:]:
             # Half from clusters of the units below that are active together.
             parts = initial_parts(activity, above, random_state)
-            weights = 0.5 * (parts + 1 / above)
-            rho, tau = module.weight_family.of_mean(torch.from_numpy(weights))
-            statistics.data[0] = rho - self.weight_rate
-            statistics.data[1] = tau
-            activity = activity @ weights.T
+            uppers.append(0.5 * (parts + 1 / above))
+            activity = activity @ uppers[-1].T
+        module.initialize(X, shares * totals, level, uppers, random_state)
 
     def _module_attributes(self, module):
-        weights = [module.weight_mean.T, *(upper.mean for upper in module._uppers)]
-        weights = [w.cpu().numpy().copy() for w in weights]
+        weights, inclusion = module.weights(), module.inclusion_probabilities()
+        weights = [_array(w) for w in weights]
         return {
             "weights_": weights,
             "sparsity_": np.array([(w < 0.01 * w.max(axis=0)).mean() for w in weights]),
             "lower_bound_std_error_": module.lower_bound_std_error,
+            "inclusion_probabilities_": None
+            if inclusion is None
+            else _array(inclusion),
+            "noise_variance_": module.noise_variance(),
         }
+
+
+def _array(tensor):
+    """A copy, since modules change their tensors in place."""
+    return tensor.detach().cpu().numpy().copy()
+
+
+def _positive_part(X):
+    """X where it is positive, else 0."""
+    return X.maximum(0) if scipy.sparse.issparse(X) else np.maximum(X, 0)

@@ -1,0 +1,634 @@
+r"""Data given gamma factors, through weights with a gamma posterior each.
+
+A row has factors z with a gamma posterior each, of means z_k and shapes; features have
+weights W, with a posterior likewise, of means w_kv; c is 1 / shape, m = zw. What the
+expected log likelihood adds to the bound, and how it moves z and W, is here.
+
+**Counts,** x ~ Poisson((z W)_v), and **binary data**, P(x_v = 1) = 1 - exp(-(z W)_v).
+The latter say whether a count y of that rate is at least 1. Given that it is, its
+posterior is taken to be a Poisson count p, but for the zero; it has the mean
+p / (1 - exp(-p)), and what it adds to the bound is, for any p,
+
+.. math::
+    E[y] \big(E \log (zW)_v - \log p\big) + \log(e^p - 1) - E (zW)_v,
+
+which is largest at log p = E log (z W)_v: log(e^p - 1) then stands where counts have x
+log p. As a function of log p it is convex, and p may be a lower bound as well.
+
+*Allocated*: with the shares of each count among the factors, as in Poisson
+factorization, E log (z W)_v >= log sum_k exp(E log z_k + E log W_kv). A bound whose
+updates are exact. *Expanded*: it is taken to second order around the means,
+
+.. math::
+    E \log (zW)_v \approx \log m_v - \frac{s_v}{2 m_v^2}, \qquad
+    s_v = \sum_k z_k^2 w_{kv}^2 \big((1 + c_k)(1 + c_{kv}) - 1\big).
+
+With R = (x / m) (1 + s / m^2), P = x / m^2, Q_k = sum_v P_v w_kv^2 (1 + c_kv) and Q0_k
+the same without c, the bound is stationary in z_k and in its shape where, with the
+prior Gamma(a, r),
+
+.. math::
+    a + z_k \sum_v R_v w_{kv} = z_k \Big(r_k + \sum_v w_{kv}\Big)
+        + z_k^2 \big((1 + c_k) Q_k - Q^0_k\big), \qquad
+    \text{shape} = a + \frac{z_k^2 Q_k}{g(\text{shape})},
+
+g(s) = 2 s^2 (psi'(s) - 1/s), which falls from 2 at 0 to 1. The mean is multiplied by
+the ratio of the two sides, to a power above 1 (over-relaxation). Binary data have E[y]
+in the place of x. (To expand log(e^m - 1) itself would be of no use: where m is large
+it is almost linear, and lets m vary as if it could not come near 0.)
+
+**Real numbers,** x ~ N((z W)_v, sigma^2): there the second order is all there is,
+
+.. math::
+    E \log p = -\tfrac12 \log 2 \pi \sigma^2
+        - \frac{(x_v - m_v)^2 + s_v}{2 \sigma^2}.
+
+With G = W W' of the means, m_v^2 summed over v is z G z', at most sum_k (u_k z_k)^2 (z
+G)_k / z_k at means u_k z_k. So the bound rises at least as much as
+
+.. math::
+    a \log u_k + u_k z_k \Big(\frac{(x W')_k}{\sigma^2} - r_k\Big) - \frac{u_k^2}{2
+    \sigma^2} \Big(z_k (zG)_k + z_k^2 \big((1 + c_k) Q_k - Q^0_k\big)\Big),
+
+in which Q sums w^2 (1 + c), and which is largest at the positive root of a quadratic
+equation. Shapes as above, Q / sigma^2 in the place of Q. All is products of X with W
+and of W with itself, so that sparse rows stay sparse. sigma^2 is the mean of the
+expected squared errors, but no less than 1e-6 of the data's mean square.
+
+**Spikes and slabs.** W ~ pi Gamma(c, d) + (1 - pi) Gamma(1, d'), the second, a spike,
+with 1e-2 of the mean of the first. For allocated counts the posterior of a weight that
+counts n and exposures t lead to is such a mixture too: Gamma(c_s + n, d_s + t) with
+odds that are those of pi times the ratio of the two normalisers
+d_s^{c_s} Gamma(c_s + n) / (Gamma(c_s) (d_s + t)^{c_s + n}). pi is their mean.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from skdeepfactor.conjugate import (
+    Allocation,
+    Weights,
+    allocate,
+    allocate_indicators,
+    indicator_excess,
+    indicator_log_likelihood,
+    log_factorials,
+)
+from skdeepfactor.distributions import digamma, gamma_draws, gamma_kl
+from skdeepfactor.initialization import column_moments
+from skdeepfactor.module import FactorModule
+from skdeepfactor.ops import map_values, product_at, row_sum, transposed_products
+
+# Means, and products of them, below these are taken to be these.
+FLOORS = {torch.float32: 1e-12, torch.float64: 1e-100}
+
+# The least variance of noise, as a share of the mean square of the data.
+NOISE_FLOOR = 1e-6
+
+# Where a Poisson count is drawn, NumPy takes no larger mean.
+LARGEST_MEAN = 1e18
+
+# Shape of the spike, its mean as a share of the slab's, and where pi is kept.
+SPIKE_SHAPE, SPIKE_MEAN = 1.0, 1e-2
+INCLUSION_RANGE = (1e-6, 1 - 1e-6)
+
+
+def mean_log(shape, mean):
+    """E[log y] of gamma variables."""
+    return digamma(shape) - (shape / mean).log()
+
+
+class Emission(nn.Module, ABC):
+    """p(x | z) and the posterior of the weights, whose means are (n_features, k).
+
+    ``view`` is what a batch looks like under given factors, from which ``likelihood``,
+    ``step`` and ``add`` are made.
+    """
+
+    #: Whether factors and weights step together, from the same view.
+    is_joint = False
+
+    def __init__(self, shape, *, weight_shape, weight_rate):
+        super().__init__()
+        self.prior_shape, self.prior_rate = weight_shape, weight_rate
+        # Sums over rows of what the weights follow from, by feature.
+        self.counts = nn.Parameter(torch.zeros(shape))
+        self.register_buffer("weight_mean", torch.ones(shape))
+        self.register_buffer("weight_concentration", torch.ones(shape))
+
+    def initialize(self, X, counts, level):
+        """Start from counts of each unit in each feature, of units of size ``level``.
+
+        X says how large the data are.
+        """
+        mean = np.maximum(counts / (X.shape[0] * level), 1e-8 * level)
+        self.weight_mean.copy_(torch.from_numpy(mean.T))
+        shape = self.prior_shape + counts
+        self.weight_concentration.copy_(torch.from_numpy(shape.T))
+
+    def cold(self, x, prior):
+        """Means and shapes of rows: what they have, shared out by the mean weights."""
+        weights = self.weight_mean
+        shares = weights / weights.sum(1, keepdim=True)
+        counts = x @ shares
+        floor = FLOORS[counts.dtype]
+        return (counts / weights.sum(0)).clamp_min(floor), prior + counts
+
+    @abstractmethod
+    def constants(self, x):
+        """What the likelihood of each row needs of it but once, float64."""
+
+    @abstractmethod
+    def base(self, constants):
+        """What they add to the log likelihood."""
+
+    @abstractmethod
+    def view(self, x, mean, shape):
+        """What steps and the likelihood are made of."""
+
+    @abstractmethod
+    def likelihood(self, view):
+        """Expected log likelihood of each row, or a bound, but for ``base``."""
+
+    @abstractmethod
+    def step(self, view, prior, rate, power):
+        """New means and shapes of the factors under a prior Gamma(prior, rate)."""
+
+    @abstractmethod
+    def add(self, view, scale):
+        """Add what weights follow from: sums over rows, times ``scale``."""
+
+    def add_means(self, mean, scale):
+        """Add what they follow from of the means after a step."""
+
+    @abstractmethod
+    def update(self, power):
+        """A step on the weights."""
+
+    def closed(self, x, mean, shape):
+        """A closed-form bound on the expected log likelihood but for ``base``."""
+        return self.likelihood(self.view(x, mean, shape))
+
+    @abstractmethod
+    def drawn(self, x, z, weights):
+        """Log likelihood of drawn factors and weights, float64, but for ``base``."""
+
+    def draw(self, generator):
+        """Weights from their posterior, (n_features, k), float64."""
+        return gamma_draws(self.weight_concentration, self.weight_mean, generator)
+
+    def kl(self):
+        """The divergence of the weights, float64."""
+        shape, mean = self.weight_concentration, self.weight_mean
+        prior = self.prior_shape, self.prior_rate, math.log(self.prior_rate)
+        return gamma_kl(shape, shape / mean, mean_log(shape, mean), *prior).sum()
+
+    def inclusion_probabilities(self):
+        """Posterior probabilities of the slab, (k, n_features); None without spikes."""
+        return
+
+    def refresh(self):
+        """Recompute what follows from the weights."""
+
+    def noise_variance(self):
+        """That of Gaussian noise, a float; None of other data."""
+        return
+
+    def decode(self, z):
+        """E[x | z] at the mean weights."""
+        return z @ self.weight_mean.T
+
+    @abstractmethod
+    def sample(self, z, generator):
+        """Rows given factors, an array."""
+
+
+class Counts(Emission):
+    """Counts, or with ``is_binary`` whether they are at least 1."""
+
+    def __init__(self, shape, *, is_binary=False, **prior):
+        super().__init__(shape, **prior)
+        self.is_binary = is_binary
+        self.totals = nn.Parameter(torch.zeros(shape[1]))
+        # Of the closed-form bound, which not every pass needs.
+        self._allocating = None
+
+    def initialize(self, X, counts, level):
+        super().initialize(X, counts, level)
+        self.counts.data.copy_(torch.from_numpy(counts.T))
+        self.totals.data.fill_(X.shape[0] * level)
+
+    def constants(self, x):
+        return 0.0 * row_sum(x) if self.is_binary else log_factorials(x)
+
+    def base(self, constants):
+        return -constants
+
+    def closed(self, x, mean, shape):
+        totals = (mean * self.weight_totals).sum(1, dtype=torch.float64)
+        return self.mean_log_likelihood(x, self.allocate(x, mean, shape)) - totals
+
+    def add_means(self, mean, scale):
+        gradient(self.totals).add_(mean.sum(0), alpha=scale)
+
+    def allocate(self, x, mean, shape):
+        """The counts allocated to the factors."""
+        function = allocate_indicators if self.is_binary else allocate
+        return function(x, mean_log(shape, mean), self._weights)
+
+    def mean_log_likelihood(self, x, allocation):
+        """The counts of each row times E log (z W), or what stands for it."""
+        if self.is_binary:
+            return indicator_log_likelihood(x, allocation, self._weights)
+        return allocation.log_likelihood(x, self._weights)
+
+    def drawn(self, x, z, weights):
+        m = product_at(x, z, weights.T)
+        terms = map_values(_times_log_expm1 if self.is_binary else torch.xlogy, x, m)
+        return row_sum(terms) - z @ weights.sum(0)
+
+    def decode(self, z):
+        mean = super().decode(z)
+        return -torch.expm1(-mean) if self.is_binary else mean
+
+    def sample(self, z, generator):
+        mean = self.decode(torch.from_numpy(z).to(self.weight_mean)).cpu().numpy()
+        if self.is_binary:
+            return generator.binomial(1, mean).astype(np.float64)
+        return generator.poisson(np.minimum(mean, LARGEST_MEAN))
+
+    def refresh(self):
+        self.weight_totals = self.weight_mean.sum(0)
+        self._allocating = None
+
+    @property
+    def _weights(self):
+        """What allocates counts to the factors."""
+        if self._allocating is None:
+            shape = self.weight_mean.T.shape
+            self._allocating = Weights.from_mean_log(
+                self.mean_log_weights, shape, self.weight_mean
+            )
+        return self._allocating
+
+    def mean_log_weights(self, features):
+        """E[log W] of some features, (k, n_features)."""
+        shape = self.weight_concentration[features]
+        return mean_log(shape, self.weight_mean[features]).T
+
+
+class AllocatedView(NamedTuple):
+    """A batch whose counts are allocated."""
+
+    x: torch.Tensor
+    mean: torch.Tensor
+    allocation: Allocation
+
+
+class AllocatedCounts(Counts):
+    """Counts in the closed-form bound."""
+
+    def view(self, x, mean, shape):
+        return AllocatedView(x, mean, self.allocate(x, mean, shape))
+
+    def likelihood(self, view):
+        totals = (view.mean * self.weight_totals).sum(1, dtype=torch.float64)
+        return self.mean_log_likelihood(view.x, view.allocation) - totals
+
+    def step(self, view, prior, rate, power):
+        shape = prior + view.allocation.row_counts(self._weights)
+        return shape / (rate + self.weight_totals), shape
+
+    def add(self, view, scale):
+        counts = gradient(self.counts)
+        view.allocation.add_feature_counts(counts.T, self._weights, scale)
+
+    def update(self, power):
+        self.weight_concentration.copy_(self.prior_shape + self.counts.detach())
+        totals = self.prior_rate + self.totals.detach()
+        self.weight_mean.copy_(self.weight_concentration / totals)
+
+
+class SpikedCounts(AllocatedCounts):
+    """Counts in the closed-form bound, with spikes and slabs for weights."""
+
+    def __init__(self, shape, **settings):
+        super().__init__(shape, **settings)
+        spike_rate = self.prior_rate / self.prior_shape * SPIKE_SHAPE / SPIKE_MEAN
+        self.kinds = (self.prior_shape, self.prior_rate), (SPIKE_SHAPE, spike_rate)
+        self.register_buffer("inclusion", torch.full(shape, 0.5))
+        self.register_buffer("inclusion_rate", torch.tensor(0.5))
+
+    def initialize(self, X, counts, level):
+        super().initialize(X, counts, level)
+        self.update(1.0)
+
+    def update(self, power):
+        slab, spike = (self._log_evidence(*kind) for kind in self.kinds)
+        odds = (slab - spike) + torch.logit(self.inclusion_rate)
+        self.inclusion.copy_(odds.sigmoid())
+        self.inclusion_rate.copy_(self.inclusion.mean().clamp(*INCLUSION_RANGE))
+        means = (shape / rate for shape, rate in self._posteriors())
+        self.weight_mean.copy_(self._mixed(*means))
+        self.weight_concentration.copy_(self.prior_shape + self.counts.detach())
+
+    def _log_evidence(self, shape, rate):
+        """Log of what the counts of each weight have for a probability, float64."""
+        counts, totals = self.counts.detach().double(), self.totals.detach().double()
+        total = shape + counts
+        ratio = (
+            torch.lgamma(total) - math.lgamma(shape) - counts * (rate + totals).log()
+        )
+        return ratio - shape * torch.log1p(totals / rate)
+
+    def _posteriors(self, features=slice(None)):
+        """Shape and rate of the weights of some features, for slabs and for spikes."""
+        counts, totals = self.counts.detach()[features], self.totals.detach()
+        return [(shape + counts, rate + totals) for shape, rate in self.kinds]
+
+    def _mixed(self, slab, spike, features=slice(None)):
+        inclusion = self.inclusion[features]
+        return inclusion * slab + (1 - inclusion) * spike
+
+    def mean_log_weights(self, features):
+        logs = (
+            digamma(shape) - rate.log() for shape, rate in self._posteriors(features)
+        )
+        return self._mixed(*logs, features).T
+
+    def kl(self):
+        inclusion, rate = self.inclusion.double(), self.inclusion_rate.double()
+        kl = torch.xlogy(inclusion, inclusion / rate)
+        kl += torch.xlogy(1 - inclusion, (1 - inclusion) / (1 - rate))
+        kinds = zip(
+            (inclusion, 1 - inclusion), self._posteriors(), self.kinds, strict=True
+        )
+        for share, (shape, rate), (prior_shape, prior_rate) in kinds:
+            shape, rate = shape.double()[..., None], rate.double()[:, None]
+            prior = prior_shape, prior_rate, math.log(prior_rate)
+            kl += share * gamma_kl(shape, rate, digamma(shape) - rate.log(), *prior)
+        return kl.sum()
+
+    def draw(self, generator):
+        slab, spike = (
+            gamma_draws(shape, shape / rate, generator)
+            for shape, rate in self._posteriors()
+        )
+        uniform = torch.from_numpy(generator.random(slab.shape)).to(slab)
+        return torch.where(uniform < self.inclusion, slab, spike)
+
+    def inclusion_probabilities(self):
+        return self.inclusion.T
+
+
+class ExpandedView(NamedTuple):
+    """A batch of counts under given factors: f, R and P at its entries."""
+
+    mean: torch.Tensor
+    shape: torch.Tensor
+    terms: torch.Tensor
+    ratio: torch.Tensor
+    per_square: torch.Tensor
+
+
+class ExpandedCounts(Counts):
+    """Counts to second order around the means."""
+
+    is_joint = True
+
+    def __init__(self, shape, **settings):
+        super().__init__(shape, **settings)
+        self.curvature = nn.Parameter(torch.zeros(2, *shape))
+
+    def refresh(self):
+        super().refresh()
+        self._square = self.weight_mean.square()
+        self._square_spread = self._square * (1 + 1 / self.weight_concentration)
+
+    def view(self, x, mean, shape):
+        square = mean.square()
+        floor = FLOORS[mean.dtype]
+        m = product_at(x, mean, self.weight_mean.T)
+        m = map_values(lambda m: m.clamp_min_(floor), m)
+        spread = product_at(x, square * (1 + 1 / shape), self._square_spread.T)
+        flat = product_at(x, square, self._square.T)
+        expand = _expand_indicators if self.is_binary else _expand_counts
+        return ExpandedView(mean, shape, *expand(x, m, spread, flat))
+
+    def likelihood(self, view):
+        totals = (view.mean * self.weight_totals).sum(1, dtype=torch.float64)
+        return row_sum(view.terms) - totals
+
+    def step(self, view, prior, rate, power):
+        mean, shape = view.mean, view.shape
+        curvature = mean.square() * (view.per_square @ self._square_spread)
+        flat = mean.square() * (view.per_square @ self._square)
+        gain = prior + mean * (view.ratio @ self.weight_mean)
+        loss = mean * (rate + self.weight_totals) + (1 + 1 / shape) * curvature - flat
+        mean = (mean * (gain / loss) ** power).clamp_min(FLOORS[mean.dtype])
+        return mean, _shape(prior, curvature, shape)
+
+    def add(self, view, scale):
+        counts, curvature = map(gradient, (self.counts, self.curvature))
+        mean = view.mean
+        for features, product in transposed_products(view.ratio, mean):
+            product *= self.weight_mean[features]
+            counts[features].add_(product, alpha=scale)
+        square = mean.square()
+        for place, values in enumerate((square * (1 + 1 / view.shape), square)):
+            for features, product in transposed_products(view.per_square, values):
+                curvature[place, features].add_(product, alpha=scale)
+
+    def update(self, power):
+        prior, mean = self.prior_shape, self.weight_mean
+        shape = self.weight_concentration
+        totals = self.prior_rate + self.totals.detach()
+        spread, flat = self.curvature.detach()
+        square = mean.square()
+        loss = mean * totals + square * ((1 + 1 / shape) * spread - flat)
+        shape.copy_(_shape(prior, square * spread, shape))
+        mean.mul_(((prior + self.counts.detach()) / loss) ** power)
+        mean.clamp_min_(FLOORS[mean.dtype])
+
+
+class GaussianView(NamedTuple):
+    """A batch of numbers under given factors: X W' and z G."""
+
+    mean: torch.Tensor
+    shape: torch.Tensor
+    x: torch.Tensor
+    linear: torch.Tensor
+    quadratic: torch.Tensor
+
+
+class Gaussian(Emission):
+    """Real numbers with noise of one variance, which is learnt."""
+
+    def __init__(self, shape, **prior):
+        super().__init__(shape, **prior)
+        n_components = shape[1]
+        # Sums over rows of products of means, of E[z^2], of expected squared errors,
+        # and the number of rows.
+        self.gram = nn.Parameter(torch.zeros(n_components, n_components))
+        self.squares = nn.Parameter(torch.zeros(n_components))
+        self.errors = nn.Parameter(torch.zeros(()))
+        self.n_rows = nn.Parameter(torch.zeros(()))
+        self.register_buffer("noise", torch.ones(()))
+        self.register_buffer("noise_floor", torch.zeros(()))
+
+    def initialize(self, X, counts, level):
+        super().initialize(X, counts, level)
+        mean, std = column_moments(X)
+        mean_square = float(np.mean(std**2 + mean**2))
+        if mean_square == 0:
+            mean_square = 1.0
+        self.noise_floor.fill_(NOISE_FLOOR * mean_square)
+        self.noise.fill_(max(float(np.mean(std**2)), NOISE_FLOOR * mean_square))
+
+    def cold(self, x, prior):
+        # What is negative comes from noise alone.
+        mean, _ = super().cold(map_values(torch.relu, x), prior)
+        return mean, prior + mean.square() * self._spread / self.noise
+
+    def constants(self, x):
+        return row_sum(map_values(torch.square, map_values(torch.Tensor.double, x)))
+
+    def base(self, constants):
+        noise, n_features = self.noise.double(), len(self.weight_mean)
+        normaliser = n_features * (2 * math.pi * noise).log()
+        return -0.5 * (normaliser + constants / noise)
+
+    def view(self, x, mean, shape):
+        return GaussianView(
+            mean, shape, x, x @ self.weight_mean, mean @ self._gram_of_weights
+        )
+
+    def likelihood(self, view):
+        return -0.5 * self._errors(view) / self.noise.double()
+
+    def _errors(self, view):
+        """Expected squared errors of each row, less the squares of the data."""
+        mean, spread = view.mean, self._spread * (1 + 1 / view.shape)
+        terms = view.quadratic + mean * (spread - self._flat) - 2 * view.linear
+        return (mean.double() * terms.double()).sum(1)
+
+    def step(self, view, prior, rate, power):
+        mean = view.mean
+        slope = mean * (view.linear / self.noise - rate)
+        spread = self._spread * (1 + 1 / view.shape) - self._flat
+        loss = mean * (view.quadratic + mean * spread) / self.noise
+        mean = _root_of(prior, slope, loss, mean, power)
+        curvature = mean.square() * self._spread / self.noise
+        return mean, _exact_shape(prior, curvature, view.shape)
+
+    def add(self, view, scale):
+        mean = view.mean
+        linear = gradient(self.counts)
+        for features, product in transposed_products(view.x, mean):
+            linear[features].add_(product, alpha=scale)
+        gradient(self.gram).add_(mean.T @ mean, alpha=scale)
+        squares = (mean.square() * (1 + 1 / view.shape)).sum(0)
+        gradient(self.squares).add_(squares, alpha=scale)
+        errors = (self._errors(view) + self.constants(view.x)).clamp_min(0)
+        gradient(self.errors).add_(errors.sum().to(mean), alpha=scale)
+        gradient(self.n_rows).add_(len(mean), alpha=scale)
+
+    def update(self, power):
+        mean, shape = self.weight_mean, self.weight_concentration
+        n_entries = self.n_rows.detach() * len(mean)
+        noise = self.errors.detach() / n_entries
+        self.noise.copy_(torch.maximum(noise, self.noise_floor))
+        gram, squares = self.gram.detach(), self.squares.detach()
+        slope = mean * (self.counts.detach() / self.noise - self.prior_rate)
+        spread = squares * (1 + 1 / shape) - gram.diagonal()
+        loss = mean * (mean @ gram + mean * spread) / self.noise
+        mean.copy_(_root_of(self.prior_shape, slope, loss, mean, power))
+        curvature = mean.square() * squares / self.noise
+        shape.copy_(_exact_shape(self.prior_shape, curvature, shape))
+
+    def refresh(self):
+        weights = self.weight_mean
+        self._gram_of_weights = weights.T @ weights
+        square = weights.square()
+        self._flat = square.sum(0)
+        self._spread = (square * (1 + 1 / self.weight_concentration)).sum(0)
+
+    def noise_variance(self):
+        return float(self.noise)
+
+    def drawn(self, x, z, weights):
+        terms = z @ (weights.T @ weights) - 2 * (x @ weights)
+        return -0.5 * (z * terms).sum(1) / self.noise.double()
+
+    def sample(self, z, generator):
+        mean = z @ self.weight_mean.double().cpu().numpy().T
+        return generator.normal(mean, math.sqrt(float(self.noise)))
+
+
+def gradient(parameter):
+    """A parameter's ``.grad``, to be added to; zeros at first."""
+    return FactorModule.gradient(parameter)
+
+
+def _expand_counts(x, m, spread, flat):
+    """Terms of x log m to second order, R and P; all arguments are used up."""
+    # All in place: these arrays are what a pass takes its time for.
+    inverse = map_values(torch.reciprocal, m)
+    relative = map_values(
+        lambda s, f, i: s.sub_(f).mul_(i).mul_(i), spread, flat, inverse
+    )
+    ratio = map_values(lambda x, i, place: torch.mul(x, i, out=place), x, inverse, flat)
+    per_square = map_values(torch.Tensor.mul_, inverse, ratio)
+    ratio = map_values(lambda q, r: q.addcmul_(q, r), ratio, relative)
+    terms = map_values(
+        lambda x, m, r: m.log_().sub_(r, alpha=0.5).mul_(x), x, m, relative
+    )
+    return terms, ratio, per_square
+
+
+def _expand_indicators(x, m, spread, flat):
+    """The same of binary data: those of the expected counts."""
+    log_p = map_values(
+        lambda m, s, f: m.log() - 0.5 * (s - f) / m.square(), m, spread, flat
+    )
+    excess = map_values(indicator_excess, log_p)
+    counts = map_values(lambda x, e: x * e.exp(), x, excess)
+    terms = map_values(
+        lambda x, log_p, e: x * (log_p - e + log_p.exp()), x, log_p, excess
+    )
+    _, ratio, per_square = _expand_counts(counts, m, spread, flat)
+    return terms, ratio, per_square
+
+
+def _times_log_expm1(x, m):
+    """X log(e^m - 1), also of large m; 0 where x is."""
+    return torch.xlogy(x, -torch.expm1(-m)) + x * m
+
+
+def _root_of(prior, slope, loss, mean, power):
+    """The mean times u^power where prior log u + slope u - loss u^2 / 2 is largest."""
+    root = torch.hypot(slope, 2 * (prior * loss).sqrt())
+    # Two forms of it, of which one does not cancel.
+    u = torch.where(slope > 0, (slope + root) / (2 * loss), 2 * prior / (root - slope))
+    return (mean * u**power).clamp_min(FLOORS[mean.dtype])
+
+
+def _shape(prior, curvature, shape):
+    """A step on shapes: prior + curvature / g(shape)."""
+    # To 1 % of 2 s^2 (trigamma(s) - 1 / s), with its limits and slopes.
+    g = 1 + (1 + 0.71 * shape) / (1 + 2.71 * shape + 2.13 * shape.square())
+    return prior + curvature / g
+
+
+def _exact_shape(prior, curvature, shape):
+    """The same with g to rounding: such a step never lowers the bound."""
+    s = shape.double()
+    # Beyond 1e4 the difference would cancel; the series is exact there.
+    g = 2 * s.square() * (torch.polygamma(1, s) - 1 / s)
+    g = torch.where(s < 1e4, g, 1 + 1 / (3 * s))
+    return (prior + curvature / g).to(shape)
