@@ -157,6 +157,15 @@ ESTIMATORS = {
 }
 
 
+# Those whose training draws nothing.
+CLOSED_FORMS = {
+    name: model
+    for name, model in ESTIMATORS.items()
+    if isinstance(model, ConjugateFactorModel)
+    and model.get_params().get("solver") != "gradient"
+}
+
+
 # More threads gain nothing on data this small, and two such processes on one machine
 # slow each other tenfold.
 torch.set_num_threads(1)

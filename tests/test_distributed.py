@@ -11,10 +11,8 @@ import pytest
 import torch.distributed
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skdeepfactor.base import ConjugateFactorModel
 from skdeepfactor.distributed import Share, current_share
-
-from .conftest import ESTIMATORS
+from tests.conftest import CLOSED_FORMS, ESTIMATORS
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
@@ -141,20 +139,16 @@ def found_by_all(tmp_path_factory):
     return found
 
 
-def names(prefix, *, is_conjugate):
-    return [
-        f"{prefix}-{name}"
-        for name, model in ESTIMATORS.items()
-        if isinstance(model, ConjugateFactorModel) == is_conjugate
-    ]
+def names(prefix):
+    return [f"{prefix}-{name}" for name in CLOSED_FORMS]
 
 
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize(
     "name",
     [
-        *names("full", is_conjugate=True),
-        *names("batched", is_conjugate=True),
+        *names("full"),
+        *names("batched"),
         "blocks",
         "blocks-batched",
     ],

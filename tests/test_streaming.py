@@ -11,6 +11,7 @@ from sklearn.base import clone
 from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
 from skdeepfactor.data import ALONE, MatrixRows, RowBlocks, StreamedRows, ahead
 from skdeepfactor.distributed import Share
+from tests.conftest import CLOSED_FORMS
 
 
 def cut(X, size=13):
@@ -136,7 +137,9 @@ def test_rows_can_be_taken_and_left_out(doubles, is_streamed):
 
 
 @pytest.mark.parametrize("is_warm", [False, True])
-def test_a_full_fit_is_that_in_memory(conjugate, doubles, is_warm):
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_a_full_fit_is_that_in_memory(name, doubles, is_warm, device):
+    conjugate = clone(CLOSED_FORMS[name]).set_params(device=device)
     conjugate.set_params(batch_size=None, max_iter=15, tol=0.0)
     conjugate.set_params(warm_start=is_warm)
     expected, found = clone(conjugate).fit(doubles), clone(conjugate)
