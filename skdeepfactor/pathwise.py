@@ -78,8 +78,9 @@ N_UPPER = 5
 # Shape of upper units and weights at first: so that none is near 0.
 START_SHAPE = 4.0
 
-# Posteriors stay within these: logarithms of numbers that are not 0, and of spreads.
-LOG_RANGE, SPREAD_RANGE = (-60.0, 60.0), (-8.0, 16.0)
+# Logarithms of numbers stay within this, those of spreads within what a family says,
+# so that means are finite.
+LOG_RANGE = (-60.0, 60.0)
 
 # Gammas of a shape up to 1 have no mean of 1/y.
 LEAST_LOG_SHAPE = math.log(1.2)
@@ -102,6 +103,8 @@ class _GammaQuantiles(torch.autograd.Function):
 
 class GammaFamily:
     """Log of the mean, log of the shape."""
+
+    spread_range = (-8.0, 16.0)
 
     @staticmethod
     def of_mean(mean, shape):
@@ -136,6 +139,8 @@ class GammaFamily:
 class LogNormalFamily:
     """Mean and log of the standard deviation of the logarithm."""
 
+    spread_range = (-8.0, 2.0)
+
     @staticmethod
     def of_mean(mean, shape):
         variance = torch.log1p(1 / shape)
@@ -164,6 +169,8 @@ class LogNormalFamily:
 
 class WeibullFamily:
     """Log of the scale, log of the shape."""
+
+    spread_range = (-2.5, 8.0)
 
     @staticmethod
     def of_mean(mean, shape):
@@ -345,7 +352,7 @@ class PathwiseBelief(FactorModule):
 
     def _bounded(self, layer, first, second):
         """Parameters within what floating point, and the link, can bear."""
-        second = second.clamp(*SPREAD_RANGE)
+        second = second.clamp(*self.family.spread_range)
         if layer > 0 and self.link == "mean" and self.family is not LogNormalFamily:
             # Smoothly, so that they can come back.
             second = LEAST_LOG_SHAPE + softplus(second - LEAST_LOG_SHAPE)

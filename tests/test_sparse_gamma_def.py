@@ -510,6 +510,16 @@ def expected_cdfs(distribution):
     ]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_means_of_the_extremes_of_a_family_are_finite(family):
+    functions = FAMILIES[family]
+    second = torch.tensor(functions.spread_range)
+    for first in (-30.0, 30.0):
+        pair = torch.full_like(second, first), second
+        assert functions.mean(*pair).isfinite().all()
+        assert functions.entropy(*pair).isfinite().all()
+
+
 @pytest.mark.parametrize("link", ["mean", "rate"])
 @pytest.mark.parametrize(
     ("family", "likelihood"),
