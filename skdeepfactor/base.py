@@ -193,15 +193,23 @@ class BaseFactorModel(
             self._validate_params()
             is_warm = self.warm_start and self.__sklearn_is_fitted__()
             share = current_share(bool(sharded))
-            file = self._checkpoint_file(checkpoint, checkpoint_every, share)
-            rows = self._rows(X, share, reset=not is_warm)
-            random_state = self._shared_random_state(share, file)
-            if X_val is not None:
-                rows_val = self._rows(X_val, share, reset=False)
-            elif self.validation_fraction is not None:
-                rows, rows_val = self._hold_out(rows, random_state)
-            else:
-                rows_val = None
+            with share.agreement():
+                file = self._checkpoint_file(checkpoint, checkpoint_every, share)
+                rows, rows_val = self._rows(X, share, reset=not is_warm), None
+                if X_val is not None:
+                    rows_val = self._rows(X_val, share, reset=False)
+                seed = self._fresh_seed(file)
+            random_state = new_random_state(
+                share.gathered(seed)[0]
+                if self.random_state is None
+                else self.random_state
+            )
+            if X_val is None and self.validation_fraction is not None:
+                with share.agreement():
+                    rows, rows_val = self._hold_out(rows, random_state)
+            rows.join()
+            if rows_val is not None:
+                rows_val.join()
             seeds = random_state.randint(np.iinfo(np.int32).max, size=self.n_init)
             seeds = share.gathered(seeds)[0]
             try:
@@ -209,6 +217,11 @@ class BaseFactorModel(
                     if self.n_init == 1 or is_warm:
                         run = (rows, rows_val, seeds[0], is_warm, report, file)
                         best = self._run(*run)
+                    elif self.n_jobs in (None, 1):
+                        best = None
+                        for seed in seeds:
+                            run = self._run(rows, rows_val, seed)
+                            best = run if best is None else max(best, run, key=_quality)
                     else:
                         runs = Parallel(n_jobs=self.n_jobs)(
                             delayed(self._run)(rows, rows_val, seed) for seed in seeds
@@ -577,18 +590,17 @@ class BaseFactorModel(
         folder = os.path.dirname(os.path.abspath(path))
         if not os.path.isdir(folder):
             raise ValueError(f"checkpoint={path!r} is in a folder that is not there.")
-        return CheckpointFile(
-            path if share.n_processes == 1 else f"{path}.{share.rank}", every
-        )
+        is_alone = share.n_processes == 1
+        if not is_alone:
+            path = f"{path}.{share.rank}"
+        return CheckpointFile(path, every, is_alone=is_alone)
 
-    def _shared_random_state(self, share, file):
-        """Random numbers that all processes have, and had before a resumption."""
+    def _fresh_seed(self, file):
+        """A seed for where none is given: that of the checkpoint, if there is one."""
         if self.random_state is not None:
-            return new_random_state(self.random_state)
+            return None
         seed = int(new_random_state(None).randint(2**31 - 1))
-        if file is not None:
-            seed = file.remember("seed", seed)
-        return np.random.RandomState(share.gathered(seed)[0])
+        return seed if file is None else file.remember("seed", seed)
 
     def _hold_out(self, rows, random_state):
         """Split off ``validation_fraction`` of the rows, at random."""
@@ -600,7 +612,7 @@ class BaseFactorModel(
                 f"{n_rows} row(s) leaves none to fit."
             )
         held = np.sort(random_state.permutation(n_rows)[:n_val])
-        return rows.without(held), MatrixRows(rows.take(held), rows.share)
+        return rows.split(held)
 
     def _run(self, rows, rows_val, seed, is_warm=False, report=None, file=None):
         """Train once; the fitted attributes, as a dict."""
@@ -615,7 +627,7 @@ class BaseFactorModel(
             module, is_stochastic=is_stochastic, n_updates=n_updates
         )
         if file is not None:
-            file.identify(self._identity(rows, seed, module))
+            file.identify(self._identity(rows, rows_val, seed, module))
 
         def attributes(history, lower_bound):
             return self._attributes(
@@ -659,7 +671,7 @@ class BaseFactorModel(
         module.refresh()
         return attributes(history, lower_bound)
 
-    def _identity(self, rows, seed, module):
+    def _identity(self, rows, rows_val, seed, module):
         """What a checkpoint must agree with to be gone on from, as strings."""
         parameters = self.get_params(deep=False)
         for name in ("device", "verbose", "n_jobs", "random_state"):
@@ -671,8 +683,10 @@ class BaseFactorModel(
             "estimator": type(self).__name__,
             "parameters": {name: repr(value) for name, value in parameters.items()},
             "seed": int(seed),
+            "processes": [rows.share.n_processes, rows.share.is_sharded],
             "rows": [rows.n_total, rows.n_samples, rows.n_features],
             "data": rows.digest(),
+            "X_val": None if rows_val is None else rows_val.digest(),
             "start": start.hexdigest(),
         }
 
@@ -741,7 +755,7 @@ class BaseFactorModel(
             },
             "_optimizer_state": optimizer_arrays(optimizer),
             "_fitted_with": self.get_params(deep=False),
-            "_row_totals": np.quantile(rows.totals(), np.linspace(0, 1, 101)),
+            "_row_totals": rows.total_levels(),
             "components_": _to_numpy(module.components()),
             "n_iter_": len(history["lower_bound"]),
             "n_samples_seen_": n_seen,
@@ -753,11 +767,16 @@ class BaseFactorModel(
     def _infer(self, X, function, out=None):
         """``function(module, x)`` of each batch of X, as one array, or in a file."""
         check_is_fitted(self)
+        if out is not None:
+            out = os.fspath(out)
+            if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
+                raise ValueError(f"out={out!r} is in a folder that is not there.")
         rows = self._rows(X, ALONE, reset=False)
         parts = _map_rows(self._load(rows.dtype), rows, function)
-        if out is None:
-            return np.concatenate(list(parts))
-        return _written(parts, out, rows.n_samples)
+        with contextlib.closing(parts):
+            if out is None:
+                return np.concatenate(list(parts))
+            return _written(parts, out, rows.n_samples)
 
     def _sample(self, n_samples, totals, random_state):
         """Rows drawn from the model, a batch at a time; counts as a CSR matrix."""
@@ -1048,21 +1067,34 @@ def _quality(attributes):
 def _map_rows(module, rows, function):
     """Yield ``function(module, x)`` of each batch of the rows, as arrays."""
     device = next(module.parameters()).device
-    for x, _ in rows.batches(module.work_width, device):
-        yield _to_numpy(function(module, x))
+    with contextlib.closing(rows.batches(module.work_width, device)) as batches:
+        for x, _ in batches:
+            yield _to_numpy(function(module, x))
 
 
 def _written(parts, path, n_rows):
-    """Write arrays below each other to a file; a read-only map of it."""
-    path = os.fspath(path)
-    start, whole = 0, None
-    for part in parts:
-        if whole is None:
-            shape = (n_rows, *part.shape[1:])
-            whole = np.lib.format.open_memmap(path, "w+", part.dtype, shape)
-        whole[start : start + len(part)] = part
-        start += len(part)
-    whole.flush()
+    """Write arrays below each other to a file; a read-only map of it.
+
+    The file takes its place when it is whole, since ``X`` itself may be a map of what
+    was there.
+    """
+    partial = f"{path}.partial"
+    try:
+        with open(partial, "wb") as file:
+            for part in parts:
+                if file.tell() == 0:
+                    header = {
+                        "descr": np.lib.format.dtype_to_descr(part.dtype),
+                        "fortran_order": False,
+                        "shape": (n_rows, *part.shape[1:]),
+                    }
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(np.ascontiguousarray(part).data)
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+        raise
     return np.load(path, mmap_mode="r")
 
 

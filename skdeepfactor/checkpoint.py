@@ -29,22 +29,30 @@ class CheckpointFile:
         Where the file is, or will be.
     every : int or float
         Number of passes between two writes, or, as a float, of seconds at least.
+    is_alone : bool
+        Whether this is the only process, and need not keep the last file but one, for
+        others that are a file behind.
     """
 
-    def __init__(self, path, every=1):
+    def __init__(self, path, every=1, *, is_alone=True):
         self.path = os.fspath(path)
-        self.every = every
+        self.every, self.is_alone = every, is_alone
         self._last = time.monotonic()
         self._notes, self._identity = {}, {}
 
     def exists(self):
         """Whether there is something to go on from."""
-        return os.path.exists(self.path)
+        return any(map(os.path.exists, self._paths()))
+
+    def _paths(self):
+        """The file and, with several processes, the one before it."""
+        return [self.path] if self.is_alone else [self.path, f"{self.path}.before"]
 
     def remember(self, name, value):
         """What the file notes under a name; ``value``, noted from now on, if none."""
         if self.exists():
-            value = self.read()["notes"].get(name, value)
+            path = next(filter(os.path.exists, self._paths()))
+            value = self.read(path)["notes"].get(name, value)
         self._notes[name] = value
         return value
 
@@ -89,6 +97,8 @@ class CheckpointFile:
                 )
                 file.flush()
                 os.fsync(file.fileno())
+            if not self.is_alone and os.path.exists(self.path):
+                os.replace(self.path, f"{self.path}.before")
             os.replace(partial, self.path)
             _sync_folder(self.path)
         except BaseException as error:
@@ -104,20 +114,21 @@ class CheckpointFile:
             )
         self._last = time.monotonic()
 
-    def read(self):
-        """The state that was written, with arrays in place of tensors.
+    def read(self, path=None):
+        """What was written, with arrays in place of tensors; here, or to a path.
 
         Raises
         ------
         ValueError
             If the file is damaged, or no checkpoint.
         """
+        path = self.path if path is None else path
         try:
-            with zipfile.ZipFile(self.path) as archive:
+            with zipfile.ZipFile(path) as archive:
                 # All of it: NumPy would not look at what it need not read.
                 if archive.testzip() is not None:
                     raise ValueError("a checksum is wrong")
-            with np.load(self.path, allow_pickle=False) as archive:
+            with np.load(path, allow_pickle=False) as archive:
                 text = json.loads(str(archive["text"]))
                 if text["format"] != FORMAT:
                     raise ValueError(f"its format is {text['format']}, not {FORMAT}")
@@ -128,29 +139,37 @@ class CheckpointFile:
                 }
         except DAMAGE as error:
             raise ValueError(
-                f"The checkpoint {self.path!r} is damaged or is none ({error}): delete "
+                f"The checkpoint {path!r} is damaged or is none ({error}): delete "
                 "it to start anew, or give another path."
             ) from error
         state = _nested({**text["state"], **arrays})
         return {"notes": text["notes"], "state": state, "identity": text["identity"]}
 
-    def state(self):
-        """The state to go on from.
+    def states(self):
+        """The states to go on from, the latest first.
 
         Raises
         ------
         ValueError
-            If the file is damaged, or of another run.
+            If a file is damaged, or of another run.
         """
-        found = self.read()
-        theirs, ours = (dict(_flat(x)) for x in (found["identity"], self._identity))
-        names = [name for name in ours if theirs.get(name) != ours[name]]
-        if names:
-            raise ValueError(
-                f"The checkpoint {self.path!r} is of another fit (it differs in "
-                f"{', '.join(names)}): delete it to start anew, or give another path."
+        states = []
+        for path in filter(os.path.exists, self._paths()):
+            found = self.read(path)
+            theirs, ours = (dict(_flat(x)) for x in (found["identity"], self._identity))
+            names = sorted(
+                name
+                for name in theirs.keys() | ours.keys()
+                if theirs.get(name) != ours.get(name)
             )
-        return found["state"]
+            if names:
+                raise ValueError(
+                    f"The checkpoint {path!r} is of another fit (it differs in "
+                    f"{', '.join(names)}): delete it to start anew, or give another "
+                    "path."
+                )
+            states.append(found["state"])
+        return states
 
 
 def _flat(state, prefix=""):

@@ -9,6 +9,7 @@ import queue
 import threading
 import zlib
 from abc import ABC, abstractmethod
+from numbers import Integral
 
 import numpy as np
 import scipy.sparse
@@ -186,6 +187,12 @@ class RowBlocks:
     """
 
     def __init__(self, source, *, block_rows=BLOCK_ROWS):
+        if not isinstance(block_rows, Integral) or block_rows < 1:
+            raise ValueError(
+                f"block_rows must be an int of at least 1, got {block_rows!r}."
+            )
+        if scipy.sparse.issparse(source):
+            source = source.tocsr()
         self.source = source
         self.block_rows = block_rows
         package = type(source).__module__.split(".")[0]
@@ -194,6 +201,12 @@ class RowBlocks:
             or isinstance(source, np.ndarray)
             or package in STREAMED - {"dask"}
         )
+        has_shape = len(getattr(source, "shape", ())) == 2
+        if self._is_cut and (not has_shape or type(source).__name__ == "AnnData"):
+            raise TypeError(
+                "RowBlocks cuts what has rows and columns, got "
+                f"{type(source).__name__}; of an AnnData pass its X."
+            )
         if package == "dask":
             self._items = _dask_partitions(source)
         elif not self._is_cut:
@@ -269,10 +282,15 @@ class RowBlocks:
 
 def _dask_partitions(source):
     """A sequence of what each partition of a dask array or bag holds."""
-    if hasattr(source, "rechunk"):
+    if hasattr(source, "rechunk") and source.ndim == 2:
         delayed = source.rechunk({1: -1}).to_delayed().ravel().tolist()
-    else:
+    elif hasattr(source, "npartitions"):
         delayed = source.to_delayed()
+    else:
+        raise TypeError(
+            "RowBlocks takes arrays of two dimensions and bags of dask, got "
+            f"{type(source).__name__}."
+        )
     return _Computed(delayed)
 
 
@@ -297,16 +315,19 @@ def _loaded(item):
         if path.endswith(".npz"):
             return scipy.sparse.load_npz(path)
         return np.load(path, mmap_mode="r", allow_pickle=False)
+    if hasattr(item, "compute"):
+        item = item.compute()
     if isinstance(item, list) and item and hasattr(item[0], "shape"):
-        return _stacked(item)
-    return item
+        item = _stacked(item)
+    return item.tocsr() if scipy.sparse.issparse(item) else item
 
 
 def _stacked(parts):
     """Matrices below each other."""
     if len(parts) == 1:
         return parts[0]
-    if scipy.sparse.issparse(parts[0]):
+    if any(map(scipy.sparse.issparse, parts)):
+        parts = [scipy.sparse.csr_matrix(part) for part in parts]
         return scipy.sparse.vstack(parts, format="csr")
     return np.concatenate(parts)
 
@@ -332,6 +353,8 @@ class Rows(ABC):
     ----------
     n_samples : int
         Number of rows of this process, which the table of local parameters has.
+    n_visible : int
+        Number of rows that this process can see: its shard, or all.
     n_total : int
         Number of rows of all processes.
     n_features : int
@@ -344,6 +367,7 @@ class Rows(ABC):
     """
 
     n_samples: int
+    n_visible: int
     n_total: int
     n_features: int
     dtype: torch.dtype
@@ -352,7 +376,7 @@ class Rows(ABC):
 
     @abstractmethod
     def totals(self):
-        """The sum of each row of all, float64, shape (n_total,)."""
+        """The sum of each row that is visible here, float64, shape (n_visible,)."""
 
     @abstractmethod
     def digest(self):
@@ -363,8 +387,8 @@ class Rows(ABC):
         """The matrix of some rows of those that this process can see, in order."""
 
     @abstractmethod
-    def without(self, numbers):
-        """The rows but for some."""
+    def split(self, numbers):
+        """The rows but for some, and those."""
 
     @abstractmethod
     def _pieces(self, batch_size, rng):
@@ -373,11 +397,6 @@ class Rows(ABC):
         ``rows`` is an array, which ``numbers`` then is, too; or None for all of the
         matrix, of which ``numbers`` is an array or a slice.
         """
-
-    @property
-    def n_visible(self):
-        """Number of rows that this process can see."""
-        return self.n_samples if self.share.is_sharded else self.n_total
 
     def parts(self, batch_size, rng, width, device):
         """Yield (batch, numbers of its rows, number of rows of the step), in parts.
@@ -426,20 +445,55 @@ class Rows(ABC):
     _n_initial = INITIAL_ROWS
 
     def _set_size(self, n_visible):
-        """Tell how many rows there are here, and of all processes."""
+        """Tell how many rows are visible here; ``join`` tells of the others'."""
         share = self.share
-        self._counts = share.gathered(n_visible) if share.is_sharded else None
-        self.n_total = sum(self._counts) if share.is_sharded else n_visible
-        self.n_samples = n_visible
+        self.n_visible = self.n_total = self.n_samples = n_visible
         if share.divides:
             self.n_samples = len(range(share.rank, n_visible, share.n_processes))
+        self._counts = [n_visible]
+        self._levels = None
 
-    def _steps_of(self, batch_size):
-        """Rows that this process sees of a step; rows of each step, where known."""
+    def join(self):
+        """Learn what rows the others have, where each has its own; all must call it."""
         if not self.share.is_sharded:
-            return batch_size, None
-        size = math.ceil(batch_size / self.share.n_processes)
-        return size, self.share.n_rows_of_steps(self._counts, size)
+            return self
+        is_double = self.dtype == torch.float64
+        known = (self.n_visible, self.n_features, is_double, self.totals())
+        counts, widths, are_double, totals = zip(
+            *self.share.gathered(known), strict=True
+        )
+        if len(set(widths)) > 1:
+            raise ValueError(
+                f"The processes have rows of different width: {list(widths)} columns."
+            )
+        if any(are_double):
+            self.dtype = torch.float64
+        self._counts, self.n_total = list(counts), sum(counts)
+        self._levels = _levels(np.concatenate(totals))
+        return self
+
+    def total_levels(self):
+        """Quantiles of the sums of all rows, in hundredths."""
+        if self._levels is None:
+            self._levels = _levels(self.totals())
+        return self._levels
+
+    def _cuts(self, batch_size):
+        """Where this process's random order is cut into steps; rows of each step.
+
+        Where each process has its own rows, all have as many steps, and each takes an
+        even part of its rows in each, so that all rows count alike.
+        """
+        n_steps = math.ceil(self.n_total / batch_size)
+        if not self.share.is_sharded:
+            cuts = np.minimum(np.arange(n_steps + 1) * batch_size, self.n_visible)
+            return cuts, np.diff(cuts)
+        every = np.linspace(0, self._counts, n_steps + 1).astype(np.intp)
+        return every[:, self.share.rank], np.diff(every.sum(axis=1))
+
+
+def _levels(totals):
+    return np.quantile(totals, np.linspace(0, 1, 101))
 
 
 def _cut(numbers, part):
@@ -462,10 +516,7 @@ class MatrixRows(Rows):
         self.own = X[share.rank :: share.n_processes] if share.divides else X
 
     def totals(self):
-        own = np.asarray(self.X.sum(axis=1, dtype=np.float64)).ravel()
-        return (
-            np.concatenate(self.share.gathered(own)) if self.share.is_sharded else own
-        )
+        return np.asarray(self.X.sum(axis=1, dtype=np.float64)).ravel()
 
     def digest(self):
         return _checksum(self.X)
@@ -473,9 +524,9 @@ class MatrixRows(Rows):
     def take(self, numbers):
         return self.X if len(numbers) == self.X.shape[0] else self.X[numbers]
 
-    def without(self, numbers):
-        kept = np.setdiff1d(np.arange(self.X.shape[0]), numbers)
-        return MatrixRows(self.X[kept], self.share)
+    def split(self, numbers):
+        rest = np.setdiff1d(np.arange(self.X.shape[0]), numbers)
+        return tuple(MatrixRows(self.X[n], self.share) for n in (rest, numbers))
 
     def _pieces(self, batch_size, rng):
         if batch_size is None:
@@ -484,15 +535,13 @@ class MatrixRows(Rows):
             return
         share = self.share
         order = rng.permutation(self.n_visible)
-        size, n_rows = self._steps_of(batch_size)
-        n_steps = math.ceil(len(order) / size) if n_rows is None else len(n_rows)
-        for step in range(n_steps):
-            rows = order[step * size : (step + 1) * size]
-            total = len(rows) if n_rows is None else n_rows[step]
+        cuts, sizes = self._cuts(batch_size)
+        for (start, stop), size in zip(itertools.pairwise(cuts), sizes, strict=True):
+            rows = order[start:stop]
             if share.divides:
                 rows = rows[share.own(rows)] // share.n_processes
             if len(rows) > 0:
-                yield self.own, rows, rows, total
+                yield self.own, rows, rows, int(size)
             yield None
 
 
@@ -516,9 +565,13 @@ class StreamedRows(Rows):
         for number, block in self._read(None):
             if not self._sizes:
                 self.n_features, self.dtype = block.shape[1], compute_dtype(block)
+            elif compute_dtype(block) == torch.float64:
+                self.dtype = torch.float64
             self._starts[number], self._sizes[number] = n_rows, block.shape[0]
             totals.append(np.asarray(block.sum(axis=1, dtype=np.float64)).ravel())
-            self._digest = _checksum(block, self._digest)
+            # Blocks are part of what is drawn from.
+            size = np.array(block.shape[0])
+            self._digest = _checksum(size, _checksum(block, self._digest))
             n_rows += block.shape[0]
         if n_rows == 0:
             raise ValueError("The source has no rows.")
@@ -532,10 +585,7 @@ class StreamedRows(Rows):
         self._set_size(len(rows))
 
     def totals(self):
-        own = self._totals[self._kept]
-        return (
-            np.concatenate(self.share.gathered(own)) if self.share.is_sharded else own
-        )
+        return self._totals[self._kept]
 
     def digest(self):
         return self._digest
@@ -549,10 +599,11 @@ class StreamedRows(Rows):
                 parts.append(matrix[wanted - places[0]])
         return _stacked(parts)
 
-    def without(self, numbers):
-        rest = copy.copy(self)
+    def split(self, numbers):
+        rest, some = copy.copy(self), copy.copy(self)
         rest._keep(np.delete(self._kept, numbers))
-        return rest
+        some._keep(self._kept[numbers])
+        return rest, some
 
     def _read(self, order):
         """Yield the number of each block and the block, checked."""
@@ -596,16 +647,16 @@ class StreamedRows(Rows):
         try:
             return self.check(block, is_first)
         except ValueError as error:
-            row = self._first_bad_row(block)
+            row = self._first_bad_row(block, is_first)
             at = where if row is None else f"{where}, has a bad row, {start + row}"
             raise ValueError(f"{at}: {error}") from error
 
-    def _first_bad_row(self, block):
+    def _first_bad_row(self, block, is_first):
         """The place of the first row that fails by itself, None if none does."""
 
         def is_bad(start, stop):
             try:
-                self.check(block[start:stop], False)
+                self.check(block[start:stop], is_first)
             except ValueError:
                 return True
             return False
@@ -633,45 +684,51 @@ class StreamedRows(Rows):
                 yield from self._own(matrix, numbers, self.n_total)
             yield None
             return
-        size, n_rows = self._steps_of(batch_size)
-        n_steps = 0
-        for matrix, numbers in self._batches(size, rng):
-            total = len(numbers) if n_rows is None else n_rows[n_steps]
-            yield from self._own(matrix, numbers, total)
+        cuts, sizes = self._cuts(batch_size)
+        for (matrix, numbers), size in zip(
+            self._batches(np.diff(cuts), rng), sizes, strict=True
+        ):
+            yield from self._own(matrix, numbers, int(size))
             yield None
-            n_steps += 1
-        # Others may have rows left.
-        if n_rows is not None:
-            yield from itertools.repeat(None, len(n_rows) - n_steps)
 
     def _own(self, matrix, numbers, n_rows):
         """The piece of a step that is this process's, if there is one."""
-        if self.share.divides:
+        if self.share.divides and len(numbers) > 0:
             is_own = self.share.own(numbers)
             matrix, numbers = matrix[is_own], numbers[is_own] // self.share.n_processes
         if len(numbers) > 0:
             yield matrix, None, numbers, n_rows
 
-    def _batches(self, size, rng):
-        """Yield random rows of the blocks, ``size`` at a time, and their numbers.
+    def _batches(self, sizes, rng):
+        """Yield random rows of the blocks, so many at a time, and their numbers.
 
         Blocks are in random order, if they can be, and so are the rows of each; what is
         left of one goes with the next.
         """
-        matrices, places, n_held = [], [], 0
+        blocks = self._shuffled(rng)
+        matrix, numbers, start = None, np.empty(0, dtype=np.intp), 0
+        for size in sizes:
+            matrices, places, n_missing = [], [], int(size)
+            while n_missing > 0:
+                if start == len(numbers):
+                    matrix, numbers = next(blocks)
+                    start = 0
+                stop = min(start + n_missing, len(numbers))
+                matrices.append(matrix[start:stop])
+                places.append(numbers[start:stop])
+                n_missing -= stop - start
+                start = stop
+            if places:
+                yield _stacked(matrices), np.concatenate(places)
+            else:
+                yield None, np.empty(0, dtype=np.intp)
+        # To its end, so that what is wrong with it is seen.
+        for _ in blocks:
+            pass
+
+    def _shuffled(self, rng):
+        """Yield the rows of each block that are kept, shuffled, and their numbers."""
         order = rng.permutation(sorted(self._sizes))
         for matrix, numbers in self._kept_blocks(order):
             shuffled = rng.permutation(len(numbers))
-            start = 0
-            while n_held + len(shuffled) - start >= size:
-                stop = start + size - n_held
-                matrices.append(matrix[shuffled[start:stop]])
-                places.append(numbers[shuffled[start:stop]])
-                yield _stacked(matrices), np.concatenate(places)
-                matrices, places, n_held, start = [], [], 0, stop
-            if start < len(shuffled):
-                matrices.append(matrix[shuffled[start:]])
-                places.append(numbers[shuffled[start:]])
-                n_held += len(shuffled) - start
-        if n_held > 0:
-            yield _stacked(matrices), np.concatenate(places)
+            yield matrix[shuffled], numbers[shuffled]

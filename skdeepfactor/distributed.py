@@ -6,9 +6,9 @@ and every function here gives back what it got. Every process must call ``fit``,
 with the same parameters.
 """
 
+import contextlib
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.distributed
 
@@ -66,14 +66,21 @@ class Share:
             for tensor in tensors:
                 torch.distributed.broadcast(tensor, 0)
 
-    def n_rows_of_steps(self, counts, batch_size):
-        """Rows of each step of all processes together, where the data are sharded.
-
-        ``counts`` are the rows of each process, and ``batch_size`` those that each
-        takes in a step, while it has any.
-        """
-        starts = np.arange(0, max(counts), batch_size)[:, np.newaxis]
-        return np.clip(np.array(counts) - starts, 0, batch_size).sum(axis=1).tolist()
+    @contextlib.contextmanager
+    def agreement(self):
+        """Raise on all processes what one raises in here, where they do not meet."""
+        failure = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        told = None if failure is None else f"{type(failure).__name__}: {failure}"
+        everyone = self.gathered(told)
+        if failure is not None:
+            raise failure
+        for rank, other in enumerate(everyone):
+            if other is not None:
+                raise RuntimeError(f"Process {rank} of the group failed: {other}")
 
 
 def current_share(is_sharded=False):

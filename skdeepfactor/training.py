@@ -108,7 +108,7 @@ class Interrupts:
     def hold_back(self):
         """Note interrupts from now on, instead of raising them."""
         is_main = threading.current_thread() is threading.main_thread()
-        if is_main and signal.getsignal(signal.SIGINT) is not None:
+        if is_main and callable(signal.getsignal(signal.SIGINT)):
             self._handler = signal.signal(signal.SIGINT, self._note)
 
     def _note(self, number, frame):
@@ -121,7 +121,7 @@ class Interrupts:
             self._handler = None
         if self._is_due:
             self._is_due = False
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
 
 def train_pass(
@@ -439,7 +439,7 @@ class Interrupted(KeyboardInterrupt):
     """An interrupt in training, after which the module is as a whole pass left it."""
 
     def __init__(self, history, lower_bound):
-        super().__init__()
+        super().__init__(history, lower_bound)
         self.history, self.lower_bound = history, lower_bound
 
 
@@ -519,9 +519,11 @@ def train(
     has_copy = not is_ascent or torch.device(device).type != "cpu"
     interrupts = None if has_copy else Interrupts()
     run = Run(module, optimizer, rng, memory, guard, history, has_copy=has_copy)
-    if checkpoint is not None and checkpoint.exists():
-        run.load_state_dict(checkpoint.state())
-        history = run.history
+    if checkpoint is not None:
+        state = _common_state(checkpoint, rows.share)
+        if state is not None:
+            run.load_state_dict(state)
+            history = run.history
     is_diverged = False
     while len(history["lower_bound"]) < max_iter and not run.is_done:
         n_passes = len(history["lower_bound"]) + 1
@@ -582,8 +584,8 @@ def train(
             if report is not None:
                 run.is_done |= any(rows.share.gathered(bool(report(history))))
             if checkpoint is not None:
-                is_last = run.is_done or n_passes == max_iter
-                if is_last or checkpoint.is_due(n_passes):
+                is_due = rows.share.gathered(checkpoint.is_due(n_passes))[0]
+                if is_due or run.is_done or n_passes == max_iter:
                     checkpoint.write(run.state_dict())
         except KeyboardInterrupt:
             run.settle(n_passes, is_begun)
@@ -594,30 +596,59 @@ def train(
         finally:
             if interrupts is not None:
                 interrupts.let_through()
+    if is_diverged and run.last_sound() is None:
+        raise ValueError(
+            f"The lower bound is not finite after pass {n_passes}: the counts are too "
+            "large, or the priors too extreme, for the floating-point type of the "
+            "data."
+        )
+    try:
+        return history, _final_bound(
+            run, rows, device, is_diverged, is_ascent, validate is not None
+        )
+    except KeyboardInterrupt:
+        raise Interrupted(history, history["lower_bound"][-1]) from None
+
+
+def _final_bound(run, rows, device, is_diverged, is_ascent, is_validated):
+    """Leave the module at its best, and give the bound of all rows there."""
+    module, memory, history = run.module, run.memory, run.history
     if is_diverged:
-        if run.sound is None:
-            raise ValueError(
-                f"The lower bound is not finite after pass {n_passes}: the counts are "
-                "too large, or the priors too extreme, for the floating-point type of "
-                "the data."
-            )
-        _warn_of_divergence(n_passes)
+        _warn_of_divergence(len(history["lower_bound"]) + 1)
         run.last_sound().restore(module)
         memory = None
     elif run.best is not None:
         run.best.restore(module)
-    elif guard is not None:
-        guard.settle()
+    elif run.guard is not None:
+        run.guard.settle()
     elif is_ascent:
-        return history, history["lower_bound"][-1]
+        return history["lower_bound"][-1]
     # What is remembered of rows belongs to other parameters than the best ones.
-    module.train(validate is None)
+    module.train(not is_validated)
     lower_bound = _evaluate(module, rows, memory, device)
     if not math.isfinite(lower_bound):
         _warn_of_divergence(len(history["lower_bound"]))
         run.last_sound().restore(module)
         lower_bound = _evaluate(module, rows, None, device)
-    return history, lower_bound
+    return lower_bound
+
+
+def _common_state(checkpoint, share):
+    """The latest state that all processes have; None if none has any."""
+    states = {}
+    with share.agreement():
+        for state in checkpoint.states():
+            states[len(state["history"]["lower_bound"])] = state
+    passes = share.gathered(sorted(states))
+    common = set.intersection(*map(set, passes))
+    if common:
+        return states[max(common)]
+    if any(passes):
+        raise ValueError(
+            f"The checkpoints of the processes are of different passes, {passes}: "
+            "delete them all to start anew."
+        )
+    return None
 
 
 def _warn_of_divergence(n_passes):
@@ -626,7 +657,7 @@ def _warn_of_divergence(n_passes):
         "those that the last finite bound was found with. Lower learning_rate, or "
         "pass float64 data.",
         ConvergenceWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

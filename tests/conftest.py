@@ -192,13 +192,7 @@ def estimator(request, device):
     return type(request.param)(**{**request.param.get_params(), "device": device})
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(model, id=name)
-        for name, model in ESTIMATORS.items()
-        if isinstance(model, ConjugateFactorModel)
-    ]
-)
+@pytest.fixture(params=CLOSED_FORMS.values(), ids=CLOSED_FORMS.keys())
 def conjugate(request, device):
     """A fresh estimator of each kind whose updates have a closed form."""
     return type(request.param)(**{**request.param.get_params(), "device": device})

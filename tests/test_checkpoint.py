@@ -20,8 +20,9 @@ from skdeepfactor import (
     PoissonFactorization,
 )
 from skdeepfactor.checkpoint import CheckpointFile
+from skdeepfactor.data import RowBlocks
 from skdeepfactor.module import FactorModule
-from skdeepfactor.training import Interrupted, train_pass
+from skdeepfactor.training import Interrupted, Interrupts, train_pass
 
 
 def data_of(estimator, counts):
@@ -220,6 +221,22 @@ def test_a_file_of_other_data_or_another_model_is_refused(written, counts):
         other.fit(counts, checkpoint=path)
 
 
+def test_other_validation_rows_are_another_fit(counts, tmp_path):
+    model = PoissonFactorization(3, max_iter=3, tol=0.0, random_state=0)
+    model.fit(counts[:40], X_val=counts[40:], checkpoint=tmp_path / "run")
+    for X_val in (counts[41:], None):
+        with pytest.raises(ValueError, match="differs in X_val"):
+            model.fit(counts[:40], X_val=X_val, checkpoint=tmp_path / "run")
+
+
+def test_other_blocks_are_another_fit(counts, tmp_path):
+    X = counts.toarray()
+    model = PoissonFactorization(3, max_iter=3, batch_size=8, random_state=0)
+    model.fit(RowBlocks(X, block_rows=20), checkpoint=tmp_path / "run")
+    with pytest.raises(ValueError, match="differs in data"):
+        model.fit(RowBlocks(X, block_rows=30), checkpoint=tmp_path / "run")
+
+
 def test_a_file_that_runs_code_is_not_run(written, counts):
     model, path = written
 
@@ -376,6 +393,35 @@ def test_a_signal_is_such_an_interrupt():
         [sys.executable, "-c", SIGNALLED], capture_output=True, text=True, check=False
     )
     assert shown.stdout == "True True\n", shown.stderr
+
+
+def test_an_interrupt_of_the_last_bound_keeps_all_passes(counts, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skdeepfactor.training._evaluate", interrupted)
+    model = LatentDirichletAllocation(3, batch_size=16, max_iter=4, random_state=0)
+    with pytest.raises(Interrupted):
+        model.fit(counts)
+    assert model.n_iter_ == 4
+
+
+def test_interrupts_go_to_who_handles_them(monkeypatch):
+    calls = []
+    before = signal.signal(signal.SIGINT, lambda *_: calls.append("handled"))
+    try:
+        interrupts = Interrupts()
+        interrupts.hold_back()
+        signal.raise_signal(signal.SIGINT)
+        assert calls == []
+        interrupts.let_through()
+        assert calls == ["handled"]
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        interrupts.hold_back()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        interrupts.let_through()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # Memory that runs out.

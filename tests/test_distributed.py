@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import textwrap
 import time
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import torch.distributed
 from numpy.testing import assert_allclose, assert_array_equal
 
+from skdeepfactor.data import MatrixRows
 from skdeepfactor.distributed import Share, current_share
 from tests.conftest import CLOSED_FORMS, ESTIMATORS
 
@@ -47,10 +47,15 @@ def save(name, model):
     )
 """
 
+FOOTER = """
+if world > 1:
+    dist.destroy_process_group()
+"""
+
 
 def started(folder, body, world):
     """Processes that run a script."""
-    script = HEADER + textwrap.dedent(body)
+    script = HEADER + body + FOOTER
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     return [
@@ -276,20 +281,69 @@ save("whole", clone(model).fit(X))
 """
 
 
-def test_processes_go_on_from_their_checkpoints(tmp_path):
+@pytest.fixture
+def stopped(tmp_path):
+    """A folder with the checkpoints of two processes that were stopped."""
     np.save(tmp_path / "X.npy", np.random.default_rng(0).poisson(1.0, (60, 30)) * 1.0)
     (tmp_path / "first").touch()
     ended(started(tmp_path, CHECKPOINTED, 2))
-    assert {path.name for path in tmp_path.glob("run*")} == {"run.0", "run.1"}
+    expected = {f"run.{rank}{end}" for rank in (0, 1) for end in ("", ".before")}
+    assert {path.name for path in tmp_path.glob("run*")} == expected
     (tmp_path / "first").unlink()
     (tmp_path / "meet").unlink()
-    ended(started(tmp_path, CHECKPOINTED, 2))
+    return tmp_path
+
+
+@pytest.mark.parametrize("is_behind", [False, True])
+def test_processes_go_on_from_their_checkpoints(stopped, is_behind):
+    if is_behind:
+        # As if it had been killed before it wrote the last.
+        os.replace(stopped / "run.1.before", stopped / "run.1")
+    ended(started(stopped, CHECKPOINTED, 2))
     for rank in range(2):
         found, expected = (
-            np.load(tmp_path / f"{name}.{rank}.npz") for name in ("resumed", "whole")
+            np.load(stopped / f"{name}.{rank}.npz") for name in ("resumed", "whole")
         )
         for name in expected:
             assert_array_equal(found[name], expected[name])
+
+
+def test_a_process_without_its_checkpoint_is_noticed_by_all(stopped):
+    for path in stopped.glob("run.1*"):
+        path.unlink()
+    processes = started(stopped, CHECKPOINTED, 2)
+    for process in processes:
+        error = process.communicate(timeout=120)[1]
+        assert process.returncode != 0
+        assert "are of different passes, [[2, 3], []]" in error
+
+
+BAD_SHARD = """
+from skdeepfactor import PoissonFactorization
+own = X[rank::2].copy()
+if rank == 1:
+    own.data[3] = np.nan
+try:
+    PoissonFactorization(2).fit(own, sharded=True)
+except Exception as error:
+    print(type(error).__name__, error)
+own = X[rank::2, : 30 - rank]
+try:
+    PoissonFactorization(2).fit(own, sharded=True)
+except Exception as error:
+    print(type(error).__name__, error)
+print(PoissonFactorization(2, random_state=0).fit(X).n_samples_seen_)
+"""
+
+
+def test_what_one_process_raises_all_do(tmp_path):
+    np.save(tmp_path / "X.npy", np.random.default_rng(0).poisson(1.0, (60, 30)) * 1.0)
+    first, second = ended(started(tmp_path, BAD_SHARD, 2))
+    assert "RuntimeError Process 1 of the group failed: ValueError" in first
+    assert second.startswith("ValueError Input X contains NaN")
+    for shown in (first, second):
+        assert "ValueError The processes have rows of different width" in shown
+        assert shown.endswith("60\n")
 
 
 # In one process.
@@ -305,7 +359,12 @@ def test_one_process_is_its_own_group():
     assert_array_equal(x, 1)
 
 
-def test_rows_of_steps_of_shards():
-    share = Share(0, 3, is_sharded=True)
-    assert share.n_rows_of_steps([5, 0, 2], 2) == [4, 2, 1]
-    assert share.n_rows_of_steps([4, 4, 4], 4) == [12]
+def test_shards_take_part_in_each_step_by_their_size():
+    X = np.zeros((54, 2))
+    rows = MatrixRows(X, Share(1, 2, is_sharded=True))
+    rows._counts, rows.n_total = [6, 54], 60
+    cuts, sizes = rows._cuts(12)
+    assert sum(sizes) == 60
+    assert set(sizes) <= {11, 12, 13}
+    assert (cuts[0], cuts[-1], len(cuts)) == (0, 54, 6)
+    assert set(np.diff(cuts)) == {10, 11}

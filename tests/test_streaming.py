@@ -11,7 +11,6 @@ from sklearn.base import clone
 from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
 from skdeepfactor.data import ALONE, MatrixRows, RowBlocks, StreamedRows, ahead
 from skdeepfactor.distributed import Share
-from tests.conftest import CLOSED_FORMS
 
 
 def cut(X, size=13):
@@ -123,7 +122,8 @@ def test_rows_can_be_taken_and_left_out(doubles, is_streamed):
         rows = StreamedRows(RowBlocks(cut(doubles)), unchecked)
     out = np.array([0, 12, 13, 30, 59])
     assert_array_equal(rows.take(out).toarray(), doubles[out].toarray())
-    rest = rows.without(out)
+    rest, some = rows.split(out)
+    assert_array_equal(some.take(np.arange(5)).toarray(), doubles[out].toarray())
     kept = np.setdiff1d(np.arange(60), out)
     assert rest.n_samples == 55
     assert_array_equal(rest.take(np.arange(55)).toarray(), doubles[kept].toarray())
@@ -137,9 +137,7 @@ def test_rows_can_be_taken_and_left_out(doubles, is_streamed):
 
 
 @pytest.mark.parametrize("is_warm", [False, True])
-@pytest.mark.parametrize("name", CLOSED_FORMS)
-def test_a_full_fit_is_that_in_memory(name, doubles, is_warm, device):
-    conjugate = clone(CLOSED_FORMS[name]).set_params(device=device)
+def test_a_full_fit_is_that_in_memory(conjugate, doubles, is_warm):
     conjugate.set_params(batch_size=None, max_iter=15, tol=0.0)
     conjugate.set_params(warm_start=is_warm)
     expected, found = clone(conjugate).fit(doubles), clone(conjugate)
@@ -209,6 +207,31 @@ def test_factors_are_written_to_a_file(doubles, tmp_path):
         model.transform(doubles, return_std=True, out=tmp_path / "z.npy")
 
 
+def test_a_file_takes_its_place_when_it_is_whole(doubles, tmp_path):
+    model = PoissonFactorization(3, random_state=0).fit(doubles)
+    path = tmp_path / "z.npy"
+    expected = model.transform(doubles, out=path).copy()
+
+    def source():
+        yield doubles[:20]
+        if n_reads:
+            raise OSError("the disk is gone")
+        n_reads.append(None)
+        yield doubles[20:]
+
+    n_reads = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        model.transform(RowBlocks(source), out=path)
+    assert_array_equal(np.load(path), expected)
+    assert [p.name for p in tmp_path.iterdir()] == ["z.npy"]
+    with pytest.raises(ValueError, match="in a folder that is not there"):
+        model.transform(doubles, out=tmp_path / "no" / "z.npy")
+    # What is read may be what is written.
+    np.save(path, doubles.toarray())
+    Z = model.transform(np.load(path, mmap_mode="r"), out=path)
+    assert_allclose(Z, expected)
+
+
 # Sources.
 
 
@@ -270,6 +293,43 @@ def test_data_sets_of_h5py(doubles, tmp_path):
     with h5py.File(tmp_path / "counts.h5", "w") as file:
         file["X"] = doubles.toarray()
         assert_allclose(model.fit(file["X"]).components_, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_blocks_may_be_of_different_kinds(doubles, batch_size):
+    parts = cut(doubles)
+    parts[0] = parts[0].toarray()
+    parts[1] = parts[1].astype(np.float32)
+    parts[2] = parts[2].tocoo()
+    parts[3] = parts[3].astype(int)
+    model = PoissonFactorization(3, batch_size=batch_size, max_iter=4, random_state=0)
+    found = model.fit(RowBlocks(parts)).components_
+    expected = model.fit(RowBlocks(cut(doubles))).components_
+    assert found.dtype == np.float64
+    assert_allclose(found, expected, rtol=1e-9)
+    # float64 wherever there is some.
+    parts[0] = cut(doubles)[0].astype(np.float32)
+    assert model.fit(RowBlocks(parts)).components_.dtype == np.float64
+
+
+def test_a_model_for_other_columns_names_the_row_too(doubles):
+    model = PoissonFactorization(3).fit(doubles[:, :20])
+    X = doubles.toarray()
+    X[31, 4] = np.nan
+    with pytest.raises(ValueError, match=r"a bad row, 31: .*NaN"):
+        model.fit(RowBlocks(cut(X)))
+
+
+@pytest.mark.parametrize("block_rows", [0, -5, 2.5])
+def test_bad_numbers_of_rows(doubles, block_rows):
+    with pytest.raises(ValueError, match="block_rows must be an int of at least 1"):
+        RowBlocks(doubles, block_rows=block_rows)
+
+
+def test_an_anndata_is_no_matrix(doubles):
+    anndata = pytest.importorskip("anndata")
+    with pytest.raises(TypeError, match="of an AnnData pass its X"):
+        RowBlocks(anndata.AnnData(doubles))
 
 
 @pytest.mark.parametrize("source", ["counts.npz", 3, None, {"a": 1}])
