@@ -212,13 +212,13 @@ class BaseFactorModel(
                 rows_val.join()
             seeds = random_state.randint(np.iinfo(np.int32).max, size=self.n_init)
             seeds = share.gathered(seeds)[0]
+            best = None
             try:
                 with pass_reports(self, X) as report:
                     if self.n_init == 1 or is_warm:
                         run = (rows, rows_val, seeds[0], is_warm, report, file)
                         best = self._run(*run)
                     elif self.n_jobs in (None, 1):
-                        best = None
                         for seed in seeds:
                             run = self._run(rows, rows_val, seed)
                             best = run if best is None else max(best, run, key=_quality)
@@ -227,9 +227,14 @@ class BaseFactorModel(
                             delayed(self._run)(rows, rows_val, seed) for seed in seeds
                         )
                         best = max(runs, key=_quality)
-            except Interrupted as interrupt:
-                vars(self).update(interrupt.attributes)
-                raise
+            except KeyboardInterrupt as interrupt:
+                if isinstance(interrupt, Interrupted):
+                    runs = [interrupt.attributes, *([] if best is None else [best])]
+                    best = max(runs, key=_quality)
+                if best is None:
+                    raise
+                vars(self).update(best)
+                raise Interrupted(best["history_"], best["lower_bound_"]) from None
             vars(self).update(best)
         return self
 
@@ -1125,6 +1130,9 @@ def _resolve_device(name, dtype):
             f"device={name!r} is not available on this machine; 'cpu' always is, and "
             "'auto' takes a GPU where there is one."
         )
+    if device.type == "cuda" and device.index is None:
+        # A thread of its own may have another current device.
+        device = torch.device("cuda", torch.cuda.current_device())
     if device.type == "mps" and dtype == torch.float64:
         raise ValueError("device='mps' cannot compute in float64; pass float32 data.")
     return device

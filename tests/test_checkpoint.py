@@ -406,6 +406,18 @@ def test_an_interrupt_of_the_last_bound_keeps_all_passes(counts, monkeypatch):
     assert model.n_iter_ == 4
 
 
+@pytest.mark.parametrize("n_calls", [6, 8])
+def test_an_interrupt_keeps_the_best_restart(counts, n_calls, monkeypatch):
+    model = PoissonFactorization(3, max_iter=5, tol=0.0, random_state=0)
+    first = clone(model).set_params(n_init=2)
+    # In the first pass of the second restart, and in its third.
+    interrupt_after(monkeypatch, n_calls)
+    with pytest.raises(Interrupted):
+        first.fit(counts)
+    assert first.n_iter_ in ({5} if n_calls == 6 else {2, 5})
+    assert first.lower_bound_ == max(first.history_["lower_bound"])
+
+
 def test_interrupts_go_to_who_handles_them(monkeypatch):
     calls = []
     before = signal.signal(signal.SIGINT, lambda *_: calls.append("handled"))
