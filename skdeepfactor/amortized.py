@@ -469,8 +469,8 @@ class AmortizedFactorModel(SampledFactorModel):
         """
         return self._sample(n_samples, n_tokens, random_state)
 
-    def _validate(self, X, *, reset):
-        X = super()._validate(X, reset=reset)
+    def _validate(self, X, *, reset, min_rows=1):
+        X = super()._validate(X, reset=reset, min_rows=min_rows)
         largest = X.max() if X.shape[0] else 0
         if self.likelihood == "bernoulli" and largest > 1:
             raise ValueError(

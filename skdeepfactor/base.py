@@ -542,7 +542,7 @@ class BaseFactorModel(
     def _n_features_out(self):
         return self.components_.shape[0]
 
-    def _validate(self, X, *, reset):
+    def _validate(self, X, *, reset, min_rows=1):
         """Check X; canonical CSR or an array, never the caller's to be changed."""
         given = X
         try:
@@ -552,6 +552,7 @@ class BaseFactorModel(
                 accept_sparse="csr",
                 dtype="numeric",
                 ensure_non_negative=self._is_non_negative,
+                ensure_min_samples=min_rows,
                 reset=reset,
             )
         except (TypeError, ValueError) as error:
@@ -572,7 +573,10 @@ class BaseFactorModel(
     def _rows(self, X, share, *, reset):
         """The rows of X, checked, as training takes them."""
         if not is_streamed(X):
-            return MatrixRows(self._validate(X, reset=reset), share)
+            # A shard may be empty.
+            min_rows = 0 if share.is_sharded else 1
+            X = self._validate(X, reset=reset, min_rows=min_rows)
+            return MatrixRows(X, share)
         blocks = X if isinstance(X, RowBlocks) else RowBlocks(X)
 
         def check(block, is_first):

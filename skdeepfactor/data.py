@@ -469,6 +469,8 @@ class Rows(ABC):
         if any(are_double):
             self.dtype = torch.float64
         self._counts, self.n_total = list(counts), sum(counts)
+        if self.n_total == 0:
+            raise ValueError("No process has a row.")
         self._levels = _levels(np.concatenate(totals))
         return self
 

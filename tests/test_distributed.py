@@ -111,6 +111,11 @@ save("sharded", clone(model).set_params(max_iter=5, tol=0.0).fit(own, sharded=Tr
 sampled = clone(ESTIMATORS["NeuralTopicDLGM"]).set_params(max_iter=3, batch_size=12)
 save("sharded-batched", sampled.fit(own, sharded=True, X_val=own))
 stream = RowBlocks([own[:4], own[4:]])
+# One may have none at all.
+own = X if rank == world - 1 else X[:0]
+full = clone(model).set_params(max_iter=5, tol=0.0)
+save("sharded-alone", full.fit(own, sharded=True))
+save("sharded-alone-batched", clone(sampled).fit(own, sharded=True))
 save("sharded-blocks", clone(model).set_params(max_iter=5, tol=0.0, batch_size=20).fit(
     stream, sharded=True))
 """
@@ -183,7 +188,7 @@ def test_all_processes_have_the_same_model(results, world):
                     assert_array_equal(found[key], array, err_msg=f"{name} {key}")
             assert_allclose(found["bound"], ranks[0]["bound"], rtol=1e-9)
         n_compared += 1
-    assert n_compared == 2 * len(ESTIMATORS) + 5
+    assert n_compared == 2 * len(ESTIMATORS) + 7
     printed = results[world, "printed"]
     assert len(set(printed)) == 1
     assert printed[0]
@@ -197,6 +202,9 @@ def test_own_rows_make_the_same_model_as_shared_ones(results, world):
     assert found["n"] == 60
     assert_allclose(found["bound"], expected["bound"], rtol=0.05)
     assert_allclose(found["row_totals"], expected["row_totals"])
+    (alone,) = results[1, "sharded-alone"].values()
+    found = results[world, "sharded-alone"][0]
+    assert_allclose(found["bound"], alone["bound"], rtol=0.05)
     assert len(results[world, "sharded-batched"]) == world
     assert len(results[world, "sharded-blocks"]) == world
 

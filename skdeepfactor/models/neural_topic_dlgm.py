@@ -1124,8 +1124,8 @@ class NeuralTopicDLGM(SampledFactorModel):
         """
         return self._sample(n_samples, n_tokens, random_state)
 
-    def _validate(self, X, *, reset):
-        X = super()._validate(X, reset=reset)
+    def _validate(self, X, *, reset, min_rows=1):
+        X = super()._validate(X, reset=reset, min_rows=min_rows)
         if self.likelihood in ("dirichlet_multinomial", "negative_binomial"):
             values = X.data if scipy.sparse.issparse(X) else X
             if not np.array_equal(values, np.rint(values)):

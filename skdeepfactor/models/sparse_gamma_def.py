@@ -684,8 +684,8 @@ class SparseGammaDEF(ConjugateFactorModel):
     def _full_steps_ascend(self):
         return self.solver == "auxiliary"
 
-    def _validate(self, X, *, reset):
-        X = super()._validate(X, reset=reset)
+    def _validate(self, X, *, reset, min_rows=1):
+        X = super()._validate(X, reset=reset, min_rows=min_rows)
         if self.likelihood == "bernoulli":
             values = X.data if scipy.sparse.issparse(X) else X
             is_binary = (values == 0) | (values == 1)
