@@ -277,6 +277,8 @@ def test_arrays_and_bags_of_dask(doubles):
     assert_allclose(model.fit(blocks).components_, expected, rtol=1e-6)
 
 
+# anndata uses what newer versions of pandas warn of.
+@pytest.mark.filterwarnings("default")
 def test_backed_anndata(doubles, tmp_path):
     anndata = pytest.importorskip("anndata")
     anndata.AnnData(doubles).write_h5ad(tmp_path / "cells.h5ad")
@@ -326,6 +328,8 @@ def test_bad_numbers_of_rows(doubles, block_rows):
         RowBlocks(doubles, block_rows=block_rows)
 
 
+# anndata uses what newer versions of pandas warn of.
+@pytest.mark.filterwarnings("default")
 def test_an_anndata_is_no_matrix(doubles):
     anndata = pytest.importorskip("anndata")
     with pytest.raises(TypeError, match="of an AnnData pass its X"):
