@@ -1075,8 +1075,9 @@ def _quality(attributes):
 @torch.no_grad()
 def _map_rows(module, rows, function):
     """Yield ``function(module, x)`` of each batch of the rows, as arrays."""
-    device = next(module.parameters()).device
-    with contextlib.closing(rows.batches(module.work_width, device)) as batches:
+    like = next(module.parameters())
+    batches = rows.batches(module.work_width, like.device, like.dtype)
+    with contextlib.closing(batches):
         for x, _ in batches:
             yield _to_numpy(function(module, x))
 

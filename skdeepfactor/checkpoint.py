@@ -114,15 +114,14 @@ class CheckpointFile:
             )
         self._last = time.monotonic()
 
-    def read(self, path=None):
-        """What was written, with arrays in place of tensors; here, or to a path.
+    def read(self, path):
+        """What was written to a path, with arrays in place of tensors.
 
         Raises
         ------
         ValueError
             If the file is damaged, or no checkpoint.
         """
-        path = self.path if path is None else path
         try:
             with zipfile.ZipFile(path) as archive:
                 # All of it: NumPy would not look at what it need not read.

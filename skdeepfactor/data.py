@@ -398,17 +398,19 @@ class Rows(ABC):
         matrix, of which ``numbers`` is an array or a slice.
         """
 
-    def parts(self, batch_size, rng, width, device):
+    def parts(self, batch_size, rng, width, device, dtype=None):
         """Yield (batch, numbers of its rows, number of rows of the step), in parts.
 
-        A part is small enough for arrays of ``width`` numbers a row to be worked on.
+        A part is small enough for arrays of ``width`` numbers a row to be worked on,
+        and of the type of the model, where it has one that is not that of the data.
         After each step comes None. A step is on ``batch_size`` random rows, of all
         processes together, or on all rows, in order, if that is None.
         """
-        parts = self._parts(batch_size, rng, width, torch.device(device))
+        dtype = dtype or self.dtype
+        parts = self._parts(batch_size, rng, width, torch.device(device), dtype)
         return parts if torch.device(device).type == "cpu" else ahead(parts, 1)
 
-    def _parts(self, batch_size, rng, width, device):
+    def _parts(self, batch_size, rng, width, device, dtype):
         n_bytes = CHUNK_BYTES if device.type == "cpu" else ACCELERATOR_BYTES
         for piece in self._pieces(batch_size, rng):
             if piece is None:
@@ -416,12 +418,13 @@ class Rows(ABC):
                 continue
             matrix, rows, numbers, n_rows = piece
             for part in chunks(matrix, rows, width, n_bytes / self.n_splits):
-                x = to_tensor(matrix, part, dtype=self.dtype, device=device)
+                x = to_tensor(matrix, part, dtype=dtype, device=device)
                 yield x, part if rows is not None else _cut(numbers, part), n_rows
 
-    def batches(self, width, device):
+    def batches(self, width, device, dtype=None):
         """Yield (batch, numbers of its rows) of all rows of this process, in order."""
-        with contextlib.closing(self.parts(None, None, width, device)) as parts:
+        parts = self.parts(None, None, width, device, dtype)
+        with contextlib.closing(parts):
             for part in parts:
                 if part is not None:
                     yield part[:2]
@@ -456,7 +459,7 @@ class Rows(ABC):
     def join(self):
         """Learn what rows the others have, where each has its own; all must call it."""
         if not self.share.is_sharded:
-            return self
+            return
         is_double = self.dtype == torch.float64
         known = (self.n_visible, self.n_features, is_double, self.totals())
         counts, widths, are_double, totals = zip(
@@ -472,7 +475,6 @@ class Rows(ABC):
         if self.n_total == 0:
             raise ValueError("No process has a row.")
         self._levels = _levels(np.concatenate(totals))
-        return self
 
     def total_levels(self):
         """Quantiles of the sums of all rows, in hundredths."""
@@ -563,7 +565,7 @@ class StreamedRows(Rows):
         self.source, self.check, self.share = source, check, share
         self._is_known = False
         self._starts, self._sizes, totals = {}, {}, [np.zeros(0)]
-        self._digest, n_rows = 0, 0
+        n_rows = 0
         for number, block in self._read(None):
             if not self._sizes:
                 self.n_features, self.dtype = block.shape[1], compute_dtype(block)
@@ -571,9 +573,6 @@ class StreamedRows(Rows):
                 self.dtype = torch.float64
             self._starts[number], self._sizes[number] = n_rows, block.shape[0]
             totals.append(np.asarray(block.sum(axis=1, dtype=np.float64)).ravel())
-            # Blocks are part of what is drawn from.
-            size = np.array(block.shape[0])
-            self._digest = _checksum(size, _checksum(block, self._digest))
             n_rows += block.shape[0]
         if n_rows == 0:
             raise ValueError("The source has no rows.")
@@ -590,7 +589,12 @@ class StreamedRows(Rows):
         return self._totals[self._kept]
 
     def digest(self):
-        return self._digest
+        checksum = 0
+        for _, block in self._read(None):
+            # Blocks are part of what is drawn from.
+            size = np.array(block.shape[0])
+            checksum = _checksum(size, _checksum(block, checksum))
+        return checksum
 
     def take(self, numbers):
         parts = []

@@ -146,7 +146,8 @@ def train_pass(
     total = 0.0
     nothing = torch.zeros((), dtype=torch.float64, device=device)
     bound = nothing.clone()
-    parts = rows.parts(batch_size, rng, module.work_width, device)
+    dtype = next(module.parameters()).dtype
+    parts = rows.parts(batch_size, rng, module.work_width, device, dtype)
     with contextlib.closing(parts):
         for part in parts:
             if part is not None:
@@ -688,9 +689,10 @@ def _has_risen(values, patience, tol):
 @torch.no_grad()
 def _evaluate(module, rows, memory, device):
     """The bound of all rows and of the global parameters, from what is remembered."""
+    dtype = next(module.parameters()).dtype
 
     def batches():
-        for x, numbers in rows.batches(module.work_width, device):
+        for x, numbers in rows.batches(module.work_width, device, dtype):
             yield x, None if memory is None else memory.recall(numbers)
 
     bound = module.data_bound(batches)

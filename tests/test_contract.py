@@ -390,6 +390,17 @@ def test_devices_that_are_not_there(counts, device, message):
         PoissonFactorization(2, device=device).fit(counts)
 
 
+def test_a_model_keeps_its_precision_for_other_data(estimator, counts):
+    X = counts.astype(np.float64)
+    if not estimator._models_counts and estimator.likelihood == "bernoulli":
+        X = (X > 0).astype(np.float64)
+    estimator.set_params(max_iter=2, warm_start=True)
+    estimator.fit(X, X_val=X.astype(np.float32))
+    estimator.fit(X.astype(np.float32))
+    estimator.partial_fit(X.astype(np.float32))
+    assert estimator.components_.dtype == np.float64
+
+
 # Weights of rows.
 
 
