@@ -34,21 +34,15 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from skdeepfactor.checkpoint import CheckpointFile
-from skdeepfactor.data import (
-    ALONE,
-    MatrixRows,
-    RowBlocks,
-    StreamedRows,
-    as_csr,
-    is_streamed,
-    new_random_state,
-)
+from skdeepfactor.advice import advice
+from skdeepfactor.checkpoint import CheckpointFile, whole_file
+from skdeepfactor.data import RowBlocks, as_csr, is_streamed, new_random_state
 from skdeepfactor.distributed import current_share
 from skdeepfactor.inference import check_objective
 from skdeepfactor.initialization import n_cold_passes
 from skdeepfactor.ops import row_sum
 from skdeepfactor.progress import CallbackSupportMixin, pass_reports, with_callbacks
+from skdeepfactor.rows import ALONE, MatrixRows, StreamedRows
 from skdeepfactor.training import (
     Interrupted,
     NaturalGradient,
@@ -556,10 +550,10 @@ class BaseFactorModel(
                 reset=reset,
             )
         except (TypeError, ValueError) as error:
-            advice = _advice(self, given, str(error))
-            if advice is None:
+            message = advice(self, given, str(error))
+            if message is None:
                 raise
-            raise type(error)(advice) from error
+            raise type(error)(message) from error
         if scipy.sparse.issparse(X):
             if not X.has_canonical_format:
                 X = X.copy()
@@ -993,61 +987,6 @@ class SampledFactorModel(BaseFactorModel):
         """Updates until then, a float."""
 
 
-def _advice(estimator, X, error):
-    """What to do about data that scikit-learn refused, None where it says so itself."""
-    if error.startswith("Negative values"):
-        return (
-            f"{error} Counts cannot be negative: leave out what centres them, such as "
-            "StandardScaler, or take a model of real numbers, such as "
-            "VariationalAutoencoder."
-        )
-    if "features as input" in error:
-        n_features = estimator.n_features_in_
-        n_rows = X.shape[0] if scipy.sparse.issparse(X) else len(X)
-        hint = f" It has {n_features} rows: is it transposed?"
-        return error + hint if n_rows == n_features else None
-    if scipy.sparse.issparse(X) or not _holds_objects(X):
-        return None
-    values = np.asarray(X, dtype=object)
-    is_text = np.array([isinstance(value, str) for value in values.flat], dtype=bool)
-    if values.ndim == 2 and is_text.any():
-        names = vars(estimator).get("feature_names_in_")
-        if names is None:
-            return (
-                "X holds words where counts must be. CountVectorizer(analyzer=list) "
-                "makes counts of lists of words."
-            )
-        columns = names[is_text.reshape(values.shape).any(axis=0)]
-        return (
-            f"X has text in {', '.join(map(repr, columns[:3]))}. Take the columns that "
-            "hold counts, or make counts of the texts by a ColumnTransformer with a "
-            "CountVectorizer for each such column."
-        )
-    if is_text.any():
-        return (
-            "X holds texts, and not counts of their words. "
-            f"make_pipeline(CountVectorizer(), {type(estimator).__name__}()) takes a "
-            "list of texts."
-        )
-    if any(isinstance(value, list | tuple) for value in values.flat):
-        return (
-            "X holds lists of different lengths, where each row must have a number for "
-            "each feature. CountVectorizer(analyzer=list) makes counts of lists of "
-            "words, gensim.matutils.corpus2csc(corpus, num_terms=...).T of a corpus of "
-            "gensim's."
-        )
-    return None
-
-
-def _holds_objects(X):
-    """Whether data are anything but numbers."""
-    try:
-        return np.asarray(X).dtype.kind not in "biufc"
-    except ValueError:
-        # Rows of different lengths.
-        return True
-
-
 def _weights(sample_weight, n_rows):
     """How often each row counts, float64, checked."""
     if sample_weight is None:
@@ -1085,26 +1024,18 @@ def _map_rows(module, rows, function):
 def _written(parts, path, n_rows):
     """Write arrays below each other to a file; a read-only map of it.
 
-    The file takes its place when it is whole, since ``X`` itself may be a map of what
-    was there.
+    ``X`` itself may be a map of what was there, and is read until the file is whole.
     """
-    partial = f"{path}.partial"
-    try:
-        with open(partial, "wb") as file:
-            for part in parts:
-                if file.tell() == 0:
-                    header = {
-                        "descr": np.lib.format.dtype_to_descr(part.dtype),
-                        "fortran_order": False,
-                        "shape": (n_rows, *part.shape[1:]),
-                    }
-                    np.lib.format.write_array_header_1_0(file, header)
-                file.write(np.ascontiguousarray(part).data)
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(partial)
-        raise
+    with whole_file(path) as file:
+        for part in parts:
+            if file.tell() == 0:
+                header = {
+                    "descr": np.lib.format.dtype_to_descr(part.dtype),
+                    "fortran_order": False,
+                    "shape": (n_rows, *part.shape[1:]),
+                }
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(part).data)
     return np.load(path, mmap_mode="r")
 
 

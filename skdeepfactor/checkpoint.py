@@ -87,25 +87,15 @@ class CheckpointFile:
                 "state": rest,
             }
         )
-        partial = f"{self.path}.partial"
+        before = None if self.is_alone else f"{self.path}.before"
         try:
-            with open(partial, "wb") as file:
+            with whole_file(self.path, before) as file:
                 np.savez(
                     file,
                     **{f"array/{name}": a for name, a in arrays.items()},
                     text=np.array(text),
                 )
-                file.flush()
-                os.fsync(file.fileno())
-            if not self.is_alone and os.path.exists(self.path):
-                os.replace(self.path, f"{self.path}.before")
-            os.replace(partial, self.path)
-            _sync_folder(self.path)
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                os.remove(partial)
-            if not isinstance(error, OSError):
-                raise
+        except OSError as error:
             warnings.warn(
                 f"The checkpoint {self.path!r} could not be written ({error}); "
                 "training goes on, and what the file held before is still there.",
@@ -190,6 +180,29 @@ def _nested(flat):
             inner = inner.setdefault(key, {})
         inner[last] = value
     return state
+
+
+@contextlib.contextmanager
+def whole_file(path, before=None):
+    """A file to write to, which takes its place when it is whole and on the disk.
+
+    What was in this place goes to ``before``, if that is given. An error leaves all as
+    it was.
+    """
+    partial = f"{path}.partial"
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if before is not None and os.path.exists(path):
+            os.replace(path, before)
+        os.replace(partial, path)
+        _sync_folder(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+        raise
 
 
 def _sync_folder(path):

@@ -25,6 +25,8 @@ ORDER = [
     "distributed",
     "ops",
     "data",
+    "rows",
+    "advice",
     "checkpoint",
     "distributions",
     "likelihoods",

@@ -374,13 +374,29 @@ import os, signal, threading, time
 import numpy as np
 import torch
 torch.set_num_threads(1)
-from skdeepfactor import PoissonFactorization
+from skdeepfactor import PoissonFactorization, training
 
 X = np.random.default_rng(0).poisson(1.0, (500, 40))
 model = PoissonFactorization(
     5, max_iter=10**6, batch_size=100, n_iter_no_change=10**6, random_state=0
 )
-threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+passes = []
+train_pass = training.train_pass
+
+
+def counted(*args, **kwargs):
+    passes.append(None)
+    return train_pass(*args, **kwargs)
+
+
+def interrupt():
+    while len(passes) < 10:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+training.train_pass = counted
+threading.Thread(target=interrupt).start()
 try:
     model.fit(X)
 except KeyboardInterrupt:

@@ -10,8 +10,8 @@ import pytest
 import torch.distributed
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skdeepfactor.data import MatrixRows
 from skdeepfactor.distributed import Share, current_share
+from skdeepfactor.rows import MatrixRows
 from tests.conftest import CLOSED_FORMS, ESTIMATORS
 
 pytestmark = pytest.mark.skipif(

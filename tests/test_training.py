@@ -11,6 +11,7 @@ from torch.distributions import Gamma, MultivariateNormal
 
 from skdeepfactor import data
 from skdeepfactor.module import FactorModule
+from skdeepfactor.rows import MatrixRows
 from skdeepfactor.training import Memory, NaturalGradient, train, train_pass
 
 N_ROWS, N_FEATURES = 23, 5
@@ -215,7 +216,7 @@ def run(module, X, *, optimizer=None, device="cpu", **options):
     }
     module.refresh()
     optimizer = optimizer or NaturalGradient(module.parameters())
-    rows = data.MatrixRows(X)
+    rows = MatrixRows(X)
     return train(module, rows, optimizer=optimizer, device=device, **options)
 
 
@@ -224,7 +225,7 @@ def one_step(module, optimizer, X, n_samples, device):
     return train_pass(
         module,
         optimizer,
-        data.MatrixRows(X),
+        MatrixRows(X),
         batch_size=None,
         rng=None,
         n_samples=n_samples,
@@ -688,7 +689,7 @@ def started(estimator, counts):
     """The module of an estimator as its first step finds it, in float64."""
     X = counts.astype(np.float64)
     estimator.set_params(random_state=0)
-    rows = data.MatrixRows(X)
+    rows = MatrixRows(X)
     module, device = estimator._start(rows, np.random.RandomState(0), is_warm=False)
     module.train()
     return module, device, X
