@@ -10,7 +10,8 @@ passes
     passes, the model's start included. Against nonzeros at K=50, with 100 nonzeros a
     row and 10,000 columns, and against K at a million nonzeros. A slope is that of log
     seconds on log nonzeros (or K): least squares over all points, and between the last
-    two, where fixed costs weigh least. 1 is linear.
+    two, where fixed costs weigh least. 1 is linear. SparseGammaDEF has two layers, of K
+    and of K / 2 units.
 memory
     100,000 x 50,000, ten million nonzeros. The peak of resident memory in fit above a
     baseline that holds the imports but not the data, against the sum of four parts:
@@ -34,6 +35,7 @@ from scipy import sparse
 from benchmarks import measure
 
 ESTIMATORS = ("PoissonFactorization", "LatentDirichletAllocation")
+DEEP = "SparseGammaDEF"
 SIZES = (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
 WIDTHS = (10, 20, 50, 100, 200)
 SETTINGS = {"max_iter": 3, "tol": 0, "init": "random", "random_state": 0}
@@ -64,7 +66,8 @@ def fit(meter, path, estimator, k):
     """Fit an estimator to the counts in a file."""
     import skdeepfactor
 
-    est = getattr(skdeepfactor, estimator)(n_components=k, **SETTINGS)
+    size = {"layer_sizes": (k, k // 2)} if estimator == DEEP else {"n_components": k}
+    est = getattr(skdeepfactor, estimator)(**size, **SETTINGS)
     est.fit(sparse.csr_matrix(np.eye(30, 20, dtype=np.float32)))  # imports, threads
     meter.mark()
     X = sparse.load_npz(path)
@@ -103,7 +106,7 @@ def slopes(sizes, seconds):
     return np.polyfit(x, y, 1)[0], (y[-1] - y[-2]) / (x[-1] - x[-2])
 
 
-def measure_passes(folder, sizes, widths, width_size):
+def measure_passes(folder, estimators, sizes, widths, width_size):
     """Time passes over growing data, and with growing K; print and return the rows."""
     rows = []
     for nnz in sorted({*sizes, width_size}):
@@ -113,7 +116,7 @@ def measure_passes(folder, sizes, widths, width_size):
         ks = {50} if nnz in sizes else set()
         if nnz == width_size:
             ks.update(widths)
-        for estimator in ESTIMATORS:
+        for estimator in estimators:
             for k in sorted(ks):
                 asked = {"path": path, "estimator": estimator, "k": k}
                 measured = measure.run("benchmarks.scale:fit", asked)
@@ -132,7 +135,7 @@ def measure_passes(folder, sizes, widths, width_size):
         ],
     )
     measure.print_notes(rows, "estimator")
-    for estimator in ESTIMATORS:
+    for estimator in estimators:
         done = [r for r in rows if r["estimator"] == estimator and "note" not in r]
         by_size = [r for r in done if r["k"] == 50 and r["asked_nnz"] in sizes]
         by_width = [r for r in done if r["asked_nnz"] == width_size]
@@ -145,12 +148,12 @@ def measure_passes(folder, sizes, widths, width_size):
     return rows
 
 
-def measure_memory(folder, shape, ks):
+def measure_memory(folder, estimators, shape, ks):
     """Compare peaks with the sum of the parts; print and return the rows."""
     path = str(Path(folder) / "counts.npz")
     made = write_counts(path, shape)
     rows = []
-    for estimator in ESTIMATORS:
+    for estimator in estimators:
         for k in ks:
             asked = {"path": path, "estimator": estimator, "k": k}
             row = measure.run("benchmarks.scale:fit", asked)
@@ -338,6 +341,13 @@ def main(argv):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument(
+        "--estimators",
+        nargs="+",
+        choices=[*ESTIMATORS, DEEP],
+        default=[*ESTIMATORS, DEEP],
+        help="of passes and memory",
+    )
     parser.add_argument("--large", action="store_true", help="1e8 nonzeros in blocks")
     parser.add_argument("--quick", action="store_true", help="small data throughout")
     chosen = parser.parse_args(argv)
@@ -351,9 +361,9 @@ def main(argv):
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         if "passes" in chosen.only:
-            rows += measure_passes(folder, sizes, widths, width_size)
+            rows += measure_passes(folder, chosen.estimators, sizes, widths, width_size)
         if "memory" in chosen.only:
-            rows += measure_memory(folder, shape, ks)
+            rows += measure_memory(folder, chosen.estimators, shape, ks)
         if "streams" in chosen.only:
             large = (100_000_000,) if chosen.large else ()
             rows += measure_streams(streams, large)

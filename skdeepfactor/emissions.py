@@ -82,7 +82,13 @@ from skdeepfactor.conjugate import (
 from skdeepfactor.distributions import digamma, gamma_draws, gamma_kl
 from skdeepfactor.initialization import column_moments
 from skdeepfactor.module import FactorModule
-from skdeepfactor.ops import map_values, product_at, row_sum, transposed_products
+from skdeepfactor.ops import (
+    map_values,
+    product_at,
+    row_sum,
+    slices,
+    transposed_products,
+)
 
 # Means, and products of them, below these are taken to be these.
 FLOORS = {torch.float32: 1e-12, torch.float64: 1e-100}
@@ -112,6 +118,9 @@ class Emission(nn.Module, ABC):
 
     #: Whether factors and weights step together, from the same view.
     is_joint = False
+
+    #: Names of parameters that nothing but ``update`` reads.
+    statistics: tuple = ()
 
     def __init__(self, shape, *, weight_shape, weight_rate):
         super().__init__()
@@ -180,13 +189,27 @@ class Emission(nn.Module, ABC):
 
     def draw(self, generator):
         """Weights from their posterior, (n_features, k), float64."""
-        return gamma_draws(self.weight_concentration, self.weight_mean, generator)
+        draws = torch.empty_like(self.weight_mean, dtype=torch.float64)
+        for features in slices(*draws.shape):
+            shape, mean = (
+                self.weight_concentration[features],
+                self.weight_mean[features],
+            )
+            draws[features] = gamma_draws(shape, mean, generator)
+        return draws
 
     def kl(self):
         """The divergence of the weights, float64."""
-        shape, mean = self.weight_concentration, self.weight_mean
-        prior = self.prior_shape, self.prior_rate, math.log(self.prior_rate)
-        return gamma_kl(shape, shape / mean, mean_log(shape, mean), *prior).sum()
+        prior, parts = (self.prior_rate, math.log(self.prior_rate)), []
+        for features in slices(*self.weight_mean.shape):
+            shape, mean = (
+                self.weight_concentration[features],
+                self.weight_mean[features],
+            )
+            logs = mean_log(shape, mean)
+            kl = gamma_kl(shape, shape / mean, logs, self.prior_shape, *prior)
+            parts.append(kl.sum())
+        return torch.stack(parts).sum()
 
     def inclusion_probabilities(self):
         """Posterior probabilities of the slab, (k, n_features); None without spikes."""
@@ -401,6 +424,9 @@ class ExpandedCounts(Counts):
 
     is_joint = True
 
+    #: Names of parameters that nothing but ``update`` reads.
+    statistics = ("counts", "totals", "curvature")
+
     def __init__(self, shape, **settings):
         super().__init__(shape, **settings)
         self.curvature = nn.Parameter(torch.zeros(2, *shape))
@@ -445,15 +471,18 @@ class ExpandedCounts(Counts):
                 curvature[place, features].add_(product, alpha=scale)
 
     def update(self, power):
-        prior, mean = self.prior_shape, self.weight_mean
-        shape = self.weight_concentration
-        totals = self.prior_rate + self.totals.detach()
-        spread, flat = self.curvature.detach()
-        square = mean.square()
-        loss = mean * totals + square * ((1 + 1 / shape) * spread - flat)
-        shape.copy_(_shape(prior, square * spread, shape))
-        mean.mul_(((prior + self.counts.detach()) / loss) ** power)
-        mean.clamp_min_(FLOORS[mean.dtype])
+        prior, totals = self.prior_shape, self.prior_rate + self.totals.detach()
+        for features in slices(*self.weight_mean.shape):
+            mean, shape = (
+                self.weight_mean[features],
+                self.weight_concentration[features],
+            )
+            spread, flat = self.curvature.detach()[:, features]
+            square = mean.square()
+            loss = mean * totals + square * ((1 + 1 / shape) * spread - flat)
+            shape.copy_(_shape(prior, square * spread, shape))
+            mean.mul_(((prior + self.counts.detach()[features]) / loss) ** power)
+            mean.clamp_min_(FLOORS[mean.dtype])
 
 
 class GaussianView(NamedTuple):

@@ -24,6 +24,9 @@ class FactorModule(nn.Module, ABC):
     #: How many earlier ones those steps are extrapolated from; 0 for none.
     acceleration = 0
 
+    #: Names of the parameters that a step on all rows replaces, unread.
+    statistics: tuple = ()
+
     #: The ``torch.Generator`` of what the module draws in training, if it does.
     generator = None
 

@@ -17,6 +17,9 @@ from skdeepfactor.conjugate import Anderson
 # may move a logarithm.
 MAX_FALL, MAX_MOVE = 1e-6, 10.0
 
+# How many numbers may be extrapolated: a dozen copies of them are held for it.
+MAX_EXTRAPOLATED = 2**22
+
 
 class NaturalGradient:
     """Steps on expected statistics: p <- (1 - rate) p - rate p.grad.
@@ -199,22 +202,26 @@ class Memory:
 
 
 class Snapshot:
-    """A copy of a module's state, and of the table of local parameters if given."""
+    """A copy of a module's state, and of the table of local parameters if given.
 
-    def __init__(self, module, memory=None):
-        self.state = copy.deepcopy(module.state_dict())
+    ``without`` names what is left out of the state.
+    """
+
+    def __init__(self, module, memory=None, without=()):
+        state = module.state_dict().items()
+        self.state = {name: x.clone() for name, x in state if name not in without}
         self.table = None if memory is None else memory.table.clone()
 
     def renew(self, module, memory=None):
         """Copy what there is now; to the same place, which saves time."""
-        for name, value in module.state_dict().items():
-            self.state[name].copy_(value)
+        _copy_all(self.state, module.state_dict())
         if memory is not None:
             self.table.copy_(memory.table)
 
     def restore(self, module, memory=None):
         """Go back to it."""
-        module.load_state_dict(self.state)
+        state = module.state_dict()
+        _copy_all({name: state[name] for name in self.state}, self.state)
         if memory is not None:
             memory.table.copy_(self.table)
         module.refresh()
@@ -241,20 +248,34 @@ class Guard:
     """Steps on all rows that may lower the bound: extrapolated, but never for worse.
 
     Each step goes on from an extrapolation of those before it. Where the bound falls
-    for that, it is taken back, and they are forgotten.
+    for that, it is taken back, and they are forgotten. Large models are not
+    extrapolated, and of them the parameters alone are kept, not the local ones of rows,
+    which ``holds_rows`` tells.
     """
 
     def __init__(self, module, memory, share):
         self.module, self.memory, self.share = module, memory, share
+        sizes = (values.numel() for values, _ in module.positions(memory.table))
+        self.holds_rows = max(share.gathered(sum(sizes))) <= MAX_EXTRAPOLATED
+        if not self.holds_rows:
+            module.acceleration, self.memory = 0, None
         self.anderson = Anderson(module.acceleration, share.add_up)
         # Where this pass began, where the best one did, and the last step as it was.
-        self.start, self.best, self.plain = (Snapshot(module, memory) for _ in range(3))
+        names = ("start", "best", "plain") if self.anderson.depth else ("start", "best")
+        self.copies = {
+            name: Snapshot(module, self.memory, module.statistics) for name in names
+        }
         self.bound = self.best_bound = -math.inf
         self.is_ahead = False
 
+    @property
+    def best(self):
+        """Where the best pass began."""
+        return self.copies["best"]
+
     def begin(self):
         """Note where a pass begins."""
-        self.start.renew(self.module, self.memory)
+        self.copies["start"].renew(self.module, self.memory)
         if self.anderson.depth:
             self.before, _ = self._positions()
 
@@ -264,31 +285,38 @@ class Guard:
         has_fallen = self.best_bound - bound > MAX_FALL * abs(self.best_bound)
         if bound > self.best_bound:
             self.best_bound = bound
-            self.start, self.best = self.best, self.start
+            copies = self.copies
+            copies["start"], copies["best"] = copies["best"], copies["start"]
         self.bound = bound
         if has_fallen and self.is_ahead:
-            self.plain.restore(self.module, self.memory)
+            self.copies["plain"].restore(self.module, self.memory)
             self.is_ahead = False
             self.anderson.forget()
         elif self.anderson.depth:
-            self.plain.renew(self.module, self.memory)
+            self.copies["plain"].renew(self.module, self.memory)
             self.is_ahead = True
             after, weights = self._positions()
             found = self.anderson(self.before, after, weights)
             self._move(after + (found - after).clamp_(-MAX_MOVE, MAX_MOVE))
 
     def settle(self):
-        """Take back what no pass has found good."""
+        """Take back what no pass has found good; whether remembered rows still fit.
+
+        It is of no use afterwards but for its best state.
+        """
+        plain = self.copies.pop("plain", None)
+        del self.copies["start"]
         if self.bound < self.best_bound:
             self.best.restore(self.module, self.memory)
-        elif self.is_ahead:
-            self.plain.restore(self.module, self.memory)
+            return self.holds_rows
+        if self.is_ahead:
+            plain.restore(self.module, self.memory)
+        return True
 
     def state_dict(self):
         """What it has found so far."""
-        copies = ("start", "best", "plain")
         return {
-            **{name: getattr(self, name).state_dict() for name in copies},
+            **{name: copy.state_dict() for name, copy in self.copies.items()},
             "anderson": self.anderson.state_dict(),
             "bound": self.bound,
             "best_bound": self.best_bound,
@@ -297,8 +325,8 @@ class Guard:
 
     def load_state_dict(self, state):
         """Go on from what another found."""
-        for name in ("start", "best", "plain"):
-            getattr(self, name).load_state_dict(state[name])
+        for name, snapshot in self.copies.items():
+            snapshot.load_state_dict(state[name])
         self.anderson.load_state_dict(state["anderson"])
         self.bound, self.best_bound = state["bound"], state["best_bound"]
         self.is_ahead = state["is_ahead"]
@@ -370,7 +398,7 @@ class Run:
         if n_whole == n_passes or not is_begun:
             return
         if self._is_guarded:
-            self.guard.best.restore(self.module, self.memory)
+            self.guard.best.restore(self.module, self.guard.memory)
         else:
             self.go_back()
 
@@ -517,7 +545,9 @@ def train(
     if validate is not None:
         history["validation_score"] = []
     # A step on a full batch is all that a pass changes; but memory may run out in it.
-    has_copy = not is_ascent or torch.device(device).type != "cpu"
+    # A guard that holds no rows copies the parameters from the first pass on.
+    is_lean = guard is not None and not guard.holds_rows
+    has_copy = not (is_ascent or is_lean) or torch.device(device).type != "cpu"
     interrupts = None if has_copy else Interrupts()
     run = Run(module, optimizer, rng, memory, guard, history, has_copy=has_copy)
     if checkpoint is not None:
@@ -530,7 +560,7 @@ def train(
         n_passes = len(history["lower_bound"]) + 1
         started = time.perf_counter()
         # Before the first rows are remembered, there is nothing to go back to.
-        is_guarded = guard is not None and memory.is_warm
+        is_guarded = guard is not None and (memory.is_warm or is_lean)
         is_begun = False
         try:
             if is_guarded:
@@ -570,7 +600,7 @@ def train(
             history["lower_bound"].append(bound - kl)
             if interrupts is not None:
                 interrupts.let_through()
-            if not is_ascent:
+            if not (is_ascent or is_lean):
                 run.keep_as_sound()
             if validate is None:
                 patience = 1 if is_ascent else n_iter_no_change
@@ -614,6 +644,8 @@ def train(
 def _final_bound(run, rows, device, is_diverged, is_ascent, is_validated):
     """Leave the module at its best, and give the bound of all rows there."""
     module, memory, history = run.module, run.memory, run.history
+    # Whether rows are inferred to convergence.
+    is_exact = is_validated
     if is_diverged:
         _warn_of_divergence(len(history["lower_bound"]) + 1)
         run.last_sound().restore(module)
@@ -621,11 +653,12 @@ def _final_bound(run, rows, device, is_diverged, is_ascent, is_validated):
     elif run.best is not None:
         run.best.restore(module)
     elif run.guard is not None:
-        run.guard.settle()
+        if not run.guard.settle():
+            memory, is_exact = None, True
     elif is_ascent:
         return history["lower_bound"][-1]
     # What is remembered of rows belongs to other parameters than the best ones.
-    module.train(not is_validated)
+    module.train(not is_exact)
     lower_bound = _evaluate(module, rows, memory, device)
     if not math.isfinite(lower_bound):
         _warn_of_divergence(len(history["lower_bound"]))

@@ -18,6 +18,7 @@ from skdeepfactor import (
     LatentDirichletAllocation,
     NeuralTopicDLGM,
     PoissonFactorization,
+    SparseGammaDEF,
 )
 from skdeepfactor.checkpoint import CheckpointFile
 from skdeepfactor.data import RowBlocks
@@ -76,6 +77,17 @@ def test_a_run_goes_on_to_the_last_bit(estimator, counts, options, kept, tmp_pat
     for copy in copies[1::2]:
         shutil.copy(copy, path)
         assert_same(clone(estimator).fit(X, checkpoint=path), expected)
+
+
+def test_a_large_gamma_def_goes_on_too(counts, kept, tmp_path, monkeypatch):
+    """It is not extrapolated, and keeps copies of its parameters alone."""
+    monkeypatch.setattr("skdeepfactor.training.MAX_EXTRAPOLATED", 0)
+    model = SparseGammaDEF((3, 2), max_iter=6, tol=0.0, random_state=0)
+    expected = clone(model).fit(counts)
+    path = tmp_path / "run"
+    assert_same(clone(model).fit(counts, checkpoint=path), expected)
+    shutil.copy(kept[2], path)
+    assert_same(clone(model).fit(counts, checkpoint=path), expected)
 
 
 def test_a_finished_run_is_not_trained_again(counts, tmp_path, monkeypatch):

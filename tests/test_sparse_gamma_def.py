@@ -377,8 +377,11 @@ def test_sparsity_is_a_share_of_small_weights(fitted):
 
 
 @pytest.mark.parametrize("acceleration", [0, 5])
-def test_more_passes_do_not_end_lower(acceleration):
+@pytest.mark.parametrize("is_large", [False, True])
+def test_more_passes_do_not_end_lower(acceleration, is_large, monkeypatch):
     """Not even where steps are as long as they may be."""
+    if is_large:
+        monkeypatch.setattr("skdeepfactor.training.MAX_EXTRAPOLATED", 0)
     X, _ = sparse_and_layered(0, 100, 30)
     model = SparseGammaDEF(
         (6, 2), acceleration=acceleration, over_relaxation=1.99, tol=0, random_state=0

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 from torch.distributions import Gamma, MultivariateNormal
 
-from skdeepfactor import data
+from skdeepfactor import data, training
 from skdeepfactor.module import FactorModule
 from skdeepfactor.rows import MatrixRows
 from skdeepfactor.training import Memory, NaturalGradient, train, train_pass
@@ -127,7 +127,11 @@ class Path(PoissonRates):
         return 0.0
 
     def data_bound(self, batches):
-        return sum(self.bound(start.log()).sum().item() for _, start in batches())
+        total = 0.0
+        for x, start in batches():
+            rows = self.place.expand(len(x), 1) if start is None else start
+            total += self.bound(rows.log()).sum().item()
+        return total
 
 
 class LinearGaussian(FactorModule):
@@ -760,7 +764,12 @@ def test_an_extrapolation_that_lowers_the_bound_is_taken_back(X):
 
 
 @pytest.mark.parametrize("acceleration", [0, 1])
-def test_training_ends_with_the_best_pass(acceleration, X):
+@pytest.mark.parametrize("is_large", [False, True])
+def test_training_ends_with_the_best_pass(acceleration, is_large, X, monkeypatch):
+    if is_large:
+        # The rows are then not kept, and inferred again from the parameters.
+        monkeypatch.setattr(training, "MAX_EXTRAPOLATED", 0)
+
     def step(log_place):
         return log_place - 1
 

@@ -90,6 +90,8 @@ PLAIN_EVERY = 10
 # Draws for the bound of the training data, and how many are made at a time.
 N_DRAWS = 20
 DRAWS_AT_ONCE = 10
+# And how many weights of all of them at most.
+DRAWN_AT_ONCE = 2**22
 
 
 class Factors(NamedTuple):
@@ -136,6 +138,7 @@ class GammaBelief(FactorModule):
         self.emission, self.link = emission, link
         self.over_relaxation, self.acceleration = over_relaxation, acceleration
         self.is_guarded = True
+        self.statistics = tuple(f"emission.{name}" for name in emission.statistics)
         self.inner_iter, self.inner_tol = inner_iter, tol
         self.state_width = 2 * sum(layer_sizes)
         # And a constant of the row, in two parts so as to lose no digits.
@@ -297,13 +300,16 @@ class GammaBelief(FactorModule):
         """
         generator = np.random.default_rng(0)
         global_kl, bounds = self.global_kl().double(), []
-        for _ in range(0, N_DRAWS, DRAWS_AT_ONCE):
-            weights = [self.emission.draw(generator) for _ in range(DRAWS_AT_ONCE)]
+        # Few at a time of large models, whose draws are large too.
+        n_weights = self.emission.weight_mean.numel()
+        n_draws = min(DRAWS_AT_ONCE, max(1, DRAWN_AT_ONCE // n_weights))
+        for first in range(0, N_DRAWS, n_draws):
+            n_draws = min(n_draws, N_DRAWS - first)
+            weights = [self.emission.draw(generator) for _ in range(n_draws)]
             uppers = [
-                self.link.draw_weights(w, DRAWS_AT_ONCE, generator)
-                for w in self._uppers
+                self.link.draw_weights(w, n_draws, generator) for w in self._uppers
             ]
-            total = -global_kl.repeat(DRAWS_AT_ONCE)
+            total = -global_kl.repeat(n_draws)
             for x, start in batches():
                 factors = self._solve(x) if start is None else self._unpack(start)
                 total += self._drawn_bounds(x, factors, weights, uppers, generator)
@@ -463,7 +469,8 @@ class SparseGammaDEF(ConjugateFactorModel):
     acceleration : int, default=5
         How many earlier passes the steps of ``"expansion"`` on all rows are
         extrapolated from; 0 for none. Each takes the memory of the means of the units
-        of the lowest layer, and of its weights, twice.
+        of the lowest layer, and of its weights, twice; where these are more than four
+        million numbers, nothing is extrapolated.
     init : {"parts", "kmeans", "random"} or array-like, default="parts"
         Where the weights of the lowest layer start: from clusters of the features, from
         clusters of the rows, from random weights, or from an array of shape
