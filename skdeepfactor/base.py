@@ -278,6 +278,10 @@ class BaseFactorModel(
             self._validate_params()
             started = time.perf_counter()
             is_first = not self.__sklearn_is_fitted__()
+            if isinstance(X, RowBlocks):
+                raise TypeError(
+                    "partial_fit takes one block at a time: for _, block in X.blocks()."
+                )
             X = self._validate(X, reset=is_first)
             if total_samples is not None and total_samples < 1:
                 raise ValueError(

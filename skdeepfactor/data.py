@@ -27,6 +27,8 @@ BLOCK_ROWS = 10_000
 
 # Packages whose matrices are cut into blocks instead of being read as a whole.
 STREAMED = {"anndata", "dask", "h5py", "zarr"}
+# Packages whose tables iterate over columns.
+IN_MEMORY = {"pandas", "polars"}
 
 
 def new_random_state(random_state):
@@ -195,6 +197,11 @@ class RowBlocks:
             or package in STREAMED - {"dask"}
         )
         has_shape = len(getattr(source, "shape", ())) == 2
+        if package in IN_MEMORY:
+            raise TypeError(
+                f"RowBlocks got a {type(source).__name__} of {package}, which is in "
+                "memory: pass it to fit itself."
+            )
         if self._is_cut and (not has_shape or type(source).__name__ == "AnnData"):
             raise TypeError(
                 "RowBlocks cuts what has rows and columns, got "

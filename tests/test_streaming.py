@@ -343,6 +343,21 @@ def test_what_is_no_source(source):
         RowBlocks(source)
 
 
+def test_tables_are_no_blocks(doubles):
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(
+        TypeError, match="of pandas, which is in memory: pass it to fit"
+    ):
+        RowBlocks(pandas.DataFrame(doubles.toarray()))
+
+
+def test_a_step_takes_one_block(doubles):
+    model = PoissonFactorization(3)
+    with pytest.raises(TypeError, match="one block at a time"):
+        model.partial_fit(RowBlocks(cut(doubles)))
+    assert not vars(model).keys() - model.get_params().keys()
+
+
 def test_an_iterator_cannot_be_started_again(doubles):
     with pytest.raises(TypeError, match="partial_fit"):
         RowBlocks(iter(cut(doubles)))
