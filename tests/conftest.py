@@ -64,6 +64,9 @@ ESTIMATORS = {
     "PoissonFactorization-stochastic": PoissonFactorization(
         3, batch_size=16, random_state=0
     ),
+    "PoissonFactorization-missing": PoissonFactorization(
+        3, missing_values="ignore", random_state=0
+    ),
     "LatentDirichletAllocation": LatentDirichletAllocation(3, random_state=0),
     "LatentDirichletAllocation-mean_field": LatentDirichletAllocation(
         3, inference="mean_field", random_state=0
