@@ -5,6 +5,8 @@ import pickle
 import numpy as np
 import pytest
 import scipy.sparse
+import scipy.stats
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import digamma, gammaln
 from sklearn.base import clone
@@ -12,7 +14,10 @@ from sklearn.base import clone
 from skdeepfactor import (
     LatentDirichletAllocation,
     PoissonFactorization,
+    VariationalAutoencoder,
+    VariationalSparseCoding,
 )
+from skdeepfactor.amortized import Observation
 from skdeepfactor.data import RowBlocks
 from skdeepfactor.datasets import make_poisson_factors
 from skdeepfactor.initialization import column_moments, imputed
@@ -28,7 +33,31 @@ def ignoring(models):
     }
 
 
-MODELS = ignoring(ESTIMATORS)
+SMALL = {"encoder_layers": (8,), "max_iter": 5, "random_state": 0}
+MODELS = {
+    **ignoring(ESTIMATORS),
+    "VariationalAutoencoder-gaussian": VariationalAutoencoder(
+        3, missing_values="ignore", decoder_layers=(8,), prior="mixture", **SMALL
+    ),
+    "VariationalAutoencoder-bernoulli": VariationalAutoencoder(
+        3,
+        likelihood="bernoulli",
+        missing_values="ignore",
+        decoder_layers=(8,),
+        objective="iwae",
+        n_particles=3,
+        **SMALL,
+    ),
+    "VariationalSparseCoding-gaussian": VariationalSparseCoding(
+        3,
+        alpha=0.3,
+        noise="spherical",
+        missing_values="ignore",
+        prior="fixed",
+        decoder_layers=(),
+        **SMALL,
+    ),
+}
 every_model = pytest.mark.parametrize(
     "model", MODELS.values(), ids=MODELS.keys(), indirect=True
 )
@@ -69,8 +98,10 @@ def squared_error(X, mean):
 
 
 def test_some_models_are_found():
-    assert {"PoissonFactorization"} <= {
-        type(model).__name__ for model in MODELS.values()
+    assert {type(model) for model in MODELS.values()} == {
+        PoissonFactorization,
+        VariationalAutoencoder,
+        VariationalSparseCoding,
     }
 
 
@@ -153,10 +184,8 @@ def test_what_is_hidden_is_not_known(model, counts, gaps):
 
 @every_model
 def test_a_gap_is_no_zero(model, holey):
-    model.fit(holey)
-    filled = np.nan_to_num(holey)
-    assert abs(model.transform(filled)[0] - model.transform(holey)[0]).max() > 1e-3
-    assert abs(model.score(filled) - model.score(holey)) > 1e-3
+    bounds = model.fit(holey).score_samples(holey)
+    assert abs(model.score_samples(np.nan_to_num(holey)) - bounds).min() > 1e-3
 
 
 @pytest.mark.parametrize("model", ignoring(CLOSED_FORMS).values(), indirect=True)
@@ -232,8 +261,6 @@ def test_models_that_cannot_miss_entries_say_nothing_of_it():
 
 
 def test_a_batch_knows_its_gaps():
-    import torch
-
     x = torch.tensor([[1.0, torch.nan, 2.0], [0.0, 3.0, torch.nan], [1.0, 1.0, 1.0]])
     assert Seen.of(x, False).observed is None
     assert Seen.of(x[2:], True).observed is None
@@ -256,6 +283,163 @@ def test_gaps_are_filled_with_what_columns_have():
     assert_array_equal(std, [1, 0.5, 0])
     whole = np.ones((2, 2))
     assert imputed(whole) is whole
+
+
+# Autoencoders.
+
+
+def log_densities(observation, x, z):
+    """Of each entry, by torch's own distributions."""
+    outputs = observation.decoder(z)
+    if observation.likelihood == "bernoulli":
+        return torch.distributions.Bernoulli(logits=outputs).log_prob(x)
+    if observation.likelihood == "poisson":
+        return torch.distributions.Poisson(outputs.exp()).log_prob(x)
+    scale = observation.scale * observation._noise().sqrt()
+    normal = torch.distributions.Normal(observation.mean(z), scale)
+    return normal.log_prob(x)
+
+
+@pytest.mark.parametrize("layers", [(), (5,)])
+@pytest.mark.parametrize(
+    ("likelihood", "noise"),
+    [
+        ("gaussian", "diagonal"),
+        ("gaussian", "spherical"),
+        ("bernoulli", "diagonal"),
+        ("poisson", "diagonal"),
+    ],
+)
+def test_likelihoods_are_of_the_entries_there(holey, likelihood, noise, layers):
+    observation = Observation(
+        2,
+        layers,
+        30,
+        likelihood=likelihood,
+        noise=noise,
+        has_skips=False,
+        may_miss=True,
+    ).double()
+    observation.initialize(holey, torch.Generator().manual_seed(0))
+    x, z = (
+        torch.from_numpy(holey),
+        torch.randn(
+            (60, 2), generator=torch.Generator().manual_seed(1), dtype=torch.float64
+        ),
+    )
+    seen = observation.seen(x)
+    is_there = ~x.isnan()
+    expected = log_densities(observation, torch.where(is_there, x, 1.0), z)
+    expected = torch.where(is_there, expected, 0.0).sum(1)
+    found = observation.log_likelihood(seen, z)
+    torch.testing.assert_close(found, expected)
+    assert found[3] == 0
+    # What is missing is the mean for the encoder, which is 0 of what is centred.
+    inputs = observation.inputs(seen)
+    mean = torch.from_numpy(imputed(holey))[~is_there]
+    level = mean.log1p() if likelihood == "poisson" else 0 * mean
+    torch.testing.assert_close(inputs[~is_there], level)
+    found.sum().backward()
+    for parameter in observation.parameters():
+        assert parameter.grad.isfinite().all()
+
+
+def test_words_are_drawn_from_what_a_row_has(holey):
+    observation = Observation(
+        2,
+        (),
+        30,
+        likelihood="poisson",
+        noise="diagonal",
+        has_skips=False,
+        may_miss=True,
+    ).double()
+    observation.initialize(holey, torch.Generator().manual_seed(0))
+    z = torch.zeros(60, 2, dtype=torch.float64)
+    found = observation.log_likelihood(
+        observation.seen(torch.from_numpy(holey)), z, given_total=True
+    )
+    logits = observation.decoder(z).detach().numpy()
+    for n, x in enumerate(holey):
+        is_there = np.isfinite(x)
+        p = np.exp(logits[n][is_there])
+        expected = x[is_there] @ np.log(p / p.sum())
+        assert found[n].item() == pytest.approx(expected)
+
+
+def test_the_bound_is_below_the_evidence_of_the_entries_there(holey):
+    """Of factor analysis: of a Gaussian without the features that are missing."""
+    model = VariationalAutoencoder(
+        2,
+        missing_values="ignore",
+        decoder_layers=(),
+        encoder_layers=(16,),
+        learning_rate=0.02,
+        batch_size=20,
+        max_iter=100,
+        random_state=0,
+    ).fit(holey)
+    observation = model._load(torch.float64).observation
+    scale = observation.scale[:, None]
+    loadings = (scale * observation.decoder.weight).detach().numpy()
+    noise = (observation.scale.square() * observation._noise()).detach().numpy()
+    mean = observation.mean(torch.zeros(1, 2).double())[0].detach().numpy()
+    bounds = model.score_samples(holey)
+    tighter = model.score_samples(holey, metric="iwae", n_particles=2000)
+    for n, x in enumerate(holey[:20]):
+        at = np.isfinite(x)
+        if not at.any():
+            evidence = 0.0
+        else:
+            covariance = loadings[at] @ loadings[at].T + np.diag(noise[at])
+            evidence = scipy.stats.multivariate_normal.logpdf(
+                x[at], mean[at], covariance
+            )
+        assert bounds[n] < evidence + 1e-6
+        assert tighter[n] == pytest.approx(evidence, abs=0.3)
+        assert evidence - 4 < bounds[n]
+
+
+@pytest.mark.parametrize("kind", [VariationalAutoencoder, VariationalSparseCoding])
+def test_autoencoders_that_are_told_totals_need_all_entries(kind, holey):
+    model = kind(2, likelihood="multinomial", missing_values="ignore")
+    with pytest.raises(ValueError, match="'multinomial' is told the total"):
+        model.fit(holey)
+
+
+def test_what_is_there_must_be_a_probability(holey):
+    model = VariationalAutoencoder(2, likelihood="bernoulli", missing_values="ignore")
+    with pytest.raises(
+        ValueError, match=r"needs values in \[0, 1\], got values up to 3"
+    ):
+        model.fit(3 * holey)
+
+
+@pytest.mark.parametrize("layers", [(), (30,)])
+def test_numbers_that_are_hidden_are_predicted(layers):
+    rng = np.random.default_rng(0)
+    X = 3 + rng.normal(size=(600, 3)) @ rng.normal(size=(3, 20))
+    X += 0.3 * rng.normal(size=X.shape)
+    gaps = rng.random(X.shape) < 0.2
+    holey = np.where(gaps, np.nan, X)
+    model = VariationalAutoencoder(
+        3,
+        decoder_layers=layers,
+        encoder_layers=(50,),
+        missing_values="ignore",
+        batch_size=50,
+        max_iter=60,
+        learning_rate=0.01,
+        random_state=0,
+    )
+    errors = {}
+    for missing_values in ("ignore", "error"):
+        known = holey if missing_values == "ignore" else np.nan_to_num(holey)
+        fitted = clone(model).set_params(missing_values=missing_values).fit(known)
+        expected = fitted.inverse_transform(fitted.transform(known))
+        errors[missing_values] = squared_error(X[gaps], expected[gaps])
+    of_means = squared_error(X[gaps], (np.nanmean(holey, 0) + 0 * X)[gaps])
+    assert errors["ignore"] < 0.5 * min(errors["error"], of_means)
 
 
 # Poisson factorization.
