@@ -12,12 +12,20 @@ def advice(estimator, X, error):
             "StandardScaler, or take a model of real numbers, such as "
             "VariationalAutoencoder."
         )
+    is_sparse = scipy.sparse.issparse(X)
+    if "contains NaN" in error and not is_sparse:
+        if "missing_values" not in estimator.get_params(deep=False):
+            return None
+        return (
+            "Input X contains NaN. missing_values='ignore' takes such entries to be "
+            "missing, leaves them out, and lets inverse_transform say what they may be."
+        )
     if "features as input" in error:
         n_features = estimator.n_features_in_
-        n_rows = X.shape[0] if scipy.sparse.issparse(X) else len(X)
+        n_rows = X.shape[0] if is_sparse else len(X)
         hint = f" It has {n_features} rows: is it transposed?"
         return error + hint if n_rows == n_features else None
-    if scipy.sparse.issparse(X) or not _holds_objects(X):
+    if is_sparse or not _holds_objects(X):
         return None
     values = np.asarray(X, dtype=object)
     is_text = np.array([isinstance(value, str) for value in values.flat], dtype=bool)

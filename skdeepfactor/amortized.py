@@ -19,6 +19,9 @@ posterior with means m and variances v has a closed form,
 
 all others are sampled: one draw a row in training, more for scores, whose noise is a
 function of the row's content.
+
+What is missing from a row is left out of all sums over features. The encoder sees the
+mean of the feature in its place.
 """
 
 import math
@@ -34,12 +37,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from skdeepfactor.base import SampledFactorModel
 from skdeepfactor.data import to_tensor
 from skdeepfactor.inference import renyi_bound
-from skdeepfactor.initialization import column_moments, initial_logits
+from skdeepfactor.initialization import column_moments, imputed, initial_logits
 from skdeepfactor.likelihoods import multinomial, poisson
 from skdeepfactor.module import FactorModule
 from skdeepfactor.nn import N_TYPICAL, Decoder, Layers, typical_length
 from skdeepfactor.ops import (
     Entries,
+    Seen,
     dense,
     keyed_normal,
     keyed_uniform,
@@ -78,12 +82,21 @@ ACTIVE_VARIANCE = 0.01
 COUNTS = ("poisson", "multinomial")
 
 
-class Seen(NamedTuple):
-    """A batch in the form that likelihoods take: dense values, or entries of counts."""
+# In the place of logits of what is missing: so low that they are of no weight.
+NO_LOGIT = -1e30
+
+
+class Data(NamedTuple):
+    """A batch in the form that likelihoods take: dense values, or entries of counts.
+
+    ``observed`` is 1 where an entry is there and 0 where it is missing; None where
+    nothing is.
+    """
 
     x: torch.Tensor
     values: torch.Tensor | None
     entries: Entries | None
+    observed: torch.Tensor | None
 
     def keys(self):
         """What noise that depends on the rows alone is made of."""
@@ -97,10 +110,19 @@ class Observation(nn.Module):
     """p(x | z): a decoder and a likelihood."""
 
     def __init__(
-        self, n_components, layers, n_features, *, likelihood, noise, has_skips
+        self,
+        n_components,
+        layers,
+        n_features,
+        *,
+        likelihood,
+        noise,
+        has_skips,
+        may_miss=False,
     ):
         super().__init__()
         self.likelihood = likelihood
+        self.may_miss = may_miss
         self.decoder = Decoder(n_components, layers, n_features, has_skips=has_skips)
         self.register_buffer("center", torch.zeros(n_features))
         self.register_buffer("scale", torch.ones(n_features))
@@ -115,18 +137,24 @@ class Observation(nn.Module):
 
     def seen(self, x):
         """A batch of any layout, made ready."""
+        x, observed, _ = Seen.of(x, self.may_miss)
         if self.likelihood in COUNTS:
             x = without_zeros(x)
-            return Seen(x, None, Entries.of(x))
+            return Data(x, None, Entries.of(x), observed)
         values = dense(x)
+        if observed is not None:
+            values = torch.where(observed > 0, values, self.center)
         if self.likelihood == "gaussian":
             values = (values - self.center) / self.scale
-        return Seen(x, values, None)
+        return Data(x, values, None, observed)
 
     def inputs(self, seen):
         """What the encoder sees of a batch."""
         if self.likelihood in COUNTS:
-            return map_values(torch.log1p, seen.x)
+            x = seen.x
+            if seen.observed is not None:
+                x = dense(x) + (1 - seen.observed) * self.center
+            return map_values(torch.log1p, x)
         if self.likelihood == "bernoulli":
             return seen.values - self.center
         return seen.values.clamp(-FARTHEST, FARTHEST)
@@ -141,9 +169,13 @@ class Observation(nn.Module):
             entropy = binary_cross_entropy_with_logits(
                 outputs, values, reduction="none"
             )
+            if seen.observed is not None:
+                entropy = entropy * seen.observed
             return -entropy.sum(-1, dtype=torch.float64)
-        x = seen.entries
-        log_total = outputs.logsumexp(-1).double()
+        x, known = seen.entries, outputs
+        if seen.observed is not None:
+            known = outputs.masked_fill(seen.observed == 0, NO_LOGIT)
+        log_total = known.logsumexp(-1).double()
         logits = outputs[..., x.rows, x.columns].double()
         if self.likelihood == "poisson" and not given_total:
             return poisson(x, logits, log_total)
@@ -151,7 +183,8 @@ class Observation(nn.Module):
 
     def expected_log_likelihood(self, seen, mean, var):
         """The same, expected over factors with these means and variances."""
-        spread = (self.decoder.weight.square() / self._noise()[:, None]).sum(0)
+        spread = self.decoder.weight.square() / self._noise()[:, None]
+        spread = spread.sum(0) if seen.observed is None else seen.observed @ spread
         at_mean = self._gaussian(seen, self.decoder(mean))
         return at_mean - 0.5 * (var * spread).sum(-1, dtype=torch.float64)
 
@@ -162,8 +195,14 @@ class Observation(nn.Module):
     def _gaussian(self, seen, outputs):
         noise = self._noise()
         square = (seen.values - outputs).square() / noise
-        constant = (noise.log() + 2 * self.scale.log()).sum(dtype=torch.float64)
-        constant = constant + len(noise) * math.log(2 * math.pi)
+        constant = noise.log() + 2 * self.scale.log()
+        if seen.observed is None:
+            constant = constant.sum(dtype=torch.float64)
+            constant = constant + len(noise) * math.log(2 * math.pi)
+        else:
+            square = square * seen.observed
+            constant = constant.double() + math.log(2 * math.pi)
+            constant = seen.observed.double() @ constant
         return -0.5 * (square.sum(-1, dtype=torch.float64) + constant)
 
     def mean(self, z):
@@ -205,10 +244,11 @@ class Observation(nn.Module):
         decoder = self.decoder
         mean, std = column_moments(X)
         bias = np.zeros(len(mean))
-        if self.likelihood in COUNTS:
-            bias = initial_logits(X, given_total=self.likelihood == "multinomial")
-        else:
+        if self.likelihood not in COUNTS or self.may_miss:
             self.center.copy_(torch.from_numpy(mean))
+        if self.likelihood in COUNTS:
+            known = imputed(X) if self.may_miss else X
+            bias = initial_logits(known, given_total=self.likelihood == "multinomial")
         if self.likelihood == "bernoulli":
             mean = mean.clip(0.01, 0.99)
             bias = np.log(mean / (1 - mean))
@@ -246,6 +286,7 @@ class AmortizedModule(FactorModule):
         encoder_layers,
         decoder_layers,
         skip_connections,
+        may_miss=False,
         n_pseudo_inputs=0,
     ):
         super().__init__()
@@ -261,6 +302,7 @@ class AmortizedModule(FactorModule):
             likelihood=likelihood,
             noise=noise,
             has_skips=skip_connections,
+            may_miss=may_miss,
         )
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.float64))
         # Moving averages over rows of posterior means, their squares, and more.
@@ -425,6 +467,7 @@ class AmortizedFactorModel(SampledFactorModel):
         **SampledFactorModel._parameter_constraints,
         "likelihood": [StrOptions({"gaussian", "bernoulli", *COUNTS})],
         "noise": [StrOptions({"diagonal", "spherical"})],
+        "missing_values": [StrOptions({"error", "ignore"})],
     }
 
     @property
@@ -472,6 +515,8 @@ class AmortizedFactorModel(SampledFactorModel):
     def _validate(self, X, *, reset, min_rows=1):
         X = super()._validate(X, reset=reset, min_rows=min_rows)
         largest = X.max() if X.shape[0] else 0
+        if np.isnan(largest):
+            largest = np.fmax.reduce(X, axis=None)
         if self.likelihood == "bernoulli" and largest > 1:
             raise ValueError(
                 "likelihood='bernoulli' needs values in [0, 1], got values up to "
@@ -497,12 +542,18 @@ class AmortizedFactorModel(SampledFactorModel):
     def _shared_settings(self):
         """What both kinds of module take."""
         self._check_layers()
+        if self._may_miss and self.likelihood == "multinomial":
+            raise ValueError(
+                "missing_values='ignore' needs likelihood='gaussian', 'bernoulli' or "
+                "'poisson', since 'multinomial' is told the total of each row."
+            )
         return {
             "likelihood": self.likelihood,
             "noise": self.noise,
             "encoder_layers": tuple(self.encoder_layers),
             "decoder_layers": tuple(self.decoder_layers),
             "skip_connections": self.skip_connections,
+            "may_miss": self._may_miss,
         }
 
     def _module_attributes(self, module):

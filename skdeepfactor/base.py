@@ -31,6 +31,7 @@ from sklearn.utils.validation import (
     _check_sample_weight,
     check_array,
     check_is_fitted,
+    check_non_negative,
     validate_data,
 )
 
@@ -40,7 +41,7 @@ from skdeepfactor.data import RowBlocks, as_csr, is_streamed, new_random_state
 from skdeepfactor.distributed import current_share
 from skdeepfactor.inference import check_objective
 from skdeepfactor.initialization import n_cold_passes
-from skdeepfactor.ops import row_sum
+from skdeepfactor.ops import Seen, row_sum
 from skdeepfactor.progress import CallbackSupportMixin, pass_reports, with_callbacks
 from skdeepfactor.rows import ALONE, MatrixRows, StreamedRows
 from skdeepfactor.training import (
@@ -506,9 +507,12 @@ class BaseFactorModel(
             raise ValueError(
                 f"average must be 'document' or 'corpus', got {average!r}."
             )
-        both = self._infer(
-            X, lambda module, x: torch.stack([module.word_bound(x), row_sum(x)], 1)
-        )
+
+        def bounds_and_totals(module, x):
+            totals = row_sum(Seen.of(x, self._may_miss).x)
+            return torch.stack([module.word_bound(x), totals], 1)
+
+        both = self._infer(X, bounds_and_totals)
         weights = _weights(sample_weight, len(both))
         is_there = (both[:, 1] > 0) & (weights > 0)
         bounds, totals = both[is_there].T
@@ -533,6 +537,7 @@ class BaseFactorModel(
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.input_tags.positive_only = self._is_non_negative
+        tags.input_tags.allow_nan = self._may_miss
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
@@ -549,10 +554,13 @@ class BaseFactorModel(
                 X,
                 accept_sparse="csr",
                 dtype="numeric",
+                ensure_all_finite="allow-nan" if self._may_miss else True,
                 ensure_non_negative=self._is_non_negative,
                 ensure_min_samples=min_rows,
                 reset=reset,
             )
+            if self._may_miss:
+                self._check_what_is_there(X)
         except (TypeError, ValueError) as error:
             message = advice(self, given, str(error))
             if message is None:
@@ -567,6 +575,24 @@ class BaseFactorModel(
                 X = X.copy()
                 X.eliminate_zeros()
         return X
+
+    @property
+    def _may_miss(self):
+        """Whether NaN stands for entries that are missing."""
+        return _ignores_missing(self.get_params(deep=False))
+
+    def _check_what_is_there(self, X):
+        """Raise a ValueError where X cannot miss entries, or for the rest of them."""
+        if scipy.sparse.issparse(X):
+            if np.isnan(X.data).any():
+                raise ValueError(
+                    "X is a sparse matrix that stores NaN, but what a sparse matrix "
+                    "does not store is 0 and not missing; pass a dense array."
+                )
+        elif self._is_non_negative and np.isnan(X).any():
+            # The least of numbers with NaN among them is NaN.
+            known = np.where(np.isnan(X), 0, X)
+            check_non_negative(known, f"X in {type(self).__name__}")
 
     def _rows(self, X, share, *, reset):
         """The rows of X, checked, as training takes them."""
@@ -745,6 +771,11 @@ class BaseFactorModel(
         """The fitted module, made again from its arrays, on a device or on its own."""
         if device is None:
             device = _resolve_device(self.device, dtype)
+        if self._may_miss and not _ignores_missing(self._fitted_with):
+            raise ValueError(
+                "missing_values='ignore' cannot go on from a model fitted with "
+                "missing_values='error'; fit it anew."
+            )
         fitted = type(self)(**self._fitted_with)
         module = fitted._make_module(self.n_features_in_).to(dtype)
         state = {name: torch.tensor(a) for name, a in self._parameters.items()}
@@ -1007,6 +1038,11 @@ def _weights(sample_weight, n_rows):
 def _average(values, sample_weight):
     """The mean over rows, each as often as it counts."""
     return float(np.average(values, weights=_weights(sample_weight, len(values))))
+
+
+def _ignores_missing(parameters):
+    """Whether parameters say so; not all models have one that does."""
+    return parameters.get("missing_values") == "ignore"
 
 
 def _quality(attributes):

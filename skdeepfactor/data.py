@@ -47,6 +47,14 @@ def compute_dtype(X):
     return torch.float64 if is_double else torch.float32
 
 
+def row_totals(X):
+    """The sum of each row without what is missing, float64, shape (n_rows,)."""
+    totals = np.asarray(X.sum(axis=1, dtype=np.float64)).ravel()
+    if np.isnan(totals).any():
+        totals = np.nansum(X, axis=1, dtype=np.float64)
+    return totals
+
+
 def to_tensor(X, rows, *, dtype, device):
     """``X[rows]`` as a strided or a CSR tensor.
 

@@ -23,6 +23,16 @@ PART_WIDTH = 0.28
 TINY = np.finfo(np.float64).tiny
 
 
+def imputed(X):
+    """``X`` with the mean of what a column has, or 0, where an entry is missing."""
+    if scipy.sparse.issparse(X):
+        return X
+    is_missing = np.isnan(X)
+    if not is_missing.any():
+        return X
+    return np.where(is_missing, column_moments(X)[0].astype(X.dtype), X)
+
+
 def initial_counts(X, n_components, init, random_state):
     """Expected counts to start from, shape (n_components, n_features).
 
@@ -108,9 +118,18 @@ def initial_logits(X, *, given_total):
 
 
 def column_moments(X):
-    """Mean and standard deviation of each feature, float64; 0 where rounding is all."""
+    """Mean and standard deviation of each feature, float64; 0 where rounding is all.
+
+    Of what is not missing; 0 where all of a column is.
+    """
     if scipy.sparse.issparse(X):
         mean, var = mean_variance_axis(X.astype(np.float64), axis=0)
+    elif np.isnan(X).any():
+        is_there = ~np.isnan(X)
+        n_rows = np.maximum(is_there.sum(axis=0), 1)
+        mean = np.nansum(X, axis=0, dtype=np.float64) / n_rows
+        errors = np.where(is_there, X - mean, 0.0)
+        var = np.square(errors, out=errors).sum(axis=0) / n_rows
     else:
         mean = X.mean(axis=0, dtype=np.float64)
         var = X.var(axis=0, dtype=np.float64)

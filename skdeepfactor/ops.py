@@ -109,8 +109,51 @@ def row_dot(x, v):
     return row_sum(map_values(lambda values: values.double() * v[x.col_indices()], x))
 
 
+def missing(x):
+    """Where entries are NaN, a boolean tensor like ``x``; None where none is.
+
+    What a CSR batch does not store is 0, so that nothing can be missing from it.
+    """
+    if x.layout != torch.strided:
+        return None
+    is_missing = x.isnan()
+    return is_missing if bool(is_missing.any()) else None
+
+
+class Seen(NamedTuple):
+    """A batch with 0 where an entry is missing, and ``observed``, 1 where none is.
+
+    Where nothing is missing ``observed`` is None, and so is ``sums``: what a model adds
+    up over the features that a row has, (n_rows, width).
+    """
+
+    x: torch.Tensor
+    observed: torch.Tensor | None = None
+    sums: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, x, may_miss):
+        """A batch in which NaN stands for missing entries, if some may be."""
+        is_missing = missing(x) if may_miss else None
+        if is_missing is None:
+            return cls(x)
+        return cls(x.masked_fill(is_missing, 0), (~is_missing).to(x))
+
+    def with_sums(self, values):
+        """With sums of ``values()``, (n_features, width), over what each row has."""
+        if self.observed is None:
+            return self
+        return self._replace(sums=self.observed @ values())
+
+
 def take_rows(x, rows):
-    """The rows of ``x`` that the integer tensor ``rows`` names, in its order."""
+    """The rows of ``x`` that the integer tensor ``rows`` names, in its order.
+
+    Those of each part of ``x``, if it is a ``Seen``.
+    """
+    if isinstance(x, Seen):
+        parts = (None if part is None else take_rows(part, rows) for part in x)
+        return Seen(*parts)
     if x.layout == torch.strided:
         return x[rows]
     starts = x.crow_indices()

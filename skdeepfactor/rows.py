@@ -11,7 +11,14 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from skdeepfactor.data import ahead, chunks, compute_dtype, stacked, to_tensor
+from skdeepfactor.data import (
+    ahead,
+    chunks,
+    compute_dtype,
+    row_totals,
+    stacked,
+    to_tensor,
+)
 from skdeepfactor.distributed import Share
 
 # The share of one process in data that no other has.
@@ -206,7 +213,7 @@ class MatrixRows(Rows):
         self.own = X[share.rank :: share.n_processes] if share.divides else X
 
     def totals(self):
-        return np.asarray(self.X.sum(axis=1, dtype=np.float64)).ravel()
+        return row_totals(self.X)
 
     def digest(self):
         return _checksum(self.X)
@@ -258,7 +265,7 @@ class StreamedRows(Rows):
             elif compute_dtype(block) == torch.float64:
                 self.dtype = torch.float64
             self._starts[number], self._sizes[number] = n_rows, block.shape[0]
-            totals.append(np.asarray(block.sum(axis=1, dtype=np.float64)).ravel())
+            totals.append(row_totals(block))
             n_rows += block.shape[0]
         if n_rows == 0:
             raise ValueError("The source has no rows.")

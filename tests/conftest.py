@@ -64,6 +64,9 @@ ESTIMATORS = {
     "PoissonFactorization-stochastic": PoissonFactorization(
         3, batch_size=16, random_state=0
     ),
+    "PoissonFactorization-missing": PoissonFactorization(
+        3, missing_values="ignore", random_state=0
+    ),
     "LatentDirichletAllocation": LatentDirichletAllocation(3, random_state=0),
     "LatentDirichletAllocation-mean_field": LatentDirichletAllocation(
         3, inference="mean_field", random_state=0
@@ -132,6 +135,16 @@ ESTIMATORS = {
         max_iter=5,
         random_state=0,
     ),
+    "VariationalAutoencoder-missing": VariationalAutoencoder(
+        3,
+        missing_values="ignore",
+        decoder_layers=(),
+        encoder_layers=(8,),
+        max_iter=40,
+        learning_rate=0.02,
+        batch_size=30,
+        random_state=0,
+    ),
     "VariationalSparseCoding": VariationalSparseCoding(
         3,
         alpha=0.3,
@@ -151,6 +164,17 @@ ESTIMATORS = {
         spike_gradient="relaxed",
         spike_warmup=0.2,
         slab_warmup=0.2,
+        max_iter=5,
+        random_state=0,
+    ),
+    "VariationalSparseCoding-missing": VariationalSparseCoding(
+        3,
+        alpha=0.3,
+        likelihood="poisson",
+        missing_values="ignore",
+        encoder_layers=(8,),
+        decoder_layers=(8,),
+        n_pseudo_inputs=2,
         max_iter=5,
         random_state=0,
     ),

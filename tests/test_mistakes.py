@@ -182,7 +182,7 @@ WITHOUT = {
     "missing values": (
         lambda: PoissonFactorization(2).fit([[1.0, np.nan], [2.0, 0.0]]),
         ValueError,
-        "Input X contains NaN",
+        r"Input X contains NaN\. missing_values='ignore' takes such entries to be",
     ),
     "a start of another package": (
         lambda: new(init="nndsvd").fit(COUNTS),

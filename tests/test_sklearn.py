@@ -43,6 +43,9 @@ def test_check_that_is_not_yielded(estimator, check):
     function = getattr(estimator_checks, check, None)
     if function is None:
         pytest.skip("this scikit-learn has another name for it, or none")
+    is_strict = estimator.get_params().get("missing_values") == "error"
+    if is_strict and check == "check_inplace_ensure_writeable":
+        pytest.skip("it gives NaN to all that has missing_values; others here take it")
     function(type(estimator).__name__, estimator)
 
 

@@ -28,6 +28,18 @@ priors are added when they are used, so that priors may be learnt. Priors maximi
 bound given q (empirical Bayes). z -> s z, w -> w / s leaves the likelihood alone, so of
 the two rates b and d only one can be learnt.
 
+**Missing entries** are left out of the likelihood, and so of all sums above: with
+:math:`o_{nv}` 1 where x_nv was observed, else 0,
+
+.. math::
+    q(z_{nk}) &= \text{Gamma}(a + \textstyle\sum_v o_{nv} x_{nv} \phi_{nvk},\
+                              b + e_n \textstyle\sum_v o_{nv} E w_{kv}) \\
+    q(w_{kv}) &= \text{Gamma}(c + \textstyle\sum_n o_{nv} x_{nv} \phi_{nvk},\
+                              d + \textstyle\sum_n o_{nv} e_n E z_{nk}),
+
+so that ``weight_exposure`` has a number for each factor and feature. Weights that sum
+to 1 would have no posterior in closed form then, and exposures no totals to follow.
+
 With a Dirichlet prior each :math:`w_k` is a distribution over features,
 :math:`\sum_v E w_{kv} = 1`. With hierarchical rates,
 
@@ -87,9 +99,9 @@ from skdeepfactor.distributions import (
     gamma_shape_and_rate,
     symmetric_dirichlet,
 )
-from skdeepfactor.initialization import check_init, initial_counts
+from skdeepfactor.initialization import check_init, imputed, initial_counts
 from skdeepfactor.module import FactorModule
-from skdeepfactor.ops import nonzero, row_sum, slices
+from skdeepfactor.ops import Seen, nonzero, row_sum, slices
 
 ALL = slice(None)
 
@@ -116,6 +128,7 @@ class GammaPoisson(FactorModule):
         has_unit_weights,
         rate_shape,
         has_exposure,
+        may_miss,
         inner_iter,
         tol,
     ):
@@ -125,6 +138,7 @@ class GammaPoisson(FactorModule):
         self.has_unit_weights = has_unit_weights
         self.rate_shape = rate_shape
         self.has_exposure = has_exposure
+        self.may_miss = may_miss
         self.inner_iter, self.inner_tol = inner_iter, tol
         self.is_hierarchical = rate_shape is not None
         self.local_width = n_components + self.is_hierarchical
@@ -146,42 +160,55 @@ class GammaPoisson(FactorModule):
             # The rate of the posterior of each feature's rate.
             self.register_buffer("feature_rate", torch.ones(n_features))
         self.weight_counts = nn.Parameter(torch.empty(shape))
-        self.weight_exposure = nn.Parameter(torch.empty(n_components, 1))
+        # The same for all features that all rows have.
+        n_exposures = n_features if may_miss else 1
+        self.weight_exposure = nn.Parameter(torch.empty(n_components, n_exposures))
         # Means over rows and factors of E[z], E[log z] and E[log of z's prior rate].
         self.factor_means = nn.Parameter(torch.zeros(3))
 
     def posterior(self, x, start=None):
-        return Gamma(*self._split(x, self._solve(x, start))[:2], validate_args=False)
+        seen = self._seen(x)
+        state = self._solve(seen, start)
+        return Gamma(*self._split(seen, state)[:2], validate_args=False)
 
     def elbo(self, x, q=None):
         q = self.posterior(x) if q is None else q
-        return self._bounds(x, q.concentration, q.rate)[0]
+        return self._bounds(self._seen(x), q.concentration, q.rate)[0]
 
     def word_bound(self, x):
         shape = self.factor_shape.expand(self.n_components)
-        log_totals = self._totals.log()
+        seen = self._seen(x)
 
         def mean_log(counts):
             concentration = shape + counts
             total = digamma(concentration.sum(1, keepdim=True))
             return digamma(concentration) - total
 
-        def update(x, counts):
-            log_shares = mean_log(counts) - log_totals
-            return allocate(x, log_shares, self._weights).row_counts(self._weights)
+        def log_totals(seen):
+            # No word is of a row of which nothing is seen.
+            totals = self._totals_of(seen)
+            return torch.where(totals > 0, totals, 1).log()
 
-        counts = self._cold_start(x)[:, : self.n_components]
-        counts = fixed_point(update, x, counts, max_steps=MAX_STEPS, tol=self.inner_tol)
+        def update(seen, counts):
+            log_shares = mean_log(counts) - log_totals(seen)
+            allocation = allocate(seen.x, log_shares, self._weights)
+            return allocation.row_counts(self._weights)
+
+        counts = self._cold_start(seen)[:, : self.n_components]
+        counts = fixed_point(
+            update, seen, counts, max_steps=MAX_STEPS, tol=self.inner_tol
+        )
         concentration, mean_log_shares = shape + counts, mean_log(counts)
-        allocation = allocate(x, mean_log_shares - log_totals, self._weights)
-        bounds = allocation.log_likelihood(x, self._weights)
+        log_shares = mean_log_shares - log_totals(seen)
+        allocation = allocate(seen.x, log_shares, self._weights)
+        bounds = allocation.log_likelihood(seen.x, self._weights)
         bounds -= dirichlet_kl(concentration, mean_log_shares, shape)
         # The prior of the shares is a Dirichlet but for the unequal totals of factors.
         means = concentration.double()
         means = means / means.sum(1, keepdim=True)
-        log_totals, shape = log_totals.double(), shape.double()
-        bounds -= (shape * log_totals).sum()
-        return bounds - shape.sum() * (means / log_totals.exp()).sum(1).log()
+        logs, shape = log_totals(seen).double(), shape.double()
+        bounds -= (shape * logs).sum(-1)
+        return bounds - shape.sum() * (means / logs.exp()).sum(1).log()
 
     def decode(self, z):
         return z @ self.components()
@@ -202,8 +229,10 @@ class GammaPoisson(FactorModule):
         if self.has_unit_weights:
             totals = counts.sum(1, keepdim=True) + prior.sum(1, keepdim=True)
             return shape, totals[factors]
-        rate = self._weight_prior_rate(features)[0]
-        return shape, rate + self.weight_exposure.detach()[factors]
+        exposure = self.weight_exposure.detach()[factors]
+        if self.may_miss:
+            exposure = exposure[:, features]
+        return shape, self._weight_prior_rate(features)[0] + exposure
 
     def sample(self, totals, generator):
         size = (len(totals), self.n_components)
@@ -239,14 +268,19 @@ class GammaPoisson(FactorModule):
 
     @torch.no_grad()
     def backward(self, x, weight, n_samples, start=None):
-        state = self._solve(x, start)
-        shape, rate, exposure = self._split(x, state)
-        bounds, allocation, mean_log = self._bounds(x, shape, rate)
+        seen = self._seen(x)
+        state = self._solve(seen, start)
+        shape, rate, exposure = self._split(seen, state)
+        bounds, allocation, mean_log = self._bounds(seen, shape, rate)
         mean = shape / rate
         scale = -weight * n_samples
         gradient = self.gradient(self.weight_counts)
         allocation.add_feature_counts(gradient, self._weights, scale)
-        exposures = (exposure * mean).sum(0)[:, None]
+        exposures = exposure * mean
+        if seen.observed is None:
+            exposures = exposures.sum(0)[:, None]
+        else:
+            exposures = exposures.T @ seen.observed
         self.gradient(self.weight_exposure).add_(exposures, alpha=scale)
         log_rate = self._factor_prior_rate(mean)[1].expand(len(mean))
         means = [mean.mean(1).sum(), mean_log.mean(1).sum(), log_rate.sum()]
@@ -271,6 +305,22 @@ class GammaPoisson(FactorModule):
             counts,
         )
         self._totals = self._factor_totals()
+        # By feature, and only where a batch has missing entries.
+        self._means = None
+
+    def _seen(self, x):
+        """A batch, and the sums of E[w] over the features that each row has."""
+
+        def means():
+            if self._means is None:
+                self._means = self.components().T.contiguous()
+            return self._means
+
+        return Seen.of(x, self.may_miss).with_sums(means)
+
+    def _totals_of(self, seen):
+        """The sums of E[w] over what a row has; for all rows at once if it has all."""
+        return self._totals if seen.sums is None else seen.sums
 
     def _factor_totals(self):
         """The sum of E[w] over the features, shape (n_components,)."""
@@ -285,22 +335,25 @@ class GammaPoisson(FactorModule):
         log_rate = digamma(rate) if self.has_unit_weights else rate.log()
         return digamma(shape).sub_(log_rate)
 
-    def _solve(self, x, start):
+    def _solve(self, seen, start):
         """The local parameters of the rows, from ``start`` or from the data alone."""
         return fixed_point(
             self._update,
-            x,
-            self._cold_start(x) if start is None else start,
+            seen,
+            self._cold_start(seen) if start is None else start,
             max_steps=self.inner_iter if self.training else MAX_STEPS,
             tol=self.inner_tol,
         )
 
-    def _cold_start(self, x):
-        totals = row_sum(x)[:, None].to(self.weight_counts.dtype)
+    def _cold_start(self, seen):
+        totals = row_sum(seen.x)[:, None].to(self.weight_counts.dtype)
         counts = totals.expand(-1, self.n_components) / self.n_components
         if not self.is_hierarchical:
             return counts
-        rate = self.rate_shape / self.factor_rate + totals / self._totals.mean()
+        of_features = self._totals_of(seen).mean(-1, keepdim=True)
+        if seen.sums is not None:
+            of_features = torch.where(of_features > 0, of_features, 1)
+        rate = self.rate_shape / self.factor_rate + totals / of_features
         return torch.cat([counts, rate], 1)
 
     def _exposure(self, x):
@@ -310,27 +363,28 @@ class GammaPoisson(FactorModule):
         totals = row_sum(x)[:, None].to(self.mean_total.dtype)
         return totals / self.mean_total
 
-    def _split(self, x, state):
+    def _split(self, seen, state):
         """Shape and rate of q(z), and the exposures."""
-        exposure = self._exposure(x)
+        exposure = self._exposure(seen.x)
         shape = self.factor_shape + state[:, : self.n_components]
         rate = self.factor_rate
         if self.is_hierarchical:
             rate = self._row_rate_shape() / state[:, self.n_components :]
-        rate = rate + exposure * self._totals
+        rate = rate + exposure * self._totals_of(seen)
         return shape, rate.expand_as(shape), exposure
 
-    def _update(self, x, state):
-        shape, rate, _ = self._split(x, state)
-        allocation = allocate(x, digamma(shape) - rate.log(), self._weights)
+    def _update(self, seen, state):
+        shape, rate, _ = self._split(seen, state)
+        allocation = allocate(seen.x, digamma(shape) - rate.log(), self._weights)
         counts = allocation.row_counts(self._weights)
         if not self.is_hierarchical:
             return counts
         mean = (self.factor_shape + counts) / rate
         return torch.cat([counts, self._row_rate(mean)], 1)
 
-    def _bounds(self, x, shape, rate):
+    def _bounds(self, seen, shape, rate):
         """The rows' bounds, the allocation of their counts and E[log z]."""
+        x = seen.x
         mean_log = digamma(shape) - rate.log()
         allocation = allocate(x, mean_log, self._weights)
         exposure = self._exposure(x)
@@ -338,7 +392,8 @@ class GammaPoisson(FactorModule):
         bounds -= log_factorials(x)
         if self.has_exposure:
             bounds += torch.xlogy(row_sum(x), exposure[:, 0].double())
-        bounds -= (exposure * (shape / rate) * self._totals).sum(1, dtype=torch.float64)
+        expected = exposure * (shape / rate) * self._totals_of(seen)
+        bounds -= expected.sum(1, dtype=torch.float64)
         return bounds - self._local_kl(shape, rate, mean_log), allocation, mean_log
 
     def _local_kl(self, shape, rate, mean_log):
@@ -485,6 +540,11 @@ class PoissonFactorization(ConjugateFactorModel):
     exposure : {"total"} or None, default=None
         ``"total"`` multiplies each row's rates by its total over the mean total of the
         training rows, so that factors do not speak of length or depth.
+    missing_values : {"error", "ignore"}, default="error"
+        What NaN in dense data is. ``"ignore"``: an entry that was not observed, of
+        which nothing is asked: the rest of the row and of the feature says what it may
+        be, and ``inverse_transform`` does. Needs a gamma prior of the weights and
+        ``exposure=None``. ``"error"``: a mistake.
     init : {"kmeans", "random"} or array-like, default="kmeans"
         Where the weights start: from clusters of the rows, from random weights, or from
         an array of shape (n_components, n_features), up to scale. The start decides the
@@ -605,6 +665,7 @@ class PoissonFactorization(ConjugateFactorModel):
         "hierarchical": ["boolean"],
         "rate_shape": [Interval(Real, 0, None, closed="neither")],
         "exposure": [StrOptions({"total"}), None],
+        "missing_values": [StrOptions({"error", "ignore"})],
     }
 
     def __init__(
@@ -619,6 +680,7 @@ class PoissonFactorization(ConjugateFactorModel):
         hierarchical=False,
         rate_shape=1.0,
         exposure=None,
+        missing_values="error",
         init="kmeans",
         max_iter=10,
         tol=1e-4,
@@ -646,6 +708,7 @@ class PoissonFactorization(ConjugateFactorModel):
         self.hierarchical = hierarchical
         self.rate_shape = rate_shape
         self.exposure = exposure
+        self.missing_values = missing_values
         self.init = init
         self.max_iter = max_iter
         self.tol = tol
@@ -752,7 +815,7 @@ class PoissonFactorization(ConjugateFactorModel):
         def best(module, x):
             scores = module.decode(module.posterior(x).mean)
             if exclude_seen:
-                scores[nonzero(x)] = -torch.inf
+                scores[nonzero(Seen.of(x, self._may_miss).x)] = -torch.inf
             top = scores.topk(n, 1)
             return torch.where(top.values == -torch.inf, -1, top.indices)
 
@@ -806,6 +869,7 @@ class PoissonFactorization(ConjugateFactorModel):
             has_unit_weights=has_unit_weights,
             rate_shape=self.rate_shape if self.hierarchical else None,
             has_exposure=self.exposure == "total",
+            may_miss=self._may_miss,
             inner_iter=self.max_inner_iter,
             tol=self.inner_tol,
         )
@@ -822,6 +886,16 @@ class PoissonFactorization(ConjugateFactorModel):
                 "hierarchical=True gives features rates of their own, which weights "
                 "that sum to 1 do not have; use weight_prior='gamma'."
             )
+        if self._may_miss and self.exposure is not None:
+            raise ValueError(
+                "missing_values='ignore' leaves totals of rows unknown, which "
+                "exposure='total' needs; use exposure=None."
+            )
+        if self._may_miss and self.weight_prior == "dirichlet":
+            raise ValueError(
+                "missing_values='ignore' needs weight_prior='gamma': weights that sum "
+                "to 1 over all features have no closed form where some are missing."
+            )
         if self.factor_rate != "auto":
             return
         if self.hierarchical:
@@ -836,6 +910,7 @@ class PoissonFactorization(ConjugateFactorModel):
             )
 
     def _initialize(self, module, X, random_state):
+        X = imputed(X) if self._may_miss else X
         init = check_init(self.init, module.weight_counts.shape)
         counts = initial_counts(X, self.n_components, init, random_state)
         total = counts.sum()

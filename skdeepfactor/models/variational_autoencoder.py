@@ -199,6 +199,11 @@ class VariationalAutoencoder(AmortizedFactorModel):
         Hidden layers of the inference network.
     skip_connections : bool, default=False
         Whether z goes into every layer of a deep decoder.
+    missing_values : {"error", "ignore"}, default="error"
+        What NaN in dense data is. ``"ignore"``: an entry that was not observed, and is
+        left out of the likelihood; the inference network sees the feature's mean there,
+        and ``inverse_transform`` says what may be there. Not with
+        ``likelihood="multinomial"``. ``"error"``: a mistake.
     prior : {"normal", "laplace", "mixture", "vamp"}, default="normal"
         Prior of z: standard normal, Laplace of unit variance, a mixture of Gaussians
         that are learnt, or of the network's posteriors at pseudo-inputs that are
@@ -312,6 +317,7 @@ class VariationalAutoencoder(AmortizedFactorModel):
         decoder_layers=(400,),
         encoder_layers=(400,),
         skip_connections=False,
+        missing_values="error",
         prior="normal",
         n_pseudo_inputs=20,
         posterior_variance=None,
@@ -340,6 +346,7 @@ class VariationalAutoencoder(AmortizedFactorModel):
         self.decoder_layers = decoder_layers
         self.encoder_layers = encoder_layers
         self.skip_connections = skip_connections
+        self.missing_values = missing_values
         self.prior = prior
         self.n_pseudo_inputs = n_pseudo_inputs
         self.posterior_variance = posterior_variance

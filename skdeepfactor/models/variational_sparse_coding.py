@@ -257,6 +257,11 @@ class VariationalSparseCoding(AmortizedFactorModel):
         Hidden layers of the inference network.
     skip_connections : bool, default=False
         Whether z goes into every layer of a deep decoder.
+    missing_values : {"error", "ignore"}, default="error"
+        What NaN in dense data is. ``"ignore"``: an entry that was not observed, and is
+        left out of the likelihood; the inference network sees the feature's mean there,
+        and ``inverse_transform`` says what may be there. Not with
+        ``likelihood="multinomial"``. ``"error"``: a mistake.
     prior : {"pseudo_inputs", "fixed"}, default="pseudo_inputs"
         A mixture of what the network says of pseudo-inputs that are learnt, or spikes
         of probability ``alpha`` with standard normal slabs.
@@ -375,6 +380,7 @@ class VariationalSparseCoding(AmortizedFactorModel):
         decoder_layers=(400,),
         encoder_layers=(400,),
         skip_connections=False,
+        missing_values="error",
         prior="pseudo_inputs",
         n_pseudo_inputs=20,
         sparsity_penalty=1.0,
@@ -404,6 +410,7 @@ class VariationalSparseCoding(AmortizedFactorModel):
         self.decoder_layers = decoder_layers
         self.encoder_layers = encoder_layers
         self.skip_connections = skip_connections
+        self.missing_values = missing_values
         self.prior = prior
         self.n_pseudo_inputs = n_pseudo_inputs
         self.sparsity_penalty = sparsity_penalty
