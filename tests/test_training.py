@@ -127,7 +127,7 @@ class Path(PoissonRates):
         return 0.0
 
     def data_bound(self, batches):
-        return sum(self.bound(start.log()).sum().item() for _, start in batches())
+        return sum(self.bound(start.log()).sum().item() for _, start, _ in batches())
 
 
 class LinearGaussian(FactorModule):
