@@ -40,7 +40,7 @@ from skdeepfactor.checkpoint import CheckpointFile, whole_file
 from skdeepfactor.data import RowBlocks, as_csr, is_streamed, new_random_state
 from skdeepfactor.distributed import current_share
 from skdeepfactor.inference import check_objective
-from skdeepfactor.initialization import n_cold_passes
+from skdeepfactor.initialization import distinct_rows, n_cold_passes
 from skdeepfactor.ops import Seen, row_sum
 from skdeepfactor.progress import CallbackSupportMixin, pass_reports, with_callbacks
 from skdeepfactor.rows import ALONE, MatrixRows, StreamedRows
@@ -112,7 +112,11 @@ class BaseFactorModel(
 
     @abstractmethod
     def _initialize(self, module, X, random_state):
-        """Set the module's parameters for the first pass over ``X``."""
+        """Set the module's parameters for the first pass over ``X``.
+
+        Those of a ``ConjugateFactorModel`` get an array more, ``weights``, of how often
+        each row of ``X`` counts.
+        """
 
     @abstractmethod
     def _module_attributes(self, module):
@@ -184,6 +188,10 @@ class BaseFactorModel(
         >>> model.components_.shape
         (2, 4)
         """
+        return self._fit(X, X_val, checkpoint, checkpoint_every, sharded)
+
+    def _fit(self, X, X_val, checkpoint, checkpoint_every, sharded, sample_weight=None):
+        """Fit the model to rows, each of which counts as often as its weight says."""
         with self._unchanged_on_error():
             self._validate_params()
             is_warm = self.warm_start and self.__sklearn_is_fitted__()
@@ -191,6 +199,8 @@ class BaseFactorModel(
             with share.agreement():
                 file = self._checkpoint_file(checkpoint, checkpoint_every, share)
                 rows, rows_val = self._rows(X, share, reset=not is_warm), None
+                if sample_weight is not None:
+                    rows = self._weighted(rows, sample_weight)
                 if X_val is not None:
                     rows_val = self._rows(X_val, share, reset=False)
                 seed = self._fresh_seed(file)
@@ -275,6 +285,10 @@ class BaseFactorModel(
         >>> model.n_samples_seen_
         4
         """
+        return self._partial_fit(X, total_samples)
+
+    def _partial_fit(self, X, total_samples, sample_weight=None):
+        """Take steps on rows, each of which counts as often as its weight says."""
         with self._unchanged_on_error():
             self._validate_params()
             started = time.perf_counter()
@@ -283,33 +297,34 @@ class BaseFactorModel(
                 raise TypeError(
                     "partial_fit takes one block at a time: for _, block in X.blocks()."
                 )
-            X = self._validate(X, reset=is_first)
+            rows = MatrixRows(self._validate(X, reset=is_first))
+            if sample_weight is not None:
+                rows = self._weighted(rows, sample_weight)
             if total_samples is not None and total_samples < 1:
                 raise ValueError(
                     f"total_samples must be at least 1, got {total_samples!r}."
                 )
-            n_seen = X.shape[0] + (0 if is_first else self.n_samples_seen_)
+            n_seen = rows.total_weight + (0 if is_first else self.n_samples_seen_)
             n_samples = n_seen if total_samples is None else total_samples
             random_state = new_random_state(self.random_state)
-            rows = MatrixRows(X)
             module, device = self._start(rows, random_state, is_warm=not is_first)
             optimizer = self._make_optimizer(module, is_stochastic=True)
             if not is_first:
                 load_optimizer(optimizer, self._optimizer_state)
             module.train()
             bound = 0.0
-            step = self.batch_size or X.shape[0]
-            for start in range(0, X.shape[0], step):
+            step = self.batch_size or rows.n_total
+            for start in range(0, rows.n_total, step):
                 bound += train_pass(
                     module,
                     optimizer,
-                    MatrixRows(X[start : start + step]),
+                    rows.some(slice(start, start + step)),
                     batch_size=None,
                     rng=None,
                     n_samples=n_samples,
                     device=device,
                 )
-            lower_bound = bound * n_samples / X.shape[0] - global_kl(module)
+            lower_bound = bound * n_samples / rows.total_weight - global_kl(module)
             seconds = time.perf_counter() - started
             past = {"lower_bound": [], "seconds": []} if is_first else self.history_
             history = {
@@ -608,6 +623,15 @@ class BaseFactorModel(
 
         return StreamedRows(blocks, check, share)
 
+    def _weighted(self, rows, sample_weight):
+        """The rows, each as often as it counts."""
+        n_rows = rows.n_visible
+        is_nothing = np.shape(sample_weight) == (n_rows,) and not np.any(sample_weight)
+        if rows.share.is_sharded and is_nothing:
+            # A process whose rows are its own may have none that counts.
+            return rows.weighted(np.zeros(n_rows))
+        return rows.weighted(_weights(sample_weight, n_rows))
+
     def _checkpoint_file(self, path, every, share):
         """The file to write checkpoints to, None for none."""
         if path is None:
@@ -664,14 +688,18 @@ class BaseFactorModel(
 
         def attributes(history, lower_bound):
             return self._attributes(
-                module, optimizer, rows, history, lower_bound, n_samples
+                module, optimizer, rows, history, lower_bound, rows.total_weight
             )
 
         def validate():
             module.eval()
             parts = _map_rows(module, rows_val, lambda m, x: m.elbo(x))
             scores = np.concatenate([np.zeros(0), *parts])
-            sums, sizes = np.transpose(share.gathered((scores.sum(), len(scores))))
+            total, size = scores.sum(), len(scores)
+            if rows_val.own_weights is not None:
+                weights = rows_val.own_weights
+                total, size = weights @ scores, weights.sum()
+            sums, sizes = np.transpose(share.gathered((total, size)))
             return float(sums.sum() / sizes.sum())
 
         def report_pass(history):
@@ -719,6 +747,7 @@ class BaseFactorModel(
             "processes": [rows.share.n_processes, rows.share.is_sharded],
             "rows": [rows.n_total, rows.n_samples, rows.n_features],
             "data": rows.digest(),
+            "sample_weight": rows.weights_digest(),
             "X_val": None if rows_val is None else rows_val.digest(),
             "start": start.hexdigest(),
         }
@@ -756,16 +785,21 @@ class BaseFactorModel(
         if is_warm:
             module = self._load(dtype, device)
             # The draws of a stream must not be the same for each of its chunks.
-            seed = random_state.randint(2**31 - 1) + self.n_samples_seen_
+            seed = random_state.randint(2**31 - 1) + int(self.n_samples_seen_)
             module.seed(seed + share.rank)
             return module, device
         module = self._make_module(rows.n_features).to(dtype)
-        self._initialize(module, rows.sample(random_state), random_state)
+        self._begin(module, rows, random_state)
         module.to(device)
         share.copy_first([*module.parameters(), *module.buffers()])
         module.refresh()
         module.seed(random_state.randint(2**31 - 1) + share.rank)
         return module, device
+
+    def _begin(self, module, rows, random_state):
+        """Set the module's parameters for the first pass over the rows."""
+        X, _ = rows.sample(random_state)
+        self._initialize(module, X, random_state)
 
     def _load(self, dtype, device=None):
         """The fitted module, made again from its arrays, on a device or on its own."""
@@ -878,6 +912,147 @@ class ConjugateFactorModel(BaseFactorModel):
         "learning_offset": [Interval(Real, 0, None, closed="left")],
         "learning_decay": [Interval(Real, 0.5, 1, closed="right")],
     }
+
+    @with_callbacks
+    def fit(
+        self,
+        X,
+        y=None,
+        *,
+        sample_weight=None,
+        X_val=None,
+        checkpoint=None,
+        checkpoint_every=1,
+        sharded=False,
+    ):
+        """Fit the model to the rows of X.
+
+        Passes over all rows, or over batches of them, until ``max_iter``, ``tol`` or
+        rows held out end it. What was fitted before is forgotten, unless
+        ``warm_start``.
+
+        Where processes have joined a group of ``torch.distributed``, every one of them
+        must call this, and all get the same model.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
+            Counts, or other non-negative numbers. Data larger than memory come as
+            :class:`~skdeepfactor.data.RowBlocks`, as which backed AnnData and the
+            arrays of h5py, zarr and dask are read.
+        y : None
+            Ignored; here for scikit-learn's API.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts; once if None. A weight of 2 is the same as a row
+            that is there twice, 0 as one that is not, and fractions lie between. What
+            is drawn for rows is the same on average: batches, rows held out, the 20,000
+            rows that a longer stream starts from (all uniformly, whatever the weights),
+            and what a bound by Monte Carlo is made of.
+        X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
+            Rows to watch for early stopping, in place of ``validation_fraction``; each
+            counts once.
+        checkpoint : path-like, default=None
+            A file to write the state of training to, and to go on from if it is there:
+            the same call, made again after the process has died, ends as if it had
+            not. With several processes each writes its own, with its rank appended.
+        checkpoint_every : int or float, default=1
+            Number of passes between two writes; a float is seconds, at least.
+        sharded : bool, default=False
+            Whether each process has rows of its own in X (and X_val and
+            sample_weight), instead of taking its share of rows that all of them have.
+
+        Returns
+        -------
+        object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data, the weights or a parameter are not what they must be, or the
+            checkpoint is damaged or of another fit. The estimator is then left as it
+            was.
+        KeyboardInterrupt
+            If it comes; the estimator is then fitted, as the last whole pass left it,
+            or as it was if there is none.
+
+        See Also
+        --------
+        partial_fit : One step at a time, on data that come in chunks.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0)
+        >>> model.fit(X, sample_weight=[2, 1, 1, 0]).components_.shape
+        (2, 4)
+        """
+        self._check_takes_weights(sample_weight)
+        return self._fit(X, X_val, checkpoint, checkpoint_every, sharded, sample_weight)
+
+    def partial_fit(self, X, y=None, *, sample_weight=None, total_samples=None):
+        """Take stochastic steps on the rows of X, as one chunk of a stream.
+
+        The first call starts the model, and later ones go on. Rows are forgotten after
+        their step, so that a stream may be longer than memory.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Counts, or other non-negative numbers. More rows than ``batch_size`` make
+            several steps.
+        y : None
+            Ignored; here for scikit-learn's API.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts; once if None.
+        total_samples : int or float, default=None
+            Number of rows of the whole stream, or the sum of their weights, by which
+            the statistics of a batch are scaled; of those seen so far if None.
+
+        Returns
+        -------
+        object
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data, the weights or a parameter are not what they must be. The
+            estimator is then left as it was.
+
+        See Also
+        --------
+        fit : Passes over data that are all at hand.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0)
+        >>> for chunk in (X[:2], X[2:]):
+        ...     model = model.partial_fit(
+        ...         chunk, sample_weight=[2, 1], total_samples=6
+        ...     )
+        >>> model.n_samples_seen_
+        6.0
+        """
+        self._check_takes_weights(sample_weight)
+        return self._partial_fit(X, total_samples, sample_weight)
+
+    def _check_takes_weights(self, sample_weight):
+        """Raise a ValueError where weights are given that the model has no use for."""
+
+    def _begin(self, module, rows, random_state):
+        X, weights = distinct_rows(*rows.sample(random_state))
+        self._initialize(module, X, random_state, weights)
+
+    @abstractmethod
+    def _initialize(self, module, X, random_state, weights):
+        """Set the module's parameters for the first pass over ``X``.
+
+        Its rows are all different, and ``weights`` say how often each counts.
+        """
 
     def _make_optimizer(self, module, *, is_stochastic, n_updates=None):
         return NaturalGradient(

@@ -21,6 +21,7 @@ from skdeepfactor.ops import (
     product_at,
     row_dot,
     row_sum,
+    scaled,
     slices,
     take_rows,
     transposed_products,
@@ -71,11 +72,13 @@ class Allocation(NamedTuple):
     def add_feature_counts(self, counts, weights, scale=1.0):
         """Add the expected counts of each factor in each feature to ``counts``.
 
-        ``counts`` is (k, n_features); what is added is multiplied by ``scale``.
+        ``counts`` is (k, n_features); what is added of each row is multiplied by
+        ``scale``, a float, or a tensor (n_rows,).
         """
-        for features, product in transposed_products(self.ratio, self.z):
+        z = scaled(self.z, scale)
+        for features, product in transposed_products(self.ratio, z):
             product *= weights.scaled[features]
-            counts[:, features].add_(product.T, alpha=scale)
+            counts[:, features].add_(product.T)
 
     def log_likelihood(self, x, weights):
         """sum_v x_nv log p_nv of each row, float64, shape (n_rows,)."""

@@ -86,6 +86,7 @@ from skdeepfactor.ops import (
     map_values,
     product_at,
     row_sum,
+    scaled,
     slices,
     transposed_products,
 )
@@ -130,12 +131,12 @@ class Emission(nn.Module, ABC):
         self.register_buffer("weight_mean", torch.ones(shape))
         self.register_buffer("weight_concentration", torch.ones(shape))
 
-    def initialize(self, X, counts, level):
+    def initialize(self, X, weights, counts, level):
         """Start from counts of each unit in each feature, of units of size ``level``.
 
-        X says how large the data are.
+        X says how large the data are, and ``weights`` how often each row counts.
         """
-        mean = np.maximum(counts / (X.shape[0] * level), 1e-8 * level)
+        mean = np.maximum(counts / (weights.sum() * level), 1e-8 * level)
         self.weight_mean.copy_(torch.from_numpy(mean.T))
         shape = self.prior_shape + counts
         self.weight_concentration.copy_(torch.from_numpy(shape.T))
@@ -170,7 +171,10 @@ class Emission(nn.Module, ABC):
 
     @abstractmethod
     def add(self, view, scale):
-        """Add what weights follow from: sums over rows, times ``scale``."""
+        """Add what weights follow from: sums over rows, times ``scale``.
+
+        That is a float, or a tensor (n_rows,) of what each row is multiplied by.
+        """
 
     def add_means(self, mean, scale):
         """Add what they follow from of the means after a step."""
@@ -241,10 +245,10 @@ class Counts(Emission):
         # Of the closed-form bound, which not every pass needs.
         self._allocating = None
 
-    def initialize(self, X, counts, level):
-        super().initialize(X, counts, level)
+    def initialize(self, X, weights, counts, level):
+        super().initialize(X, weights, counts, level)
         self.counts.data.copy_(torch.from_numpy(counts.T))
-        self.totals.data.fill_(X.shape[0] * level)
+        self.totals.data.fill_(weights.sum() * level)
 
     def constants(self, x):
         return 0.0 * row_sum(x) if self.is_binary else log_factorials(x)
@@ -257,7 +261,7 @@ class Counts(Emission):
         return self.mean_log_likelihood(x, self.allocate(x, mean, shape)) - totals
 
     def add_means(self, mean, scale):
-        gradient(self.totals).add_(mean.sum(0), alpha=scale)
+        gradient(self.totals).add_(scaled(mean, scale).sum(0))
 
     def allocate(self, x, mean, shape):
         """The counts allocated to the factors."""
@@ -347,8 +351,8 @@ class SpikedCounts(AllocatedCounts):
         self.register_buffer("inclusion", torch.full(shape, 0.5))
         self.register_buffer("inclusion_rate", torch.tensor(0.5))
 
-    def initialize(self, X, counts, level):
-        super().initialize(X, counts, level)
+    def initialize(self, X, weights, counts, level):
+        super().initialize(X, weights, counts, level)
         self.update(1.0)
 
     def update(self, power):
@@ -462,13 +466,13 @@ class ExpandedCounts(Counts):
     def add(self, view, scale):
         counts, curvature = map(gradient, (self.counts, self.curvature))
         mean = view.mean
-        for features, product in transposed_products(view.ratio, mean):
+        for features, product in transposed_products(view.ratio, scaled(mean, scale)):
             product *= self.weight_mean[features]
-            counts[features].add_(product, alpha=scale)
-        square = mean.square()
+            counts[features].add_(product)
+        square = scaled(mean.square(), scale)
         for place, values in enumerate((square * (1 + 1 / view.shape), square)):
             for features, product in transposed_products(view.per_square, values):
-                curvature[place, features].add_(product, alpha=scale)
+                curvature[place, features].add_(product)
 
     def update(self, power):
         prior, totals = self.prior_shape, self.prior_rate + self.totals.detach()
@@ -510,9 +514,9 @@ class Gaussian(Emission):
         self.register_buffer("noise", torch.ones(()))
         self.register_buffer("noise_floor", torch.zeros(()))
 
-    def initialize(self, X, counts, level):
-        super().initialize(X, counts, level)
-        mean, std = column_moments(X)
+    def initialize(self, X, weights, counts, level):
+        super().initialize(X, weights, counts, level)
+        mean, std = column_moments(X, weights)
         mean_square = float(np.mean(std**2 + mean**2))
         if mean_square == 0:
             mean_square = 1.0
@@ -556,16 +560,17 @@ class Gaussian(Emission):
         return mean, _exact_shape(prior, curvature, view.shape)
 
     def add(self, view, scale):
-        mean = view.mean
+        mean, counted = view.mean, scaled(view.mean, scale)
         linear = gradient(self.counts)
-        for features, product in transposed_products(view.x, mean):
-            linear[features].add_(product, alpha=scale)
-        gradient(self.gram).add_(mean.T @ mean, alpha=scale)
-        squares = (mean.square() * (1 + 1 / view.shape)).sum(0)
-        gradient(self.squares).add_(squares, alpha=scale)
+        for features, product in transposed_products(view.x, counted):
+            linear[features].add_(product)
+        gradient(self.gram).add_(mean.T @ counted)
+        squares = (mean * counted * (1 + 1 / view.shape)).sum(0)
+        gradient(self.squares).add_(squares)
         errors = (self._errors(view) + self.constants(view.x)).clamp_min(0)
-        gradient(self.errors).add_(errors.sum().to(mean), alpha=scale)
-        gradient(self.n_rows).add_(len(mean), alpha=scale)
+        gradient(self.errors).add_(scaled(errors, scale).sum().to(mean))
+        n_rows = scaled(torch.ones_like(mean[:, 0]), scale).sum()
+        gradient(self.n_rows).add_(n_rows)
 
     def update(self, power):
         mean, shape = self.weight_mean, self.weight_concentration

@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.preprocessing import normalize
+from sklearn.utils import gen_batches
 from sklearn.utils.extmath import randomized_svd, safe_sparse_dot
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from sklearn.utils.validation import check_array
@@ -21,19 +22,59 @@ KMEANS_ITERATIONS = 20
 # How fast a feature's share falls with its distance from a cluster's centre.
 PART_WIDTH = 0.28
 TINY = np.finfo(np.float64).tiny
+# Rows of which float64 copies are made at once.
+BLOCK_ROWS = 4096
 
 
-def imputed(X):
+def imputed(X, weights=None):
     """``X`` with the mean of what a column has, or 0, where an entry is missing."""
     if scipy.sparse.issparse(X):
         return X
     is_missing = np.isnan(X)
     if not is_missing.any():
         return X
-    return np.where(is_missing, column_moments(X)[0].astype(X.dtype), X)
+    return np.where(is_missing, column_moments(X, weights)[0].astype(X.dtype), X)
 
 
-def initial_counts(X, n_components, init, random_state):
+def distinct_rows(X, weights=None):
+    """The different rows, each once, and how often each counts.
+
+    They come in an order that has nothing to do with that of X, so that what is drawn
+    from them is a function of the rows and their weights: a weight of 2 is the same as
+    a row that is there twice.
+
+    Parameters
+    ----------
+    X : ndarray or CSR matrix of shape (n_samples, n_features)
+    weights : ndarray of shape (n_samples,), default=None
+        How often each row counts; once if None.
+
+    Returns
+    -------
+    X : ndarray or CSR matrix of shape (n_distinct, n_features)
+    weights : ndarray of shape (n_distinct,)
+    """
+    generator = np.random.default_rng(0)
+    direction = generator.standard_normal(X.shape[1])
+    keys = []
+    for rows in gen_batches(X.shape[0], BLOCK_ROWS):
+        # Products of CSR matrices add the terms of a row in order, whatever is beside.
+        part = scipy.sparse.csr_matrix(X[rows], dtype=np.float64)
+        # What is not a number would make all rows that have one alike.
+        part.data = np.nan_to_num(part.data, nan=-np.pi)
+        keys.append(part @ direction)
+    _, first, inverse = np.unique(
+        np.concatenate(keys), return_index=True, return_inverse=True
+    )
+    if weights is None:
+        weights = np.ones(X.shape[0])
+    weights = np.bincount(inverse.ravel(), weights)
+    # By their keys the largest rows would come first and last.
+    order = generator.permutation(len(first))
+    return X[first[order]], weights[order]
+
+
+def initial_counts(X, n_components, init, random_state, weights=None):
     """Expected counts to start from, shape (n_components, n_features).
 
     In float64 if X is, else in float32: at many features these arrays would be what a
@@ -50,8 +91,12 @@ def initial_counts(X, n_components, init, random_state):
         spreads the counts of each feature by exponential weights. An array
         gives the proportions of the features in each component, up to scale.
     random_state : numpy.random.RandomState
+    weights : ndarray of shape (n_samples,), default=None
+        How often each row counts; once if None. None may be 0.
     """
-    totals = np.asarray(X.sum(axis=0, dtype=np.float64)).ravel()
+    if weights is None:
+        weights = np.ones(X.shape[0])
+    totals = column_totals(X, weights)
     if not isinstance(init, str):
         shares = np.array(init, dtype=np.float64)
         return shares * (totals.sum() / shares.sum())
@@ -64,7 +109,7 @@ def initial_counts(X, n_components, init, random_state):
     elif n_components == 1:
         counts = average[np.newaxis]
     else:
-        counts = _cluster_counts(X, n_components, random_state)
+        counts = _cluster_counts(X, weights, n_components, random_state)
         counts += average
         counts *= 0.5
     return counts
@@ -117,22 +162,33 @@ def initial_logits(X, *, given_total):
     return np.log(shares) + level
 
 
-def column_moments(X):
+def column_totals(X, weights):
+    """The sum of each feature over the rows, each as often as it counts, float64."""
+    if (weights == 1).all():
+        return np.asarray(X.sum(axis=0, dtype=np.float64)).ravel()
+    parts = gen_batches(X.shape[0], BLOCK_ROWS)
+    return sum(weights[rows] @ X[rows] for rows in parts)
+
+
+def column_moments(X, weights=None):
     """Mean and standard deviation of each feature, float64; 0 where rounding is all.
 
-    Of what is not missing; 0 where all of a column is.
+    Of what is not missing; 0 where all of a column is. ``weights`` say how often each
+    row counts, if not once.
     """
     if scipy.sparse.issparse(X):
-        mean, var = mean_variance_axis(X.astype(np.float64), axis=0)
-    elif np.isnan(X).any():
-        is_there = ~np.isnan(X)
-        n_rows = np.maximum(is_there.sum(axis=0), 1)
-        mean = np.nansum(X, axis=0, dtype=np.float64) / n_rows
-        errors = np.where(is_there, X - mean, 0.0)
-        var = np.square(errors, out=errors).sum(axis=0) / n_rows
-    else:
+        mean, var = mean_variance_axis(X.astype(np.float64), axis=0, weights=weights)
+    elif weights is None and not np.isnan(X).any():
         mean = X.mean(axis=0, dtype=np.float64)
         var = X.var(axis=0, dtype=np.float64)
+    else:
+        weights = np.ones(X.shape[0]) if weights is None else weights
+        is_there = ~np.isnan(X)
+        n_rows = weights @ is_there
+        n_rows = np.where(n_rows > 0, n_rows, 1)
+        mean = weights @ np.where(is_there, X, 0) / n_rows
+        errors = np.where(is_there, X - mean, 0)
+        var = weights @ np.square(errors, out=errors) / n_rows
     std = np.sqrt(var)
     return mean, np.where(std > 1e-6 * np.abs(mean), std, 0.0)
 
@@ -168,22 +224,24 @@ def n_cold_passes(n_cold_iter, init, max_iter, learns_shape):
     return max(1, min(20, max_iter // 2)) if is_random or learns_shape else 1
 
 
-def _cluster_counts(X, n_components, random_state):
+def _cluster_counts(X, weights, n_components, random_state):
     """Counts of each cluster of rows in each feature."""
     n_samples, n_features = X.shape
     X = _as_floating(X)
-    scores = TfidfTransformer().fit_transform(X)
+    scores = _tfidf(X, weights)
     n_directions = min(n_components, n_samples - 1, n_features - 1)
     if n_directions >= 2:
+        roots = np.sqrt(weights).astype(X.dtype)
         left, lengths, _ = randomized_svd(
-            scores,
+            _scaled_rows(scores, roots),
             n_directions,
             n_iter=SVD_POWER_ITERATIONS,
             random_state=random_state,
         )
-        scores = left * lengths
+        scores = left * lengths / roots[:, np.newaxis]
     n_clusters = min(n_components, n_samples)
-    labels = _fitted_kmeans(normalize(scores), n_clusters, random_state).labels_
+    kmeans = _fitted_kmeans(normalize(scores), n_clusters, random_state, weights)
+    labels = kmeans.labels_
     # A component without rows of its own starts from one row, or it would not part
     # from the average.
     empty = np.setdiff1d(np.arange(n_components), labels)
@@ -191,16 +249,35 @@ def _cluster_counts(X, n_components, random_state):
     labels = np.concatenate([labels, empty])
     rows = np.concatenate([rows, random_state.choice(n_samples, len(empty))])
     members = scipy.sparse.csr_matrix(
-        (np.ones(len(rows), dtype=X.dtype), (labels, rows)),
+        (weights[rows].astype(X.dtype), (labels, rows)),
         shape=(n_components, n_samples),
     )
     # A word that one row repeats says less of its cluster than one that many share.
     counts = safe_sparse_dot(members, _log1p(X), dense_output=True)
-    counts *= X.sum(dtype=np.float64) / max(counts.sum(), TINY)
+    counts *= column_totals(X, weights).sum() / max(counts.sum(), TINY)
     return counts
 
 
-def _fitted_kmeans(points, n_clusters, random_state):
+def _tfidf(X, weights):
+    """Counts times the logarithm of how rare features are, rows of length 1, CSR."""
+    scores = scipy.sparse.csr_matrix(X, copy=True)
+    of_entries = np.repeat(weights, np.diff(scores.indptr))
+    n_rows = np.bincount(scores.indices, of_entries, minlength=X.shape[1])
+    idf = np.log((1 + weights.sum()) / (1 + n_rows)) + 1
+    scores.data *= idf.astype(X.dtype)[scores.indices]
+    return normalize(scores, copy=False)
+
+
+def _scaled_rows(X, scale):
+    """Rows of X, which is used up, times numbers of the same type."""
+    if scipy.sparse.issparse(X):
+        X.data *= np.repeat(scale, np.diff(X.indptr))
+    else:
+        X *= scale[:, np.newaxis]
+    return X
+
+
+def _fitted_kmeans(points, n_clusters, random_state, weights=None):
     """A k-means of one start, cut short: it is but a start itself."""
     kmeans = KMeans(
         n_clusters, n_init=1, max_iter=KMEANS_ITERATIONS, random_state=random_state
@@ -208,7 +285,7 @@ def _fitted_kmeans(points, n_clusters, random_state):
     with warnings.catch_warnings():
         # Fewer distinct points than clusters are no fault of the user's.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return kmeans.fit(points)
+        return kmeans.fit(points, sample_weight=weights)
 
 
 def _as_floating(X):
@@ -221,15 +298,20 @@ def _log1p(X):
     return X.log1p()
 
 
-def initial_parts(X, n_components, random_state):
+def initial_parts(X, n_components, random_state, weights=None):
     """Shares of components in each feature, (n_components, n_features), from parts.
 
     Features are clustered: the columns of log(1 + x / 5), centred and of length 1, and
     each goes to the clusters by its distance to their centres. For images these are
     parts, for rows that mix many components more than clusters of rows are.
+    ``weights`` say how often each row counts, if not once.
     """
     n_samples, n_features = X.shape
-    logs = _log1p(_as_floating(X) / 5)
+    if weights is None:
+        weights = np.ones(n_samples)
+    X = _as_floating(X)
+    roots = np.sqrt(weights).astype(X.dtype)
+    logs = _scaled_rows(_log1p(X / 5), roots)
     rank = min(4 * n_components, n_samples, n_features)
     # Without QR, float32 would lose all that is small beside the mean.
     left, lengths, right = randomized_svd(
@@ -240,9 +322,9 @@ def initial_parts(X, n_components, random_state):
         random_state=random_state,
     )
     # Centred in the space of the left singular vectors, where the columns are short.
-    mean = left.mean(axis=0)
+    mean = roots @ left / np.sqrt(weights.sum()).astype(X.dtype)
     columns = right.T * lengths
-    columns = columns - np.outer(columns @ mean, mean) * n_samples
+    columns = columns - np.outer(columns @ mean, mean)
     # What is left of a constant column is rounding, and points anywhere.
     sizes = np.linalg.norm(columns, axis=1)
     is_there = sizes > 1e-5 * sizes.max()

@@ -56,6 +56,7 @@ from skdeepfactor.distributions import (
     log_product,
     scaled_exp,
 )
+from skdeepfactor.ops import scaled
 
 # Of rho times tau, which can collapse faster than exponentially.
 FLOOR = 1e-14
@@ -142,9 +143,13 @@ class Means(nn.Module):
         tau = (alpha * below * harmonic.square()) @ (1 / weights.inverse).T
         return scaled.T, tau / above.inverse.square()
 
-    def weight_message(self, state, below, alpha, above, weights):
-        """What they tell the weights, (2, units above, units below)."""
+    def weight_message(self, state, below, alpha, above, weights, scale=1.0):
+        """What they tell the weights, (2, units above, units below).
+
+        What each row says is multiplied by ``scale``, a float, or a tensor (n_rows,).
+        """
         expected, harmonic = state
+        alpha = scaled(torch.full_like(below[:, :1], alpha), scale)
         rho = above.mean.T @ (alpha / expected)
         tau = (1 / above.inverse).T @ (alpha * below * harmonic.square())
         return torch.stack([rho, tau / weights.inverse.square()])
@@ -235,9 +240,10 @@ class Rates(nn.Module):
         shares = state.above * ((alpha / state.products) @ state.weights.T)
         return shares, below @ weights.mean.T
 
-    def weight_message(self, state, below, alpha, above, weights):
-        shares = state.weights * (state.above.T @ (alpha / state.products))
-        return torch.stack([shares, above.mean.T @ below])
+    def weight_message(self, state, below, alpha, above, weights, scale=1.0):
+        ratio = scaled(alpha / state.products, scale)
+        shares = state.weights * (state.above.T @ ratio)
+        return torch.stack([shares, above.mean.T @ scaled(below, scale)])
 
     def kl(self, units, alpha, rate, log_rate):
         return gamma_kl(units.shape, units.rate, units.mean_log, alpha, rate, log_rate)

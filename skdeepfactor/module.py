@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import nn
 
+from skdeepfactor.ops import scaled
+
 
 class FactorModule(nn.Module, ABC):
     """A generative model of rows with a posterior over the factors of each.
@@ -79,11 +81,13 @@ class FactorModule(nn.Module, ABC):
     def data_bound(self, batches):
         """The bound of all rows, in nats, less the divergence of the globals.
 
-        ``batches()`` yields each batch and the local parameters to go on from, if any.
+        ``batches()`` yields each batch, the local parameters to go on from, if any, and
+        how often its rows count: 1, or a tensor (n_rows,).
         """
         bound = -float(self.global_kl())
-        for x, start in batches():
-            bound += self.elbo(x, self.posterior(x, start)).sum().item()
+        for x, start, weight in batches():
+            bounds = self.elbo(x, self.posterior(x, start))
+            bound += scaled(bounds, weight).sum().item()
         return bound
 
     def global_kl(self):
@@ -94,10 +98,12 @@ class FactorModule(nn.Module, ABC):
         """Add one batch's share to ``.grad``, and give back what the loop keeps.
 
         The gradient of a step is a sum over its batches, so all of them get the same
-        ``weight``, 1 / the number of rows in the step. For parameters with a conjugate
-        posterior it is minus the expected statistics of all ``n_samples`` rows,
-        estimated from these, for ``NaturalGradient`` to follow. By default it is the
-        gradient of minus the bound per row.
+        ``weight``, 1 / the number of rows in the step. Models whose ``fit`` has
+        ``sample_weight`` get a tensor (n_rows,) where it is given, each row's share of
+        the step's sum of weights; ``n_samples`` is then a sum of weights too. For
+        parameters with a conjugate posterior it is minus the expected statistics of all
+        ``n_samples`` rows, estimated from these, for ``NaturalGradient`` to follow. By
+        default it is the gradient of minus the bound per row.
 
         Returns
         -------

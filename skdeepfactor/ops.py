@@ -86,6 +86,16 @@ def map_values(function, *batches):
     )
 
 
+def scaled(values, scale):
+    """``values``, (n_rows, ...), times a float, or times a number of each row.
+
+    The latter as a tensor of shape (n_rows,), of any floating type.
+    """
+    if isinstance(scale, torch.Tensor):
+        scale = scale.to(values.dtype).view(-1, *[1] * (values.dim() - 1))
+    return values * scale
+
+
 def row_sum(x):
     """Sum of each row in float64, shape (n_rows,)."""
     if x.layout == torch.strided:

@@ -309,12 +309,13 @@ class PathwiseBelief(FactorModule):
         device = self.n_updates.device
         self.generator = torch.Generator(device).manual_seed(seed)
 
-    def initialize(self, X, counts, level, uppers, random_state):
+    def initialize(self, X, weights, counts, level, uppers, random_state):
         """Start from counts of each unit in each feature, of units of size ``level``.
 
-        ``uppers`` are the weights above.
+        ``weights`` say how often each row of X counts, ``uppers`` are the weights
+        above.
         """
-        mean = np.maximum(counts / (X.shape[0] * level), 1e-3 * level)
+        mean = np.maximum(counts / (weights.sum() * level), 1e-3 * level)
         shape = np.clip(self.weight_shape + counts, 0.5, 1e4)
         starts = [
             (mean.T, shape.T),
@@ -324,7 +325,7 @@ class PathwiseBelief(FactorModule):
             pair = self.family.of_mean(*(torch.from_numpy(v) for v in start))
             parameters.data.copy_(torch.stack(pair))
         if self.log_noise is not None:
-            mean, std = column_moments(X)
+            mean, std = column_moments(X, weights)
             mean_square = float(np.mean(std**2 + mean**2)) or 1.0
             self.noise_floor.fill_(NOISE_FLOOR * mean_square)
             self.log_noise.data.fill_(0.5 * math.log(np.mean(std**2) + 1e-300))
@@ -524,7 +525,7 @@ class PathwiseBelief(FactorModule):
     def data_bound(self, batches):
         """The bound of all rows, each draw of which has weights of its own."""
         totals = torch.zeros(N_DRAWS, dtype=torch.float64)
-        for x, start in batches():
+        for x, start, _ in batches():
             base = self._base(self._constants(x)).sum().cpu()
             totals += self._scored(x, self._solve(x, start)).sum(1).cpu() + base
         totals -= float(self.global_kl())

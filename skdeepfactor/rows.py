@@ -6,6 +6,7 @@ import itertools
 import math
 import zlib
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -38,6 +39,13 @@ def _checksum(X, start=0):
     return start
 
 
+class Step(NamedTuple):
+    """What a step is on: how many rows of all processes, and how often they count."""
+
+    n_rows: int
+    mean_weight: float = 1.0
+
+
 class Rows(ABC):
     """The rows that a fit is for, or inference: all of them, and those of a process.
 
@@ -54,6 +62,11 @@ class Rows(ABC):
         What to compute in.
     share : Share
         Which rows are this process's.
+    weights, own_weights : ndarray or None
+        How often each row counts, of those visible here and of this process's, never
+        0; None where all count once.
+    total_weight : int or float
+        Number of rows of all processes, each as often as it counts.
     n_splits : int
         By how much batches are smaller than they need be, where memory is short.
     """
@@ -64,6 +77,9 @@ class Rows(ABC):
     n_features: int
     dtype: torch.dtype
     share: Share
+    weights = None
+    own_weights = None
+    total_weight: float
     n_splits = 1
 
     @abstractmethod
@@ -83,15 +99,19 @@ class Rows(ABC):
         """The rows but for some, and those."""
 
     @abstractmethod
+    def weighted(self, weights):
+        """The same rows, each as often as it counts; those that never do left out."""
+
+    @abstractmethod
     def _pieces(self, batch_size, rng):
-        """Yield (matrix, rows of it, numbers, rows of the step), and None at each end.
+        """Yield (matrix, rows of it, numbers, step), and None at each end.
 
         ``rows`` is an array, which ``numbers`` then is, too; or None for all of the
         matrix, of which ``numbers`` is an array or a slice.
         """
 
     def parts(self, batch_size, rng, width, device, dtype=None):
-        """Yield (batch, numbers of its rows, number of rows of the step), in parts.
+        """Yield (batch, numbers of its rows, what the step is on), in parts.
 
         A part is small enough for arrays of ``width`` numbers a row to be worked on,
         and of the type of the model, where it has one that is not that of the data.
@@ -107,12 +127,12 @@ class Rows(ABC):
             if piece is None:
                 yield None
                 continue
-            matrix, rows, numbers, n_rows = piece
+            matrix, rows, numbers, step = piece
             for part in chunks(
                 matrix, rows, width, device_type=device.type, n_splits=self.n_splits
             ):
                 x = to_tensor(matrix, part, dtype=dtype, device=device)
-                yield x, part if rows is not None else _cut(numbers, part), n_rows
+                yield x, part if rows is not None else _cut(numbers, part), step
 
     def batches(self, width, device, dtype=None):
         """Yield (batch, numbers of its rows) of all rows of this process, in order."""
@@ -122,8 +142,21 @@ class Rows(ABC):
                 if part is not None:
                     yield part[:2]
 
+    def weights_digest(self):
+        """A checksum of the weights of rows visible here, None if they have none."""
+        return None if self.weights is None else _checksum(self.weights)
+
+    def weights_of(self, numbers, device):
+        """How often rows of this process count, float64, None where all do once."""
+        if self.own_weights is None:
+            return None
+        return torch.from_numpy(self.own_weights[numbers]).to(device)
+
     def sample(self, random_state):
-        """Rows to start from, as a matrix: all of them, or some drawn at random."""
+        """Rows to start from, as a matrix, and their weights, if they have some.
+
+        All of them, or some drawn at random, whatever their weights.
+        """
         share = self.share
         if share.is_sharded:
             # Each process draws from its own rows, and all must go on alike after it.
@@ -135,17 +168,25 @@ class Rows(ABC):
         if n_drawn < n_rows:
             numbers = np.sort(random_state.permutation(n_rows)[:n_drawn])
         part = self.take(numbers)
-        return stacked(share.gathered(part)) if share.is_sharded else part
+        weights = None if self.weights is None else self.weights[numbers]
+        if not share.is_sharded:
+            return part, weights
+        parts, weights = zip(*share.gathered((part, weights)), strict=True)
+        return stacked(parts), None if weights[0] is None else np.concatenate(weights)
 
     #: Number of rows that a fit starts from.
     _n_initial = INITIAL_ROWS
 
-    def _set_size(self, n_visible):
-        """Tell how many rows are visible here; ``join`` tells of the others'."""
+    def _set_size(self, n_visible, weights=None):
+        """Tell what rows are visible here; ``join`` tells of the others'."""
         share = self.share
         self.n_visible = self.n_total = self.n_samples = n_visible
+        self.weights = self.own_weights = weights
+        self.total_weight = n_visible if weights is None else float(weights.sum())
         if share.divides:
             self.n_samples = len(range(share.rank, n_visible, share.n_processes))
+            if weights is not None:
+                self.own_weights = weights[share.rank :: share.n_processes]
         self._counts = [n_visible]
         self._levels = None
 
@@ -154,8 +195,8 @@ class Rows(ABC):
         if not self.share.is_sharded:
             return
         is_double = self.dtype == torch.float64
-        known = (self.n_visible, self.n_features, is_double, self.totals())
-        counts, widths, are_double, totals = zip(
+        known = self.n_visible, self.n_features, is_double, self.totals(), self.weights
+        counts, widths, are_double, totals, weights = zip(
             *self.share.gathered(known), strict=True
         )
         if len(set(widths)) > 1:
@@ -167,13 +208,39 @@ class Rows(ABC):
         self._counts, self.n_total = list(counts), sum(counts)
         if self.n_total == 0:
             raise ValueError("No process has a row.")
-        self._levels = _levels(np.concatenate(totals))
+        self.total_weight = self.n_total
+        if any(own is not None for own in weights):
+            # Where one process has weights, all have.
+            pairs = zip(weights, counts, strict=True)
+            weights = [np.ones(n) if own is None else own for own, n in pairs]
+            self.weights = self.own_weights = weights[self.share.rank]
+            weights = np.concatenate(weights)
+            self.total_weight = float(weights.sum())
+            self._levels = _levels(np.concatenate(totals), weights)
+        else:
+            self._levels = _levels(np.concatenate(totals))
 
     def total_levels(self):
         """Quantiles of the sums of all rows, in hundredths."""
         if self._levels is None:
-            self._levels = _levels(self.totals())
+            self._levels = _levels(self.totals(), self.weights)
         return self._levels
+
+    @property
+    def mean_weight(self):
+        """How often a row counts on average."""
+        return self.total_weight / self.n_total
+
+    def _step(self, numbers=None, n_rows=None):
+        """What a step is on that takes all rows, or those visible here by numbers.
+
+        Where each process has its own, its rows stand for those of the others too.
+        """
+        if numbers is None:
+            return Step(self.n_total, self.mean_weight)
+        if self.weights is None or len(numbers) == 0:
+            return Step(int(n_rows))
+        return Step(int(n_rows), float(self.weights[numbers].mean()))
 
     def _cuts(self, batch_size):
         """Where this process's random order is cut into steps; rows of each step.
@@ -189,8 +256,22 @@ class Rows(ABC):
         return every[:, self.share.rank], np.diff(every.sum(axis=1))
 
 
-def _levels(totals):
-    return np.quantile(totals, np.linspace(0, 1, 101))
+def _levels(totals, weights=None):
+    """Quantiles of totals, in hundredths, each as often there as it counts."""
+    levels = np.linspace(0, 1, 101)
+    if weights is None:
+        return np.quantile(totals, levels)
+    order = np.argsort(totals)
+    ends = np.cumsum(weights[order])
+    places = levels * max(ends[-1] - 1, 0)
+    below = np.floor(places)
+
+    def at(places):
+        found = np.searchsorted(ends, places, side="right")
+        return totals[order[np.minimum(found, len(order) - 1)]]
+
+    lower = at(below)
+    return lower + (places - below) * (at(below + 1) - lower)
 
 
 def _cut(numbers, part):
@@ -203,11 +284,11 @@ def _cut(numbers, part):
 class MatrixRows(Rows):
     """The rows of a matrix in memory."""
 
-    def __init__(self, X, share=ALONE):
+    def __init__(self, X, share=ALONE, weights=None):
         self.X, self.share = X, share
         self.n_features = X.shape[1]
         self.dtype = compute_dtype(X)
-        self._set_size(X.shape[0])
+        self._set_size(X.shape[0], weights)
         if not share.is_sharded:
             self._n_initial = self.n_total
         self.own = X[share.rank :: share.n_processes] if share.divides else X
@@ -223,11 +304,20 @@ class MatrixRows(Rows):
 
     def split(self, numbers):
         rest = np.setdiff1d(np.arange(self.X.shape[0]), numbers)
-        return tuple(MatrixRows(self.X[n], self.share) for n in (rest, numbers))
+        return self.some(rest), self.some(numbers)
+
+    def weighted(self, weights):
+        rows = MatrixRows(self.X, self.share, weights)
+        return rows if weights.all() else rows.some(np.flatnonzero(weights))
+
+    def some(self, numbers):
+        """Some of the rows, by an array of their numbers or a slice."""
+        weights = None if self.weights is None else self.weights[numbers]
+        return MatrixRows(self.X[numbers], self.share, weights)
 
     def _pieces(self, batch_size, rng):
         if batch_size is None:
-            yield self.own, None, slice(0, self.n_samples), self.n_total
+            yield self.own, None, slice(0, self.n_samples), self._step()
             yield None
             return
         share = self.share
@@ -235,10 +325,11 @@ class MatrixRows(Rows):
         cuts, sizes = self._cuts(batch_size)
         for (start, stop), size in zip(itertools.pairwise(cuts), sizes, strict=True):
             rows = order[start:stop]
+            step = self._step(rows, size)
             if share.divides:
                 rows = rows[share.own(rows)] // share.n_processes
             if len(rows) > 0:
-                yield self.own, rows, rows, int(size)
+                yield self.own, rows, rows, step
             yield None
 
 
@@ -270,13 +361,15 @@ class StreamedRows(Rows):
         if n_rows == 0:
             raise ValueError("The source has no rows.")
         self._is_known = True
+        self._weights = None
         self._totals = np.concatenate(totals)
         self._keep(np.arange(n_rows))
 
     def _keep(self, rows):
         """Use some rows of the source only, by their sorted numbers in it."""
         self._kept = rows
-        self._set_size(len(rows))
+        weights = None if self._weights is None else self._weights[rows]
+        self._set_size(len(rows), weights)
 
     def totals(self):
         return self._totals[self._kept]
@@ -303,6 +396,17 @@ class StreamedRows(Rows):
         rest._keep(np.delete(self._kept, numbers))
         some._keep(self._kept[numbers])
         return rest, some
+
+    def weights_digest(self):
+        # The data are all the source has, so that zeros are to be told too.
+        return None if self._weights is None else _checksum(self._weights)
+
+    def weighted(self, weights):
+        rows = copy.copy(self)
+        rows._weights = np.zeros(len(self._totals))
+        rows._weights[self._kept] = weights
+        rows._keep(self._kept[weights > 0])
+        return rows
 
     def _read(self, order):
         """Yield the number of each block and the block, checked."""
@@ -380,23 +484,23 @@ class StreamedRows(Rows):
     def _pieces(self, batch_size, rng):
         if batch_size is None:
             for matrix, numbers in self._kept_blocks(None):
-                yield from self._own(matrix, numbers, self.n_total)
+                yield from self._own(matrix, numbers, self._step())
             yield None
             return
         cuts, sizes = self._cuts(batch_size)
         for (matrix, numbers), size in zip(
             self._batches(np.diff(cuts), rng), sizes, strict=True
         ):
-            yield from self._own(matrix, numbers, int(size))
+            yield from self._own(matrix, numbers, self._step(numbers, size))
             yield None
 
-    def _own(self, matrix, numbers, n_rows):
+    def _own(self, matrix, numbers, step):
         """The piece of a step that is this process's, if there is one."""
         if self.share.divides and len(numbers) > 0:
             is_own = self.share.own(numbers)
             matrix, numbers = matrix[is_own], numbers[is_own] // self.share.n_processes
         if len(numbers) > 0:
-            yield matrix, None, numbers, n_rows
+            yield matrix, None, numbers, step
 
     def _batches(self, sizes, rng):
         """Yield random rows of the blocks, so many at a time, and their numbers.

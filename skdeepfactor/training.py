@@ -12,6 +12,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from skdeepfactor.conjugate import Anderson
+from skdeepfactor.ops import scaled
 
 # Relative fall of the bound for which an extrapolation is taken back, and how far one
 # may move a logarithm.
@@ -143,7 +144,8 @@ def train_pass(
 
     Each bound is that before its step, and of the rows of all processes. ``memory`` is
     the table of local parameters, read and written where ``memory.is_warm``;
-    ``n_samples`` the number of rows that the model is of. ``interrupts`` are held back
+    ``n_samples`` the number of rows that the model is of, or the sum of their weights:
+    what rows say, and their bounds, count by these. ``interrupts`` are held back
     from the first change of the parameters on.
     """
     total = 0.0
@@ -154,10 +156,17 @@ def train_pass(
     with contextlib.closing(parts):
         for part in parts:
             if part is not None:
-                x, numbers, n_rows = part
+                x, numbers, step = part
                 start = None if memory is None else memory.recall(numbers)
-                bounds, local = module.backward(x, 1 / n_rows, n_samples, start)
-                bound += bounds.sum()
+                weight, n_estimated = 1 / step.n_rows, n_samples
+                weights = rows.weights_of(numbers, device)
+                if weights is not None:
+                    # Rows are drawn whatever they count: steps differ in what they say
+                    # of the sum of all, as their weights do.
+                    weight = weights * (weight / step.mean_weight)
+                    n_estimated *= step.mean_weight / rows.mean_weight
+                bounds, local = module.backward(x, weight, n_estimated, start)
+                bound += scaled(bounds, 1.0 if weights is None else weights).sum()
                 if memory is not None:
                     memory.keep(numbers, local)
                 continue
@@ -253,13 +262,14 @@ class Guard:
     which ``holds_rows`` tells.
     """
 
-    def __init__(self, module, memory, share):
-        self.module, self.memory, self.share = module, memory, share
+    def __init__(self, module, memory, rows):
+        self.module, self.memory, self.share = module, memory, rows.share
+        self.weights = rows.weights_of(slice(None), memory.table.device)
         sizes = (values.numel() for values, _ in module.positions(memory.table))
-        self.holds_rows = max(share.gathered(sum(sizes))) <= MAX_EXTRAPOLATED
+        self.holds_rows = max(self.share.gathered(sum(sizes))) <= MAX_EXTRAPOLATED
         if not self.holds_rows:
             module.acceleration, self.memory = 0, None
-        self.anderson = Anderson(module.acceleration, share.add_up)
+        self.anderson = Anderson(module.acceleration, self.share.add_up)
         # Where this pass began, where the best one did, and the last step as it was.
         names = ("start", "best", "plain") if self.anderson.depth else ("start", "best")
         self.copies = {
@@ -338,10 +348,15 @@ class Guard:
         return logarithms, torch.cat([self._counted(*pair) for pair in pairs])
 
     def _counted(self, values, weights):
-        """Weights such that what all processes have counts once in their sum."""
+        """Weights such that what all processes have counts once in their sum.
+
+        And rows as often as they do.
+        """
         storages = (x.untyped_storage().data_ptr() for x in (values, self.memory.table))
         is_own = len(set(storages)) == 1
         n_times = 1 if is_own else self.share.n_processes
+        if is_own and self.weights is not None:
+            weights = scaled(weights, self.weights)
         return weights.flatten() / n_times
 
     def _move(self, logarithms):
@@ -540,7 +555,7 @@ def train(
         memory = Memory(rows.n_samples, width, dtype=dtype, device=device)
     guard = None
     if module.is_guarded and is_full and not is_ascent:
-        guard = Guard(module, memory, rows.share)
+        guard = Guard(module, memory, rows)
     history = {"lower_bound": [], "seconds": []}
     if validate is not None:
         history["validation_score"] = []
@@ -575,7 +590,7 @@ def train(
                 rows,
                 batch_size=None if is_full else batch_size,
                 rng=rng,
-                n_samples=rows.n_total,
+                n_samples=rows.total_weight,
                 device=device,
                 memory=memory,
                 interrupts=interrupts,
@@ -726,7 +741,9 @@ def _evaluate(module, rows, memory, device):
 
     def batches():
         for x, numbers in rows.batches(module.work_width, device, dtype):
-            yield x, None if memory is None else memory.recall(numbers)
+            weights = rows.weights_of(numbers, device)
+            start = None if memory is None else memory.recall(numbers)
+            yield x, start, 1.0 if weights is None else weights
 
     bound = module.data_bound(batches)
     if rows.share.n_processes == 1:

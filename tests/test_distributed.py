@@ -103,11 +103,24 @@ print(held.components_.sum(), held.history_["validation_score"])
 blocks = RowBlocks([X[:20], X[20:27], X[27:]])
 save("blocks", clone(model).set_params(max_iter=5).fit(blocks))
 save("blocks-batched", clone(model).set_params(max_iter=5, batch_size=16).fit(blocks))
+weights = np.tile([0.5, 0.0, 2.0, 1.5], 15)
+for name in ("PoissonFactorization", "SparseGammaDEF"):
+    weighted = clone(ESTIMATORS[name]).set_params(max_iter=5, tol=0.0)
+    save(f"weighted-{name}", clone(weighted).fit(X, sample_weight=weights))
+    weighted.set_params(**batched)
+    save(f"weighted-batched-{name}", weighted.fit(X, sample_weight=weights))
 # As many rows in all, but not for each; one process has none left for the last steps.
 sizes = {1: [60], 2: [11, 49], 3: [11, 40, 9]}[world]
 start = sum(sizes[:rank])
 own = X[start : start + sizes[rank]]
 save("sharded", clone(model).set_params(max_iter=5, tol=0.0).fit(own, sharded=True))
+w = weights[start : start + sizes[rank]]
+save("sharded-weighted", clone(model).set_params(max_iter=5, tol=0.0).fit(
+    own, sample_weight=w, sharded=True))
+# Those of one process may all be 0; others need not have some.
+w = [None, 0 * w, w][rank] if world > 1 else w
+clone(model).set_params(max_iter=3, batch_size=8).fit(
+    own, sample_weight=w, sharded=True)
 sampled = clone(ESTIMATORS["NeuralTopicDLGM"]).set_params(max_iter=3, batch_size=12)
 save("sharded-batched", sampled.fit(own, sharded=True, X_val=own))
 stream = RowBlocks([own[:4], own[4:]])
@@ -159,6 +172,11 @@ def names(prefix):
     [
         *names("full"),
         *names("batched"),
+        *(
+            f"weighted{kind}-{name}"
+            for kind in ("", "-batched")
+            for name in ("PoissonFactorization", "SparseGammaDEF")
+        ),
         "blocks",
         "blocks-batched",
     ],
@@ -188,7 +206,7 @@ def test_all_processes_have_the_same_model(results, world):
                     assert_array_equal(found[key], array, err_msg=f"{name} {key}")
             assert_allclose(found["bound"], ranks[0]["bound"], rtol=1e-9)
         n_compared += 1
-    assert n_compared == 2 * len(ESTIMATORS) + 7
+    assert n_compared == 2 * len(ESTIMATORS) + 12
     printed = results[world, "printed"]
     assert len(set(printed)) == 1
     assert printed[0]
@@ -196,12 +214,13 @@ def test_all_processes_have_the_same_model(results, world):
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_own_rows_make_the_same_model_as_shared_ones(results, world):
-    # The start differs, which is from a sample of rows in another order.
-    (expected,) = results[1, "sharded"].values()
-    found = results[world, "sharded"][0]
-    assert found["n"] == 60
-    assert_allclose(found["bound"], expected["bound"], rtol=0.05)
-    assert_allclose(found["row_totals"], expected["row_totals"])
+    # The start differs, since a draw for the sample of rows comes before it.
+    for name in ("sharded", "sharded-weighted"):
+        (expected,) = results[1, name].values()
+        found = results[world, name][0]
+        assert found["n"] == 60
+        assert_allclose(found["bound"], expected["bound"], rtol=0.05)
+        assert_allclose(found["row_totals"], expected["row_totals"])
     (alone,) = results[1, "sharded-alone"].values()
     found = results[world, "sharded-alone"][0]
     assert_allclose(found["bound"], alone["bound"], rtol=0.05)

@@ -163,7 +163,7 @@ def test_the_bound_is_that_of_an_independent_estimate(likelihood, link):
             bound -= own.logpdf(values).sum()
         bounds.append(bound)
     expected, error = np.mean(bounds), np.std(bounds) / np.sqrt(len(bounds))
-    actual = module.data_bound(lambda: [(x, module._pack(q.factors))])
+    actual = module.data_bound(lambda: [(x, module._pack(q.factors), 1.0)])
     error = np.hypot(error, module.lower_bound_std_error)
     assert abs(actual - expected) < 4 * error
     assert error < 0.01 * abs(expected)
@@ -317,7 +317,7 @@ def test_the_expansion_is_better_for_binary_data_too(likelihood):
         )
         module = model.fit(X)._load(torch.float64)
         x = to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
-        bounds[solver] = module.data_bound(lambda x=x: [(x, None)])
+        bounds[solver] = module.data_bound(lambda x=x: [(x, None, 1.0)])
     assert bounds["expansion"] > bounds["auxiliary"]
 
 
@@ -329,7 +329,7 @@ def test_the_expansion_finds_a_better_bound(sizes):
         model = SparseGammaDEF(sizes, solver=solver, max_iter=200, random_state=0)
         module = model.fit(X)._load(torch.float64)
         x = to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
-        bounds[solver] = module.data_bound(lambda x=x: [(x, None)])
+        bounds[solver] = module.data_bound(lambda x=x: [(x, None, 1.0)])
     assert bounds["expansion"] > bounds["auxiliary"]
 
 
@@ -564,7 +564,7 @@ def test_the_bound_of_gradients_is_that_of_an_independent_estimate(
                 bound -= sum(float(q.log_prob(v).sum()) for q, v in both)
                 bounds.append(bound)
     expected, error = np.mean(bounds), np.std(bounds) / len(bounds) ** 0.5
-    actual = module.data_bound(lambda: [(x, state)])
+    actual = module.data_bound(lambda: [(x, state, 1.0)])
     error = np.hypot(error, module.lower_bound_std_error)
     assert abs(actual - expected) < 4 * error
     assert error < 0.02 * abs(expected)

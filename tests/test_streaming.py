@@ -56,10 +56,10 @@ def test_each_row_comes_once_in_a_pass(batch_size, share, is_streamed):
                 sizes.append(step)
                 step = []
                 continue
-            x, numbers, n_rows = part
+            x, numbers, on = part
             assert_array_equal(x, own[numbers])
             seen[numbers] += 1
-            step += [n_rows] * len(x)
+            step += [on.n_rows] * len(x)
         assert_array_equal(seen, 1)
         size = batch_size or 57
         assert len(sizes) == -(-57 // size)

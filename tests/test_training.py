@@ -128,7 +128,7 @@ class Path(PoissonRates):
 
     def data_bound(self, batches):
         total = 0.0
-        for x, start in batches():
+        for x, start, _ in batches():
             rows = self.place.expand(len(x), 1) if start is None else start
             total += self.bound(rows.log()).sum().item()
         return total

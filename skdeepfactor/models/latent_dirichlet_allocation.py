@@ -53,7 +53,7 @@ from skdeepfactor.distributions import (
 )
 from skdeepfactor.initialization import check_init, initial_counts
 from skdeepfactor.module import FactorModule
-from skdeepfactor.ops import row_sum, slices
+from skdeepfactor.ops import row_sum, scaled, slices
 
 ALL = slice(None)
 
@@ -141,7 +141,7 @@ class DirichletTopics(FactorModule):
         gradient = self.gradient(self.topic_counts)
         allocation.add_feature_counts(gradient, weights, -weight * n_samples)
         gradient = self.gradient(self.mean_log_proportions)
-        gradient.add_(mean_log.sum(0), alpha=-weight)
+        gradient.sub_(scaled(mean_log, weight).sum(0))
         return bounds, counts
 
     @torch.no_grad()
@@ -302,8 +302,9 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         for each pass.
     n_iter_ : int
         Number of passes.
-    n_samples_seen_ : int
-        Number of rows that training has seen.
+    n_samples_seen_ : int or float
+        Number of rows that training has seen; the sum of their weights, where there
+        are some.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -480,9 +481,9 @@ class LatentDirichletAllocation(ConjugateFactorModel):
             tol=self.inner_tol,
         )
 
-    def _initialize(self, module, X, random_state):
+    def _initialize(self, module, X, random_state, weights):
         init = check_init(self.init, module.topic_counts.shape)
-        counts = initial_counts(X, self.n_components, init, random_state)
+        counts = initial_counts(X, self.n_components, init, random_state, weights)
         module.topic_counts.data.copy_(torch.from_numpy(counts))
 
     def _module_attributes(self, module):

@@ -99,9 +99,14 @@ from skdeepfactor.distributions import (
     gamma_shape_and_rate,
     symmetric_dirichlet,
 )
-from skdeepfactor.initialization import check_init, imputed, initial_counts
+from skdeepfactor.initialization import (
+    check_init,
+    column_totals,
+    imputed,
+    initial_counts,
+)
 from skdeepfactor.module import FactorModule
-from skdeepfactor.ops import Seen, nonzero, row_sum, slices
+from skdeepfactor.ops import Seen, nonzero, row_sum, scaled, slices
 
 ALL = slice(None)
 
@@ -276,15 +281,15 @@ class GammaPoisson(FactorModule):
         scale = -weight * n_samples
         gradient = self.gradient(self.weight_counts)
         allocation.add_feature_counts(gradient, self._weights, scale)
-        exposures = exposure * mean
+        exposures = scaled(exposure * mean, scale)
         if seen.observed is None:
             exposures = exposures.sum(0)[:, None]
         else:
             exposures = exposures.T @ seen.observed
-        self.gradient(self.weight_exposure).add_(exposures, alpha=scale)
+        self.gradient(self.weight_exposure).add_(exposures)
         log_rate = self._factor_prior_rate(mean)[1].expand(len(mean))
-        means = [mean.mean(1).sum(), mean_log.mean(1).sum(), log_rate.sum()]
-        self.gradient(self.factor_means).add_(torch.stack(means), alpha=-weight)
+        means = torch.stack([mean.mean(1), mean_log.mean(1), log_rate], 1)
+        self.gradient(self.factor_means).sub_(scaled(means, weight).sum(0))
         return bounds, state
 
     @torch.no_grad()
@@ -609,8 +614,9 @@ class PoissonFactorization(ConjugateFactorModel):
         for each pass.
     n_iter_ : int
         Number of passes.
-    n_samples_seen_ : int
-        Number of rows that training has seen.
+    n_samples_seen_ : int or float
+        Number of rows that training has seen; the sum of their weights, where there
+        are some.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -909,20 +915,20 @@ class PoissonFactorization(ConjugateFactorModel):
                 "can be 'auto'; give the other a number."
             )
 
-    def _initialize(self, module, X, random_state):
-        X = imputed(X) if self._may_miss else X
+    def _initialize(self, module, X, random_state, weights):
+        X = imputed(X, weights) if self._may_miss else X
         init = check_init(self.init, module.weight_counts.shape)
-        counts = initial_counts(X, self.n_components, init, random_state)
-        total = counts.sum()
+        counts = initial_counts(X, self.n_components, init, random_state, weights)
+        total, n_rows = counts.sum(), weights.sum()
         module.weight_counts.data.copy_(torch.from_numpy(counts))
         # Each factor as active as the prior has it, and weights to match the counts.
         mean = float((module.factor_shape / module.factor_rate).mean())
-        module.weight_exposure.data.fill_(X.shape[0] * mean)
+        module.weight_exposure.data.fill_(n_rows * mean)
         if "weight_rate" in module.learnt and total > 0:
             size = counts.size * float(module.weight_shape.mean())
-            module.weight_rate.fill_(size * X.shape[0] * mean / total)
+            module.weight_rate.fill_(size * n_rows * mean / total)
         if self.exposure == "total" and total > 0:
-            module.mean_total.fill_(float(X.sum(dtype=np.float64)) / X.shape[0])
+            module.mean_total.fill_(column_totals(X, weights).sum() / n_rows)
 
     def _module_attributes(self, module):
         concentration, rate = module.weight_posterior()

@@ -74,13 +74,14 @@ from skdeepfactor.emissions import (
 )
 from skdeepfactor.initialization import (
     check_init,
+    column_totals,
     initial_counts,
     initial_parts,
     n_cold_passes,
 )
 from skdeepfactor.layers import LINKS
 from skdeepfactor.module import FactorModule
-from skdeepfactor.ops import map_values, row_sum, split_double
+from skdeepfactor.ops import map_values, row_sum, scaled, split_double
 from skdeepfactor.pathwise import FAMILIES, PathwiseBelief
 from skdeepfactor.training import AnnealedAdam
 
@@ -152,12 +153,13 @@ class GammaBelief(FactorModule):
         # Of the last bound that was found by Monte Carlo.
         self.lower_bound_std_error = 0.0
 
-    def initialize(self, X, counts, level, uppers, random_state):
+    def initialize(self, X, weights, counts, level, uppers, random_state):
         """Start from counts of each unit in each feature, of units of size ``level``.
 
-        ``uppers`` are the weights above.
+        ``weights`` say how often each row of X counts, ``uppers`` are the weights
+        above.
         """
-        self.emission.initialize(X, counts, level)
+        self.emission.initialize(X, weights, counts, level)
         for statistics, weights in zip(self.upper_statistics, uppers, strict=True):
             message = self.link.start(torch.from_numpy(weights), self.weight_rate)
             statistics.data.copy_(message)
@@ -310,31 +312,34 @@ class GammaBelief(FactorModule):
                 self.link.draw_weights(w, n_draws, generator) for w in self._uppers
             ]
             total = -global_kl.repeat(n_draws)
-            for x, start in batches():
+            for x, start, weight in batches():
                 factors = self._solve(x) if start is None else self._unpack(start)
-                total += self._drawn_bounds(x, factors, weights, uppers, generator)
+                bounds_of_rows = self._drawn_bounds(
+                    x, factors, weights, uppers, generator
+                )
+                total += scaled(bounds_of_rows, weight).sum(0)
             bounds += total.tolist()
         self.lower_bound_std_error = float(np.std(bounds, ddof=1) / len(bounds) ** 0.5)
         return float(np.mean(bounds))
 
     def _drawn_bounds(self, x, factors, weights, uppers, generator):
-        """The sum over rows of the bound at each draw of the weights."""
+        """The bound of each row at each draw of the weights, (n_rows, n_draws)."""
         n_draws, layers = len(weights), enumerate(factors.uppers)
         units = [self.link.draw(n, upper, n_draws, generator) for n, upper in layers]
         drawn = zip(units, uppers, self.layer_shapes[:-1], strict=True)
         # E[rate] and E[log rate] of each layer but the top, each with draws first.
         below = [self.link.drawn_rates(*values) for values in drawn]
         x = map_values(torch.Tensor.double, x)
-        base = self.emission.base(self.emission.constants(x)).sum()
+        base = self.emission.base(self.emission.constants(x))
         top = self.top_rate, math.log(self.top_rate)
         bounds = []
         for draw, weight in enumerate(weights):
             z = gamma_draws(factors.shape, factors.mean, generator)
             likelihood = self.emission.drawn(x, z, weight)
             rates = [(rate[draw], log_rate[draw]) for rate, log_rate in below]
-            rows = likelihood - self._local_kl(factors, [*rates, top])
-            bounds.append(rows.sum() + base)
-        return torch.stack(bounds)
+            kl = self._local_kl(factors, [*rates, top])
+            bounds.append(likelihood - kl + base)
+        return torch.stack(bounds, 1)
 
     # The face of the module.
 
@@ -396,10 +401,11 @@ class GammaBelief(FactorModule):
         for layer, (above, weights) in enumerate(
             zip(factors.uppers, self._uppers, strict=True)
         ):
+            alpha = self.layer_shapes[layer]
             message = self.link.weight_message(
-                links[layer], means[layer], self.layer_shapes[layer], above, weights
+                links[layer], means[layer], alpha, above, weights, scale
             )
-            self.gradient(self.upper_statistics[layer]).add_(message, alpha=scale)
+            self.gradient(self.upper_statistics[layer]).add_(message)
 
     @torch.no_grad()
     def after_step(self):
@@ -545,8 +551,9 @@ class SparseGammaDEF(ConjugateFactorModel):
         estimate falls in passes whose extrapolation is then taken back.
     n_iter_ : int
         Number of passes.
-    n_samples_seen_ : int
-        Number of rows that training has seen.
+    n_samples_seen_ : int or float
+        Number of rows that training has seen; the sum of their weights, where there
+        are some.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -703,6 +710,13 @@ class SparseGammaDEF(ConjugateFactorModel):
                     "them so; for counts there is likelihood='poisson'."
                 )
         return X
+
+    def _check_takes_weights(self, sample_weight):
+        if sample_weight is not None and self.solver == "gradient":
+            raise ValueError(
+                "sample_weight needs a solver in closed form, 'expansion' or "
+                "'auxiliary', got solver='gradient'."
+            )
 
     def _make_optimizer(self, module, *, is_stochastic, n_updates=None):
         if self.solver == "gradient":
@@ -881,7 +895,7 @@ class SparseGammaDEF(ConjugateFactorModel):
             tol=self.inner_tol,
         )
 
-    def _initialize(self, module, X, random_state):
+    def _initialize(self, module, X, random_state, weights):
         sizes = module.layer_sizes
         if any(above > below for below, above in itertools.pairwise(sizes)):
             warnings.warn(
@@ -894,23 +908,23 @@ class SparseGammaDEF(ConjugateFactorModel):
         positive = X if self._is_non_negative else _positive_part(X)
         init = self.init
         if isinstance(init, str) and init == "parts":
-            shares = initial_parts(positive, n_components, random_state)
+            shares = initial_parts(positive, n_components, random_state, weights)
         else:
             init = check_init(init, (n_components, X.shape[1]))
-            shares = initial_counts(positive, n_components, init, random_state)
+            shares = initial_counts(positive, n_components, init, random_state, weights)
             sums = shares.sum(axis=0)
             shares = np.where(sums > 0, shares / np.where(sums > 0, sums, 1), 1.0)
             shares = shares / shares.sum(axis=0)
-        totals = np.asarray(positive.sum(axis=0, dtype=np.float64)).ravel()
+        totals = column_totals(positive, weights)
         # Factors and weights of the same size.
-        level = np.sqrt(max(totals.mean() / X.shape[0], 1e-10) / n_components)
+        level = np.sqrt(max(totals.mean() / weights.sum(), 1e-10) / n_components)
         activity, uppers = positive @ shares.T, []
         for above in sizes[1:]:
             # Half from clusters of the units below that are active together.
-            parts = initial_parts(activity, above, random_state)
+            parts = initial_parts(activity, above, random_state, weights)
             uppers.append(0.5 * (parts + 1 / above))
             activity = activity @ uppers[-1].T
-        module.initialize(X, shares * totals, level, uppers, random_state)
+        module.initialize(X, weights, shares * totals, level, uppers, random_state)
 
     def _module_attributes(self, module):
         weights, inclusion = module.weights(), module.inclusion_probabilities()
