@@ -55,6 +55,12 @@ equation. Shapes as above, Q / sigma^2 in the place of Q. All is products of X w
 and of W with itself, so that sparse rows stay sparse. sigma^2 is the mean of the
 expected squared errors, but no less than 1e-6 of the data's mean square.
 
+**Missing entries** are left out of all sums over v, for a row, and over n, for a
+weight. Of real numbers z G is then the sum over the row's features of
+:math:`m_v w_{kv}`; what stands in its place for weights, the sum over rows of
+:math:`z_k m_v`, is kept as a multiple of the weight that it was found at, so that
+stochastic steps may average it.
+
 **Spikes and slabs.** W ~ pi Gamma(c, d) + (1 - pi) Gamma(1, d'), the second, a spike,
 with 1e-2 of the mean of the first. For allocated counts the posterior of a weight that
 counts n and exposures t lead to is such a mixture too: Gamma(c_s + n, d_s + t) with
@@ -83,6 +89,7 @@ from skdeepfactor.distributions import digamma, gamma_draws, gamma_kl
 from skdeepfactor.initialization import column_moments
 from skdeepfactor.module import FactorModule
 from skdeepfactor.ops import (
+    Seen,
     map_values,
     product_at,
     row_sum,
@@ -113,8 +120,8 @@ def mean_log(shape, mean):
 class Emission(nn.Module, ABC):
     """p(x | z) and the posterior of the weights, whose means are (n_features, k).
 
-    ``view`` is what a batch looks like under given factors, from which ``likelihood``,
-    ``step`` and ``add`` are made.
+    A batch is ``seen``, with what is missing of it. ``view`` is what it looks like
+    under given factors, from which ``likelihood``, ``step`` and ``add`` are made.
     """
 
     #: Whether factors and weights step together, from the same view.
@@ -123,8 +130,9 @@ class Emission(nn.Module, ABC):
     #: Names of parameters that nothing but ``update`` reads.
     statistics: tuple = ()
 
-    def __init__(self, shape, *, weight_shape, weight_rate):
+    def __init__(self, shape, *, weight_shape, weight_rate, may_miss=False):
         super().__init__()
+        self.may_miss = may_miss
         self.prior_shape, self.prior_rate = weight_shape, weight_rate
         # Sums over rows of what the weights follow from, by feature.
         self.counts = nn.Parameter(torch.zeros(shape))
@@ -141,24 +149,34 @@ class Emission(nn.Module, ABC):
         shape = self.prior_shape + counts
         self.weight_concentration.copy_(torch.from_numpy(shape.T))
 
-    def cold(self, x, prior):
+    def seen(self, x):
+        """A batch with what is missing, and sums over the features that rows have."""
+        return Seen.of(x, self.may_miss).with_sums(self.summed)
+
+    @abstractmethod
+    def summed(self):
+        """What is summed over the features that rows have, (n_features, width)."""
+
+    def cold(self, seen, prior):
         """Means and shapes of rows: what they have, shared out by the mean weights."""
         weights = self.weight_mean
         shares = weights / weights.sum(1, keepdim=True)
-        counts = x @ shares
-        floor = FLOORS[counts.dtype]
-        return (counts / weights.sum(0)).clamp_min(floor), prior + counts
+        counts = seen.x @ shares
+        floor, totals = FLOORS[counts.dtype], weights.sum(0)
+        if seen.observed is not None:
+            totals = (seen.observed @ weights).clamp_min(floor)
+        return (counts / totals).clamp_min(floor), prior + counts
 
     @abstractmethod
-    def constants(self, x):
+    def constants(self, seen):
         """What the likelihood of each row needs of it but once, float64."""
 
     @abstractmethod
-    def base(self, constants):
+    def base(self, constants, seen):
         """What they add to the log likelihood."""
 
     @abstractmethod
-    def view(self, x, mean, shape):
+    def view(self, seen, mean, shape):
         """What steps and the likelihood are made of."""
 
     @abstractmethod
@@ -176,19 +194,19 @@ class Emission(nn.Module, ABC):
         That is a float, or a tensor (n_rows,) of what each row is multiplied by.
         """
 
-    def add_means(self, mean, scale):
+    def add_means(self, seen, mean, scale):
         """Add what they follow from of the means after a step."""
 
     @abstractmethod
     def update(self, power):
         """A step on the weights."""
 
-    def closed(self, x, mean, shape):
+    def closed(self, seen, mean, shape):
         """A closed-form bound on the expected log likelihood but for ``base``."""
-        return self.likelihood(self.view(x, mean, shape))
+        return self.likelihood(self.view(seen, mean, shape))
 
     @abstractmethod
-    def drawn(self, x, z, weights):
+    def drawn(self, seen, z, weights):
         """Log likelihood of drawn factors and weights, float64, but for ``base``."""
 
     def draw(self, generator):
@@ -241,7 +259,8 @@ class Counts(Emission):
     def __init__(self, shape, *, is_binary=False, **prior):
         super().__init__(shape, **prior)
         self.is_binary = is_binary
-        self.totals = nn.Parameter(torch.zeros(shape[1]))
+        # The same for all features that all rows have.
+        self.totals = nn.Parameter(torch.zeros(shape if self.may_miss else shape[1]))
         # Of the closed-form bound, which not every pass needs.
         self._allocating = None
 
@@ -250,18 +269,33 @@ class Counts(Emission):
         self.counts.data.copy_(torch.from_numpy(counts.T))
         self.totals.data.fill_(weights.sum() * level)
 
-    def constants(self, x):
-        return 0.0 * row_sum(x) if self.is_binary else log_factorials(x)
+    def summed(self):
+        return self.weight_mean
 
-    def base(self, constants):
+    def totals_of(self, seen):
+        """The sums of the weights of what a row has; of all rows at once, if all."""
+        return self.weight_totals if seen.sums is None else seen.sums
+
+    def constants(self, seen):
+        return 0.0 * row_sum(seen.x) if self.is_binary else log_factorials(seen.x)
+
+    def base(self, constants, seen):
         return -constants
 
-    def closed(self, x, mean, shape):
-        totals = (mean * self.weight_totals).sum(1, dtype=torch.float64)
-        return self.mean_log_likelihood(x, self.allocate(x, mean, shape)) - totals
+    def expected_totals(self, seen, mean):
+        """The sum of E (z W)_v over what each row has, float64."""
+        return (mean * self.totals_of(seen)).sum(1, dtype=torch.float64)
 
-    def add_means(self, mean, scale):
-        gradient(self.totals).add_(scaled(mean, scale).sum(0))
+    def closed(self, seen, mean, shape):
+        allocation = self.allocate(seen.x, mean, shape)
+        counted = self.mean_log_likelihood(seen.x, allocation)
+        return counted - self.expected_totals(seen, mean)
+
+    def add_means(self, seen, mean, scale):
+        totals = scaled(mean, scale)
+        observed = seen.observed
+        totals = totals.sum(0) if observed is None else observed.T @ totals
+        gradient(self.totals).add_(totals)
 
     def allocate(self, x, mean, shape):
         """The counts allocated to the factors."""
@@ -274,10 +308,13 @@ class Counts(Emission):
             return indicator_log_likelihood(x, allocation, self._weights)
         return allocation.log_likelihood(x, self._weights)
 
-    def drawn(self, x, z, weights):
+    def drawn(self, seen, z, weights):
+        x, observed, _ = seen
         m = product_at(x, z, weights.T)
         terms = map_values(_times_log_expm1 if self.is_binary else torch.xlogy, x, m)
-        return row_sum(terms) - z @ weights.sum(0)
+        if observed is None:
+            return row_sum(terms) - z @ weights.sum(0)
+        return row_sum(terms) - (observed * m).sum(1)
 
     def decode(self, z):
         mean = super().decode(z)
@@ -312,7 +349,7 @@ class Counts(Emission):
 class AllocatedView(NamedTuple):
     """A batch whose counts are allocated."""
 
-    x: torch.Tensor
+    seen: Seen
     mean: torch.Tensor
     allocation: Allocation
 
@@ -320,16 +357,16 @@ class AllocatedView(NamedTuple):
 class AllocatedCounts(Counts):
     """Counts in the closed-form bound."""
 
-    def view(self, x, mean, shape):
-        return AllocatedView(x, mean, self.allocate(x, mean, shape))
+    def view(self, seen, mean, shape):
+        return AllocatedView(seen, mean, self.allocate(seen.x, mean, shape))
 
     def likelihood(self, view):
-        totals = (view.mean * self.weight_totals).sum(1, dtype=torch.float64)
-        return self.mean_log_likelihood(view.x, view.allocation) - totals
+        counted = self.mean_log_likelihood(view.seen.x, view.allocation)
+        return counted - self.expected_totals(view.seen, view.mean)
 
     def step(self, view, prior, rate, power):
         shape = prior + view.allocation.row_counts(self._weights)
-        return shape / (rate + self.weight_totals), shape
+        return shape / (rate + self.totals_of(view.seen)), shape
 
     def add(self, view, scale):
         counts = gradient(self.counts)
@@ -376,6 +413,8 @@ class SpikedCounts(AllocatedCounts):
     def _posteriors(self, features=slice(None)):
         """Shape and rate of the weights of some features, for slabs and for spikes."""
         counts, totals = self.counts.detach()[features], self.totals.detach()
+        if self.may_miss:
+            totals = totals[features]
         return [(shape + counts, rate + totals) for shape, rate in self.kinds]
 
     def _mixed(self, slab, spike, features=slice(None)):
@@ -396,7 +435,7 @@ class SpikedCounts(AllocatedCounts):
             (inclusion, 1 - inclusion), self._posteriors(), self.kinds, strict=True
         )
         for share, (shape, rate), (prior_shape, prior_rate) in kinds:
-            shape, rate = shape.double()[..., None], rate.double()[:, None]
+            shape, rate = shape.double()[..., None], rate.double()[..., None]
             prior = prior_shape, prior_rate, math.log(prior_rate)
             kl += share * gamma_kl(shape, rate, digamma(shape) - rate.log(), *prior)
         return kl.sum()
@@ -416,6 +455,7 @@ class SpikedCounts(AllocatedCounts):
 class ExpandedView(NamedTuple):
     """A batch of counts under given factors: f, R and P at its entries."""
 
+    seen: Seen
     mean: torch.Tensor
     shape: torch.Tensor
     terms: torch.Tensor
@@ -440,26 +480,26 @@ class ExpandedCounts(Counts):
         self._square = self.weight_mean.square()
         self._square_spread = self._square * (1 + 1 / self.weight_concentration)
 
-    def view(self, x, mean, shape):
-        square = mean.square()
+    def view(self, seen, mean, shape):
+        x, square = seen.x, mean.square()
         floor = FLOORS[mean.dtype]
         m = product_at(x, mean, self.weight_mean.T)
         m = map_values(lambda m: m.clamp_min_(floor), m)
         spread = product_at(x, square * (1 + 1 / shape), self._square_spread.T)
         flat = product_at(x, square, self._square.T)
         expand = _expand_indicators if self.is_binary else _expand_counts
-        return ExpandedView(mean, shape, *expand(x, m, spread, flat))
+        return ExpandedView(seen, mean, shape, *expand(x, m, spread, flat))
 
     def likelihood(self, view):
-        totals = (view.mean * self.weight_totals).sum(1, dtype=torch.float64)
-        return row_sum(view.terms) - totals
+        return row_sum(view.terms) - self.expected_totals(view.seen, view.mean)
 
     def step(self, view, prior, rate, power):
         mean, shape = view.mean, view.shape
         curvature = mean.square() * (view.per_square @ self._square_spread)
         flat = mean.square() * (view.per_square @ self._square)
         gain = prior + mean * (view.ratio @ self.weight_mean)
-        loss = mean * (rate + self.weight_totals) + (1 + 1 / shape) * curvature - flat
+        totals = rate + self.totals_of(view.seen)
+        loss = mean * totals + (1 + 1 / shape) * curvature - flat
         mean = (mean * (gain / loss) ** power).clamp_min(FLOORS[mean.dtype])
         return mean, _shape(prior, curvature, shape)
 
@@ -483,20 +523,28 @@ class ExpandedCounts(Counts):
             )
             spread, flat = self.curvature.detach()[:, features]
             square = mean.square()
-            loss = mean * totals + square * ((1 + 1 / shape) * spread - flat)
+            exposure = totals[features] if self.may_miss else totals
+            loss = mean * exposure + square * ((1 + 1 / shape) * spread - flat)
             shape.copy_(_shape(prior, square * spread, shape))
             mean.mul_(((prior + self.counts.detach()[features]) / loss) ** power)
             mean.clamp_min_(FLOORS[mean.dtype])
 
 
 class GaussianView(NamedTuple):
-    """A batch of numbers under given factors: X W' and z G."""
+    """A batch of numbers under given factors: X W' and z G.
+
+    And m, where entries are missing, 0 there; and what is summed over a row's features:
+    w^2 (1 + c) and w^2.
+    """
 
     mean: torch.Tensor
     shape: torch.Tensor
-    x: torch.Tensor
+    seen: Seen
     linear: torch.Tensor
     quadratic: torch.Tensor
+    expected: torch.Tensor | None
+    spread: torch.Tensor
+    flat: torch.Tensor
 
 
 class Gaussian(Emission):
@@ -511,6 +559,10 @@ class Gaussian(Emission):
         self.squares = nn.Parameter(torch.zeros(n_components))
         self.errors = nn.Parameter(torch.zeros(()))
         self.n_rows = nn.Parameter(torch.zeros(()))
+        if self.may_miss:
+            # Of the batches that miss entries, by feature: the products, as multiples
+            # of the weights, and the sums over rows of E[z^2] and of squared means.
+            self.of_parts = nn.Parameter(torch.zeros(3, *shape))
         self.register_buffer("noise", torch.ones(()))
         self.register_buffer("noise_floor", torch.zeros(()))
 
@@ -523,64 +575,100 @@ class Gaussian(Emission):
         self.noise_floor.fill_(NOISE_FLOOR * mean_square)
         self.noise.fill_(max(float(np.mean(std**2)), NOISE_FLOOR * mean_square))
 
-    def cold(self, x, prior):
+    def summed(self):
+        square = self.weight_mean.square()
+        return torch.cat([square * (1 + 1 / self.weight_concentration), square], 1)
+
+    def sums_of(self, seen):
+        """The same, summed over what a row has; for all rows at once, if all."""
+        if seen.sums is None:
+            return self._spread, self._flat
+        return seen.sums.chunk(2, 1)
+
+    def cold(self, seen, prior):
         # What is negative comes from noise alone.
-        mean, _ = super().cold(map_values(torch.relu, x), prior)
-        return mean, prior + mean.square() * self._spread / self.noise
+        positive = seen._replace(x=map_values(torch.relu, seen.x))
+        mean, _ = super().cold(positive, prior)
+        return mean, prior + mean.square() * self.sums_of(seen)[0] / self.noise
 
-    def constants(self, x):
-        return row_sum(map_values(torch.square, map_values(torch.Tensor.double, x)))
+    def constants(self, seen):
+        values = map_values(torch.Tensor.double, seen.x)
+        return row_sum(map_values(torch.square, values))
 
-    def base(self, constants):
+    def base(self, constants, seen):
         noise, n_features = self.noise.double(), len(self.weight_mean)
+        if seen.observed is not None:
+            n_features = seen.observed.sum(1, dtype=torch.float64)
         normaliser = n_features * (2 * math.pi * noise).log()
         return -0.5 * (normaliser + constants / noise)
 
-    def view(self, x, mean, shape):
-        return GaussianView(
-            mean, shape, x, x @ self.weight_mean, mean @ self._gram_of_weights
-        )
+    def view(self, seen, mean, shape):
+        expected = None
+        if seen.observed is None:
+            quadratic = mean @ self._gram_of_weights
+        else:
+            expected = seen.observed * (mean @ self.weight_mean.T)
+            quadratic = expected @ self.weight_mean
+        linear = seen.x @ self.weight_mean
+        sums = self.sums_of(seen)
+        return GaussianView(mean, shape, seen, linear, quadratic, expected, *sums)
 
     def likelihood(self, view):
         return -0.5 * self._errors(view) / self.noise.double()
 
     def _errors(self, view):
         """Expected squared errors of each row, less the squares of the data."""
-        mean, spread = view.mean, self._spread * (1 + 1 / view.shape)
-        terms = view.quadratic + mean * (spread - self._flat) - 2 * view.linear
+        mean, spread = view.mean, view.spread * (1 + 1 / view.shape)
+        terms = view.quadratic + mean * (spread - view.flat) - 2 * view.linear
         return (mean.double() * terms.double()).sum(1)
 
     def step(self, view, prior, rate, power):
         mean = view.mean
         slope = mean * (view.linear / self.noise - rate)
-        spread = self._spread * (1 + 1 / view.shape) - self._flat
+        spread = view.spread * (1 + 1 / view.shape) - view.flat
         loss = mean * (view.quadratic + mean * spread) / self.noise
         mean = _root_of(prior, slope, loss, mean, power)
-        curvature = mean.square() * self._spread / self.noise
+        curvature = mean.square() * view.spread / self.noise
         return mean, _exact_shape(prior, curvature, view.shape)
 
     def add(self, view, scale):
-        mean, counted = view.mean, scaled(view.mean, scale)
+        mean, observed = view.mean, view.seen.observed
+        counted = scaled(mean, scale)
         linear = gradient(self.counts)
-        for features, product in transposed_products(view.x, counted):
+        for features, product in transposed_products(view.seen.x, counted):
             linear[features].add_(product)
-        gradient(self.gram).add_(mean.T @ counted)
-        squares = (mean * counted * (1 + 1 / view.shape)).sum(0)
-        gradient(self.squares).add_(squares)
-        errors = (self._errors(view) + self.constants(view.x)).clamp_min(0)
+        errors = (self._errors(view) + self.constants(view.seen)).clamp_min(0)
         gradient(self.errors).add_(scaled(errors, scale).sum().to(mean))
-        n_rows = scaled(torch.ones_like(mean[:, 0]), scale).sum()
-        gradient(self.n_rows).add_(n_rows)
+        # No gradient may be None, even if nothing is added to it here.
+        gram, total, n_rows = map(gradient, (self.gram, self.squares, self.n_rows))
+        of_parts = gradient(self.of_parts) if self.may_miss else None
+        square = scaled(mean.square(), scale)
+        squares = square * (1 + 1 / view.shape)
+        if observed is None:
+            gram.add_(mean.T @ counted)
+            total.add_(squares.sum(0))
+            n_rows.add_(scaled(torch.ones_like(mean[:, 0]), scale).sum())
+            return
+        products = view.expected.T @ counted / self.weight_mean
+        parts = [products, observed.T @ squares, observed.T @ square]
+        of_parts.add_(torch.stack(parts))
+        n_rows.add_(scaled(observed.mean(1), scale).sum())
 
     def update(self, power):
         mean, shape = self.weight_mean, self.weight_concentration
         n_entries = self.n_rows.detach() * len(mean)
-        noise = self.errors.detach() / n_entries
+        # There may be none.
+        noise = self.errors.detach() / n_entries.clamp_min(1)
         self.noise.copy_(torch.maximum(noise, self.noise_floor))
         gram, squares = self.gram.detach(), self.squares.detach()
+        quadratic, flat = mean @ gram, gram.diagonal()
+        if self.may_miss:
+            products, squares_of_parts, flat_of_parts = self.of_parts.detach()
+            quadratic = quadratic + mean * products
+            squares, flat = squares + squares_of_parts, flat + flat_of_parts
         slope = mean * (self.counts.detach() / self.noise - self.prior_rate)
-        spread = squares * (1 + 1 / shape) - gram.diagonal()
-        loss = mean * (mean @ gram + mean * spread) / self.noise
+        spread = squares * (1 + 1 / shape) - flat
+        loss = mean * (quadratic + mean * spread) / self.noise
         mean.copy_(_root_of(self.prior_shape, slope, loss, mean, power))
         curvature = mean.square() * squares / self.noise
         shape.copy_(_exact_shape(self.prior_shape, curvature, shape))
@@ -595,7 +683,11 @@ class Gaussian(Emission):
     def noise_variance(self):
         return float(self.noise)
 
-    def drawn(self, x, z, weights):
+    def drawn(self, seen, z, weights):
+        x, observed, _ = seen
+        if observed is not None:
+            m = observed * (z @ weights.T)
+            return -0.5 * (m * (m - 2 * x)).sum(1) / self.noise.double()
         terms = z @ (weights.T @ weights) - 2 * (x @ weights)
         return -0.5 * (z * terms).sum(1) / self.noise.double()
 

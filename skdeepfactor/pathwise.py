@@ -33,6 +33,9 @@ rows take some such steps, with noise that depends on the row alone. Or an
 encoder gives them, ``amortized``: how far each is from those that the counts alone,
 shared out by the mean weights, would start with.
 
+What is missing of a row is left out of its likelihood; the encoder sees the mean of the
+feature there.
+
 Ranganath, Gerrish and Blei (2014), Black box variational inference; Figurnov, Mohamed
 and Mnih (2018), Implicit reparameterization gradients.
 """
@@ -55,6 +58,7 @@ from skdeepfactor.module import FactorModule
 from skdeepfactor.nn import N_TYPICAL, Layers, typical_length
 from skdeepfactor.ops import (
     Entries,
+    Seen,
     keyed_uniform,
     map_values,
     product,
@@ -270,6 +274,7 @@ class PathwiseBelief(FactorModule):
         encoder_layers,
         learning_rate,
         inner_iter,
+        may_miss=False,
     ):
         super().__init__()
         self.layer_sizes, self.layer_shapes = layer_sizes, layer_shapes
@@ -277,7 +282,7 @@ class PathwiseBelief(FactorModule):
         self.top_rate = top_rate
         self.weight_shape, self.weight_rate = weight_shape, weight_rate
         self.inner_iter, self.learning_rate = inner_iter, learning_rate
-        self.n_total = None
+        self.n_total, self.may_miss = None, may_miss
         self.state_width = 2 * sum(layer_sizes)
         # Weights go by feature in the lowest layer, and by unit above it.
         shapes = [(n_features, layer_sizes[0])]
@@ -290,6 +295,9 @@ class PathwiseBelief(FactorModule):
             self.local_width += 3 * self.state_width + 1
         else:
             self.encoder = Layers([n_features, *encoder_layers, self.state_width])
+            if may_miss:
+                # What it sees where an entry is missing.
+                self.register_buffer("center", torch.zeros(n_features))
         self.log_noise = self.inclusion_logit = None
         if likelihood == "gaussian":
             self.log_noise = nn.Parameter(torch.zeros(()))
@@ -330,8 +338,10 @@ class PathwiseBelief(FactorModule):
             self.noise_floor.fill_(NOISE_FLOOR * mean_square)
             self.log_noise.data.fill_(0.5 * math.log(np.mean(std**2) + 1e-300))
         if self.encoder is not None:
+            if self.may_miss:
+                self.center.copy_(torch.from_numpy(column_moments(X)[0]))
             x = to_tensor(X, slice(N_TYPICAL), dtype=torch.float64, device="cpu")
-            length = typical_length(_inputs(x))
+            length = typical_length(self._inputs(self._seen(x)))
             generator = torch.Generator().manual_seed(random_state.randint(2**31 - 1))
             self.encoder.initialize(
                 generator, input_scale=1 / length, output_scale=0.01
@@ -364,13 +374,20 @@ class PathwiseBelief(FactorModule):
         lowest, *uppers = (self.family.mean(*pair) for pair in self._weight_pairs())
         return [lowest.T, *uppers]
 
+    def _seen(self, x):
+        """A batch, with what is missing of it."""
+        return Seen.of(x, self.may_miss)
+
     @torch.no_grad()
-    def _cold(self, x):
+    def _cold(self, seen):
         """Where posteriors start: counts of rows, shared out by the mean weights."""
         lowest, *uppers = self.weights()
-        counts = map_values(torch.relu, x) @ (lowest / lowest.sum(0)).T
-        shape = self.layer_shapes[0] + counts
-        mean = shape / lowest.sum(1)
+        counts = map_values(torch.relu, seen.x) @ (lowest / lowest.sum(0)).T
+        shape, totals = self.layer_shapes[0] + counts, lowest.sum(1)
+        if seen.observed is not None:
+            of_rows = seen.observed @ lowest.T
+            totals = torch.where(of_rows > 0, of_rows, totals)
+        mean = shape / totals
         parts = [*self.family.of_mean(mean, shape.clamp(0.5, 1e4))]
         for weights in uppers:
             if self.link == "mean":
@@ -381,36 +398,43 @@ class PathwiseBelief(FactorModule):
             parts += self.family.of_mean(mean, torch.full_like(mean, START_SHAPE))
         return torch.cat(parts, 1)
 
-    def _amortized(self, x):
-        return self._cold(x) + self.encoder(_inputs(x))
+    def _amortized(self, seen):
+        return self._cold(seen) + self.encoder(self._inputs(seen))
 
-    def _solve(self, x, start=None):
+    def _inputs(self, seen):
+        """What an encoder sees of rows."""
+        x = seen.x
+        if seen.observed is not None:
+            x = x + (1 - seen.observed) * self.center
+        return map_values(lambda values: values.relu().log1p(), x)
+
+    def _solve(self, seen, start=None):
         """Parameters of the posteriors of rows."""
         if self.encoder is not None:
-            return self._amortized(x)
+            return self._amortized(seen)
         if start is not None:
             return start[:, : self.state_width]
-        keys = row_keys(Entries.of(without_zeros(x)))
-        local = self._fresh_local(x)
+        keys = row_keys(Entries.of(without_zeros(seen.x)))
+        local = self._fresh_local(seen)
         n_steps = PER_ITER * self.inner_iter
         for step in range(n_steps):
             weights = self._drawn_weights()[step % N_DRAWS]
             rate = NEW_RATE * _annealed(step / n_steps)
-            local = self._step(x, local, weights, _keyed(keys, step), rate)
+            local = self._step(seen, local, weights, _keyed(keys, step), rate)
         return local[:, : self.state_width]
 
-    def _fresh_local(self, x):
+    def _fresh_local(self, seen):
         """Where rows start, with moments of steps that are still 0."""
-        state = self._cold(x)
+        state = self._cold(seen)
         moments = state.new_zeros(len(state), 2 * self.state_width + 1)
         return torch.cat([state, moments], 1)
 
-    def _step(self, x, local, weights, noise, rate):
+    def _step(self, seen, local, weights, noise, rate):
         """A step on the rows alone."""
         state = local[:, : self.state_width].detach().requires_grad_()
         weights = [w.detach() for w in weights]
         with torch.enable_grad():
-            bounds = self._row_bounds(x, state, weights, noise)
+            bounds = self._row_bounds(seen, state, weights, noise)
             (slope,) = torch.autograd.grad(bounds.sum(), state)
         return self._moved(local, slope, rate)
 
@@ -426,19 +450,19 @@ class PathwiseBelief(FactorModule):
         return torch.cat([state, mean, square, n_steps], 1)
 
     def posterior(self, x, start=None):
-        state = self._solve(x, start)
+        state = self._solve(self._seen(x), start)
         posterior = self.family.distribution(*self._split(state)[0])
         posterior.state = state
         return posterior
 
     def features(self, x, layers):
         """Posterior means of the units of some layers, side by side."""
-        pairs = self._split(self._solve(x))
+        pairs = self._split(self._solve(self._seen(x)))
         return torch.cat([self.family.mean(*pairs[layer]) for layer in layers], 1)
 
     # Bounds.
 
-    def _row_bounds(self, x, state, weights, noise, given_total=False):
+    def _row_bounds(self, seen, state, weights, noise, given_total=False):
         """Bounds of rows, but for constants, at drawn factors and weights; float64.
 
         ``noise(layer, like)`` is that of a layer; with ``given_total`` counts are words
@@ -449,7 +473,7 @@ class PathwiseBelief(FactorModule):
             self.family.log_draw(*pair, noise(layer, pair[0])).exp()
             for layer, pair in enumerate(pairs)
         ]
-        bounds = self._likelihood(x, z[0], weights[0], given_total)
+        bounds = self._likelihood(seen, z[0], weights[0], given_total)
         for layer, (pair, alpha) in enumerate(
             zip(pairs, self.layer_shapes, strict=True)
         ):
@@ -467,12 +491,18 @@ class PathwiseBelief(FactorModule):
             bounds = bounds + (terms + constant).sum(1, dtype=torch.float64)
         return bounds
 
-    def _likelihood(self, x, z, weights, given_total):
+    def _likelihood(self, seen, z, weights, given_total):
+        x, observed, _ = seen
         if self.likelihood == "gaussian":
-            noise = self._noise().double()
-            terms = z @ (weights.T @ weights) - 2 * product(x, weights)
-            errors = (z.double() * terms.double()).sum(1)
-            normaliser = len(weights) * (2 * math.pi * noise).log()
+            noise, n_features = self._noise().double(), len(weights)
+            if observed is None:
+                terms = z @ (weights.T @ weights) - 2 * product(x, weights)
+                errors = (z.double() * terms.double()).sum(1)
+            else:
+                m = observed * (z @ weights.T)
+                errors = (m * (m - 2 * x)).sum(1, dtype=torch.float64)
+                n_features = observed.sum(1, dtype=torch.float64)
+            normaliser = n_features * (2 * math.pi * noise).log()
             return -0.5 * (errors / noise + normaliser)
         x = without_zeros(x)
         entries = Entries.of(x)
@@ -481,13 +511,15 @@ class PathwiseBelief(FactorModule):
             terms = m + (-torch.expm1(-m)).log()
         else:
             terms = entries.values * m.log()
-        totals = (z * weights.sum(0)).sum(1, dtype=torch.float64)
+        of_rows = weights.sum(0) if observed is None else observed @ weights
+        totals = (z * of_rows).sum(1, dtype=torch.float64)
         if given_total:
             return entries.row_sum(terms) - entries.totals * totals.log()
         return entries.row_sum(terms) - totals
 
-    def _constants(self, x):
+    def _constants(self, seen):
         """What the log likelihood of each row needs of it but once, float64."""
+        x = seen.x
         if self.likelihood == "gaussian":
             return row_sum(map_values(torch.square, map_values(torch.Tensor.double, x)))
         if self.likelihood == "poisson":
@@ -502,32 +534,36 @@ class PathwiseBelief(FactorModule):
     def _noise(self):
         return (2 * self.log_noise).exp() + self.noise_floor
 
-    def _scored(self, x, state, **given):
+    def _scored(self, seen, state, **given):
         """Bounds of rows at each of the draws, (N_DRAWS, n_rows)."""
-        keys = row_keys(Entries.of(without_zeros(x)))
+        keys = row_keys(Entries.of(without_zeros(seen.x)))
         return torch.stack(
             [
                 self._row_bounds(
-                    x, state, weights, _keyed(keys, SCORES + draw), **given
+                    seen, state, weights, _keyed(keys, SCORES + draw), **given
                 )
                 for draw, weights in enumerate(self._drawn_weights())
             ]
         )
 
     def elbo(self, x, q=None):
-        state = self._solve(x) if q is None else q.state
-        return self._scored(x, state).mean(0) + self._base(self._constants(x))
+        seen = self._seen(x)
+        state = self._solve(seen) if q is None else q.state
+        return self._scored(seen, state).mean(0) + self._base(self._constants(seen))
 
     def word_bound(self, x):
-        return self._scored(x, self._solve(x), given_total=True).mean(0)
+        seen = self._seen(x)
+        return self._scored(seen, self._solve(seen), given_total=True).mean(0)
 
     @torch.no_grad()
     def data_bound(self, batches):
         """The bound of all rows, each draw of which has weights of its own."""
         totals = torch.zeros(N_DRAWS, dtype=torch.float64)
         for x, start, _ in batches():
-            base = self._base(self._constants(x)).sum().cpu()
-            totals += self._scored(x, self._solve(x, start)).sum(1).cpu() + base
+            seen = self._seen(x)
+            base = self._base(self._constants(seen)).sum().cpu()
+            state = self._solve(seen, start)
+            totals += self._scored(seen, state).sum(1).cpu() + base
         totals -= float(self.global_kl())
         self.lower_bound_std_error = float(totals.std()) / math.sqrt(N_DRAWS)
         return float(totals.mean())
@@ -633,7 +669,10 @@ class PathwiseBelief(FactorModule):
     # Learning.
 
     def backward(self, x, weight, n_samples, start=None):
-        constants = split_double(self._constants(x)) if start is None else start[:, -2:]
+        seen = self._seen(x)
+        constants = (
+            split_double(self._constants(seen)) if start is None else start[:, -2:]
+        )
         constants = constants.to(x.dtype)
         noise = self._fresh_noise
         weights = self._fresh_weights(self.generator, (N_UPPER,))
@@ -641,15 +680,15 @@ class PathwiseBelief(FactorModule):
         rate = self.learning_rate * _annealed(share)
         local = None
         if self.encoder is not None:
-            state = self._amortized(x)
+            state = self._amortized(seen)
         else:
-            local = self._fresh_local(x) if start is None else start[:, :-2]
+            local = self._fresh_local(seen) if start is None else start[:, :-2]
             n_steps = PER_ITER * self.inner_iter if start is None else 0
             for step in range(n_steps):
                 inner_rate = NEW_RATE * _annealed(step / n_steps)
-                local = self._step(x, local, weights, noise, inner_rate)
+                local = self._step(seen, local, weights, noise, inner_rate)
             state = local[:, : self.state_width].detach().requires_grad_()
-        bounds = self._row_bounds(x, state, weights, noise)
+        bounds = self._row_bounds(seen, state, weights, noise)
         bounds = bounds + self._base(constants.detach().double().sum(1))
         kl = self._weight_kl([weights[0]]) * (weight * len(bounds) / n_samples)
         (kl - weight * bounds.sum()).backward()
@@ -668,11 +707,6 @@ class PathwiseBelief(FactorModule):
 
     def refresh(self):
         self._draws = None
-
-
-def _inputs(x):
-    """What an encoder sees of rows."""
-    return map_values(lambda values: values.relu().log1p(), x)
 
 
 def _positive(values):

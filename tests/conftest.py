@@ -50,6 +50,16 @@ ESTIMATORS = {
         learning_rate=0.1,
         random_state=0,
     ),
+    "SparseGammaDEF-missing": SparseGammaDEF(
+        (3, 2), missing_values="ignore", max_iter=25, random_state=0
+    ),
+    "SparseGammaDEF-gaussian-missing": SparseGammaDEF(
+        (3, 2),
+        likelihood="gaussian",
+        missing_values="ignore",
+        max_iter=25,
+        random_state=0,
+    ),
     "PoissonFactorization": PoissonFactorization(3, random_state=0),
     "PoissonFactorization-hierarchical": PoissonFactorization(
         3, hierarchical=True, random_state=0

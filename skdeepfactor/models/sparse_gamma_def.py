@@ -75,13 +75,14 @@ from skdeepfactor.emissions import (
 from skdeepfactor.initialization import (
     check_init,
     column_totals,
+    imputed,
     initial_counts,
     initial_parts,
     n_cold_passes,
 )
 from skdeepfactor.layers import LINKS
 from skdeepfactor.module import FactorModule
-from skdeepfactor.ops import map_values, row_sum, scaled, split_double
+from skdeepfactor.ops import Seen, map_values, row_sum, scaled, split_double
 from skdeepfactor.pathwise import FAMILIES, PathwiseBelief
 from skdeepfactor.training import AnnealedAdam
 
@@ -167,35 +168,38 @@ class GammaBelief(FactorModule):
     # Inference.
 
     def posterior(self, x, start=None):
-        return BottomPosterior(self._solve(x, start))
+        return BottomPosterior(self._solve(self.emission.seen(x), start))
 
     def features(self, x, layers):
         """Posterior means of the units of some layers, side by side."""
-        factors = self._solve(x)
+        factors = self._solve(self.emission.seen(x))
         means = [factors.mean, *(upper.mean for upper in factors.uppers)]
         return torch.cat([means[layer] for layer in layers], 1)
 
     def elbo(self, x, q=None):
-        factors = self._solve(x) if q is None else q.factors
-        likelihood = self.emission.closed(x, factors.mean, factors.shape)
-        likelihood = likelihood + self.emission.base(self.emission.constants(x))
+        emission = self.emission
+        seen = emission.seen(x)
+        factors = self._solve(seen) if q is None else q.factors
+        likelihood = emission.closed(seen, factors.mean, factors.shape)
+        likelihood = likelihood + emission.base(emission.constants(seen), seen)
         return likelihood - self._local_kl(factors, self._rates(self._links(factors)))
 
     def word_bound(self, x):
-        factors = self._solve(x)
         emission = self.emission
-        allocation = emission.allocate(x, factors.mean, factors.shape)
-        likelihood = emission.mean_log_likelihood(x, allocation)
-        totals = (factors.mean * emission.weight_totals).sum(1, dtype=torch.float64)
+        seen = emission.seen(x)
+        factors = self._solve(seen)
+        allocation = emission.allocate(seen.x, factors.mean, factors.shape)
+        likelihood = emission.mean_log_likelihood(seen.x, allocation)
+        totals = emission.expected_totals(seen, factors.mean)
         kl = self._local_kl(factors, self._rates(self._links(factors)))
-        return likelihood - row_sum(x) * totals.log() - kl
+        return likelihood - row_sum(seen.x) * totals.log() - kl
 
-    def _solve(self, x, start=None):
+    def _solve(self, seen, start=None):
         """Posteriors of the rows, from what is remembered or from the counts."""
         state = fixed_point(
-            lambda x, state: self._pack(self._step(x, self._unpack(state))),
-            x,
-            self._pack(self._cold(x))
+            lambda seen, state: self._pack(self._step(seen, self._unpack(state))),
+            seen,
+            self._pack(self._cold(seen))
             if start is None
             else start[:, : self.state_width],
             max_steps=self.inner_iter if self.training else MAX_STEPS,
@@ -217,19 +221,19 @@ class GammaBelief(FactorModule):
             parts += upper[:2]
         return torch.cat(parts, 1)
 
-    def _cold(self, x):
+    def _cold(self, seen):
         """Posteriors of rows from what they have alone."""
-        mean, shape = self.emission.cold(x, self.layer_shapes[0])
+        mean, shape = self.emission.cold(seen, self.layer_shapes[0])
         uppers, below, floor = [], mean, FLOORS[mean.dtype]
         for layer, weights in enumerate(self._uppers):
             uppers.append(self.link.cold(layer, below, weights, floor))
             below = uppers[-1].mean
         return Factors(mean, shape, uppers)
 
-    def _step(self, x, factors):
+    def _step(self, seen, factors):
         """One step on every layer of the rows, from the lowest to the top."""
         links = self._links(factors)
-        view = self.emission.view(x, factors.mean, factors.shape)
+        view = self.emission.view(seen, factors.mean, factors.shape)
         return self._step_of(view, factors, links)
 
     def _step_of(self, view, factors, links):
@@ -313,11 +317,12 @@ class GammaBelief(FactorModule):
             ]
             total = -global_kl.repeat(n_draws)
             for x, start, weight in batches():
-                factors = self._solve(x) if start is None else self._unpack(start)
-                bounds_of_rows = self._drawn_bounds(
-                    x, factors, weights, uppers, generator
-                )
-                total += scaled(bounds_of_rows, weight).sum(0)
+                if start is None:
+                    factors = self._solve(self.emission.seen(x))
+                else:
+                    factors = self._unpack(start)
+                of_rows = self._drawn_bounds(x, factors, weights, uppers, generator)
+                total += scaled(of_rows, weight).sum(0)
             bounds += total.tolist()
         self.lower_bound_std_error = float(np.std(bounds, ddof=1) / len(bounds) ** 0.5)
         return float(np.mean(bounds))
@@ -329,13 +334,14 @@ class GammaBelief(FactorModule):
         drawn = zip(units, uppers, self.layer_shapes[:-1], strict=True)
         # E[rate] and E[log rate] of each layer but the top, each with draws first.
         below = [self.link.drawn_rates(*values) for values in drawn]
-        x = map_values(torch.Tensor.double, x)
-        base = self.emission.base(self.emission.constants(x))
+        emission = self.emission
+        seen = Seen.of(map_values(torch.Tensor.double, x), emission.may_miss)
+        base = emission.base(emission.constants(seen), seen)
         top = self.top_rate, math.log(self.top_rate)
         bounds = []
         for draw, weight in enumerate(weights):
             z = gamma_draws(factors.shape, factors.mean, generator)
-            likelihood = self.emission.drawn(x, z, weight)
+            likelihood = emission.drawn(seen, z, weight)
             rates = [(rate[draw], log_rate[draw]) for rate, log_rate in below]
             kl = self._local_kl(factors, [*rates, top])
             bounds.append(likelihood - kl + base)
@@ -374,23 +380,24 @@ class GammaBelief(FactorModule):
     @torch.no_grad()
     def backward(self, x, weight, n_samples, start=None):
         scale, emission = -weight * n_samples, self.emission
+        seen = emission.seen(x)
         constants = (
-            split_double(emission.constants(x)) if start is None else start[:, -2:]
+            split_double(emission.constants(seen)) if start is None else start[:, -2:]
         )
         is_joint = emission.is_joint
         # One step on a row that is remembered, with the weights; several on a new one.
         is_solved = is_joint and start is not None
-        factors = self._unpack(start) if is_solved else self._solve(x, start)
+        factors = self._unpack(start) if is_solved else self._solve(seen, start)
         links = self._links(factors)
-        view = emission.view(x, factors.mean, factors.shape)
+        view = emission.view(seen, factors.mean, factors.shape)
         kl = self._local_kl(factors, self._rates(links))
         bounds = emission.likelihood(view) - kl
         emission.add(view, scale)
         if is_joint:
             factors = self._step_of(view, factors, links)
-        emission.add_means(factors.mean, scale)
+        emission.add_means(seen, factors.mean, scale)
         self._add_above(factors, scale)
-        bounds = bounds + emission.base(constants.double().sum(1))
+        bounds = bounds + emission.base(constants.double().sum(1), seen)
         local = torch.cat([self._pack(factors), constants.to(x.dtype)], 1)
         return bounds, local
 
@@ -467,6 +474,11 @@ class SparseGammaDEF(ConjugateFactorModel):
         each row has its own, and new ones are refined step by step.
     encoder_layers : tuple of int, default=(200,)
         Hidden layers of that network.
+    missing_values : {"error", "ignore"}, default="error"
+        What NaN in dense data is. ``"ignore"``: an entry that was not observed, of
+        which nothing is asked: the rest of the row and of the feature says what it may
+        be, and ``inverse_transform`` does. A network sees the feature's mean there.
+        ``"error"``: a mistake.
     learning_rate : float, default=0.05
         Step size of Adam at first, with ``solver="gradient"``; a twentieth of it for
         the network. It falls to 0 over ``max_iter`` passes, all of which are taken.
@@ -603,6 +615,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         "family": [StrOptions(set(FAMILIES))],
         "amortized": ["boolean"],
         "encoder_layers": [tuple, list],
+        "missing_values": [StrOptions({"error", "ignore"})],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "over_relaxation": [Interval(Real, 1, 2, closed="left")],
         "acceleration": [Interval(Integral, 0, None, closed="left")],
@@ -628,6 +641,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         family="gamma",
         amortized=False,
         encoder_layers=(200,),
+        missing_values="error",
         learning_rate=0.05,
         over_relaxation=1.4,
         acceleration=5,
@@ -662,6 +676,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         self.family = family
         self.amortized = amortized
         self.encoder_layers = encoder_layers
+        self.missing_values = missing_values
         self.learning_rate = learning_rate
         self.over_relaxation = over_relaxation
         self.acceleration = acceleration
@@ -702,7 +717,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         X = super()._validate(X, reset=reset, min_rows=min_rows)
         if self.likelihood == "bernoulli":
             values = X.data if scipy.sparse.issparse(X) else X
-            is_binary = (values == 0) | (values == 1)
+            is_binary = (values == 0) | (values == 1) | np.isnan(values)
             if not is_binary.all():
                 raise ValueError(
                     "likelihood='bernoulli' needs values that are 0 or 1, got "
@@ -842,7 +857,11 @@ class SparseGammaDEF(ConjugateFactorModel):
                 f"{len(sizes)} layers, got {self.layer_shape!r}."
             )
         shapes = np.broadcast_to(shapes, (len(sizes),)).tolist()
-        prior = {"weight_shape": self.weight_shape, "weight_rate": self.weight_rate}
+        shared = {
+            "weight_shape": self.weight_shape,
+            "weight_rate": self.weight_rate,
+            "may_miss": self._may_miss,
+        }
         has_spikes = self.weight_prior == "spike_slab"
         if self.amortized and self.solver != "gradient":
             raise ValueError(
@@ -873,15 +892,15 @@ class SparseGammaDEF(ConjugateFactorModel):
                 encoder_layers=tuple(self.encoder_layers) if self.amortized else None,
                 learning_rate=self.learning_rate,
                 inner_iter=self.max_inner_iter,
-                **prior,
+                **shared,
             )
         shape = (n_features, sizes[0])
         if self.likelihood == "gaussian":
-            emission = Gaussian(shape, **prior)
+            emission = Gaussian(shape, **shared)
         else:
             kinds = {"expansion": ExpandedCounts, "auxiliary": AllocatedCounts}
             kind = SpikedCounts if has_spikes else kinds[self.solver]
-            emission = kind(shape, is_binary=self.likelihood == "bernoulli", **prior)
+            emission = kind(shape, is_binary=self.likelihood == "bernoulli", **shared)
         return GammaBelief(
             sizes,
             emission=emission,
@@ -905,7 +924,8 @@ class SparseGammaDEF(ConjugateFactorModel):
             )
         n_components = sizes[0]
         # What is negative is noise, and has no part in where factors start.
-        positive = X if self._is_non_negative else _positive_part(X)
+        known = imputed(X, weights) if self._may_miss else X
+        positive = known if self._is_non_negative else _positive_part(known)
         init = self.init
         if isinstance(init, str) and init == "parts":
             shares = initial_parts(positive, n_components, random_state, weights)
