@@ -695,6 +695,19 @@ def test_neighbours_by_direction_stay_neighbours():
     assert np.isfinite(few.positions).all()
 
 
+@pytest.mark.parametrize("projection", ["pca", "tsne"])
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_points_that_are_all_one(projection, value):
+    lengths = np.arange(1.0, 13.0)[:, np.newaxis] if projection == "tsne" else 1.0
+    display = EmbeddingDisplay.from_embeddings(
+        lengths * np.full((12, 5), value),
+        names=list("abcdefghijkl"),
+        projection=projection,
+    )
+    assert_array_equal(display.positions, np.zeros((12, 2)))
+    assert len(display.labels_) >= 1
+
+
 @pytest.mark.parametrize("n_groups", [2, 20, 100])
 def test_groups_have_colours_and_a_legend(n_groups):
     groups = np.array([f"group {index % n_groups:03}" for index in range(300)])

@@ -102,6 +102,15 @@ def words_of(contents, topic, relevance):
 # ---- Contents ----
 
 
+def test_topics_that_are_all_alike(tmp_path):
+    # More than ten, so that the map is made by t-SNE.
+    X = np.tile([3, 1, 2, 0], (30, 1))
+    model = ScikitLearnLDA(12, random_state=0).fit(X)
+    model.components_ = np.tile(model.components_[0], (12, 1))
+    contents = written(tmp_path, model, X)
+    assert [topic["position"] for topic in contents["topics"]] == [[0.5, 0.5]] * 12
+
+
 MODELS = {
     "poisson": PoissonFactorization(4, max_iter=10, random_state=0),
     "lda": LatentDirichletAllocation(4, max_iter=10, random_state=0),
