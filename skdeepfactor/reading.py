@@ -152,11 +152,18 @@ def feature_names(estimator, n_features, given=None):
     return names
 
 
-def _names_out(steps, names):
+def _names_out(step, names):
+    """Names of what a step makes of features of these names, None if nobody knows."""
+    if isinstance(step, Pipeline):
+        # One that cannot name what it makes does not hide what is known behind it: a
+        # CountVectorizer knows its words, whatever came before.
+        for _, part in step.steps:
+            if part is not None and part != "passthrough":
+                names = _names_out(part, names)
+        return names
     try:
-        return steps.get_feature_names_out(names)
+        return step.get_feature_names_out(names)
     except NotFittedError:
         raise
     except AttributeError:
-        # Not all transformers can name what they make.
         return None

@@ -266,6 +266,17 @@ def test_steps_that_have_no_names_for_what_they_make():
     assert sorted(map(sorted, found)) == [["apple", "pear"], ["train", "tram"]]
 
 
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_what_comes_before_words_does_not_hide_them(is_nested):
+    louder = FunctionTransformer(lambda texts: [text.upper() for text in texts])
+    steps = [louder, CountVectorizer(lowercase=False), TfidfTransformer()]
+    if is_nested:
+        steps = [make_pipeline(*steps)]
+    pipeline = make_pipeline(*steps, NMF(2, tol=0.01, random_state=0)).fit(TEXTS)
+    found = named(top_features(pipeline, 2))
+    assert sorted(map(sorted, found)) == [["APPLE", "PEAR"], ["TRAIN", "TRAM"]]
+
+
 def test_signed_components_have_loadings_alone(linear):
     assert linear.components_.min() < 0
     for by in ("probability", "lift", "frex"):
