@@ -13,7 +13,7 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.utils import check_array
 
-from skdeepfactor import inspection, page, reading
+from skdeepfactor import page, reading
 from skdeepfactor.projection import two_dimensions
 
 __all__ = [
@@ -306,6 +306,8 @@ class TrainingDisplay:
         ------
         ValueError
             If there is no estimator, or the number of axes is not what it must be.
+        TypeError
+            If an estimator has no ``history_``.
 
         See Also
         --------
@@ -322,9 +324,15 @@ class TrainingDisplay:
         several = estimator if isinstance(estimator, Mapping) else {None: estimator}
         if not several:
             raise ValueError("TrainingDisplay needs an estimator, got an empty dict.")
-        histories = {
-            name: reading.last_step(one)[0].history_ for name, one in several.items()
-        }
+        histories = {}
+        for name, one in several.items():
+            model, _ = reading.last_step(one)
+            histories[name] = getattr(model, "history_", None)
+            if histories[name] is None:
+                raise TypeError(
+                    "TrainingDisplay needs estimators with history_, as those of "
+                    f"skdeepfactor have, but {type(model).__name__} has none."
+                )
         return cls(histories).plot(ax=ax)
 
     def plot(self, *, ax=None):
@@ -816,7 +824,8 @@ class EmbeddingDisplay:
         """Write names beside their points where nothing is in the way."""
         from matplotlib.patheffects import withStroke
 
-        figure = ax.figure
+        # Of a part of a figure, the whole.
+        figure = ax.figure.figure
         # The layout is found now, since places are those of pixels.
         figure.draw_without_rendering()
         points = ax.transData.transform(self.positions)
@@ -1130,7 +1139,13 @@ class TraversalDisplay:
         self.values = np.asarray(values, dtype=np.float64)
         self.components = np.asarray(components, dtype=np.intp)
         self.image_shape = image_shape
-        if image_shape is not None and math.prod(image_shape) != self.rows.shape[2]:
+        if image_shape is None:
+            return
+        if len(image_shape) != 2:
+            raise ValueError(
+                f"image_shape must be (height, width), got {tuple(image_shape)}."
+            )
+        if math.prod(image_shape) != self.rows.shape[2]:
             raise ValueError(
                 f"image_shape={tuple(image_shape)} does not hold "
                 f"{self.rows.shape[2]} features."
@@ -1171,6 +1186,8 @@ class TraversalDisplay:
         ------
         ValueError
             If `image_shape` is not that of the features, or a component out of range.
+        TypeError
+            If the estimator has no ``transform`` or no ``inverse_transform``.
 
         See Also
         --------
@@ -1189,11 +1206,14 @@ class TraversalDisplay:
         factors = reading.factors_of(model, X)
         if components is None:
             components = np.argsort(-factors.var(axis=0), kind="stable")[:10]
-        first, rows, values = X[:1], [], []
-        for component in components:
-            of_rows = factors[:, component]
-            values.append(np.linspace(of_rows.min(), of_rows.max(), n_values))
-            rows.append(inspection.traverse(model, first, component, values[-1]))
+        else:
+            components = _checked_components(components, factors.shape[1])
+        of_shown = factors[:, components]
+        values = np.linspace(of_shown.min(axis=0), of_shown.max(axis=0), n_values).T
+        rows = [
+            reading.rows_with_factor(model, factors[:1], component, of_component)
+            for component, of_component in zip(components, values, strict=True)
+        ]
         display = cls(rows, values, components, image_shape=image_shape)
         return display.plot(ax=ax)
 
@@ -1413,8 +1433,9 @@ class UsageDisplay:
         largest = self.usage.max()
         ax.set_ylim(0, 1.04 * largest if largest > 0 else 1)
         # As many labels as there is room for, once the layout is known.
-        ax.figure.draw_without_rendering()
-        inches = ax.get_position().width * ax.figure.get_figwidth()
+        figure = ax.figure.figure
+        figure.draw_without_rendering()
+        inches = ax.get_window_extent().width / figure.dpi
         step = math.ceil(BAR_WIDTH * n_components / inches) if inches > 0 else 1
         is_crowded = n_components * 2 * BAR_WIDTH > inches
         ax.set_xticks(
@@ -1726,6 +1747,22 @@ def _indices_of(labelled, names, n_points):
             f"labelled must hold indices or some of names, got {', '.join(unknown)}."
         )
     return np.array([places[name] for name in labelled], dtype=int)
+
+
+def _checked_components(components, n_factors):
+    """Indices of factors, of which there must be one or more, all in range."""
+    components = np.asarray(components)
+    is_list = components.ndim == 1 and components.size > 0
+    if (
+        not is_list
+        or components.dtype.kind not in "iu"
+        or not 0 <= components.min() <= components.max() < n_factors
+    ):
+        raise ValueError(
+            f"components must be a list of ints from 0 to {n_factors - 1}, got "
+            f"{components.tolist()}."
+        )
+    return components
 
 
 def _colors(n):

@@ -74,6 +74,18 @@ def expected_shares(model, factors):
     return shares_of(factors * totals)
 
 
+def rows_with_factor(model, factors, component, values):
+    """Expected rows where one of a row's factors, (1, n_factors), has these values."""
+    if not hasattr(model, "inverse_transform"):
+        raise TypeError(
+            "The estimator must be able to predict rows from factors, but "
+            f"{type(model).__name__} has no inverse_transform."
+        )
+    rows = np.repeat(factors, len(values), axis=0)
+    rows[:, component] = values
+    return np.asarray(model.inverse_transform(rows))
+
+
 def factor_profiles(model):
     """Expected row for one unit of each factor that transform gives."""
     if isinstance(model, LatentDirichletAllocation):

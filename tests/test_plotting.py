@@ -217,6 +217,12 @@ def test_what_is_not_fitted(display):
         display.from_estimator(PoissonFactorization())
 
 
+def test_training_without_a_history():
+    model = NMF(2, max_iter=500).fit(np.eye(4) + 1)
+    with pytest.raises(TypeError, match=r"history_.* but NMF has none"):
+        TrainingDisplay.from_estimator(model)
+
+
 def test_training_of_one(lda):
     display = TrainingDisplay.from_estimator(lda)
     (axis,) = display.ax_
@@ -345,6 +351,20 @@ def test_usage_in_axes_that_are_given(X, lda):
     assert len(labels(axis)) < 20
     assert UsageDisplay.from_estimator(lda, X, ax=axis).ax_ is axis
     assert display.plot().figure_ is not figure
+
+
+def test_parts_of_figures(lda, X):
+    import matplotlib.pyplot as plt
+
+    parts = plt.figure(figsize=(12, 4)).subfigures(1, 2)
+    usage = UsageDisplay.from_estimator(lda, X, ax=parts[0].subplots())
+    assert usage.figure_ is parts[0]
+    labels = [label.get_text() for label in usage.ax_.get_xticklabels()]
+    assert labels == [str(k) for k in np.argsort(-usage.usage, kind="stable")]
+    embeddings = EmbeddingDisplay.from_embeddings(
+        np.eye(3), names=["a", "b", "c"], ax=parts[1].subplots()
+    )
+    assert len(embeddings.labels_) == 3
 
 
 def test_usage_checks(lda, X):
@@ -933,6 +953,11 @@ def test_traversals_say_what_does_not_fit():
     model = NMF(3, random_state=0, max_iter=500).fit(X)
     with pytest.raises(ValueError, match="does not hold 12 features"):
         TraversalDisplay.from_estimator(model, X, image_shape=(5, 5))
+    with pytest.raises(ValueError, match=r"must be \(height, width\), got \(2, 2, 3\)"):
+        TraversalDisplay.from_estimator(model, X, image_shape=(2, 2, 3))
+    for wrong in ([3], [-1], [0.5], [], 1):
+        with pytest.raises(ValueError, match="components must be a list of ints from"):
+            TraversalDisplay.from_estimator(model, X, components=wrong)
     display = TraversalDisplay.from_estimator(model, X)
     with pytest.raises(ValueError, match="3 factors need as many axes, got 1"):
         display.plot(ax=display.ax_[0])
