@@ -99,12 +99,16 @@ def page_contents(estimator, X, feature_names=None, texts=None):
     places[in_view] = np.arange(len(in_view))
     projection = "pca" if len(topics.vectors) <= MAX_PCA else "tsne"
     positions = _in_unit_square(two_dimensions(topics.vectors, projection, 0))
-    rows = np.argsort(-in_rows, axis=0, kind="stable").T
+    is_shown = np.ones(counts.shape[0], dtype=bool)
     if are_shares:
         # Whatever an empty row is taken to be made of, it shows nothing.
-        is_empty = _row_sums(counts) == 0
-        rows = [of_topic[~is_empty[of_topic]] for of_topic in rows]
-    rows = [of_topic[:N_ROWS] for of_topic in rows]
+        is_shown = _row_sums(counts) > 0
+    known = np.flatnonzero(is_shown)
+    # By turns, since an order of all rows for each topic is as large as the factors.
+    rows = [
+        known[np.argsort(-in_row[known], kind="stable")[:N_ROWS]]
+        for in_row in in_rows.T
+    ]
 
     has_tree = reading.n_layers(model) > 1
     return {
@@ -230,7 +234,8 @@ def _words_of_row(row, names):
         indices, values = row.indices, row.data
     else:
         indices, values = np.arange(row.shape[1]), row[0]
-    order = np.argsort(-values, kind="stable")[:N_ROW_WORDS]
+    # Unsigned numbers and truth values have no negatives to be sorted by.
+    order = np.argsort(-values.astype(np.float64), kind="stable")[:N_ROW_WORDS]
     return [str(name) for name in names[indices[order[values[order] > 0]]]]
 
 

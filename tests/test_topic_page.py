@@ -102,6 +102,17 @@ def words_of(contents, topic, relevance):
 # ---- Contents ----
 
 
+@pytest.mark.parametrize("convert", [np.asarray, scipy.sparse.csr_array])
+@pytest.mark.parametrize("dtype", [np.uint8, bool])
+def test_words_of_rows_of_any_type_of_number(convert, dtype, tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.poisson(0.3, (30, 40)).astype(dtype)
+    model = NMF(2, init="nndsvd", tol=0.01, random_state=0).fit(X)
+    expected = written(tmp_path, model, X.astype(float))["rows"]
+    assert any(len(words) > 3 for words in expected.values())
+    assert written(tmp_path, model, convert(X))["rows"] == expected
+
+
 def test_topics_that_are_all_alike(tmp_path):
     # More than ten, so that the map is made by t-SNE.
     X = np.tile([3, 1, 2, 0], (30, 1))
