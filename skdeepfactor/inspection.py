@@ -558,7 +558,7 @@ def to_pyldavis(estimator, X, feature_names=None):
         a pipeline, the last step.
     X : {array-like, sparse matrix} of shape (n_rows, n_features)
         Counts; for a pipeline, what its first step takes. Rows without any are left
-        out.
+        out. What is missing (NaN), where the estimator takes that, counts as none.
     feature_names : array-like of str of shape (n_features,), default=None
         Names of the features. By default what the steps of the pipeline before the last
         call them, else ``feature_names_in_`` of that last step, else x0, x1, ...
@@ -612,7 +612,7 @@ def to_pyldavis(estimator, X, feature_names=None):
     >>> pyLDAvis.display(pyLDAvis.prepare(**arguments))  # doctest: +SKIP
     """
     model, X = reading.last_step(estimator, X)
-    counts = check_array(X, accept_sparse="csr", input_name="X")
+    counts = reading.counts_of(X)
     check_non_negative(counts, "to_pyldavis")
     lengths = np.asarray(counts.sum(axis=1)).ravel()
     is_left = lengths > 0

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 from sklearn.preprocessing import normalize
-from sklearn.utils import check_array
 from sklearn.utils.validation import check_non_negative
 
 from skdeepfactor import inspection, reading
@@ -83,7 +82,7 @@ def page_contents(estimator, X, feature_names=None, texts=None):
     model, X = reading.last_step(estimator, X)
     n_features = reading.components_of(model).shape[1]
     names = reading.feature_names(estimator, n_features, feature_names)
-    counts = check_array(X, accept_sparse="csr", input_name="X")
+    counts = reading.counts_of(X)
     if texts is not None:
         texts = list(texts)
         if len(texts) != counts.shape[0]:

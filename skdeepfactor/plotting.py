@@ -1472,7 +1472,8 @@ def topic_page(estimator, X, *, feature_names=None, texts=None, path):
         Fitted, with ``components_`` and ``transform``, of any package; of a pipeline,
         the last step.
     X : {array-like, sparse matrix} of shape (n_rows, n_features)
-        Rows; for a pipeline, what its first step takes.
+        Rows; for a pipeline, what its first step takes. What is missing (NaN), where
+        the estimator takes that, counts as none.
     feature_names : array-like of str of shape (n_features,), default=None
         Names of the features, which the page calls words. By default what the steps of
         the pipeline before the last call them, else ``feature_names_in_`` of that last

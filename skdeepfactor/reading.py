@@ -74,6 +74,14 @@ def expected_shares(model, factors):
     return shares_of(factors * totals)
 
 
+def counts_of(X):
+    """What rows hold, dense or CSR; what is missing, NaN, counts as none."""
+    counts = check_array(
+        X, accept_sparse="csr", ensure_all_finite="allow-nan", input_name="X"
+    )
+    return counts if scipy.sparse.issparse(counts) else np.nan_to_num(counts)
+
+
 def rows_with_factor(model, factors, component, values):
     """Expected rows where one of a row's factors, (1, n_factors), has these values."""
     if not hasattr(model, "inverse_transform"):
