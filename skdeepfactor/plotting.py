@@ -630,7 +630,7 @@ class EmbeddingDisplay:
         The largest number of names shown.
     groups : array-like of shape (n_points,), default=None
         A group for each point, such as its class, which has a colour and a line in the
-        legend.
+        legend. Points without one (None or NaN) are grey.
 
     Attributes
     ----------
@@ -671,7 +671,7 @@ class EmbeddingDisplay:
         self.names = None if names is None else np.asarray(names, dtype=object)
         self.ranking = np.arange(n_points) if ranking is None else np.asarray(ranking)
         self.n_labels = n_labels
-        self.groups = None if groups is None else np.asarray(groups)
+        self.groups = None if groups is None else np.asarray(groups, dtype=object)
 
     @classmethod
     def from_embeddings(
@@ -699,13 +699,14 @@ class EmbeddingDisplay:
         names : array-like of str of shape (n_points,), default=None
             Names of the points; without names none are shown.
         labelled : array-like of int or of str, default=None
-            Which points are to be named, by index or by name, the most important first.
-            By default those that are farthest from zero.
+            Which points are to be named, by index or by name, the most important first;
+            by name, all that are called so. By default those that are farthest from
+            zero.
         n_labels : int, default=50
             The largest number of names shown.
         groups : array-like of shape (n_points,), default=None
             A group for each point, such as its class, which has a colour and a line in
-            the legend.
+            the legend. Points without one (None or NaN) are grey.
         projection : {"pca", "tsne"}, default="pca"
             How more than two dimensions become two: by principal components, which keep
             what is far apart, or by t-SNE of the directions, which keeps neighbours by
@@ -792,21 +793,26 @@ class EmbeddingDisplay:
             ax = _new_axes(7, 6) if ax is None else ax
             ax.scatter(*self.positions.T, color="#a8c8e4", **style)
         else:
-            groups = np.unique(self.groups)
-            n_columns = math.ceil(len(groups) / LEGEND_LINES)
+            has_group = np.array([_is_known(group) for group in self.groups])
+            groups, of_points = np.unique(self.groups[has_group], return_inverse=True)
+            n_columns = max(math.ceil(len(groups) / LEGEND_LINES), 1)
             ax = _new_axes(7 + 2 * n_columns, 6) if ax is None else ax
-            for group, color in zip(groups, _colors(len(groups)), strict=True):
-                chosen = self.positions[self.groups == group]
+            if not has_group.all():
+                ax.scatter(*self.positions[~has_group].T, color="#c8c8c8", **style)
+            colors = _colors(len(groups))
+            for index, (group, color) in enumerate(zip(groups, colors, strict=True)):
+                chosen = self.positions[has_group][of_points == index]
                 label = _shortened(str(group))
                 ax.scatter(*chosen.T, color=color, alpha=0.5, label=label, **style)
-            ax.legend(
-                loc="upper left",
-                bbox_to_anchor=(1.01, 1.0),
-                borderaxespad=0,
-                fontsize=FONT_SIZE,
-                markerscale=1.5,
-                ncols=n_columns,
-            )
+            if len(groups) > 0:
+                ax.legend(
+                    loc="upper left",
+                    bbox_to_anchor=(1.01, 1.0),
+                    borderaxespad=0,
+                    fontsize=FONT_SIZE,
+                    markerscale=1.5,
+                    ncols=n_columns,
+                )
         ax.set_xticks([])
         ax.set_yticks([])
         ax.margins(0.06)
@@ -1741,13 +1747,15 @@ def _indices_of(labelled, names, n_points):
                 f"{labelled.min()} to {labelled.max()}."
             )
         return labelled
-    places = {} if names is None else {name: i for i, name in enumerate(names)}
+    places = {}
+    for index, name in enumerate([] if names is None else names):
+        places.setdefault(name, []).append(index)
     unknown = [str(name) for name in labelled if name not in places]
     if unknown:
         raise ValueError(
             f"labelled must hold indices or some of names, got {', '.join(unknown)}."
         )
-    return np.array([places[name] for name in labelled], dtype=int)
+    return np.array([i for name in labelled for i in places[name]], dtype=int)
 
 
 def _checked_components(components, n_factors):
@@ -1764,6 +1772,14 @@ def _checked_components(components, n_factors):
             f"{components.tolist()}."
         )
     return components
+
+
+def _is_known(group):
+    """Whether it is a group, and neither None, NaN nor what pandas has for these."""
+    is_itself = group == group
+    return (
+        group is not None and isinstance(is_itself, bool | np.bool_) and bool(is_itself)
+    )
 
 
 def _colors(n):

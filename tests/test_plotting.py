@@ -728,6 +728,32 @@ def test_points_that_are_all_one(projection, value):
     assert len(display.labels_) >= 1
 
 
+@pytest.mark.parametrize(
+    "groups", [["b", None, "a", np.nan], [2.0, np.nan, 1.0, np.nan], [None] * 4]
+)
+def test_points_without_a_group_are_grey(groups):
+    pd = pytest.importorskip("pandas")
+    groups = pd.Series(groups)
+    positions = np.arange(8.0).reshape(4, 2)
+    for values in (groups, groups.convert_dtypes(), list(groups)):
+        display = EmbeddingDisplay.from_embeddings(positions, groups=values)
+        grey, *coloured = display.ax_.collections
+        assert_array_equal(grey.get_offsets(), positions[groups.isna()])
+        legend = display.ax_.get_legend()
+        shown = [text.get_text() for text in legend.get_texts()] if legend else []
+        assert shown == sorted({str(group) for group in values if not pd.isna(group)})
+        assert sum(len(points.get_offsets()) for points in coloured) == groups.count()
+
+
+def test_all_points_of_a_name_are_named():
+    display = EmbeddingDisplay.from_embeddings(
+        [[0, 0], [1, 1], [2, 0], [3, 1]],
+        names=["a", "b", "a", "c"],
+        labelled=["a", "c"],
+    )
+    assert list(display.labels_) == [0, 2, 3]
+
+
 @pytest.mark.parametrize("n_groups", [2, 20, 100])
 def test_groups_have_colours_and_a_legend(n_groups):
     groups = np.array([f"group {index % n_groups:03}" for index in range(300)])
