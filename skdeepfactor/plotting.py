@@ -375,10 +375,11 @@ class TrainingDisplay:
                 f"ax must hold one axes for each of {', '.join(panels)}, "
                 f"got {len(axes)}."
             )
+        lines = {}
         for axis, (key, label) in zip(axes, panels.items(), strict=True):
             for index, (name, history) in enumerate(self.histories.items()):
                 values = history.get(key, [])
-                axis.plot(
+                lines[key, name], *_ = axis.plot(
                     np.arange(1, len(values) + 1),
                     values,
                     marker="o",
@@ -390,8 +391,13 @@ class TrainingDisplay:
             axis.set_ylabel(label)
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.3)
-        if any(name is not None for name in self.histories):
-            axes[0].legend(loc="lower right")
+        named = {
+            str(name): lines["lower_bound", name]
+            for name in self.histories
+            if name is not None
+        }
+        if named:
+            _draw_legend(axes[0], named, 2 * MAX_CHARACTERS, loc="lower right")
         self.ax_ = axes
         self.figure_ = axes[0].figure
         return self
@@ -559,10 +565,10 @@ class ComponentSelectionDisplay:
         is_number = all(isinstance(v, Real) for v in ordered)
         positions = ordered if is_number else list(range(len(ordered)))
         place = dict(zip(map(str, ordered), positions, strict=True))
-        best = None
+        best, named = None, {}
         for index, (name, (sizes, means, stds)) in enumerate(self.curves.items()):
             at = [place[str(size)] for size in sizes]
-            ax.errorbar(
+            drawn = ax.errorbar(
                 at,
                 means,
                 yerr=stds,
@@ -572,10 +578,10 @@ class ComponentSelectionDisplay:
                 linewidth=1.2,
                 color=f"C{index % 10}",
                 linestyle=("-", "--", ":")[index // 10 % 3],
-                label=None
-                if name is None
-                else _shortened(str(name), 2 * MAX_CHARACTERS),
+                label=None if name is None else str(name),
             )
+            if name is not None:
+                named[str(name)] = drawn
             for position, mean in zip(at, means, strict=True):
                 if np.isfinite(mean) and (best is None or mean > best[1]):
                     best = position, mean, f"C{index % 10}"
@@ -600,7 +606,10 @@ class ComponentSelectionDisplay:
         ax.grid(alpha=0.3)
         if has_legend:
             # Beside the axes, where no curve can be.
-            ax.legend(
+            _draw_legend(
+                ax,
+                named,
+                2 * MAX_CHARACTERS,
                 loc="upper left",
                 bbox_to_anchor=(1.01, 1.0),
                 borderaxespad=0,
@@ -799,13 +808,16 @@ class EmbeddingDisplay:
             ax = _new_axes(7 + 2 * n_columns, 6) if ax is None else ax
             if not has_group.all():
                 ax.scatter(*self.positions[~has_group].T, color="#c8c8c8", **style)
-            colors = _colors(len(groups))
+            colors, named = _colors(len(groups)), {}
             for index, (group, color) in enumerate(zip(groups, colors, strict=True)):
                 chosen = self.positions[has_group][of_points == index]
-                label = _shortened(str(group))
-                ax.scatter(*chosen.T, color=color, alpha=0.5, label=label, **style)
-            if len(groups) > 0:
-                ax.legend(
+                named[str(group)] = ax.scatter(
+                    *chosen.T, color=color, alpha=0.5, label=str(group), **style
+                )
+            if named:
+                _draw_legend(
+                    ax,
+                    named,
                     loc="upper left",
                     bbox_to_anchor=(1.01, 1.0),
                     borderaxespad=0,
@@ -1633,6 +1645,16 @@ def _new_canvas(width, height):
     return figure.add_axes(
         (MARGIN / full[0], MARGIN / full[1], width / full[0], height / full[1])
     )
+
+
+def _draw_legend(ax, named, limit=MAX_CHARACTERS, **style):
+    """Draw a legend of what is drawn, by name, with the names as they are."""
+    # matplotlib leaves out names that start with an underscore, and sets what is
+    # between dollars as mathematics.
+    legend = ax.legend(list(named.values()), [*map(str, range(len(named)))], **style)
+    for text, name in zip(legend.get_texts(), named, strict=True):
+        text.set_parse_math(False)
+        text.set_text(_shortened(name, limit))
 
 
 def _few_crossings(links):

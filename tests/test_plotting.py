@@ -745,6 +745,23 @@ def test_points_without_a_group_are_grey(groups):
         assert sum(len(points.get_offsets()) for points in coloured) == groups.count()
 
 
+def test_legends_have_names_as_they_are():
+    names = ["$\\a$", "_hidden", "costs $5 or $6"]
+    curve = {"lower_bound": [1.0, 2.0]}
+    for display in (
+        TrainingDisplay(dict.fromkeys(names, curve)).plot(),
+        ComponentSelectionDisplay(
+            {name: ([1, 2], [0.0, 1.0], [0.1, 0.1]) for name in names}
+        ).plot(),
+        EmbeddingDisplay.from_embeddings(np.eye(3)[:, :2], groups=names),
+    ):
+        display.figure_.draw_without_rendering()
+        legend = np.ravel(display.ax_)[0].get_legend()
+        shown = [text.get_text() for text in legend.get_texts()]
+        assert sorted(shown) == sorted(names)
+        assert not any(text.get_parse_math() for text in legend.get_texts())
+
+
 def test_all_points_of_a_name_are_named():
     display = EmbeddingDisplay.from_embeddings(
         [[0, 0], [1, 1], [2, 0], [3, 1]],
