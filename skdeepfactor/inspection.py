@@ -558,7 +558,7 @@ def to_pyldavis(estimator, X, feature_names=None):
         a pipeline, the last step.
     X : {array-like, sparse matrix} of shape (n_rows, n_features)
         Counts; for a pipeline, what its first step takes. Rows without any are left
-        out.
+        out. What is missing (NaN), where the estimator takes that, counts as none.
     feature_names : array-like of str of shape (n_features,), default=None
         Names of the features. By default what the steps of the pipeline before the last
         call them, else ``feature_names_in_`` of that last step, else x0, x1, ...
@@ -612,7 +612,7 @@ def to_pyldavis(estimator, X, feature_names=None):
     >>> pyLDAvis.display(pyLDAvis.prepare(**arguments))  # doctest: +SKIP
     """
     model, X = reading.last_step(estimator, X)
-    counts = check_array(X, accept_sparse="csr", input_name="X")
+    counts = reading.counts_of(X)
     check_non_negative(counts, "to_pyldavis")
     lengths = np.asarray(counts.sum(axis=1)).ravel()
     is_left = lengths > 0
@@ -751,7 +751,8 @@ def traverse(estimator, x, component, values):
         Fitted, with ``transform`` and ``inverse_transform``; of a pipeline, the last
         step.
     x : {array-like, sparse matrix} of shape (n_features,) or (1, n_features)
-        The row; for a pipeline, what its first step takes.
+        The row; for a pipeline, what its first step takes: a str, or a list of one,
+        where that is texts.
     component : int
         The factor, from 0 on.
     values : array-like of shape (n_values,)
@@ -767,6 +768,8 @@ def traverse(estimator, x, component, values):
     ValueError
         If `x` is more than one row, `component` out of range, or `values` not a list of
         finite numbers.
+    TypeError
+        If the estimator has no ``transform`` or no ``inverse_transform``.
     sklearn.exceptions.NotFittedError
         If the estimator is not fitted, which is a ValueError too.
 
@@ -784,18 +787,14 @@ def traverse(estimator, x, component, values):
     >>> traverse(model, X[0], 0, [-2, 0, 2]).shape
     (3, 4)
     """
-    x = x if scipy.sparse.issparse(x) else np.atleast_2d(x)
-    if x.ndim != 2 or x.shape[0] != 1:
-        raise ValueError(f"x must be a single row, got shape {x.shape}.")
+    x = _single_row(x)
     values = check_array(np.asarray(values), ensure_2d=False, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"values must have 1 dimension, got {values.ndim}.")
     model, x = reading.last_step(estimator, x)
     factors = reading.factors_of(model, x)
     _check_whole("component", component, 0, factors.shape[1] - 1)
-    rows = np.repeat(factors, len(values), axis=0)
-    rows[:, component] = values
-    return np.asarray(model.inverse_transform(rows))
+    return reading.rows_with_factor(model, factors, component, values)
 
 
 def nearest_features(embeddings, feature, n=10, *, feature_names=None):
@@ -1053,7 +1052,7 @@ def _index_of(feature, names, n_features):
                 f"indices {found.tolist()}."
             )
         if len(found) == 0:
-            close = difflib.get_close_matches(feature, map(str, names))
+            close = difflib.get_close_matches(feature, {*map(str, names)})
             hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
             raise ValueError(f"{feature!r} is not in feature_names.{hint}")
         return int(found[0])
@@ -1067,6 +1066,24 @@ def _index_of(feature, names, n_features):
             f"got {feature}."
         )
     return int(feature)
+
+
+def _single_row(x):
+    """The row as a first step takes it: a matrix, a data frame, a list of a text."""
+    if isinstance(x, str):
+        return [x]
+    shape = np.shape(x)
+    if (
+        shape == (1,)
+        and not scipy.sparse.issparse(x)
+        and isinstance(next(iter(x)), str)
+    ):
+        return x
+    if len(shape) < 2:
+        x = x.reshape((1, -1)) if scipy.sparse.issparse(x) else np.atleast_2d(x)
+    if np.ndim(x) != 2 or np.shape(x)[0] != 1:
+        raise ValueError(f"x must be a single row, got shape {shape}.")
+    return x
 
 
 def _check_whole(name, number, low, high=None):

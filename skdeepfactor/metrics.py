@@ -149,8 +149,8 @@ def completion_perplexity(estimator, X, *, predictive=False, random_state=None):
     Raises
     ------
     ValueError
-        If the estimator lacks the methods needed, no row has two tokens, or `X` are not
-        counts.
+        If the estimator lacks the methods needed or expects negative counts, no row has
+        two tokens, or `X` are not counts.
 
     See Also
     --------
@@ -188,6 +188,11 @@ def completion_perplexity(estimator, X, *, predictive=False, random_state=None):
     log_likelihood = 0.0
     for chunk in gen_batches(rows.size, chunk_size):
         expected = _expected_counts(estimator, observed[chunk], predictive)
+        if expected.min() < 0:
+            raise ValueError(
+                "completion_perplexity needs expected counts that are not negative, "
+                f"but {type(estimator).__name__} expects {expected.min():.3g}."
+            )
         tokens = hidden[chunk]
         row = np.repeat(np.arange(tokens.shape[0]), np.diff(tokens.indptr))
         values = expected[row, tokens.indices].astype(np.float64)

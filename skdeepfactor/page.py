@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 from sklearn.preprocessing import normalize
-from sklearn.utils import check_array
 from sklearn.utils.validation import check_non_negative
 
 from skdeepfactor import inspection, reading
@@ -83,7 +82,7 @@ def page_contents(estimator, X, feature_names=None, texts=None):
     model, X = reading.last_step(estimator, X)
     n_features = reading.components_of(model).shape[1]
     names = reading.feature_names(estimator, n_features, feature_names)
-    counts = check_array(X, accept_sparse="csr", input_name="X")
+    counts = reading.counts_of(X)
     if texts is not None:
         texts = list(texts)
         if len(texts) != counts.shape[0]:
@@ -99,12 +98,16 @@ def page_contents(estimator, X, feature_names=None, texts=None):
     places[in_view] = np.arange(len(in_view))
     projection = "pca" if len(topics.vectors) <= MAX_PCA else "tsne"
     positions = _in_unit_square(two_dimensions(topics.vectors, projection, 0))
-    rows = np.argsort(-in_rows, axis=0, kind="stable").T
+    is_shown = np.ones(counts.shape[0], dtype=bool)
     if are_shares:
         # Whatever an empty row is taken to be made of, it shows nothing.
-        is_empty = _row_sums(counts) == 0
-        rows = [of_topic[~is_empty[of_topic]] for of_topic in rows]
-    rows = [of_topic[:N_ROWS] for of_topic in rows]
+        is_shown = _row_sums(counts) > 0
+    known = np.flatnonzero(is_shown)
+    # By turns, since an order of all rows for each topic is as large as the factors.
+    rows = [
+        known[np.argsort(-in_row[known], kind="stable")[:N_ROWS]]
+        for in_row in in_rows.T
+    ]
 
     has_tree = reading.n_layers(model) > 1
     return {
@@ -230,7 +233,8 @@ def _words_of_row(row, names):
         indices, values = row.indices, row.data
     else:
         indices, values = np.arange(row.shape[1]), row[0]
-    order = np.argsort(-values, kind="stable")[:N_ROW_WORDS]
+    # Unsigned numbers and truth values have no negatives to be sorted by.
+    order = np.argsort(-values.astype(np.float64), kind="stable")[:N_ROW_WORDS]
     return [str(name) for name in names[indices[order[values[order] > 0]]]]
 
 

@@ -13,7 +13,7 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.utils import check_array
 
-from skdeepfactor import inspection, page, reading
+from skdeepfactor import page, reading
 from skdeepfactor.projection import two_dimensions
 
 __all__ = [
@@ -306,6 +306,8 @@ class TrainingDisplay:
         ------
         ValueError
             If there is no estimator, or the number of axes is not what it must be.
+        TypeError
+            If an estimator has no ``history_``.
 
         See Also
         --------
@@ -322,9 +324,15 @@ class TrainingDisplay:
         several = estimator if isinstance(estimator, Mapping) else {None: estimator}
         if not several:
             raise ValueError("TrainingDisplay needs an estimator, got an empty dict.")
-        histories = {
-            name: reading.last_step(one)[0].history_ for name, one in several.items()
-        }
+        histories = {}
+        for name, one in several.items():
+            model, _ = reading.last_step(one)
+            histories[name] = getattr(model, "history_", None)
+            if histories[name] is None:
+                raise TypeError(
+                    "TrainingDisplay needs estimators with history_, as those of "
+                    f"skdeepfactor have, but {type(model).__name__} has none."
+                )
         return cls(histories).plot(ax=ax)
 
     def plot(self, *, ax=None):
@@ -367,10 +375,11 @@ class TrainingDisplay:
                 f"ax must hold one axes for each of {', '.join(panels)}, "
                 f"got {len(axes)}."
             )
+        lines = {}
         for axis, (key, label) in zip(axes, panels.items(), strict=True):
             for index, (name, history) in enumerate(self.histories.items()):
                 values = history.get(key, [])
-                axis.plot(
+                lines[key, name], *_ = axis.plot(
                     np.arange(1, len(values) + 1),
                     values,
                     marker="o",
@@ -382,8 +391,13 @@ class TrainingDisplay:
             axis.set_ylabel(label)
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.3)
-        if any(name is not None for name in self.histories):
-            axes[0].legend(loc="lower right")
+        named = {
+            str(name): lines["lower_bound", name]
+            for name in self.histories
+            if name is not None
+        }
+        if named:
+            _draw_legend(axes[0], named, 2 * MAX_CHARACTERS, loc="lower right")
         self.ax_ = axes
         self.figure_ = axes[0].figure
         return self
@@ -551,10 +565,10 @@ class ComponentSelectionDisplay:
         is_number = all(isinstance(v, Real) for v in ordered)
         positions = ordered if is_number else list(range(len(ordered)))
         place = dict(zip(map(str, ordered), positions, strict=True))
-        best = None
+        best, named = None, {}
         for index, (name, (sizes, means, stds)) in enumerate(self.curves.items()):
             at = [place[str(size)] for size in sizes]
-            ax.errorbar(
+            drawn = ax.errorbar(
                 at,
                 means,
                 yerr=stds,
@@ -564,10 +578,10 @@ class ComponentSelectionDisplay:
                 linewidth=1.2,
                 color=f"C{index % 10}",
                 linestyle=("-", "--", ":")[index // 10 % 3],
-                label=None
-                if name is None
-                else _shortened(str(name), 2 * MAX_CHARACTERS),
+                label=None if name is None else str(name),
             )
+            if name is not None:
+                named[str(name)] = drawn
             for position, mean in zip(at, means, strict=True):
                 if np.isfinite(mean) and (best is None or mean > best[1]):
                     best = position, mean, f"C{index % 10}"
@@ -592,7 +606,10 @@ class ComponentSelectionDisplay:
         ax.grid(alpha=0.3)
         if has_legend:
             # Beside the axes, where no curve can be.
-            ax.legend(
+            _draw_legend(
+                ax,
+                named,
+                2 * MAX_CHARACTERS,
                 loc="upper left",
                 bbox_to_anchor=(1.01, 1.0),
                 borderaxespad=0,
@@ -622,7 +639,7 @@ class EmbeddingDisplay:
         The largest number of names shown.
     groups : array-like of shape (n_points,), default=None
         A group for each point, such as its class, which has a colour and a line in the
-        legend.
+        legend. Points without one (None or NaN) are grey.
 
     Attributes
     ----------
@@ -663,7 +680,7 @@ class EmbeddingDisplay:
         self.names = None if names is None else np.asarray(names, dtype=object)
         self.ranking = np.arange(n_points) if ranking is None else np.asarray(ranking)
         self.n_labels = n_labels
-        self.groups = None if groups is None else np.asarray(groups)
+        self.groups = None if groups is None else np.asarray(groups, dtype=object)
 
     @classmethod
     def from_embeddings(
@@ -691,13 +708,14 @@ class EmbeddingDisplay:
         names : array-like of str of shape (n_points,), default=None
             Names of the points; without names none are shown.
         labelled : array-like of int or of str, default=None
-            Which points are to be named, by index or by name, the most important first.
-            By default those that are farthest from zero.
+            Which points are to be named, by index or by name, the most important first;
+            by name, all that are called so. By default those that are farthest from
+            zero.
         n_labels : int, default=50
             The largest number of names shown.
         groups : array-like of shape (n_points,), default=None
             A group for each point, such as its class, which has a colour and a line in
-            the legend.
+            the legend. Points without one (None or NaN) are grey.
         projection : {"pca", "tsne"}, default="pca"
             How more than two dimensions become two: by principal components, which keep
             what is far apart, or by t-SNE of the directions, which keeps neighbours by
@@ -784,21 +802,29 @@ class EmbeddingDisplay:
             ax = _new_axes(7, 6) if ax is None else ax
             ax.scatter(*self.positions.T, color="#a8c8e4", **style)
         else:
-            groups = np.unique(self.groups)
-            n_columns = math.ceil(len(groups) / LEGEND_LINES)
+            has_group = np.array([_is_known(group) for group in self.groups])
+            groups, of_points = np.unique(self.groups[has_group], return_inverse=True)
+            n_columns = max(math.ceil(len(groups) / LEGEND_LINES), 1)
             ax = _new_axes(7 + 2 * n_columns, 6) if ax is None else ax
-            for group, color in zip(groups, _colors(len(groups)), strict=True):
-                chosen = self.positions[self.groups == group]
-                label = _shortened(str(group))
-                ax.scatter(*chosen.T, color=color, alpha=0.5, label=label, **style)
-            ax.legend(
-                loc="upper left",
-                bbox_to_anchor=(1.01, 1.0),
-                borderaxespad=0,
-                fontsize=FONT_SIZE,
-                markerscale=1.5,
-                ncols=n_columns,
-            )
+            if not has_group.all():
+                ax.scatter(*self.positions[~has_group].T, color="#c8c8c8", **style)
+            colors, named = _colors(len(groups)), {}
+            for index, (group, color) in enumerate(zip(groups, colors, strict=True)):
+                chosen = self.positions[has_group][of_points == index]
+                named[str(group)] = ax.scatter(
+                    *chosen.T, color=color, alpha=0.5, label=str(group), **style
+                )
+            if named:
+                _draw_legend(
+                    ax,
+                    named,
+                    loc="upper left",
+                    bbox_to_anchor=(1.01, 1.0),
+                    borderaxespad=0,
+                    fontsize=FONT_SIZE,
+                    markerscale=1.5,
+                    ncols=n_columns,
+                )
         ax.set_xticks([])
         ax.set_yticks([])
         ax.margins(0.06)
@@ -816,7 +842,8 @@ class EmbeddingDisplay:
         """Write names beside their points where nothing is in the way."""
         from matplotlib.patheffects import withStroke
 
-        figure = ax.figure
+        # Of a part of a figure, the whole.
+        figure = ax.figure.figure
         # The layout is found now, since places are those of pixels.
         figure.draw_without_rendering()
         points = ax.transData.transform(self.positions)
@@ -1130,7 +1157,13 @@ class TraversalDisplay:
         self.values = np.asarray(values, dtype=np.float64)
         self.components = np.asarray(components, dtype=np.intp)
         self.image_shape = image_shape
-        if image_shape is not None and math.prod(image_shape) != self.rows.shape[2]:
+        if image_shape is None:
+            return
+        if len(image_shape) != 2:
+            raise ValueError(
+                f"image_shape must be (height, width), got {tuple(image_shape)}."
+            )
+        if math.prod(image_shape) != self.rows.shape[2]:
             raise ValueError(
                 f"image_shape={tuple(image_shape)} does not hold "
                 f"{self.rows.shape[2]} features."
@@ -1171,6 +1204,8 @@ class TraversalDisplay:
         ------
         ValueError
             If `image_shape` is not that of the features, or a component out of range.
+        TypeError
+            If the estimator has no ``transform`` or no ``inverse_transform``.
 
         See Also
         --------
@@ -1189,11 +1224,14 @@ class TraversalDisplay:
         factors = reading.factors_of(model, X)
         if components is None:
             components = np.argsort(-factors.var(axis=0), kind="stable")[:10]
-        first, rows, values = X[:1], [], []
-        for component in components:
-            of_rows = factors[:, component]
-            values.append(np.linspace(of_rows.min(), of_rows.max(), n_values))
-            rows.append(inspection.traverse(model, first, component, values[-1]))
+        else:
+            components = _checked_components(components, factors.shape[1])
+        of_shown = factors[:, components]
+        values = np.linspace(of_shown.min(axis=0), of_shown.max(axis=0), n_values).T
+        rows = [
+            reading.rows_with_factor(model, factors[:1], component, of_component)
+            for component, of_component in zip(components, values, strict=True)
+        ]
         display = cls(rows, values, components, image_shape=image_shape)
         return display.plot(ax=ax)
 
@@ -1413,8 +1451,9 @@ class UsageDisplay:
         largest = self.usage.max()
         ax.set_ylim(0, 1.04 * largest if largest > 0 else 1)
         # As many labels as there is room for, once the layout is known.
-        ax.figure.draw_without_rendering()
-        inches = ax.get_position().width * ax.figure.get_figwidth()
+        figure = ax.figure.figure
+        figure.draw_without_rendering()
+        inches = ax.get_window_extent().width / figure.dpi
         step = math.ceil(BAR_WIDTH * n_components / inches) if inches > 0 else 1
         is_crowded = n_components * 2 * BAR_WIDTH > inches
         ax.set_xticks(
@@ -1451,7 +1490,8 @@ def topic_page(estimator, X, *, feature_names=None, texts=None, path):
         Fitted, with ``components_`` and ``transform``, of any package; of a pipeline,
         the last step.
     X : {array-like, sparse matrix} of shape (n_rows, n_features)
-        Rows; for a pipeline, what its first step takes.
+        Rows; for a pipeline, what its first step takes. What is missing (NaN), where
+        the estimator takes that, counts as none.
     feature_names : array-like of str of shape (n_features,), default=None
         Names of the features, which the page calls words. By default what the steps of
         the pipeline before the last call them, else ``feature_names_in_`` of that last
@@ -1607,6 +1647,16 @@ def _new_canvas(width, height):
     )
 
 
+def _draw_legend(ax, named, limit=MAX_CHARACTERS, **style):
+    """Draw a legend of what is drawn, by name, with the names as they are."""
+    # matplotlib leaves out names that start with an underscore, and sets what is
+    # between dollars as mathematics.
+    legend = ax.legend(list(named.values()), [*map(str, range(len(named)))], **style)
+    for text, name in zip(legend.get_texts(), named, strict=True):
+        text.set_parse_math(False)
+        text.set_text(_shortened(name, limit))
+
+
 def _few_crossings(links):
     """Orders of the units of all layers, the lowest first, given what is linked.
 
@@ -1719,13 +1769,39 @@ def _indices_of(labelled, names, n_points):
                 f"{labelled.min()} to {labelled.max()}."
             )
         return labelled
-    places = {} if names is None else {name: i for i, name in enumerate(names)}
+    places = {}
+    for index, name in enumerate([] if names is None else names):
+        places.setdefault(name, []).append(index)
     unknown = [str(name) for name in labelled if name not in places]
     if unknown:
         raise ValueError(
             f"labelled must hold indices or some of names, got {', '.join(unknown)}."
         )
-    return np.array([places[name] for name in labelled], dtype=int)
+    return np.array([i for name in labelled for i in places[name]], dtype=int)
+
+
+def _checked_components(components, n_factors):
+    """Indices of factors, of which there must be one or more, all in range."""
+    components = np.asarray(components)
+    is_list = components.ndim == 1 and components.size > 0
+    if (
+        not is_list
+        or components.dtype.kind not in "iu"
+        or not 0 <= components.min() <= components.max() < n_factors
+    ):
+        raise ValueError(
+            f"components must be a list of ints from 0 to {n_factors - 1}, got "
+            f"{components.tolist()}."
+        )
+    return components
+
+
+def _is_known(group):
+    """Whether it is a group, and neither None, NaN nor what pandas has for these."""
+    is_itself = group == group
+    return (
+        group is not None and isinstance(is_itself, bool | np.bool_) and bool(is_itself)
+    )
 
 
 def _colors(n):

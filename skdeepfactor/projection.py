@@ -12,13 +12,17 @@ def two_dimensions(embeddings, projection, random_state):
         positions = np.zeros((n_points, 2))
         positions[:, :n_dimensions] = embeddings[:, :2]
         return positions
+    points = embeddings
+    if projection == "tsne":
+        lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+        points = np.divide(
+            embeddings, lengths, out=np.zeros_like(embeddings), where=lengths > 0
+        )
+    if np.ptp(points, axis=0).max() <= 1e-12 * np.abs(points).max():
+        # All are one, but for rounding. scikit-learn's t-SNE would divide by their
+        # spread, and where that is 0 the whole process ends.
+        return np.zeros((n_points, 2))
     if projection == "pca":
-        return PCA(2, svd_solver="full").fit_transform(embeddings)
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    directions = np.divide(
-        embeddings, lengths, out=np.zeros_like(embeddings), where=lengths > 0
-    )
+        return PCA(2, svd_solver="full").fit_transform(points)
     perplexity = min(30.0, (n_points - 1) / 3)
-    return TSNE(perplexity=perplexity, random_state=random_state).fit_transform(
-        directions
-    )
+    return TSNE(perplexity=perplexity, random_state=random_state).fit_transform(points)

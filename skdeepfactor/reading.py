@@ -74,6 +74,26 @@ def expected_shares(model, factors):
     return shares_of(factors * totals)
 
 
+def counts_of(X):
+    """What rows hold, dense or CSR; what is missing, NaN, counts as none."""
+    counts = check_array(
+        X, accept_sparse="csr", ensure_all_finite="allow-nan", input_name="X"
+    )
+    return counts if scipy.sparse.issparse(counts) else np.nan_to_num(counts)
+
+
+def rows_with_factor(model, factors, component, values):
+    """Expected rows where one of a row's factors, (1, n_factors), has these values."""
+    if not hasattr(model, "inverse_transform"):
+        raise TypeError(
+            "The estimator must be able to predict rows from factors, but "
+            f"{type(model).__name__} has no inverse_transform."
+        )
+    rows = np.repeat(factors, len(values), axis=0)
+    rows[:, component] = values
+    return np.asarray(model.inverse_transform(rows))
+
+
 def factor_profiles(model):
     """Expected row for one unit of each factor that transform gives."""
     if isinstance(model, LatentDirichletAllocation):
@@ -152,11 +172,18 @@ def feature_names(estimator, n_features, given=None):
     return names
 
 
-def _names_out(steps, names):
+def _names_out(step, names):
+    """Names of what a step makes of features of these names, None if nobody knows."""
+    if isinstance(step, Pipeline):
+        # One that cannot name what it makes does not hide what is known behind it: a
+        # CountVectorizer knows its words, whatever came before.
+        for _, part in step.steps:
+            if part is not None and part != "passthrough":
+                names = _names_out(part, names)
+        return names
     try:
-        return steps.get_feature_names_out(names)
+        return step.get_feature_names_out(names)
     except NotFittedError:
         raise
     except AttributeError:
-        # Not all transformers can name what they make.
         return None

@@ -266,6 +266,17 @@ def test_steps_that_have_no_names_for_what_they_make():
     assert sorted(map(sorted, found)) == [["apple", "pear"], ["train", "tram"]]
 
 
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_what_comes_before_words_does_not_hide_them(is_nested):
+    louder = FunctionTransformer(lambda texts: [text.upper() for text in texts])
+    steps = [louder, CountVectorizer(lowercase=False), TfidfTransformer()]
+    if is_nested:
+        steps = [make_pipeline(*steps)]
+    pipeline = make_pipeline(*steps, NMF(2, tol=0.01, random_state=0)).fit(TEXTS)
+    found = named(top_features(pipeline, 2))
+    assert sorted(map(sorted, found)) == [["APPLE", "PEAR"], ["TRAIN", "TRAM"]]
+
+
 def test_signed_components_have_loadings_alone(linear):
     assert linear.components_.min() < 0
     for by in ("probability", "lift", "frex"):
@@ -1244,6 +1255,8 @@ def test_unknown_words_bring_close_ones():
     twice = ["apple", "tram", "apple", "train"]
     with pytest.raises(ValueError, match=r"'apple' 2 times.*\[0, 2\]"):
         nearest_features(embeddings, "apple", 1, feature_names=twice)
+    with pytest.raises(ValueError, match=r"Did you mean 'apple'\?$"):
+        nearest_features(embeddings, "appl", 1, feature_names=twice)
     nearest_features(embeddings, "tram", 1, feature_names=twice)
     for wrong in (names[:3], [*names, "bus"], [names], "word"):
         with pytest.raises(ValueError, match="feature_names must have shape"):
@@ -1308,6 +1321,35 @@ def test_traverse_changes_one_factor_alone(convert):
     assert_allclose(rows[1] - rows[0], model.components_[1])
     assert_allclose(rows[2] - rows[0], 3 * model.components_[1])
     assert_array_equal(traverse(model, X[0], 1, [0, 1, 3]), rows)
+
+
+def test_traverse_takes_rows_as_the_first_step_does():
+    texts = ["red apple", "apple pear pear", "bus tram", "tram train train"] * 3
+    pipeline = make_pipeline(CountVectorizer(), PoissonFactorization(2, random_state=0))
+    pipeline.fit(texts)
+    counts = pipeline[0].transform(texts)
+    expected = traverse(pipeline[-1], counts[0], 1, [0, 2])
+    assert expected.shape == (2, 6)
+    for text in (texts[0], texts[:1], np.array(texts[:1]), np.array(texts[:1], object)):
+        assert_array_equal(traverse(pipeline, text, 1, [0, 2]), expected)
+    flat = scipy.sparse.csr_array(counts[[0]].toarray()[0])
+    assert flat.ndim == 1
+    assert_array_equal(traverse(pipeline[-1], flat, 1, [0, 2]), expected)
+
+
+def test_traverse_keeps_the_names_of_a_data_frame():
+    pd = pytest.importorskip("pandas")
+    X = pd.DataFrame(np.random.default_rng(0).poisson(3, (20, 3)), columns=[*"abc"])
+    model = PoissonFactorization(2, max_iter=5, random_state=0).fit(X)
+    # A warning of names that are missing would be an error.
+    assert traverse(model, X[:1], 0, [1.0, 2.0]).shape == (2, 3)
+
+
+def test_traverse_needs_a_way_back():
+    X = np.random.default_rng(0).poisson(3, (20, 3))
+    model = ScikitLearnLDA(2, random_state=0).fit(X)
+    with pytest.raises(TypeError, match="DirichletAllocation has no inverse_transform"):
+        traverse(model, X[0], 0, [1.0])
 
 
 def test_traverse_reads_sparse_codes_and_pipelines():

@@ -325,6 +325,8 @@ def test_completion_errors():
         completion_perplexity(object(), X)
     with pytest.raises(ValueError, match="OnlyTransform has neither"):
         completion_perplexity(OnlyTransform(), X)
+    with pytest.raises(ValueError, match="not negative, but Fixed expects -1"):
+        completion_perplexity(Fixed([1, 1, -1]), X)
     with pytest.raises(ValueError, match="No row of X has two or more tokens"):
         completion_perplexity(Fixed([1, 1, 1]), np.eye(3))
     with pytest.raises(ValueError, match="must be integers"):

@@ -217,6 +217,12 @@ def test_what_is_not_fitted(display):
         display.from_estimator(PoissonFactorization())
 
 
+def test_training_without_a_history():
+    model = NMF(2, max_iter=500).fit(np.eye(4) + 1)
+    with pytest.raises(TypeError, match=r"history_.* but NMF has none"):
+        TrainingDisplay.from_estimator(model)
+
+
 def test_training_of_one(lda):
     display = TrainingDisplay.from_estimator(lda)
     (axis,) = display.ax_
@@ -345,6 +351,20 @@ def test_usage_in_axes_that_are_given(X, lda):
     assert len(labels(axis)) < 20
     assert UsageDisplay.from_estimator(lda, X, ax=axis).ax_ is axis
     assert display.plot().figure_ is not figure
+
+
+def test_parts_of_figures(lda, X):
+    import matplotlib.pyplot as plt
+
+    parts = plt.figure(figsize=(12, 4)).subfigures(1, 2)
+    usage = UsageDisplay.from_estimator(lda, X, ax=parts[0].subplots())
+    assert usage.figure_ is parts[0]
+    labels = [label.get_text() for label in usage.ax_.get_xticklabels()]
+    assert labels == [str(k) for k in np.argsort(-usage.usage, kind="stable")]
+    embeddings = EmbeddingDisplay.from_embeddings(
+        np.eye(3), names=["a", "b", "c"], ax=parts[1].subplots()
+    )
+    assert len(embeddings.labels_) == 3
 
 
 def test_usage_checks(lda, X):
@@ -695,6 +715,62 @@ def test_neighbours_by_direction_stay_neighbours():
     assert np.isfinite(few.positions).all()
 
 
+@pytest.mark.parametrize("projection", ["pca", "tsne"])
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_points_that_are_all_one(projection, value):
+    lengths = np.arange(1.0, 13.0)[:, np.newaxis] if projection == "tsne" else 1.0
+    display = EmbeddingDisplay.from_embeddings(
+        lengths * np.full((12, 5), value),
+        names=list("abcdefghijkl"),
+        projection=projection,
+    )
+    assert_array_equal(display.positions, np.zeros((12, 2)))
+    assert len(display.labels_) >= 1
+
+
+@pytest.mark.parametrize(
+    "groups", [["b", None, "a", np.nan], [2.0, np.nan, 1.0, np.nan], [None] * 4]
+)
+def test_points_without_a_group_are_grey(groups):
+    pd = pytest.importorskip("pandas")
+    groups = pd.Series(groups)
+    positions = np.arange(8.0).reshape(4, 2)
+    for values in (groups, groups.convert_dtypes(), list(groups)):
+        display = EmbeddingDisplay.from_embeddings(positions, groups=values)
+        grey, *coloured = display.ax_.collections
+        assert_array_equal(grey.get_offsets(), positions[groups.isna()])
+        legend = display.ax_.get_legend()
+        shown = [text.get_text() for text in legend.get_texts()] if legend else []
+        assert shown == sorted({str(group) for group in values if not pd.isna(group)})
+        assert sum(len(points.get_offsets()) for points in coloured) == groups.count()
+
+
+def test_legends_have_names_as_they_are():
+    names = ["$\\a$", "_hidden", "costs $5 or $6"]
+    curve = {"lower_bound": [1.0, 2.0]}
+    for display in (
+        TrainingDisplay(dict.fromkeys(names, curve)).plot(),
+        ComponentSelectionDisplay(
+            {name: ([1, 2], [0.0, 1.0], [0.1, 0.1]) for name in names}
+        ).plot(),
+        EmbeddingDisplay.from_embeddings(np.eye(3)[:, :2], groups=names),
+    ):
+        display.figure_.draw_without_rendering()
+        legend = np.ravel(display.ax_)[0].get_legend()
+        shown = [text.get_text() for text in legend.get_texts()]
+        assert sorted(shown) == sorted(names)
+        assert not any(text.get_parse_math() for text in legend.get_texts())
+
+
+def test_all_points_of_a_name_are_named():
+    display = EmbeddingDisplay.from_embeddings(
+        [[0, 0], [1, 1], [2, 0], [3, 1]],
+        names=["a", "b", "a", "c"],
+        labelled=["a", "c"],
+    )
+    assert list(display.labels_) == [0, 2, 3]
+
+
 @pytest.mark.parametrize("n_groups", [2, 20, 100])
 def test_groups_have_colours_and_a_legend(n_groups):
     groups = np.array([f"group {index % n_groups:03}" for index in range(300)])
@@ -920,6 +996,11 @@ def test_traversals_say_what_does_not_fit():
     model = NMF(3, random_state=0, max_iter=500).fit(X)
     with pytest.raises(ValueError, match="does not hold 12 features"):
         TraversalDisplay.from_estimator(model, X, image_shape=(5, 5))
+    with pytest.raises(ValueError, match=r"must be \(height, width\), got \(2, 2, 3\)"):
+        TraversalDisplay.from_estimator(model, X, image_shape=(2, 2, 3))
+    for wrong in ([3], [-1], [0.5], [], 1):
+        with pytest.raises(ValueError, match="components must be a list of ints from"):
+            TraversalDisplay.from_estimator(model, X, components=wrong)
     display = TraversalDisplay.from_estimator(model, X)
     with pytest.raises(ValueError, match="3 factors need as many axes, got 1"):
         display.plot(ax=display.ax_[0])

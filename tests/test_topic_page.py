@@ -102,6 +102,49 @@ def words_of(contents, topic, relevance):
 # ---- Contents ----
 
 
+@pytest.mark.parametrize("convert", [np.asarray, scipy.sparse.csr_array])
+@pytest.mark.parametrize("dtype", [np.uint8, bool])
+def test_words_of_rows_of_any_type_of_number(convert, dtype, tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.poisson(0.3, (30, 40)).astype(dtype)
+    model = NMF(2, init="nndsvd", tol=0.01, random_state=0).fit(X)
+    expected = written(tmp_path, model, X.astype(float))["rows"]
+    assert any(len(words) > 3 for words in expected.values())
+    assert written(tmp_path, model, convert(X))["rows"] == expected
+
+
+def test_what_is_missing_counts_as_none(tmp_path):
+    X = np.random.default_rng(0).poisson(1.0, (30, 8)).astype(float)
+    X[::3, 2] = np.nan
+    X[1] = 0
+    model = PoissonFactorization(2, missing_values="ignore", random_state=0).fit(X)
+    contents = written(tmp_path, model, X)
+    arguments = to_pyldavis(model, X)
+    assert (
+        arguments["doc_lengths"].tolist() == np.nansum(np.delete(X, 1, 0), 1).tolist()
+    )
+    assert arguments["term_frequency"].tolist() == np.nansum(X, 0).tolist()
+    lengths = arguments["doc_lengths"]
+    weights = lengths @ arguments["doc_topic_dists"] / lengths.sum()
+    shown = [topic["weight"] for topic in contents["topics"]]
+    np.testing.assert_allclose(shown, weights, rtol=1e-4)
+    for row, words in contents["rows"].items():
+        assert len(words) == (X[int(row)] > 0).sum()
+    nmf = NMF(2, tol=0.01, random_state=0).fit(np.nan_to_num(X))
+    for read in (lambda: written(tmp_path, nmf, X), lambda: to_pyldavis(nmf, X)):
+        with pytest.raises(ValueError, match="NMF does not accept missing values"):
+            read()
+
+
+def test_topics_that_are_all_alike(tmp_path):
+    # More than ten, so that the map is made by t-SNE.
+    X = np.tile([3, 1, 2, 0], (30, 1))
+    model = ScikitLearnLDA(12, random_state=0).fit(X)
+    model.components_ = np.tile(model.components_[0], (12, 1))
+    contents = written(tmp_path, model, X)
+    assert [topic["position"] for topic in contents["topics"]] == [[0.5, 0.5]] * 12
+
+
 MODELS = {
     "poisson": PoissonFactorization(4, max_iter=10, random_state=0),
     "lda": LatentDirichletAllocation(4, max_iter=10, random_state=0),
