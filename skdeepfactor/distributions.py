@@ -215,6 +215,9 @@ def _root(increasing):
     return math.exp(root)
 
 
+# Bessel functions of higher orders overflow where their argument is small.
+LARGEST_ORDER = 30.0
+
 # Of the table that quantiles of a generalized inverse Gaussian are read off.
 N_POINTS = 128
 
@@ -256,7 +259,8 @@ class InverseGaussians(nn.Module):
         """The interpolated curves, (3, ...), float64."""
         table = self.table.double()
         position = (log_s.double() - self.low) / self.step
-        cell = position.floor().clamp_(-1, table.shape[2] - 2)
+        # What is no number has a cell too, and no number for a value.
+        cell = position.floor().nan_to_num_(0.0).clamp_(-1, table.shape[2] - 2)
         t = position - cell.clamp_min(0)
         cell = cell.long() + 1
         value = table[0][:, cell]
