@@ -653,6 +653,24 @@ def test_shapes_that_bessel_functions_overflow_at(wrong):
         assert np.isfinite(model.fit(X).lower_bound_)
 
 
+@pytest.mark.parametrize("order", [0.1, 1.0, 5.0, 30.0])
+@pytest.mark.parametrize("s", [2e-7, 2.0])
+def test_draws_have_the_variance_of_their_logarithms(order, s):
+    # Over log y the density is exp(order * u - s * cosh(u)), where rho = tau.
+    u = np.linspace(-45, 45, 400_001)
+    with np.errstate(over="ignore"):
+        log_density = order * u - s * np.cosh(u)
+    density = np.exp(log_density - log_density.max())
+    density /= density.sum()
+    mean = density @ u
+    variance = density @ (u - mean) ** 2
+    half = torch.tensor([s / 2]).double()
+    rng = np.random.default_rng(0)
+    draws = InverseGaussians(order).sample(half, half, 200_000, rng).log().numpy()
+    assert_allclose(draws.mean(), mean, atol=4 * np.sqrt(variance / 200_000))
+    assert_allclose(draws.var(), variance, rtol=0.02 if order < 30 else 0.07)
+
+
 def test_what_is_no_number_stays_none():
     family = InverseGaussians(0.5)
     values = torch.tensor([1.0, np.nan, np.inf]).double()

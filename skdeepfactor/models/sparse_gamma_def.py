@@ -430,7 +430,8 @@ class SparseGammaDEF(ConjugateFactorModel):
     likelihood : {"poisson", "gaussian", "bernoulli"}, default="poisson"
         ``"poisson"``: counts. ``"bernoulli"``: zeros and ones, with ``P(x = 1) = 1 -
         exp(-z_1 W_0)``. ``"gaussian"``: real numbers, ``x ~ N(z_1 W_0, sigma^2)``; what
-        is negative is noise.
+        is negative is noise. Bring them to a scale of about 1 to 100: the rates of the
+        priors are fixed, and far larger numbers are all taken for noise.
     link : {"mean", "rate"}, default="mean"
         What a layer gives the one below it: the mean, or the rate, ``z_l ~ Gamma(a_l,
         z_{l+1} W_l)``.
