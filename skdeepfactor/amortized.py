@@ -36,6 +36,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from skdeepfactor.base import SampledFactorModel
 from skdeepfactor.data import to_tensor
+from skdeepfactor.emissions import LARGEST_MEAN
 from skdeepfactor.inference import renyi_bound
 from skdeepfactor.initialization import column_moments, imputed, initial_logits
 from skdeepfactor.likelihoods import multinomial, poisson
@@ -236,7 +237,7 @@ class Observation(nn.Module):
         if self.likelihood == "bernoulli":
             return generator.binomial(1, mean).astype(np.float64)
         if self.likelihood == "poisson":
-            return generator.poisson(mean)
+            return generator.poisson(np.minimum(mean, LARGEST_MEAN))
         return generator.multinomial(totals, mean / mean.sum(1, keepdims=True))
 
     def initialize(self, X, generator):
@@ -276,6 +277,9 @@ class AmortizedModule(FactorModule):
 
     #: Outputs of the encoder for each factor.
     n_heads = 2
+
+    #: Draws of each row in training, where there is no closed form.
+    n_training_draws = 1
 
     def __init__(
         self,
@@ -371,7 +375,7 @@ class AmortizedModule(FactorModule):
         """E_q[log p(x | z)] of each row: in closed form, or by draws."""
         if self.observation.is_closed_form:
             return self.observation.expected_log_likelihood(seen, q.mean, q.variance)
-        n_draws = 1 if self.training else N_DRAWS
+        n_draws = self.n_training_draws if self.training else N_DRAWS
         draws = self.draws(q, seen, n_draws, stream=10**6)
         parts = [self.observation.log_likelihood(seen, z, **given) for z in draws]
         return torch.stack(parts).mean(0)

@@ -773,17 +773,12 @@ class BaseFactorModel(
         """The module to train on the rows, and the device that it is on."""
         dtype, share = rows.dtype, rows.share
         if is_warm:
-            size, fitted_size = getattr(self, self._size), self._fitted_with[self._size]
-            if size != fitted_size:
-                raise ValueError(
-                    f"{self._size}={size} cannot go on from a model fitted with "
-                    f"{self._size}={fitted_size}."
-                )
+            self._check_what_is_kept()
             if any(array.dtype == np.float64 for array in self._parameters.values()):
                 dtype = torch.float64
         device = _resolve_device(self.device, dtype)
         if is_warm:
-            module = self._load(dtype, device)
+            module = self._load(dtype, device, maker=self)
             # The draws of a stream must not be the same for each of its chunks.
             seed = random_state.randint(2**31 - 1) + int(self.n_samples_seen_)
             module.seed(seed + share.rank)
@@ -801,8 +796,22 @@ class BaseFactorModel(
         X, _ = rows.sample(random_state)
         self._initialize(module, X, random_state)
 
-    def _load(self, dtype, device=None):
-        """The fitted module, made again from its arrays, on a device or on its own."""
+    def _check_what_is_kept(self):
+        """Raise a ValueError where what is fitted already would get another meaning."""
+        given = self.get_params(deep=False)
+        for name in (self._size, "likelihood", "link", "family", "weight_prior"):
+            value, fitted = given.get(name), self._fitted_with.get(name)
+            if not np.array_equal(value, fitted):
+                raise ValueError(
+                    f"{name}={value!r} cannot go on from a model fitted with "
+                    f"{name}={fitted!r}."
+                )
+
+    def _load(self, dtype, device=None, *, maker=None):
+        """The fitted module, made again from its arrays, on a device or on its own.
+
+        Of the parameters that it was fitted with, or, to go on, those of ``maker``.
+        """
         if device is None:
             device = _resolve_device(self.device, dtype)
         if self._may_miss and not _ignores_missing(self._fitted_with):
@@ -810,10 +819,18 @@ class BaseFactorModel(
                 "missing_values='ignore' cannot go on from a model fitted with "
                 "missing_values='error'; fit it anew."
             )
-        fitted = type(self)(**self._fitted_with)
-        module = fitted._make_module(self.n_features_in_).to(dtype)
+        if maker is None:
+            maker = type(self)(**self._fitted_with)
+        module = maker._make_module(self.n_features_in_).to(dtype)
         state = {name: torch.tensor(a) for name, a in self._parameters.items()}
-        module.load_state_dict(state)
+        try:
+            module.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(
+                "These parameters make a model of other parts than the fitted one, "
+                "which cannot go on from it: give back those that it was fitted with, "
+                "or fit anew with warm_start=False."
+            ) from error
         self._complete(module)
         module.to(device).eval().refresh()
         return module
@@ -865,9 +882,13 @@ class BaseFactorModel(
             totals = np.rint(np.interp(positions, levels, self._row_totals))
             # Of real numbers, whose models have no use for it.
             totals = np.maximum(totals, 0)
-        totals = np.broadcast_to(np.asarray(totals, dtype=np.int64), (n_samples,))
-        if (totals < 0).any():
-            raise ValueError("n_tokens must not be negative.")
+        given, totals = totals, np.asarray(totals)
+        if totals.shape not in ((), (n_samples,)) or not _are_whole(totals):
+            raise ValueError(
+                "n_tokens must be a whole number, or one for each of the "
+                f"{n_samples} row(s), none of them negative, got {given!r}."
+            )
+        totals = np.broadcast_to(totals.astype(np.int64), (n_samples,))
         module = self._load(torch.float64, torch.device("cpu"))
         rows = range(0, n_samples, 1 + 2**22 // self.n_features_in_)
         parts = (
@@ -1195,6 +1216,12 @@ class SampledFactorModel(BaseFactorModel):
     @abstractmethod
     def _warmup_updates(self, n_updates):
         """Updates until then, a float."""
+
+
+def _are_whole(values):
+    """Whether all values are whole numbers, and none of them is negative."""
+    is_numeric = values.dtype.kind in "iuf"
+    return is_numeric and bool(((values >= 0) & (values == np.floor(values))).all())
 
 
 def _weights(sample_weight, n_rows):

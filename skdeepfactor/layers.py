@@ -95,7 +95,7 @@ class Means(nn.Module):
         super().__init__()
         # One family for each layer above the first, and one for weights.
         self.families = nn.ModuleList(map(InverseGaussians, shapes))
-        self.weight_family = InverseGaussians(weight_shape)
+        self.weight_family = InverseGaussians(weight_shape) if shapes else None
 
     def units(self, layer, first, second):
         """Units of a layer, 0 for the lowest of those above, of given parameters."""

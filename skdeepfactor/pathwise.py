@@ -282,7 +282,9 @@ class PathwiseBelief(FactorModule):
         self.top_rate = top_rate
         self.weight_shape, self.weight_rate = weight_shape, weight_rate
         self.inner_iter, self.learning_rate = inner_iter, learning_rate
-        self.n_total, self.may_miss = None, may_miss
+        # Updates before this training, and of it; None in a stream.
+        self.n_before, self.n_total = 0, None
+        self.may_miss = may_miss
         self.state_width = 2 * sum(layer_sizes)
         # Weights go by feature in the lowest layer, and by unit above it.
         shapes = [(n_features, layer_sizes[0])]
@@ -676,7 +678,8 @@ class PathwiseBelief(FactorModule):
         constants = constants.to(x.dtype)
         noise = self._fresh_noise
         weights = self._fresh_weights(self.generator, (N_UPPER,))
-        share = self.n_updates.item() / self.n_total if self.n_total else 0.0
+        n_updates = self.n_updates.item() - self.n_before
+        share = n_updates / self.n_total if self.n_total else 0.0
         rate = self.learning_rate * _annealed(share)
         local = None
         if self.encoder is not None:

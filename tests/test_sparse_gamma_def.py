@@ -17,7 +17,7 @@ from skdeepfactor import PoissonFactorization, SparseGammaDEF
 from skdeepfactor.conjugate import indicator_excess
 from skdeepfactor.data import to_tensor
 from skdeepfactor.distributions import InverseGaussians
-from skdeepfactor.pathwise import FAMILIES, FreshNoise, KeyedNoise
+from skdeepfactor.pathwise import FAMILIES, FreshNoise, KeyedNoise, PathwiseBelief
 
 RHO, TAU = [0.5, 2.0, 3e-3, 50.0, 1.0], [0.3, 1e-6, 40.0, 20.0, 200.0]
 
@@ -598,6 +598,97 @@ def test_families_and_networks_find_about_the_same_bound():
         assert bounds[family, False] > best - 0.02 * abs(best)
         own = bounds[family, False]
         assert bounds[family, True] > own - 0.02 * abs(own)
+
+
+def test_gradients_that_go_on_take_steps_on_rows_again(monkeypatch):
+    X, _ = planted(30)
+    model = by_gradients((4,), max_iter=4).fit(X)
+    rates = []
+
+    def moved(self, local, slope, rate):
+        rates.append(rate)
+        return plain(self, local, slope, rate)
+
+    plain = PathwiseBelief._moved
+    monkeypatch.setattr(PathwiseBelief, "_moved", moved)
+    by_gradients((4,), max_iter=4).fit(X)
+    n_cold = len(rates)
+    model.set_params(warm_start=True).fit(X)
+    # Rows start anew in both, and their steps are as long.
+    assert rates[n_cold:] == rates[:n_cold]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ({"link": "mean"}, {"link": "rate"}, "link='rate' cannot go on"),
+        ({"solver": "auxiliary"}, {"solver": "expansion"}, "of other parts"),
+        ({"solver": "expansion"}, {"solver": "gradient"}, "of other parts"),
+    ],
+)
+def test_what_is_fitted_keeps_its_meaning(before, after, message):
+    X, _ = planted(30)
+    model = SparseGammaDEF((4, 2), max_iter=2, random_state=0, **before).fit(X)
+    found = model.transform(X)
+    model.set_params(warm_start=True, **after)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X)
+    with pytest.raises(ValueError, match=message):
+        model.partial_fit(X)
+    assert_allclose(model.transform(X), found)
+    # The same numbers may come in another container.
+    model.set_params(layer_sizes=[4, 2], **before).fit(X)
+
+
+@pytest.mark.parametrize("wrong", [{"layer_shape": 50.0}, {"weight_shape": 50.0}])
+def test_shapes_that_bessel_functions_overflow_at(wrong):
+    X, _ = planted(30)
+    with pytest.raises(ValueError, match="at most 30"):
+        SparseGammaDEF((4, 2), max_iter=2, random_state=0, **wrong).fit(X)
+    for settings in ({"link": "rate"}, {"solver": "gradient"}, {"layer_sizes": (4,)}):
+        model = SparseGammaDEF(
+            **{"layer_sizes": (4, 2), "max_iter": 2, "random_state": 0, **settings},
+            **wrong,
+        )
+        assert np.isfinite(model.fit(X).lower_bound_)
+
+
+@pytest.mark.parametrize("order", [0.1, 1.0, 5.0, 30.0])
+@pytest.mark.parametrize("s", [2e-7, 2.0])
+def test_draws_have_the_variance_of_their_logarithms(order, s):
+    # Over log y the density is exp(order * u - s * cosh(u)), where rho = tau.
+    u = np.linspace(-45, 45, 400_001)
+    with np.errstate(over="ignore"):
+        log_density = order * u - s * np.cosh(u)
+    density = np.exp(log_density - log_density.max())
+    density /= density.sum()
+    mean = density @ u
+    variance = density @ (u - mean) ** 2
+    half = torch.tensor([s / 2]).double()
+    rng = np.random.default_rng(0)
+    draws = InverseGaussians(order).sample(half, half, 200_000, rng).log().numpy()
+    assert_allclose(draws.mean(), mean, atol=4 * np.sqrt(variance / 200_000))
+    assert_allclose(draws.var(), variance, rtol=0.02 if order < 30 else 0.07)
+
+
+def test_what_is_no_number_stays_none():
+    family = InverseGaussians(0.5)
+    values = torch.tensor([1.0, np.nan, np.inf]).double()
+    mean, inverse, log_normaliser = family.moments(values, torch.ones(3).double())
+    for moments in (mean, inverse, log_normaliser):
+        assert moments.isfinite().tolist() == [True, False, False]
+
+
+def test_layers_of_the_network_and_of_transform_are_checked():
+    X, _ = planted(30)
+    for layers in ((0,), (2.5,)):
+        with pytest.raises(ValueError, match="encoder_layers must hold positive"):
+            by_gradients((3,), amortized=True, encoder_layers=layers).fit(X)
+    model = SparseGammaDEF((3, 2), max_iter=2, random_state=0, transform_layer=3)
+    model.fit(X)
+    for asked in (lambda: model.transform(X), model.get_feature_names_out):
+        with pytest.raises(ValueError, match="'all' or from 1 to 2"):
+            asked()
 
 
 def test_a_network_is_asked_for_with_gradients():

@@ -359,3 +359,47 @@ def test_features_that_never_vary_have_a_finite_bound():
         np.testing.assert_allclose(
             model.inverse_transform(model.transform(X))[:, -1], 3, atol=2
         )
+
+
+def test_the_elbo_too_is_learnt_from_several_draws():
+    X = np.random.default_rng(0).poisson(2.0, (60, 5)).astype(np.float64)
+    settings = {"likelihood": "poisson", "max_iter": 2, "random_state": 0}
+    one, several = (
+        VariationalAutoencoder(2, n_particles=n, **settings).fit(X) for n in (1, 5)
+    )
+    module = module_of(several).train()
+    module.seed(0)
+    seen = module.observation.seen(batch(X))
+    bounds, _ = module.objective(seen, module._encode(seen))
+    module.seed(0)
+    q = module._encode(seen)
+    draws = module.draws(q, seen, 5)
+    expected = module.observation.log_likelihood(seen, draws).mean(0) - module.kl(q)
+    assert torch.allclose(bounds, expected)
+    assert not np.array_equal(one.components_, several.components_)
+
+
+def test_a_warm_start_takes_up_what_has_changed():
+    X = np.random.default_rng(0).poisson(2.0, (60, 5)).astype(np.float64)
+    settings = {"likelihood": "poisson", "max_iter": 2, "random_state": 0}
+    same, other = (VariationalAutoencoder(2, **settings).fit(X) for _ in range(2))
+    same.set_params(warm_start=True).fit(X)
+    other.set_params(warm_start=True, beta=50.0).fit(X)
+    assert not np.array_equal(same.components_, other.components_)
+
+
+def test_rows_can_be_drawn_where_means_are_beyond_all_counts():
+    X = np.random.default_rng(0).poisson(2.0, (30, 4)).astype(np.float64)
+    model = fitted(X, likelihood="poisson")
+    model._parameters["observation.decoder.bias"][:] = 800.0
+    assert model.sample(3, random_state=0).min() > 1e17
+
+
+@pytest.mark.parametrize("n_tokens", [-1, 2.5, [1, 2], "many", [3.0, np.nan, 1.0]])
+def test_numbers_of_tokens_that_are_none(n_tokens):
+    X = np.random.default_rng(0).poisson(2.0, (30, 4)).astype(np.float64)
+    model = fitted(X, likelihood="multinomial")
+    with pytest.raises(ValueError, match="n_tokens must be a whole number"):
+        model.sample(3, n_tokens=n_tokens)
+    drawn = model.sample(3, n_tokens=[4.0, 0.0, 2.0], random_state=0)
+    assert drawn.sum(axis=1).ravel().tolist() in ([4, 0, 2], [[4, 0, 2]])

@@ -82,6 +82,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 from skdeepfactor.base import SampledFactorModel
 from skdeepfactor.data import to_tensor
 from skdeepfactor.distributions import GaussianMixture
+from skdeepfactor.emissions import LARGEST_MEAN
 from skdeepfactor.inference import check_objective, importance_bound, renyi_bound
 from skdeepfactor.initialization import initial_loadings, initial_logits
 from skdeepfactor.likelihoods import (
@@ -337,11 +338,12 @@ class DeepLatentGaussian(FactorModule):
         z = self.draw_prior(len(totals), torch.Generator().manual_seed(seed))
         logits = self.decoder(z).double()
         if self.likelihood == "poisson":
-            return generator.poisson(logits.exp().cpu().numpy())
+            means = logits.exp().cpu().numpy()
+            return generator.poisson(np.minimum(means, LARGEST_MEAN))
         if self.likelihood == "negative_binomial":
             scale = self.log_odds.double().exp().item()
             means = generator.gamma(logits.exp().cpu().numpy(), scale)
-            return generator.poisson(means)
+            return generator.poisson(np.minimum(means, LARGEST_MEAN))
         p = logits.softmax(-1).cpu().numpy()
         if self.likelihood == "dirichlet_multinomial":
             p = generator.gamma(p * self.log_concentration.double().exp().item())

@@ -63,7 +63,7 @@ from torch.distributions import Gamma
 
 from skdeepfactor.base import ConjugateFactorModel
 from skdeepfactor.conjugate import MAX_STEPS, fixed_point
-from skdeepfactor.distributions import gamma_draws, gamma_kl
+from skdeepfactor.distributions import LARGEST_ORDER, gamma_draws, gamma_kl
 from skdeepfactor.emissions import (
     FLOORS,
     AllocatedCounts,
@@ -443,7 +443,8 @@ class SparseGammaDEF(ConjugateFactorModel):
     likelihood : {"poisson", "gaussian", "bernoulli"}, default="poisson"
         ``"poisson"``: counts. ``"bernoulli"``: zeros and ones, with ``P(x = 1) = 1 -
         exp(-z_1 W_0)``. ``"gaussian"``: real numbers, ``x ~ N(z_1 W_0, sigma^2)``; what
-        is negative is noise.
+        is negative is noise. Bring them to a scale of about 1 to 100: the rates of the
+        priors are fixed, and far larger numbers are all taken for noise.
     link : {"mean", "rate"}, default="mean"
         What a layer gives the one below it: the mean, or the rate, ``z_l ~ Gamma(a_l,
         z_{l+1} W_l)``.
@@ -735,7 +736,7 @@ class SparseGammaDEF(ConjugateFactorModel):
 
     def _make_optimizer(self, module, *, is_stochastic, n_updates=None):
         if self.solver == "gradient":
-            module.n_total = n_updates
+            module.n_before, module.n_total = int(module.n_updates), n_updates
             names = dict(module.named_parameters())
             of_network = [name for name in names if name.startswith("encoder.")]
             rates = dict.fromkeys(names, self.learning_rate)
@@ -758,8 +759,19 @@ class SparseGammaDEF(ConjugateFactorModel):
     @property
     def _n_features_out(self):
         sizes = self._fitted_with["layer_sizes"]
-        layer = self.transform_layer
-        return sum(sizes) if layer == "all" else sizes[layer - 1]
+        return sum(sizes[layer] for layer in self._transformed_layers())
+
+    def _transformed_layers(self):
+        """The numbers, from 0 on, of the layers that ``transform`` gives."""
+        n_layers = len(self._fitted_with["layer_sizes"])
+        if self.transform_layer == "all":
+            return range(n_layers)
+        if self.transform_layer in range(1, n_layers + 1):
+            return [self.transform_layer - 1]
+        raise ValueError(
+            f"transform_layer must be 'all' or from 1 to {n_layers}, the number of "
+            f"layers, got {self.transform_layer}."
+        )
 
     def transform(self, X, *, out=None):
         """Infer the units of each row.
@@ -794,16 +806,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         (4, 3)
         """
         check_is_fitted(self)
-        n_layers = len(self._fitted_with["layer_sizes"])
-        if self.transform_layer == "all":
-            layers = range(n_layers)
-        elif self.transform_layer <= n_layers:
-            layers = [self.transform_layer - 1]
-        else:
-            raise ValueError(
-                f"transform_layer must be 'all' or from 1 to {n_layers}, the number of "
-                f"layers, got {self.transform_layer}."
-            )
+        layers = self._transformed_layers()
         return self._infer(X, lambda module, x: module.features(x, layers), out)
 
     def sample(self, n_samples=1, *, random_state=None):
@@ -879,6 +882,12 @@ class SparseGammaDEF(ConjugateFactorModel):
                     "weight_prior='spike_slab' with likelihood='gaussian' needs "
                     f"solver='gradient', got solver={self.solver!r}."
                 )
+        if self.amortized and not all(
+            isinstance(size, Integral) and size >= 1 for size in self.encoder_layers
+        ):
+            raise ValueError(
+                f"encoder_layers must hold positive ints, got {self.encoder_layers!r}."
+            )
         if self.solver == "gradient":
             return PathwiseBelief(
                 sizes,
@@ -893,6 +902,13 @@ class SparseGammaDEF(ConjugateFactorModel):
                 learning_rate=self.learning_rate,
                 inner_iter=self.max_inner_iter,
                 **shared,
+            )
+        inverse_gaussian = [*shapes[1:], self.weight_shape] if len(sizes) > 1 else [0]
+        if self.link == "mean" and max(inverse_gaussian) > LARGEST_ORDER:
+            raise ValueError(
+                "layer_shape above the first layer, and weight_shape, must be at most "
+                f"{LARGEST_ORDER:g} with link='mean' (but for solver='gradient'), got "
+                f"{max(inverse_gaussian):g}."
             )
         shape = (n_features, sizes[0])
         if self.likelihood == "gaussian":

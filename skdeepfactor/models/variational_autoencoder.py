@@ -79,7 +79,8 @@ class GaussianAutoencoder(AmortizedModule):
         self.prior = prior
         self.posterior_variance = posterior_variance
         self.beta, self.free_bits = beta, free_bits
-        self.alpha, self.n_particles = alpha, n_particles
+        self.alpha = alpha
+        self.n_particles = self.n_training_draws = n_particles
         if prior == "mixture":
             self.prior_mean = nn.Parameter(torch.zeros(n_pseudo_inputs, shape[0]))
             self.prior_log_var = nn.Parameter(torch.zeros_like(self.prior_mean))
