@@ -626,10 +626,11 @@ class BaseFactorModel(
     def _weighted(self, rows, sample_weight):
         """The rows, each as often as it counts."""
         n_rows = rows.n_visible
-        is_nothing = np.shape(sample_weight) == (n_rows,) and not np.any(sample_weight)
-        if rows.share.is_sharded and is_nothing:
+        if rows.share.is_sharded:
             # A process whose rows are its own may have none that counts.
-            return rows.weighted(np.zeros(n_rows))
+            given = np.asarray(sample_weight)
+            if given.shape == (n_rows,) and not given.any():
+                return rows.weighted(np.zeros(n_rows))
         return rows.weighted(_weights(sample_weight, n_rows))
 
     def _checkpoint_file(self, path, every, share):

@@ -261,8 +261,13 @@ def _cluster_counts(X, weights, n_components, random_state):
 def _tfidf(X, weights):
     """Counts times the logarithm of how rare features are, rows of length 1, CSR."""
     scores = scipy.sparse.csr_matrix(X, copy=True)
-    of_entries = np.repeat(weights, np.diff(scores.indptr))
-    n_rows = np.bincount(scores.indices, of_entries, minlength=X.shape[1])
+    n_rows = np.zeros(X.shape[1])
+    # Of all entries at once this would take more memory than the data.
+    for rows in gen_batches(X.shape[0], BLOCK_ROWS):
+        starts = scores.indptr[rows.start : rows.stop + 1]
+        columns = scores.indices[starts[0] : starts[-1]]
+        of_entries = np.repeat(weights[rows], np.diff(starts))
+        n_rows += np.bincount(columns, of_entries, minlength=X.shape[1])
     idf = np.log((1 + weights.sum()) / (1 + n_rows)) + 1
     scores.data *= idf.astype(X.dtype)[scores.indices]
     return normalize(scores, copy=False)
