@@ -57,9 +57,10 @@ expected squared errors, but no less than 1e-6 of the data's mean square.
 
 **Missing entries** are left out of all sums over v, for a row, and over n, for a
 weight. Of real numbers z G is then the sum over the row's features of
-:math:`m_v w_{kv}`; what stands in its place for weights, the sum over rows of
-:math:`z_k m_v`, is kept as a multiple of the weight that it was found at, so that
-stochastic steps may average it.
+:math:`m_v w_{kv}`. In its place for weights there is the sum over all rows, which
+follows from products of means, times the share that rows with the feature have in
+:math:`\sum_n z_k m_v`. Of that share alone stochastic steps average what older weights
+give.
 
 **Spikes and slabs.** W ~ pi Gamma(c, d) + (1 - pi) Gamma(1, d'), the second, a spike,
 with 1e-2 of the mean of the first. For allocated counts the posterior of a weight that
@@ -560,9 +561,10 @@ class Gaussian(Emission):
         self.errors = nn.Parameter(torch.zeros(()))
         self.n_rows = nn.Parameter(torch.zeros(()))
         if self.may_miss:
-            # Of the batches that miss entries, by feature: the products, as multiples
-            # of the weights, and the sums over rows of E[z^2] and of squared means.
-            self.of_parts = nn.Parameter(torch.zeros(3, *shape))
+            # By feature, sums over the rows that have it: of z m, E[z^2] and squared
+            # means; and that of z m over all rows.
+            self.of_features = nn.Parameter(torch.zeros(3, *shape))
+            self.products = nn.Parameter(torch.zeros(shape))
         self.register_buffer("noise", torch.ones(()))
         self.register_buffer("noise_floor", torch.zeros(()))
 
@@ -639,20 +641,22 @@ class Gaussian(Emission):
             linear[features].add_(product)
         errors = (self._errors(view) + self.constants(view.seen)).clamp_min(0)
         gradient(self.errors).add_(scaled(errors, scale).sum().to(mean))
-        # No gradient may be None, even if nothing is added to it here.
-        gram, total, n_rows = map(gradient, (self.gram, self.squares, self.n_rows))
-        of_parts = gradient(self.of_parts) if self.may_miss else None
-        square = scaled(mean.square(), scale)
+        gram, square = mean.T @ counted, scaled(mean.square(), scale)
         squares = square * (1 + 1 / view.shape)
-        if observed is None:
-            gram.add_(mean.T @ counted)
-            total.add_(squares.sum(0))
-            n_rows.add_(scaled(torch.ones_like(mean[:, 0]), scale).sum())
+        shares = torch.ones_like(mean[:, 0])
+        n_rows = scaled(shares if observed is None else observed.mean(1), scale).sum()
+        gradient(self.gram).add_(gram)
+        gradient(self.squares).add_(squares.sum(0))
+        gradient(self.n_rows).add_(n_rows)
+        if not self.may_miss:
             return
-        products = view.expected.T @ counted / self.weight_mean
-        parts = [products, observed.T @ squares, observed.T @ square]
-        of_parts.add_(torch.stack(parts))
-        n_rows.add_(scaled(observed.mean(1), scale).sum())
+        products = there = self.weight_mean @ gram
+        of_rows = [values.sum(0).expand_as(products) for values in (squares, square)]
+        if observed is not None:
+            there = view.expected.T @ counted
+            of_rows = [observed.T @ values for values in (squares, square)]
+        gradient(self.products).add_(products)
+        gradient(self.of_features).add_(torch.stack([there, *of_rows]))
 
     def update(self, power):
         mean, shape = self.weight_mean, self.weight_concentration
@@ -663,9 +667,9 @@ class Gaussian(Emission):
         gram, squares = self.gram.detach(), self.squares.detach()
         quadratic, flat = mean @ gram, gram.diagonal()
         if self.may_miss:
-            products, squares_of_parts, flat_of_parts = self.of_parts.detach()
-            quadratic = quadratic + mean * products
-            squares, flat = squares + squares_of_parts, flat + flat_of_parts
+            there, squares, flat = self.of_features.detach()
+            every = self.products.detach()
+            quadratic = quadratic * torch.where(every > 0, there / every, 1)
         slope = mean * (self.counts.detach() / self.noise - self.prior_rate)
         spread = squares * (1 + 1 / shape) - flat
         loss = mean * (quadratic + mean * spread) / self.noise
