@@ -43,11 +43,15 @@ from scipy import sparse
 from benchmarks import data, measure
 
 FULL = {"covariance_type": "full", "prior": "mixture", "n_pseudo_inputs": 50}
+URN = {"likelihood": "dirichlet_multinomial"}
+WIDE = {"covariance_type": "diag", "weight_scale": 0.25}
 SETTINGS = {
     "defaults": {},
     "multinomial 100": {"n_components": 100, **FULL},
     "multinomial 300": {"n_components": 300, **FULL, "covariance_type": "diag"},
-    "urn 200": {"n_components": 200, "likelihood": "dirichlet_multinomial", **FULL},
+    "urn 200": {"n_components": 200, **URN, **FULL},
+    "urn 300": {"n_components": 300, **URN, **FULL, **WIDE},
+    "urn 300, normal": {"n_components": 300, **URN},
 }
 BASELINES = ("counts", "tfidf")
 
