@@ -643,11 +643,7 @@ def train(
             if interrupts is not None:
                 interrupts.let_through()
     if is_diverged and run.last_sound() is None:
-        raise ValueError(
-            f"The lower bound is not finite after pass {n_passes}: the counts are too "
-            "large, or the priors too extreme, for the floating-point type of the "
-            "data."
-        )
+        raise _not_finite(n_passes)
     try:
         return history, _final_bound(
             run, rows, device, is_diverged, is_ascent, validate is not None
@@ -676,7 +672,10 @@ def _final_bound(run, rows, device, is_diverged, is_ascent, is_validated):
     module.train(not is_exact)
     lower_bound = _evaluate(module, rows, memory, device)
     if not math.isfinite(lower_bound):
-        _warn_of_divergence(len(history["lower_bound"]))
+        n_passes = len(history["lower_bound"])
+        if run.last_sound() is None:
+            raise _not_finite(n_passes)
+        _warn_of_divergence(n_passes)
         run.last_sound().restore(module)
         lower_bound = _evaluate(module, rows, None, device)
     return lower_bound
@@ -698,6 +697,13 @@ def _common_state(checkpoint, share):
             "delete them all to start anew."
         )
     return None
+
+
+def _not_finite(n_passes):
+    return ValueError(
+        f"The lower bound is not finite after pass {n_passes}: the counts are too "
+        "large, or the priors too extreme, for the floating-point type of the data."
+    )
 
 
 def _warn_of_divergence(n_passes):
