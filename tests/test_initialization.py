@@ -7,7 +7,11 @@ import scipy.spatial
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skdeepfactor import LatentDirichletAllocation
-from skdeepfactor.initialization import initial_counts, initial_loadings
+from skdeepfactor.initialization import (
+    distinct_rows,
+    initial_counts,
+    initial_loadings,
+)
 
 INITS = ["kmeans", "random"]
 
@@ -208,6 +212,26 @@ def test_rows_that_differ_in_scale_alone(seed, kind):
     # A component of nothing but the average would never part from its like.
     beyond = 2 * counts - X.sum(0) / 12
     assert (beyond.sum(1) > 0.5).all()
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8", "i8"])
+def test_distinct_rows_do_not_depend_on_order_or_container(kind):
+    rng = np.random.default_rng(0)
+    rows = random_counts(30, 8).astype(kind)
+    rows = np.unique(rows, axis=0)
+    times = rng.integers(1, 5, len(rows))
+    X = np.repeat(rows, times, axis=0)
+    expected, weights = distinct_rows(rows, times)
+    assert_array_equal(np.unique(expected, axis=0), rows)
+    for place, row in enumerate(expected):
+        assert weights[place] == times[(rows == row).all(axis=1)]
+    for _ in range(3):
+        X = X[rng.permutation(len(X))]
+        for data in (X, sp.csr_matrix(X), sp.csr_array(X)):
+            found, counted = distinct_rows(data)
+            found = found.toarray() if sp.issparse(found) else found
+            assert_array_equal(found, expected)
+            assert_array_equal(counted, weights)
 
 
 @pytest.mark.parametrize("init", INITS)
