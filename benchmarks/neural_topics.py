@@ -132,7 +132,7 @@ def accuracy(train, test, corpus, order):
     return float(search.score(test, np.load(folder / "test_labels.npy")))
 
 
-def contend(meter, name, parameters, corpus, seed, is_tested):
+def contend(meter, name, parameters, corpus, seed, is_tested, is_refitted=False):
     """Fit and evaluate one setting; runs in its own process."""
     import torch
 
@@ -170,6 +170,8 @@ def contend(meter, name, parameters, corpus, seed, is_tested):
     est._fitted_with["max_refine_steps"] = refined
     if not is_tested:
         return results
+    if is_refitted:
+        est.fit(sparse.vstack([train, valid]))
     with meter("score"):
         results["perplexity"] = est.perplexity(test)
     results["ratio"] = results["perplexity"] / unigram_perplexity(train, test)
@@ -343,6 +345,11 @@ def main(argv):
     parser.add_argument("--data", default="20news_2000")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--no-test", action="store_true", help="validation rows only")
+    parser.add_argument(
+        "--refit",
+        action="store_true",
+        help="for the test rows, fit to the validation rows too",
+    )
     parser.add_argument("--threads", type=int, default=measure.THREADS)
     parser.add_argument(
         "--set", nargs="+", default=[], help="NAME=VALUE for all settings, in Python"
@@ -365,6 +372,7 @@ def main(argv):
                 "corpus": chosen.data,
                 "seed": seed,
                 "is_tested": not (chosen.no_test or name in COLLAPSE),
+                "is_refitted": chosen.refit,
             }
             measured = measure.run(
                 "benchmarks.neural_topics:contend", setting, threads=chosen.threads

@@ -372,15 +372,26 @@ def matrices(draw):
     return X
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
-@settings(
-    max_examples=100,
+ANY_MATRIX = settings(
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+VARIANTS = [name for name in ESTIMATORS if "-" in name]
+
+
+@pytest.mark.parametrize("name", [n for n in ESTIMATORS if n not in VARIANTS])
+@settings(ANY_MATRIX, max_examples=100)
 @given(X=matrices(), n_components=st.integers(1, 10))
 def test_any_matrix(name, X, n_components):
+    model = fresh(ESTIMATORS[name], n_components=n_components, max_iter=3)
+    check_outputs(model, X)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@settings(ANY_MATRIX, max_examples=25)
+@given(X=matrices(), n_components=st.integers(1, 10))
+def test_any_matrix_of_variants(name, X, n_components):
     model = fresh(ESTIMATORS[name], n_components=n_components, max_iter=3)
     check_outputs(model, X)
 
