@@ -179,7 +179,7 @@ def fitted(X, seconds, clock, seed, **parameters):
     data_bound = GammaBelief.data_bound
 
     def catch(module, batches):
-        caught[:] = [start for _, start in batches()]
+        caught[:] = [start for _, start, _ in batches()]
         return data_bound(module, batches)
 
     clock = Clock(seconds, clock)

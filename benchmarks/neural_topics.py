@@ -132,29 +132,14 @@ def accuracy(train, test, corpus, order):
     return float(search.score(test, np.load(folder / "test_labels.npy")))
 
 
-def contend(meter, name, parameters, corpus, seed, is_tested, is_refitted=False):
-    """Fit and evaluate one setting; runs in its own process."""
+def validated(est, valid):
+    """What is measured on the validation rows."""
     import torch
 
-    from skdeepfactor import NeuralTopicDLGM
     from skdeepfactor.data import to_tensor
     from skdeepfactor.inspection import jacobian_embeddings, latent_usage
-    from skdeepfactor.metrics import completion_perplexity
     from skdeepfactor.models.neural_topic_dlgm import ACTIVE_VARIANCE, Posterior
 
-    train, valid, order = split(corpus)
-    test = data.counts(corpus, "test").astype(np.float32)
-    if name in BASELINES:
-        from sklearn.feature_extraction.text import TfidfTransformer
-
-        both = sparse.vstack([train, valid])
-        if name == "tfidf":
-            transformer = TfidfTransformer().fit(both)
-            both, test = transformer.transform(both), transformer.transform(test)
-        return {"accuracy": accuracy(both, test, corpus, [*order[500:], *order[:500]])}
-    est = NeuralTopicDLGM(random_state=seed, **parameters)
-    with meter("fit"):
-        est.fit(train)
     results = {"validation": est.perplexity(valid)}
     embeddings = jacobian_embeddings(est, random_state=0)
     results["singular"] = int((latent_usage(embeddings) > 1).sum())
@@ -168,10 +153,30 @@ def contend(meter, name, parameters, corpus, seed, is_tested, is_refitted=False)
         results["kl"] = float(module._kl(q)[0].mean())
     results["active"] = int((q.mean.var(0) > ACTIVE_VARIANCE).sum())
     est._fitted_with["max_refine_steps"] = refined
+    return results
+
+
+def contend(meter, name, parameters, corpus, seed, is_tested, is_refitted=False):
+    """Fit and evaluate one setting; runs in its own process."""
+    from skdeepfactor import NeuralTopicDLGM
+    from skdeepfactor.metrics import completion_perplexity
+
+    train, valid, order = split(corpus)
+    test = data.counts(corpus, "test").astype(np.float32)
+    if name in BASELINES:
+        from sklearn.feature_extraction.text import TfidfTransformer
+
+        both = sparse.vstack([train, valid])
+        if name == "tfidf":
+            transformer = TfidfTransformer().fit(both)
+            both, test = transformer.transform(both), transformer.transform(test)
+        return {"accuracy": accuracy(both, test, corpus, [*order[500:], *order[:500]])}
+    est = NeuralTopicDLGM(random_state=seed, **parameters)
+    with meter("fit"):
+        est.fit(sparse.vstack([train, valid]) if is_refitted else train)
+    results = {} if is_refitted else validated(est, valid)
     if not is_tested:
         return results
-    if is_refitted:
-        est.fit(sparse.vstack([train, valid]))
     with meter("score"):
         results["perplexity"] = est.perplexity(test)
     results["ratio"] = results["perplexity"] / unigram_perplexity(train, test)
@@ -348,7 +353,7 @@ def main(argv):
     parser.add_argument(
         "--refit",
         action="store_true",
-        help="for the test rows, fit to the validation rows too",
+        help="fit to the validation rows too, for the figures of test rows alone",
     )
     parser.add_argument("--threads", type=int, default=measure.THREADS)
     parser.add_argument(
