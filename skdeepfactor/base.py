@@ -1191,9 +1191,7 @@ class SampledFactorModel(BaseFactorModel):
     def _check_layers(self):
         """Raise a ``ValueError`` unless layers are positive ints."""
         for name in ("decoder_layers", "encoder_layers"):
-            layers = getattr(self, name)
-            if not all(isinstance(n, Integral) and n >= 1 for n in layers):
-                raise ValueError(f"{name} must hold positive ints, got {layers!r}.")
+            check_layers(name, getattr(self, name))
 
     @staticmethod
     def _in_updates(warmup, n_updates):
@@ -1241,6 +1239,12 @@ def _weights(sample_weight, n_rows):
 def _average(values, sample_weight):
     """The mean over rows, each as often as it counts."""
     return float(np.average(values, weights=_weights(sample_weight, len(values))))
+
+
+def check_layers(name, layers):
+    """Raise a ValueError unless layers are positive ints."""
+    if not all(isinstance(n, Integral) and n >= 1 for n in layers):
+        raise ValueError(f"{name} must hold positive ints, got {layers!r}.")
 
 
 def _ignores_missing(parameters):

@@ -210,25 +210,26 @@ class Emission(nn.Module, ABC):
     def drawn(self, seen, z, weights):
         """Log likelihood of drawn factors and weights, float64, but for ``base``."""
 
-    def draw(self, generator):
-        """Weights from their posterior, (n_features, k), float64."""
-        draws = torch.empty_like(self.weight_mean, dtype=torch.float64)
-        for features in slices(*draws.shape):
-            shape, mean = (
+    def _slices(self):
+        """Yield slices of the features, and the weights' shapes and means there."""
+        for features in slices(*self.weight_mean.shape):
+            yield (
+                features,
                 self.weight_concentration[features],
                 self.weight_mean[features],
             )
+
+    def draw(self, generator):
+        """Weights from their posterior, (n_features, k), float64."""
+        draws = torch.empty_like(self.weight_mean, dtype=torch.float64)
+        for features, shape, mean in self._slices():
             draws[features] = gamma_draws(shape, mean, generator)
         return draws
 
     def kl(self):
         """The divergence of the weights, float64."""
         prior, parts = (self.prior_rate, math.log(self.prior_rate)), []
-        for features in slices(*self.weight_mean.shape):
-            shape, mean = (
-                self.weight_concentration[features],
-                self.weight_mean[features],
-            )
+        for _, shape, mean in self._slices():
             logs = mean_log(shape, mean)
             kl = gamma_kl(shape, shape / mean, logs, self.prior_shape, *prior)
             parts.append(kl.sum())
@@ -276,6 +277,11 @@ class Counts(Emission):
     def totals_of(self, seen):
         """The sums of the weights of what a row has; of all rows at once, if all."""
         return self.weight_totals if seen.sums is None else seen.sums
+
+    def totals_for(self, features):
+        """The totals of some features; of all alike, if no row misses any."""
+        totals = self.totals.detach()
+        return totals[features] if self.may_miss else totals
 
     def constants(self, seen):
         return 0.0 * row_sum(seen.x) if self.is_binary else log_factorials(seen.x)
@@ -413,9 +419,7 @@ class SpikedCounts(AllocatedCounts):
 
     def _posteriors(self, features=slice(None)):
         """Shape and rate of the weights of some features, for slabs and for spikes."""
-        counts, totals = self.counts.detach()[features], self.totals.detach()
-        if self.may_miss:
-            totals = totals[features]
+        counts, totals = self.counts.detach()[features], self.totals_for(features)
         return [(shape + counts, rate + totals) for shape, rate in self.kinds]
 
     def _mixed(self, slab, spike, features=slice(None)):
@@ -516,15 +520,11 @@ class ExpandedCounts(Counts):
                 curvature[place, features].add_(product)
 
     def update(self, power):
-        prior, totals = self.prior_shape, self.prior_rate + self.totals.detach()
-        for features in slices(*self.weight_mean.shape):
-            mean, shape = (
-                self.weight_mean[features],
-                self.weight_concentration[features],
-            )
+        prior = self.prior_shape
+        for features, shape, mean in self._slices():
             spread, flat = self.curvature.detach()[:, features]
             square = mean.square()
-            exposure = totals[features] if self.may_miss else totals
+            exposure = self.prior_rate + self.totals_for(features)
             loss = mean * exposure + square * ((1 + 1 / shape) * spread - flat)
             shape.copy_(_shape(prior, square * spread, shape))
             mean.mul_(((prior + self.counts.detach()[features]) / loss) ** power)

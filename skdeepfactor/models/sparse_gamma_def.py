@@ -61,7 +61,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torch.distributions import Gamma
 
-from skdeepfactor.base import ConjugateFactorModel
+from skdeepfactor.base import ConjugateFactorModel, check_layers
 from skdeepfactor.conjugate import MAX_STEPS, fixed_point
 from skdeepfactor.distributions import LARGEST_ORDER, gamma_draws, gamma_kl
 from skdeepfactor.emissions import (
@@ -882,12 +882,8 @@ class SparseGammaDEF(ConjugateFactorModel):
                     "weight_prior='spike_slab' with likelihood='gaussian' needs "
                     f"solver='gradient', got solver={self.solver!r}."
                 )
-        if self.amortized and not all(
-            isinstance(size, Integral) and size >= 1 for size in self.encoder_layers
-        ):
-            raise ValueError(
-                f"encoder_layers must hold positive ints, got {self.encoder_layers!r}."
-            )
+        if self.amortized:
+            check_layers("encoder_layers", self.encoder_layers)
         if self.solver == "gradient":
             return PathwiseBelief(
                 sizes,
