@@ -43,7 +43,7 @@ from skdeepfactor.inference import check_objective
 from skdeepfactor.initialization import distinct_rows, n_cold_passes
 from skdeepfactor.ops import Seen, row_sum
 from skdeepfactor.progress import CallbackSupportMixin, pass_reports, with_callbacks
-from skdeepfactor.rows import ALONE, MatrixRows, StreamedRows
+from skdeepfactor.rows import ALONE, CheckedBlocks, MatrixRows, StreamedRows
 from skdeepfactor.training import (
     Interrupted,
     NaturalGradient,
@@ -616,12 +616,15 @@ class BaseFactorModel(
             min_rows = 0 if share.is_sharded else 1
             X = self._validate(X, reset=reset, min_rows=min_rows)
             return MatrixRows(X, share)
-        blocks = X if isinstance(X, RowBlocks) else RowBlocks(X)
+        return StreamedRows(self._blocks(X, reset=reset), share)
+
+    def _blocks(self, X, *, reset):
+        """The blocks of a stream, each checked."""
 
         def check(block, is_first):
             return self._validate(block, reset=reset and is_first)
 
-        return StreamedRows(blocks, check, share)
+        return CheckedBlocks(X if isinstance(X, RowBlocks) else RowBlocks(X), check)
 
     def _weighted(self, rows, sample_weight):
         """The rows, each as often as it counts."""
@@ -861,12 +864,27 @@ class BaseFactorModel(
             out = os.fspath(out)
             if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
                 raise ValueError(f"out={out!r} is in a folder that is not there.")
-        rows = self._rows(X, ALONE, reset=False)
-        parts = _map_rows(self._load(rows.dtype), rows, function)
+        parts = self._inferred(X, function)
         with contextlib.closing(parts):
-            if out is None:
-                return np.concatenate(list(parts))
-            return _written(parts, out, rows.n_samples)
+            return np.concatenate(list(parts)) if out is None else _written(parts, out)
+
+    def _inferred(self, X, function):
+        """Yield the same for each batch, an array; a stream is read once.
+
+        The type is that of a matrix, or of the first block of a stream.
+        """
+        if not is_streamed(X):
+            rows = self._rows(X, ALONE, reset=False)
+            yield from _map_rows(self._load(rows.dtype), rows, function)
+            return
+        module = None
+        with contextlib.closing(self._blocks(X, reset=False).read()) as blocks:
+            for _, block in blocks:
+                rows = MatrixRows(block)
+                module = module or self._load(rows.dtype)
+                yield from _map_rows(module, rows, function)
+        if module is None:
+            raise ValueError("The source has no rows.")
 
     def _sample(self, n_samples, totals, random_state):
         """Rows drawn from the model, a batch at a time; counts as a CSR matrix."""
@@ -1268,22 +1286,32 @@ def _map_rows(module, rows, function):
             yield _to_numpy(function(module, x))
 
 
-def _written(parts, path, n_rows):
+def _written(parts, path):
     """Write arrays below each other to a file; a read-only map of it.
 
     ``X`` itself may be a map of what was there, and is read until the file is whole.
     """
     with whole_file(path) as file:
+        n_rows = 0
         for part in parts:
-            if file.tell() == 0:
-                header = {
-                    "descr": np.lib.format.dtype_to_descr(part.dtype),
-                    "fortran_order": False,
-                    "shape": (n_rows, *part.shape[1:]),
-                }
-                np.lib.format.write_array_header_1_0(file, header)
+            if n_rows == 0:
+                _write_header(file, part, n_rows)
             file.write(np.ascontiguousarray(part).data)
+            n_rows += len(part)
+        # How many rows there are is known now; it has room for any number.
+        file.seek(0)
+        _write_header(file, part, n_rows)
     return np.load(path, mmap_mode="r")
+
+
+def _write_header(file, part, n_rows):
+    """Begin a ``.npy`` file of rows like those of an array."""
+    header = {
+        "descr": np.lib.format.dtype_to_descr(part.dtype),
+        "fortran_order": False,
+        "shape": (n_rows, *part.shape[1:]),
+    }
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _to_numpy(tensor):

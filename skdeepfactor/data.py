@@ -140,9 +140,9 @@ class RowBlocks:
 
     Estimators take it in place of a matrix, in ``fit``, ``transform``,
     ``score_samples``, ``score`` and ``perplexity``. Blocks are read again for every
-    pass, in a thread, while the one before is worked on; a fit starts with two passes
+    pass, in a thread, while the one before is worked on. A fit starts with two passes
     that only read, one to check and count the rows and one to draw those that it is
-    initialized from.
+    initialized from; all else reads them once.
 
     Parameters
     ----------

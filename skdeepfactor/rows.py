@@ -333,8 +333,8 @@ class MatrixRows(Rows):
             yield None
 
 
-class StreamedRows(Rows):
-    """Rows that are read in blocks, again for each pass.
+class CheckedBlocks:
+    """The blocks of a source, checked while those before them are worked on.
 
     Parameters
     ----------
@@ -342,28 +342,117 @@ class StreamedRows(Rows):
     check : callable
         Gives a block back as an array or a canonical CSR matrix; ``check(block,
         is_first)``.
+
+    Attributes
+    ----------
+    starts, sizes : dict
+        Where each block starts, and its number of rows, once they are noted.
+    """
+
+    def __init__(self, source, check):
+        self.source, self.check = source, check
+        self.starts, self.sizes, self._are_known = {}, {}, False
+        self.n_features = None
+
+    def read(self, order=None):
+        """Yield the number of each block and the block, checked."""
+        checked = self._checked(self.source.blocks(order))
+        with contextlib.closing(ahead(checked, BLOCKS_AHEAD)) as made:
+            yield from made
+
+    def note_sizes(self):
+        """Read all blocks, each of which must be as it was from then on.
+
+        Yields the number of each and the block.
+        """
+        start = 0
+        for number, block in self.read():
+            self.starts[number], self.sizes[number] = start, block.shape[0]
+            start += block.shape[0]
+            yield number, block
+            self.n_features = block.shape[1]
+        if start == 0:
+            raise ValueError("The source has no rows.")
+        self._are_known = True
+
+    def _checked(self, blocks):
+        n_blocks, start, n_features = 0, 0, self.n_features
+        for number, block in blocks:
+            n_blocks += 1
+            shape, expected = getattr(block, "shape", ()), None
+            if self._are_known:
+                start = self.starts.get(number, 0)
+                expected = self.sizes.get(number, 0)
+            where = f"Block {number} of the source, which starts at row {start}"
+            if len(shape) != 2:
+                got = type(block).__name__
+                raise ValueError(f"{where}, must be a matrix, got {got}.")
+            if expected is not None and shape[0] != expected:
+                raise ValueError(
+                    f"{where}, has {shape[0]} rows, but had {expected} at first: a "
+                    "source must give the same rows again."
+                )
+            if n_features is not None and shape[1] != n_features:
+                raise ValueError(
+                    f"{where}, has {shape[1]} columns, but those before have "
+                    f"{n_features}."
+                )
+            if shape[0] > 0:
+                yield number, self._check_block(block, where, start, n_features is None)
+                n_features = shape[1]
+            start += shape[0]
+        if self._are_known and n_blocks < len(self.sizes):
+            raise ValueError(
+                f"The source gave {n_blocks} blocks, but {len(self.sizes)} at first: "
+                "a source must give the same rows again."
+            )
+
+    def _check_block(self, block, where, start, is_first):
+        try:
+            return self.check(block, is_first)
+        except ValueError as error:
+            row = self._first_bad_row(block, is_first)
+            at = where if row is None else f"{where}, has a bad row, {start + row}"
+            raise ValueError(f"{at}: {error}") from error
+
+    def _first_bad_row(self, block, is_first):
+        """The place of the first row that fails by itself, None if none does."""
+
+        def is_bad(start, stop):
+            try:
+                self.check(block[start:stop], is_first)
+            except ValueError:
+                return True
+            return False
+
+        low, high = 0, block.shape[0]
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if is_bad(low, middle) else (middle, high)
+        return low if is_bad(low, high) else None
+
+
+class StreamedRows(Rows):
+    """Rows that are read in blocks, again for each pass.
+
+    Parameters
+    ----------
+    blocks : CheckedBlocks
     share : Share
     """
 
-    def __init__(self, source, check, share=ALONE):
-        self.source, self.check, self.share = source, check, share
-        self._is_known = False
-        self._starts, self._sizes, totals = {}, {}, [np.zeros(0)]
-        n_rows = 0
-        for number, block in self._read(None):
-            if not self._sizes:
+    def __init__(self, blocks, share=ALONE):
+        self.blocks, self.share = blocks, share
+        totals = []
+        for _, block in blocks.note_sizes():
+            if not totals:
                 self.n_features, self.dtype = block.shape[1], compute_dtype(block)
             elif compute_dtype(block) == torch.float64:
                 self.dtype = torch.float64
-            self._starts[number], self._sizes[number] = n_rows, block.shape[0]
             totals.append(row_totals(block))
-            n_rows += block.shape[0]
-        if n_rows == 0:
-            raise ValueError("The source has no rows.")
-        self._is_known = True
         self._weights = None
         self._totals = np.concatenate(totals)
-        self._keep(np.arange(n_rows))
+        self._keep(np.arange(len(self._totals)))
 
     def _keep(self, rows):
         """Use some rows of the source only, by their sorted numbers in it."""
@@ -376,7 +465,7 @@ class StreamedRows(Rows):
 
     def digest(self):
         checksum = 0
-        for _, block in self._read(None):
+        for _, block in self.blocks.read():
             # Blocks are part of what is drawn from.
             size = np.array(block.shape[0])
             checksum = _checksum(size, _checksum(block, checksum))
@@ -408,72 +497,10 @@ class StreamedRows(Rows):
         rows._keep(self._kept[weights > 0])
         return rows
 
-    def _read(self, order):
-        """Yield the number of each block and the block, checked."""
-        blocks = self.source.blocks(order)
-        with contextlib.closing(ahead(self._checked(blocks), BLOCKS_AHEAD)) as made:
-            yield from made
-
-    def _checked(self, blocks):
-        n_blocks, start, n_features = 0, 0, None
-        for number, block in blocks:
-            n_blocks += 1
-            shape, expected = getattr(block, "shape", ()), None
-            if self._is_known:
-                n_features, start = self.n_features, self._starts.get(number, 0)
-                expected = self._sizes.get(number, 0)
-            where = f"Block {number} of the source, which starts at row {start}"
-            if len(shape) != 2:
-                got = type(block).__name__
-                raise ValueError(f"{where}, must be a matrix, got {got}.")
-            if expected is not None and shape[0] != expected:
-                raise ValueError(
-                    f"{where}, has {shape[0]} rows, but had {expected} at first: a "
-                    "source must give the same rows again."
-                )
-            if n_features is not None and shape[1] != n_features:
-                raise ValueError(
-                    f"{where}, has {shape[1]} columns, but those before have "
-                    f"{n_features}."
-                )
-            if shape[0] > 0:
-                yield number, self._check_block(block, where, start, n_features is None)
-                n_features = shape[1]
-            start += shape[0]
-        if self._is_known and n_blocks < len(self._sizes):
-            raise ValueError(
-                f"The source gave {n_blocks} blocks, but {len(self._sizes)} at first: "
-                "a source must give the same rows again."
-            )
-
-    def _check_block(self, block, where, start, is_first):
-        try:
-            return self.check(block, is_first)
-        except ValueError as error:
-            row = self._first_bad_row(block, is_first)
-            at = where if row is None else f"{where}, has a bad row, {start + row}"
-            raise ValueError(f"{at}: {error}") from error
-
-    def _first_bad_row(self, block, is_first):
-        """The place of the first row that fails by itself, None if none does."""
-
-        def is_bad(start, stop):
-            try:
-                self.check(block[start:stop], is_first)
-            except ValueError:
-                return True
-            return False
-
-        low, high = 0, block.shape[0]
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if is_bad(low, middle) else (middle, high)
-        return low if is_bad(low, high) else None
-
     def _kept_blocks(self, order):
         """Yield each block's rows that are kept, and their numbers among those kept."""
-        for number, block in self._read(order):
-            start = self._starts[number]
+        for number, block in self.blocks.read(order):
+            start = self.blocks.starts[number]
             bounds = np.searchsorted(self._kept, [start, start + block.shape[0]])
             rows = self._kept[slice(*bounds)] - start
             if len(rows) == 0:
@@ -531,7 +558,7 @@ class StreamedRows(Rows):
 
     def _shuffled(self, rng):
         """Yield the rows of each block that are kept, shuffled, and their numbers."""
-        order = rng.permutation(sorted(self._sizes))
+        order = rng.permutation(sorted(self.blocks.sizes))
         for matrix, numbers in self._kept_blocks(order):
             shuffled = rng.permutation(len(numbers))
             yield matrix[shuffled], numbers[shuffled]

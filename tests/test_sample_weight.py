@@ -21,7 +21,7 @@ from skdeepfactor import (
 )
 from skdeepfactor.base import ConjugateFactorModel
 from skdeepfactor.data import RowBlocks
-from skdeepfactor.rows import MatrixRows, StreamedRows, _levels
+from skdeepfactor.rows import CheckedBlocks, MatrixRows, StreamedRows, _levels
 from skdeepfactor.training import train_pass
 from tests.conftest import CLOSED_FORMS, ESTIMATORS
 
@@ -207,8 +207,8 @@ def gradients(name, X, weights, batch_size, is_streamed):
     module.train()
     recorder = Recorder(module)
     if is_streamed:
-        rows = StreamedRows(RowBlocks([X[:20], X[20:]]), lambda block, _: block)
-        rows = rows.weighted(weights)
+        blocks = CheckedBlocks(RowBlocks([X[:20], X[20:]]), lambda block, _: block)
+        rows = StreamedRows(blocks).weighted(weights)
     bound = train_pass(
         module,
         recorder,

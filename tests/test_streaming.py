@@ -11,15 +11,15 @@ from sklearn.base import clone
 from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
 from skdeepfactor.data import RowBlocks, ahead
 from skdeepfactor.distributed import Share
-from skdeepfactor.rows import ALONE, MatrixRows, StreamedRows
+from skdeepfactor.rows import ALONE, CheckedBlocks, MatrixRows, StreamedRows
 
 
 def cut(X, size=13):
     return [X[start : start + size] for start in range(0, X.shape[0], size)]
 
 
-def unchecked(block, is_first):
-    return block
+def streamed(blocks, share=ALONE):
+    return StreamedRows(CheckedBlocks(blocks, lambda block, _: block), share)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_each_row_comes_once_in_a_pass(batch_size, share, is_streamed):
     X = np.arange(57 * 3, dtype=float).reshape(57, 3)
     rows = MatrixRows(X, share)
     if is_streamed:
-        rows = StreamedRows(RowBlocks(cut(X, 10)), unchecked, share)
+        rows = streamed(RowBlocks(cut(X, 10)), share)
     own = X[share.rank :: share.n_processes]
     assert (rows.n_total, rows.n_samples) == (57, len(own))
     rng = np.random.RandomState(0)
@@ -72,7 +72,7 @@ def test_shares_of_a_step_make_it_whole():
     X = np.arange(30.0)[:, np.newaxis]
     for make in (
         lambda share: MatrixRows(X, share),
-        lambda share: StreamedRows(RowBlocks(cut(X, 7)), unchecked, share),
+        lambda share: streamed(RowBlocks(cut(X, 7)), share),
     ):
         steps = []
         for rank in range(3):
@@ -92,7 +92,7 @@ def test_shares_of_a_step_make_it_whole():
 
 def test_batches_are_shuffled_between_and_within_blocks():
     X = np.arange(40.0)[:, np.newaxis]
-    rows = StreamedRows(RowBlocks(cut(X, 10)), unchecked)
+    rows = streamed(RowBlocks(cut(X, 10)))
     rng = np.random.RandomState(0)
     orders = [
         np.concatenate([p[1] for p in rows.parts(8, rng, 1, "cpu") if p is not None])
@@ -109,7 +109,7 @@ def test_batches_are_shuffled_between_and_within_blocks():
 
 def test_a_mere_iterable_keeps_the_order_of_its_blocks():
     X = np.arange(40.0)[:, np.newaxis]
-    rows = StreamedRows(RowBlocks(lambda: iter(cut(X, 10))), unchecked)
+    rows = streamed(RowBlocks(lambda: iter(cut(X, 10))))
     parts = rows.parts(10, np.random.RandomState(0), 1, "cpu")
     order = np.concatenate([part[1] for part in parts if part is not None])
     assert_array_equal(order // 10, np.arange(40) // 10)
@@ -120,7 +120,7 @@ def test_a_mere_iterable_keeps_the_order_of_its_blocks():
 def test_rows_can_be_taken_and_left_out(doubles, is_streamed):
     rows = MatrixRows(doubles)
     if is_streamed:
-        rows = StreamedRows(RowBlocks(cut(doubles)), unchecked)
+        rows = streamed(RowBlocks(cut(doubles)))
     out = np.array([0, 12, 13, 30, 59])
     assert_array_equal(rows.take(out).toarray(), doubles[out].toarray())
     rest, some = rows.split(out)
@@ -208,6 +208,32 @@ def test_factors_are_written_to_a_file(doubles, tmp_path):
         model.transform(doubles, return_std=True, out=tmp_path / "z.npy")
 
 
+def test_inference_reads_a_stream_once(doubles, tmp_path):
+    model = PoissonFactorization(3, random_state=0).fit(doubles)
+    n_reads = 0
+
+    def source():
+        nonlocal n_reads
+        n_reads += 1
+        yield from cut(doubles)
+
+    blocks = RowBlocks(source)
+    for infer in (model.transform, model.score_samples, model.perplexity):
+        before = n_reads
+        assert_allclose(infer(blocks), infer(doubles), rtol=1e-7)
+        assert n_reads == before + 1
+    model.transform(blocks, out=tmp_path / "z.npy")
+    assert n_reads == before + 2
+
+
+def test_inference_needs_a_row(doubles, tmp_path):
+    model = PoissonFactorization(3, random_state=0).fit(doubles)
+    for out in (None, tmp_path / "z.npy"):
+        with pytest.raises(ValueError, match="The source has no rows"):
+            model.transform(RowBlocks([]), out=out)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_takes_its_place_when_it_is_whole(doubles, tmp_path):
     model = PoissonFactorization(3, random_state=0).fit(doubles)
     path = tmp_path / "z.npy"
@@ -215,12 +241,8 @@ def test_a_file_takes_its_place_when_it_is_whole(doubles, tmp_path):
 
     def source():
         yield doubles[:20]
-        if n_reads:
-            raise OSError("the disk is gone")
-        n_reads.append(None)
-        yield doubles[20:]
+        raise OSError("the disk is gone")
 
-    n_reads = []
     with pytest.raises(OSError, match="the disk is gone"):
         model.transform(RowBlocks(source), out=path)
     assert_array_equal(np.load(path), expected)
