@@ -2,6 +2,8 @@
 
 Draws matrices as the tests do (`tests.test_contract.matrices`), with fresh seeds, and
 checks that whatever comes out of each estimator of the table is finite and in range.
+Rows are inferred to a tolerance of .01 at best, which takes a third of the time where
+the default is finer; the tests draw 100 matrices with the default.
 """
 
 import argparse
@@ -30,6 +32,9 @@ def main(argv):
 
 def _fuzz(estimator, n_examples, number):
     n_tried = 0
+    changes = {"max_iter": 2}
+    if "inner_tol" in estimator.get_params():
+        changes["inner_tol"] = max(0.01, estimator.inner_tol)
 
     @seed(number)
     @settings(
@@ -42,7 +47,7 @@ def _fuzz(estimator, n_examples, number):
     def check(X, n_components):
         nonlocal n_tried
         n_tried += 1
-        check_outputs(fresh(estimator, n_components=n_components, max_iter=2), X)
+        check_outputs(fresh(estimator, n_components=n_components, **changes), X)
 
     check()
     return n_tried

@@ -90,7 +90,7 @@ from skdeepfactor.training import AnnealedAdam
 PLAIN_EVERY = 10
 
 # Draws for the bound of the training data, and how many are made at a time.
-N_DRAWS = 20
+N_DRAWS = 50
 DRAWS_AT_ONCE = 10
 # And how many weights of all of them at most.
 DRAWN_AT_ONCE = 2**22
