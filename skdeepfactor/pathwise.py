@@ -3,12 +3,10 @@ r"""Layers of gamma factors by reparameterised gradients, for any family of post
 The model is that of ``layers.py`` and ``emissions.py``, of which nothing here needs to
 be conjugate. Each factor and each weight y has a posterior of two numbers,
 
-gamma
+gamma, weibull
     log of the mean, log of the shape;
 lognormal
-    mean and log of the standard deviation of log y;
-weibull
-    log of the scale, log of the shape,
+    log of the mean, log of the standard deviation of log y,
 
 and draws of log y that are differentiable functions of them: by the quantile function,
 of gammas by that of shape + 1 (implicitly differentiated) and y_s = y_{s+1} u^{1/s}, so
@@ -23,6 +21,19 @@ all families, so that of the bound
 only the likelihood and the prior rates r_l, a_l / (z_{l+1} W_l) or z_{l+1} W_l, are
 drawn; and with spikes the log density of weights under W ~ pi Gamma(c,
 d) + (1 - pi) Gamma(1, d').
+
+**Wide weights.** Under a prior of small shape most weights have posteriors that are
+much wider than their means, of which draws show the tail too rarely: steps then widen
+them beyond what the bound allows, and a mean drowns in noise of a hundred times its
+slope. In training, those of :math:`W_0` with a standard deviation above their mean,
+but far below the feature's total, are not drawn. With m and s the mean and the variance
+of z W over them,
+
+.. math::
+    E \log (zW)_v \approx \log m_v - \tfrac12 \log (1 + s_v / m_v^2),
+
+exact for log-normals and to second order, likewise for binary data, and for real
+numbers exactly. The bounds of ``lower_bound_`` and ``score`` draw all of them.
 
 Where layers give means, gammas and Weibulls above the first have a shape of at least
 1.2: up to 1, E[1/y] is infinite, and with it the divergence of a layer with one above.
@@ -82,6 +93,9 @@ N_UPPER = 5
 # Shape of upper units and weights at first: so that none is near 0.
 START_SHAPE = 4.0
 
+# Standard deviations of weights up to this share of a feature's total are small.
+SMALL = 0.1
+
 # Logarithms of numbers stay within this, those of spreads within what a family says,
 # so that means are finite.
 LOG_RANGE = (-60.0, 60.0)
@@ -120,6 +134,11 @@ class GammaFamily:
         return first.exp()
 
     @staticmethod
+    def relative_variance(second):
+        """That of y over the square of its mean."""
+        return (-second).exp()
+
+    @staticmethod
     def mean_log(first, second):
         return first + torch.digamma(second.exp()) - second
 
@@ -141,65 +160,84 @@ class GammaFamily:
 
 
 class LogNormalFamily:
-    """Mean and log of the standard deviation of the logarithm."""
+    """Log of the mean, log of the standard deviation of the logarithm."""
 
     spread_range = (-8.0, 2.0)
 
     @staticmethod
     def of_mean(mean, shape):
-        variance = torch.log1p(1 / shape)
-        return mean.log() - 0.5 * variance, 0.5 * variance.log()
+        return mean.log(), 0.5 * torch.log1p(1 / shape).log()
 
     @staticmethod
     def mean(first, second):
-        return (first + 0.5 * (2 * second).exp()).exp()
+        return first.exp()
+
+    @staticmethod
+    def relative_variance(second):
+        """That of y over the square of its mean."""
+        return torch.expm1((2 * second).exp())
 
     @staticmethod
     def mean_log(first, second):
-        return first
+        return first - 0.5 * (2 * second).exp()
 
     @staticmethod
     def entropy(first, second):
-        return first + second + 0.5 * math.log(2 * math.pi * math.e)
+        mean_log = LogNormalFamily.mean_log(first, second)
+        return mean_log + second + 0.5 * math.log(2 * math.pi * math.e)
 
     @staticmethod
     def log_draw(first, second, noise):
-        return first + second.exp() * noise.normal()
+        mean_log = LogNormalFamily.mean_log(first, second)
+        return mean_log + second.exp() * noise.normal()
 
     @staticmethod
     def distribution(first, second):
-        return LogNormal(first, second.exp(), validate_args=False)
+        mean_log = LogNormalFamily.mean_log(first, second)
+        return LogNormal(mean_log, second.exp(), validate_args=False)
 
 
 class WeibullFamily:
-    """Log of the scale, log of the shape."""
+    """Log of the mean, log of the shape."""
 
     spread_range = (-2.5, 8.0)
 
     @staticmethod
     def of_mean(mean, shape):
-        power = 0.5 * shape.log()
-        return mean.log() - torch.lgamma(1 + (-power).exp()), power
+        return mean.log(), 0.5 * shape.log()
 
     @staticmethod
     def mean(first, second):
-        return (first + torch.lgamma(1 + (-second).exp())).exp()
+        return first.exp()
+
+    @staticmethod
+    def log_scale(first, second):
+        return first - torch.lgamma(1 + (-second).exp())
+
+    @staticmethod
+    def relative_variance(second):
+        """That of y over the square of its mean."""
+        power = (-second).exp()
+        return torch.expm1(torch.lgamma(1 + 2 * power) - 2 * torch.lgamma(1 + power))
 
     @staticmethod
     def mean_log(first, second):
-        return first - EULER * (-second).exp()
+        return WeibullFamily.log_scale(first, second) - EULER * (-second).exp()
 
     @staticmethod
     def entropy(first, second):
-        return EULER * (1 - (-second).exp()) + first - second + 1
+        log_scale = WeibullFamily.log_scale(first, second)
+        return EULER * (1 - (-second).exp()) + log_scale - second + 1
 
     @staticmethod
     def log_draw(first, second, noise):
-        return first + (-noise.log_uniform()).log() / second.exp()
+        log_scale = WeibullFamily.log_scale(first, second)
+        return log_scale + (-noise.log_uniform()).log() / second.exp()
 
     @staticmethod
     def distribution(first, second):
-        return Weibull(first.exp(), second.exp(), validate_args=False)
+        scale = WeibullFamily.log_scale(first, second).exp()
+        return Weibull(scale, second.exp(), validate_args=False)
 
 
 FAMILIES = {
@@ -464,18 +502,20 @@ class PathwiseBelief(FactorModule):
 
     # Bounds.
 
-    def _row_bounds(self, seen, state, weights, noise, given_total=False):
+    def _row_bounds(
+        self, seen, state, weights, noise, given_total=False, variance=None
+    ):
         """Bounds of rows, but for constants, at drawn factors and weights; float64.
 
         ``noise(layer, like)`` is that of a layer; with ``given_total`` counts are words
-        in order.
+        in order. ``variance`` is that of lowest weights which are means, and no draws.
         """
         pairs, link = self._split(state), self.link
         z = [
             self.family.log_draw(*pair, noise(layer, pair[0])).exp()
             for layer, pair in enumerate(pairs)
         ]
-        bounds = self._likelihood(seen, z[0], weights[0], given_total)
+        bounds = self._likelihood(seen, z[0], weights[0], given_total, variance)
         for layer, (pair, alpha) in enumerate(
             zip(pairs, self.layer_shapes, strict=True)
         ):
@@ -493,7 +533,8 @@ class PathwiseBelief(FactorModule):
             bounds = bounds + (terms + constant).sum(1, dtype=torch.float64)
         return bounds
 
-    def _likelihood(self, seen, z, weights, given_total):
+    def _likelihood(self, seen, z, weights, given_total, variance):
+        """Of drawn factors and weights; ``variance`` is that of means among these."""
         x, observed, _ = seen
         if self.likelihood == "gaussian":
             noise, n_features = self._noise().double(), len(weights)
@@ -504,15 +545,24 @@ class PathwiseBelief(FactorModule):
                 m = observed * (z @ weights.T)
                 errors = (m * (m - 2 * x)).sum(1, dtype=torch.float64)
                 n_features = observed.sum(1, dtype=torch.float64)
+            if variance is not None:
+                of_rows = variance.sum(0) if observed is None else observed @ variance
+                errors = errors + (z.square() * of_rows).sum(1, dtype=torch.float64)
             normaliser = n_features * (2 * math.pi * noise).log()
             return -0.5 * (errors / noise + normaliser)
         x = without_zeros(x)
         entries = Entries.of(x)
         m = _positive(products_at_entries(x, z, weights)).double()
         if self.likelihood == "bernoulli":
-            terms = m + (-torch.expm1(-m)).log()
+            terms, bend = m + (-torch.expm1(-m)).log(), None
         else:
-            terms = entries.values * m.log()
+            terms, bend = entries.values * m.log(), entries.values
+        if variance is not None:
+            if bend is None:
+                bend = (-m).exp() * (m / torch.expm1(-m)).square()
+            # To second order, and as of log-normals, which no variance makes -inf.
+            spread = products_at_entries(x, z.square(), variance) / m.square()
+            terms = terms - 0.5 * bend * torch.log1p(spread)
         of_rows = weights.sum(0) if observed is None else observed @ weights
         totals = (z * of_rows).sum(1, dtype=torch.float64)
         if given_total:
@@ -691,7 +741,8 @@ class PathwiseBelief(FactorModule):
                 inner_rate = NEW_RATE * _annealed(step / n_steps)
                 local = self._step(seen, local, weights, noise, inner_rate)
             state = local[:, : self.state_width].detach().requires_grad_()
-        bounds = self._row_bounds(seen, state, weights, noise)
+        expanded, variance = self._expanded(weights)
+        bounds = self._row_bounds(seen, state, expanded, noise, variance=variance)
         bounds = bounds + self._base(constants.detach().double().sum(1))
         kl = self._weight_kl([weights[0]]) * (weight * len(bounds) / n_samples)
         (kl - weight * bounds.sum()).backward()
@@ -699,6 +750,17 @@ class PathwiseBelief(FactorModule):
             return bounds.detach(), constants
         local = self._moved(local, -state.grad / weight, rate)
         return bounds.detach(), torch.cat([local, constants], 1)
+
+    def _expanded(self, weights):
+        """Drawn weights, but the mean of what is wide, and its variance, else 0."""
+        first, second = self._weight_pairs()[0]
+        mean = self.family.mean(first, second)
+        relative = self.family.relative_variance(second)
+        variance = relative * mean.square()
+        is_small = variance < (SMALL * mean.sum(1, keepdim=True)).square()
+        is_wide = (relative > 1) & is_small
+        lowest = torch.where(is_wide, mean, weights[0])
+        return [lowest, *weights[1:]], torch.where(is_wide, variance, 0.0)
 
     def _fresh_noise(self, layer, like):
         n_draws = (N_UPPER,) if layer > 0 else ()
