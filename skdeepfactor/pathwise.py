@@ -41,8 +41,8 @@ Where layers give means, gammas and Weibulls above the first have a shape of at 
 **Rows.** Each row has posteriors of its own, which start from its counts and take a
 step of Adam whenever the row is seen; the steps' moments are remembered with them. New
 rows take some such steps, with noise that depends on the row alone. Or an
-encoder gives them, ``amortized``: how far each is from those that the counts alone,
-shared out by the mean weights, would start with.
+encoder gives them, ``amortized``: how far each is from where rows start, which is
+from the counts alone, shared out by the mean weights a few times over.
 
 What is missing of a row is left out of its likelihood; the encoder sees the mean of the
 feature there.
@@ -61,12 +61,17 @@ from torch import nn
 from torch.distributions import Gamma, LogNormal, Weibull
 from torch.nn.functional import logsigmoid, softplus
 
-from skdeepfactor.conjugate import log_factorials
+from skdeepfactor.conjugate import (
+    Weights,
+    allocate,
+    allocate_indicators,
+    log_factorials,
+)
 from skdeepfactor.data import to_tensor
 from skdeepfactor.emissions import LARGEST_MEAN, NOISE_FLOOR, SPIKE_MEAN, SPIKE_SHAPE
 from skdeepfactor.initialization import column_moments
 from skdeepfactor.module import FactorModule
-from skdeepfactor.nn import N_TYPICAL, Layers, typical_length
+from skdeepfactor.nn import N_TYPICAL, Layers
 from skdeepfactor.ops import (
     Entries,
     Seen,
@@ -77,6 +82,7 @@ from skdeepfactor.ops import (
     row_keys,
     row_sum,
     split_double,
+    transposed_products,
     without_zeros,
 )
 
@@ -92,6 +98,12 @@ N_UPPER = 5
 
 # Shape of upper units and weights at first: so that none is near 0.
 START_SHAPE = 4.0
+
+# Shapes of the lowest weights at first, and their least mean, as a share of all's.
+START_SHAPES, LEAST_MEAN = (0.05, 1e4), 1e-5
+
+# How often counts are shared out for where rows start.
+N_SHARINGS = 10
 
 # Standard deviations of weights up to this share of a feature's total are small.
 SMALL = 0.1
@@ -335,6 +347,10 @@ class PathwiseBelief(FactorModule):
             self.local_width += 3 * self.state_width + 1
         else:
             self.encoder = Layers([n_features, *encoder_layers, self.state_width])
+            # Inputs are centred, and their length is 1: else all units of a layer move
+            # with each other, in steps as large as the inputs are many.
+            self.register_buffer("input_mean", torch.zeros(n_features))
+            self.register_buffer("input_length", torch.ones(()))
             if may_miss:
                 # What it sees where an entry is missing.
                 self.register_buffer("center", torch.zeros(n_features))
@@ -357,14 +373,14 @@ class PathwiseBelief(FactorModule):
         device = self.n_updates.device
         self.generator = torch.Generator(device).manual_seed(seed)
 
-    def initialize(self, X, weights, counts, level, uppers, random_state):
-        """Start from counts of each unit in each feature, of units of size ``level``.
+    def initialize(self, X, weights, mean, shape, uppers, random_state):
+        """Start from means and shapes of the lowest weights, (k, n_features).
 
         ``weights`` say how often each row of X counts, ``uppers`` are the weights
         above.
         """
-        mean = np.maximum(counts / (weights.sum() * level), 1e-3 * level)
-        shape = np.clip(self.weight_shape + counts, 0.5, 1e4)
+        mean = np.maximum(mean, LEAST_MEAN * mean.mean())
+        shape = np.clip(shape, *START_SHAPES)
         starts = [
             (mean.T, shape.T),
             *((w, np.full_like(w, START_SHAPE)) for w in uppers),
@@ -381,11 +397,16 @@ class PathwiseBelief(FactorModule):
             if self.may_miss:
                 self.center.copy_(torch.from_numpy(column_moments(X)[0]))
             x = to_tensor(X, slice(N_TYPICAL), dtype=torch.float64, device="cpu")
-            length = typical_length(self._inputs(self._seen(x)))
+            inputs = self._inputs(self._seen(x))
+            ones = torch.ones(len(x), 1, dtype=x.dtype)
+            sums = torch.cat([part for _, part in transposed_products(inputs, ones)])
+            self.input_mean.copy_(sums[:, 0] / len(x))
+            # Of what is left, on average.
+            square = row_sum(map_values(torch.square, inputs)).mean()
+            square = square - self.input_mean.double().square().sum()
+            self.input_length.fill_(max(float(square), 1e-10) ** 0.5)
             generator = torch.Generator().manual_seed(random_state.randint(2**31 - 1))
-            self.encoder.initialize(
-                generator, input_scale=1 / length, output_scale=0.01
-            )
+            self.encoder.initialize(generator, input_scale=1.0, output_scale=0.01)
 
     # Posteriors.
 
@@ -428,6 +449,16 @@ class PathwiseBelief(FactorModule):
             of_rows = seen.observed @ lowest.T
             totals = torch.where(of_rows > 0, of_rows, totals)
         mean = shape / totals
+        if self.likelihood != "gaussian":
+            # Of overlapping units, one step leaves most of the way.
+            logs, sizes = lowest.log(), lowest.shape
+            weights = Weights.from_mean_log(lambda at: logs[:, at], sizes, lowest)
+            is_binary = self.likelihood == "bernoulli"
+            function = allocate_indicators if is_binary else allocate
+            for _ in range(N_SHARINGS):
+                counts = function(seen.x, mean.log(), weights).row_counts(weights)
+                shape = self.layer_shapes[0] + counts
+                mean = shape / totals
         parts = [*self.family.of_mean(mean, shape.clamp(0.5, 1e4))]
         for weights in uppers:
             if self.link == "mean":
@@ -439,7 +470,9 @@ class PathwiseBelief(FactorModule):
         return torch.cat(parts, 1)
 
     def _amortized(self, seen):
-        return self._cold(seen) + self.encoder(self._inputs(seen))
+        inputs = map_values(lambda v: v / self.input_length, self._inputs(seen))
+        center = self.input_mean / self.input_length
+        return self._cold(seen) + self.encoder(inputs, center=center)
 
     def _inputs(self, seen):
         """What an encoder sees of rows."""

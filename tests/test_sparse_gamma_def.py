@@ -629,6 +629,17 @@ def test_means_of_wide_weights_stand_for_their_draws(family):
     assert abs(np.mean(drawn) - np.mean(expanded)) < 4 * error
 
 
+def test_what_a_network_gives_varies_with_rows():
+    # It did not where steps on many inputs of one sign had put out all hidden units.
+    X = np.random.default_rng(0).poisson(20.0, (40, 2000)) + 50
+    model = by_gradients((3,), amortized=True, max_iter=20).fit(X)
+    module = model._load(torch.float32)
+    seen = module._seen(to_tensor(X, slice(None), dtype=torch.float32, device="cpu"))
+    with torch.no_grad():
+        corrections = module._amortized(seen) - module._cold(seen)
+    assert (corrections.std(0) > 1e-3).all()
+
+
 def test_gradients_that_go_on_take_steps_on_rows_again(monkeypatch):
     X, _ = planted(30)
     model = by_gradients((4,), max_iter=4).fit(X)
