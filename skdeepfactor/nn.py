@@ -33,7 +33,8 @@ class Layers(nn.Module):
         self.biases = nn.ParameterList([torch.empty(width) for width in widths[1:]])
         self.n_skipped = n_skipped
 
-    def forward(self, x, skipped=None):
+    def forward(self, x, skipped=None, center=None):
+        """What comes out; ``center``, if given, is taken off the inputs first."""
         for index, (weight, bias) in enumerate(
             zip(self.weights, self.biases, strict=True)
         ):
@@ -42,6 +43,9 @@ class Layers(nn.Module):
                 if self.n_skipped:
                     x = torch.cat([x, skipped], -1)
             x = (product(x, weight) if x.dim() == 2 else x @ weight) + bias
+            if index == 0 and center is not None:
+                # A CSR batch stays one.
+                x = x - center @ weight
         return x
 
     @torch.no_grad()

@@ -3,12 +3,10 @@ r"""Layers of gamma factors by reparameterised gradients, for any family of post
 The model is that of ``layers.py`` and ``emissions.py``, of which nothing here needs to
 be conjugate. Each factor and each weight y has a posterior of two numbers,
 
-gamma
+gamma, weibull
     log of the mean, log of the shape;
 lognormal
-    mean and log of the standard deviation of log y;
-weibull
-    log of the scale, log of the shape,
+    log of the mean, log of the standard deviation of log y,
 
 and draws of log y that are differentiable functions of them: by the quantile function,
 of gammas by that of shape + 1 (implicitly differentiated) and y_s = y_{s+1} u^{1/s}, so
@@ -24,14 +22,27 @@ only the likelihood and the prior rates r_l, a_l / (z_{l+1} W_l) or z_{l+1} W_l,
 drawn; and with spikes the log density of weights under W ~ pi Gamma(c,
 d) + (1 - pi) Gamma(1, d').
 
+**Wide weights.** Under a prior of small shape most weights have posteriors that are
+much wider than their means, of which draws show the tail too rarely: steps then widen
+them beyond what the bound allows, and a mean drowns in noise of a hundred times its
+slope. In training, those of :math:`W_0` with a standard deviation above their mean,
+but far below the feature's total, are not drawn. With m and s the mean and the variance
+of z W over them,
+
+.. math::
+    E \log (zW)_v \approx \log m_v - \tfrac12 \log (1 + s_v / m_v^2),
+
+exact for log-normals and to second order, likewise for binary data, and for real
+numbers exactly. The bounds of ``lower_bound_`` and ``score`` draw all of them.
+
 Where layers give means, gammas and Weibulls above the first have a shape of at least
 1.2: up to 1, E[1/y] is infinite, and with it the divergence of a layer with one above.
 
 **Rows.** Each row has posteriors of its own, which start from its counts and take a
 step of Adam whenever the row is seen; the steps' moments are remembered with them. New
 rows take some such steps, with noise that depends on the row alone. Or an
-encoder gives them, ``amortized``: how far each is from those that the counts alone,
-shared out by the mean weights, would start with.
+encoder gives them, ``amortized``: how far each is from where rows start, which is
+from the counts alone, shared out by the mean weights a few times over.
 
 What is missing of a row is left out of its likelihood; the encoder sees the mean of the
 feature there.
@@ -50,12 +61,17 @@ from torch import nn
 from torch.distributions import Gamma, LogNormal, Weibull
 from torch.nn.functional import logsigmoid, softplus
 
-from skdeepfactor.conjugate import log_factorials
+from skdeepfactor.conjugate import (
+    Weights,
+    allocate,
+    allocate_indicators,
+    log_factorials,
+)
 from skdeepfactor.data import to_tensor
 from skdeepfactor.emissions import LARGEST_MEAN, NOISE_FLOOR, SPIKE_MEAN, SPIKE_SHAPE
 from skdeepfactor.initialization import column_moments
 from skdeepfactor.module import FactorModule
-from skdeepfactor.nn import N_TYPICAL, Layers, typical_length
+from skdeepfactor.nn import N_TYPICAL, Layers
 from skdeepfactor.ops import (
     Entries,
     Seen,
@@ -66,6 +82,7 @@ from skdeepfactor.ops import (
     row_keys,
     row_sum,
     split_double,
+    transposed_products,
     without_zeros,
 )
 
@@ -81,6 +98,15 @@ N_UPPER = 5
 
 # Shape of upper units and weights at first: so that none is near 0.
 START_SHAPE = 4.0
+
+# Shapes of the lowest weights at first, and their least mean, as a share of all's.
+START_SHAPES, LEAST_MEAN = (0.05, 1e4), 1e-5
+
+# How often counts are shared out for where rows start.
+N_SHARINGS = 10
+
+# Standard deviations of weights up to this share of a feature's total are small.
+SMALL = 0.1
 
 # Logarithms of numbers stay within this, those of spreads within what a family says,
 # so that means are finite.
@@ -120,6 +146,11 @@ class GammaFamily:
         return first.exp()
 
     @staticmethod
+    def relative_variance(second):
+        """That of y over the square of its mean."""
+        return (-second).exp()
+
+    @staticmethod
     def mean_log(first, second):
         return first + torch.digamma(second.exp()) - second
 
@@ -141,65 +172,84 @@ class GammaFamily:
 
 
 class LogNormalFamily:
-    """Mean and log of the standard deviation of the logarithm."""
+    """Log of the mean, log of the standard deviation of the logarithm."""
 
     spread_range = (-8.0, 2.0)
 
     @staticmethod
     def of_mean(mean, shape):
-        variance = torch.log1p(1 / shape)
-        return mean.log() - 0.5 * variance, 0.5 * variance.log()
+        return mean.log(), 0.5 * torch.log1p(1 / shape).log()
 
     @staticmethod
     def mean(first, second):
-        return (first + 0.5 * (2 * second).exp()).exp()
+        return first.exp()
+
+    @staticmethod
+    def relative_variance(second):
+        """That of y over the square of its mean."""
+        return torch.expm1((2 * second).exp())
 
     @staticmethod
     def mean_log(first, second):
-        return first
+        return first - 0.5 * (2 * second).exp()
 
     @staticmethod
     def entropy(first, second):
-        return first + second + 0.5 * math.log(2 * math.pi * math.e)
+        mean_log = LogNormalFamily.mean_log(first, second)
+        return mean_log + second + 0.5 * math.log(2 * math.pi * math.e)
 
     @staticmethod
     def log_draw(first, second, noise):
-        return first + second.exp() * noise.normal()
+        mean_log = LogNormalFamily.mean_log(first, second)
+        return mean_log + second.exp() * noise.normal()
 
     @staticmethod
     def distribution(first, second):
-        return LogNormal(first, second.exp(), validate_args=False)
+        mean_log = LogNormalFamily.mean_log(first, second)
+        return LogNormal(mean_log, second.exp(), validate_args=False)
 
 
 class WeibullFamily:
-    """Log of the scale, log of the shape."""
+    """Log of the mean, log of the shape."""
 
     spread_range = (-2.5, 8.0)
 
     @staticmethod
     def of_mean(mean, shape):
-        power = 0.5 * shape.log()
-        return mean.log() - torch.lgamma(1 + (-power).exp()), power
+        return mean.log(), 0.5 * shape.log()
 
     @staticmethod
     def mean(first, second):
-        return (first + torch.lgamma(1 + (-second).exp())).exp()
+        return first.exp()
+
+    @staticmethod
+    def log_scale(first, second):
+        return first - torch.lgamma(1 + (-second).exp())
+
+    @staticmethod
+    def relative_variance(second):
+        """That of y over the square of its mean."""
+        power = (-second).exp()
+        return torch.expm1(torch.lgamma(1 + 2 * power) - 2 * torch.lgamma(1 + power))
 
     @staticmethod
     def mean_log(first, second):
-        return first - EULER * (-second).exp()
+        return WeibullFamily.log_scale(first, second) - EULER * (-second).exp()
 
     @staticmethod
     def entropy(first, second):
-        return EULER * (1 - (-second).exp()) + first - second + 1
+        log_scale = WeibullFamily.log_scale(first, second)
+        return EULER * (1 - (-second).exp()) + log_scale - second + 1
 
     @staticmethod
     def log_draw(first, second, noise):
-        return first + (-noise.log_uniform()).log() / second.exp()
+        log_scale = WeibullFamily.log_scale(first, second)
+        return log_scale + (-noise.log_uniform()).log() / second.exp()
 
     @staticmethod
     def distribution(first, second):
-        return Weibull(first.exp(), second.exp(), validate_args=False)
+        scale = WeibullFamily.log_scale(first, second).exp()
+        return Weibull(scale, second.exp(), validate_args=False)
 
 
 FAMILIES = {
@@ -297,6 +347,10 @@ class PathwiseBelief(FactorModule):
             self.local_width += 3 * self.state_width + 1
         else:
             self.encoder = Layers([n_features, *encoder_layers, self.state_width])
+            # Inputs are centred, and their length is 1: else all units of a layer move
+            # with each other, in steps as large as the inputs are many.
+            self.register_buffer("input_mean", torch.zeros(n_features))
+            self.register_buffer("input_length", torch.ones(()))
             if may_miss:
                 # What it sees where an entry is missing.
                 self.register_buffer("center", torch.zeros(n_features))
@@ -319,14 +373,14 @@ class PathwiseBelief(FactorModule):
         device = self.n_updates.device
         self.generator = torch.Generator(device).manual_seed(seed)
 
-    def initialize(self, X, weights, counts, level, uppers, random_state):
-        """Start from counts of each unit in each feature, of units of size ``level``.
+    def initialize(self, X, weights, mean, shape, uppers, random_state):
+        """Start from means and shapes of the lowest weights, (k, n_features).
 
         ``weights`` say how often each row of X counts, ``uppers`` are the weights
         above.
         """
-        mean = np.maximum(counts / (weights.sum() * level), 1e-3 * level)
-        shape = np.clip(self.weight_shape + counts, 0.5, 1e4)
+        mean = np.maximum(mean, LEAST_MEAN * mean.mean())
+        shape = np.clip(shape, *START_SHAPES)
         starts = [
             (mean.T, shape.T),
             *((w, np.full_like(w, START_SHAPE)) for w in uppers),
@@ -343,11 +397,16 @@ class PathwiseBelief(FactorModule):
             if self.may_miss:
                 self.center.copy_(torch.from_numpy(column_moments(X)[0]))
             x = to_tensor(X, slice(N_TYPICAL), dtype=torch.float64, device="cpu")
-            length = typical_length(self._inputs(self._seen(x)))
+            inputs = self._inputs(self._seen(x))
+            ones = torch.ones(len(x), 1, dtype=x.dtype)
+            sums = torch.cat([part for _, part in transposed_products(inputs, ones)])
+            self.input_mean.copy_(sums[:, 0] / len(x))
+            # Of what is left, on average.
+            square = row_sum(map_values(torch.square, inputs)).mean()
+            square = square - self.input_mean.double().square().sum()
+            self.input_length.fill_(max(float(square), 1e-10) ** 0.5)
             generator = torch.Generator().manual_seed(random_state.randint(2**31 - 1))
-            self.encoder.initialize(
-                generator, input_scale=1 / length, output_scale=0.01
-            )
+            self.encoder.initialize(generator, input_scale=1.0, output_scale=0.01)
 
     # Posteriors.
 
@@ -390,6 +449,16 @@ class PathwiseBelief(FactorModule):
             of_rows = seen.observed @ lowest.T
             totals = torch.where(of_rows > 0, of_rows, totals)
         mean = shape / totals
+        if self.likelihood != "gaussian":
+            # Of overlapping units, one step leaves most of the way.
+            logs, sizes = lowest.log(), lowest.shape
+            weights = Weights.from_mean_log(lambda at: logs[:, at], sizes, lowest)
+            is_binary = self.likelihood == "bernoulli"
+            function = allocate_indicators if is_binary else allocate
+            for _ in range(N_SHARINGS):
+                counts = function(seen.x, mean.log(), weights).row_counts(weights)
+                shape = self.layer_shapes[0] + counts
+                mean = shape / totals
         parts = [*self.family.of_mean(mean, shape.clamp(0.5, 1e4))]
         for weights in uppers:
             if self.link == "mean":
@@ -401,7 +470,9 @@ class PathwiseBelief(FactorModule):
         return torch.cat(parts, 1)
 
     def _amortized(self, seen):
-        return self._cold(seen) + self.encoder(self._inputs(seen))
+        inputs = map_values(lambda v: v / self.input_length, self._inputs(seen))
+        center = self.input_mean / self.input_length
+        return self._cold(seen) + self.encoder(inputs, center=center)
 
     def _inputs(self, seen):
         """What an encoder sees of rows."""
@@ -464,18 +535,20 @@ class PathwiseBelief(FactorModule):
 
     # Bounds.
 
-    def _row_bounds(self, seen, state, weights, noise, given_total=False):
+    def _row_bounds(
+        self, seen, state, weights, noise, given_total=False, variance=None
+    ):
         """Bounds of rows, but for constants, at drawn factors and weights; float64.
 
         ``noise(layer, like)`` is that of a layer; with ``given_total`` counts are words
-        in order.
+        in order. ``variance`` is that of lowest weights which are means, and no draws.
         """
         pairs, link = self._split(state), self.link
         z = [
             self.family.log_draw(*pair, noise(layer, pair[0])).exp()
             for layer, pair in enumerate(pairs)
         ]
-        bounds = self._likelihood(seen, z[0], weights[0], given_total)
+        bounds = self._likelihood(seen, z[0], weights[0], given_total, variance)
         for layer, (pair, alpha) in enumerate(
             zip(pairs, self.layer_shapes, strict=True)
         ):
@@ -493,7 +566,8 @@ class PathwiseBelief(FactorModule):
             bounds = bounds + (terms + constant).sum(1, dtype=torch.float64)
         return bounds
 
-    def _likelihood(self, seen, z, weights, given_total):
+    def _likelihood(self, seen, z, weights, given_total, variance):
+        """Of drawn factors and weights; ``variance`` is that of means among these."""
         x, observed, _ = seen
         if self.likelihood == "gaussian":
             noise, n_features = self._noise().double(), len(weights)
@@ -504,15 +578,24 @@ class PathwiseBelief(FactorModule):
                 m = observed * (z @ weights.T)
                 errors = (m * (m - 2 * x)).sum(1, dtype=torch.float64)
                 n_features = observed.sum(1, dtype=torch.float64)
+            if variance is not None:
+                of_rows = variance.sum(0) if observed is None else observed @ variance
+                errors = errors + (z.square() * of_rows).sum(1, dtype=torch.float64)
             normaliser = n_features * (2 * math.pi * noise).log()
             return -0.5 * (errors / noise + normaliser)
         x = without_zeros(x)
         entries = Entries.of(x)
         m = _positive(products_at_entries(x, z, weights)).double()
         if self.likelihood == "bernoulli":
-            terms = m + (-torch.expm1(-m)).log()
+            terms, bend = m + (-torch.expm1(-m)).log(), None
         else:
-            terms = entries.values * m.log()
+            terms, bend = entries.values * m.log(), entries.values
+        if variance is not None:
+            if bend is None:
+                bend = (-m).exp() * (m / torch.expm1(-m)).square()
+            # To second order, and as of log-normals, which no variance makes -inf.
+            spread = products_at_entries(x, z.square(), variance) / m.square()
+            terms = terms - 0.5 * bend * torch.log1p(spread)
         of_rows = weights.sum(0) if observed is None else observed @ weights
         totals = (z * of_rows).sum(1, dtype=torch.float64)
         if given_total:
@@ -691,7 +774,8 @@ class PathwiseBelief(FactorModule):
                 inner_rate = NEW_RATE * _annealed(step / n_steps)
                 local = self._step(seen, local, weights, noise, inner_rate)
             state = local[:, : self.state_width].detach().requires_grad_()
-        bounds = self._row_bounds(seen, state, weights, noise)
+        expanded, variance = self._expanded(weights)
+        bounds = self._row_bounds(seen, state, expanded, noise, variance=variance)
         bounds = bounds + self._base(constants.detach().double().sum(1))
         kl = self._weight_kl([weights[0]]) * (weight * len(bounds) / n_samples)
         (kl - weight * bounds.sum()).backward()
@@ -699,6 +783,17 @@ class PathwiseBelief(FactorModule):
             return bounds.detach(), constants
         local = self._moved(local, -state.grad / weight, rate)
         return bounds.detach(), torch.cat([local, constants], 1)
+
+    def _expanded(self, weights):
+        """Drawn weights, but the mean of what is wide, and its variance, else 0."""
+        first, second = self._weight_pairs()[0]
+        mean = self.family.mean(first, second)
+        relative = self.family.relative_variance(second)
+        variance = relative * mean.square()
+        is_small = variance < (SMALL * mean.sum(1, keepdim=True)).square()
+        is_wide = (relative > 1) & is_small
+        lowest = torch.where(is_wide, mean, weights[0])
+        return [lowest, *weights[1:]], torch.where(is_wide, variance, 0.0)
 
     def _fresh_noise(self, layer, like):
         n_draws = (N_UPPER,) if layer > 0 else ()

@@ -567,7 +567,8 @@ def test_the_bound_of_gradients_is_that_of_an_independent_estimate(
     actual = module.data_bound(lambda: [(x, state, 1.0)])
     error = np.hypot(error, module.lower_bound_std_error)
     assert abs(actual - expected) < 4 * error
-    assert error < 0.02 * abs(expected)
+    # Draws of wide posteriors have heavy tails.
+    assert error < 0.03 * abs(expected)
     rows = model.score_samples(X).sum() - float(module.global_kl().detach())
     assert abs(rows - expected) < 4 * error + 0.01 * abs(expected)
 
@@ -598,6 +599,45 @@ def test_families_and_networks_find_about_the_same_bound():
         assert bounds[family, False] > best - 0.02 * abs(best)
         own = bounds[family, False]
         assert bounds[family, True] > own - 0.02 * abs(own)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_means_of_wide_weights_stand_for_their_draws(family):
+    X, _ = planted(30)
+    module = by_gradients((4,), family, max_iter=2).fit(X)._load(torch.float64)
+    # Two weights of each feature are wide, and small beside the others.
+    mean = torch.full((X.shape[1], 4), 3.0).double()
+    shape = torch.full_like(mean, 500.0)
+    mean[:, 2:], shape[:, 2:] = 0.03, 0.8
+    with torch.no_grad():
+        pair = module.family.of_mean(mean, shape)
+        module.weight_parameters[0].copy_(torch.stack(pair))
+        x = to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
+        seen, z = module._seen(x), torch.ones(len(X), 4).double()
+        generator, drawn, expanded = torch.Generator().manual_seed(0), [], []
+        for _ in range(300):
+            weights = module._fresh_weights(generator)
+            (lowest,), variance = module._expanded(weights)
+            assert_allclose(lowest[:, 2:], mean[:, 2:])
+            for found, *given in (
+                (drawn, weights[0], False, None),
+                (expanded, lowest, False, variance),
+            ):
+                found.append(float(module._likelihood(seen, z, *given).sum()))
+    assert ((variance > 0).numpy() == [False, False, True, True]).all()
+    error = np.std(drawn) / len(drawn) ** 0.5
+    assert abs(np.mean(drawn) - np.mean(expanded)) < 4 * error
+
+
+def test_what_a_network_gives_varies_with_rows():
+    # It did not where steps on many inputs of one sign had put out all hidden units.
+    X = np.random.default_rng(0).poisson(20.0, (40, 2000)) + 50
+    model = by_gradients((3,), amortized=True, max_iter=20).fit(X)
+    module = model._load(torch.float32)
+    seen = module._seen(to_tensor(X, slice(None), dtype=torch.float32, device="cpu"))
+    with torch.no_grad():
+        corrections = module._amortized(seen) - module._cold(seen)
+    assert (corrections.std(0) > 1e-3).all()
 
 
 def test_gradients_that_go_on_take_steps_on_rows_again(monkeypatch):
