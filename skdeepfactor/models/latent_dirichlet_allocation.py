@@ -235,8 +235,8 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         How counts are shared among topics. ``"mean_field"``: by the exponentials of
         expected logarithms, which is coordinate ascent on the bound. ``"collapsed"``:
         by expected counts, the zeroth-order collapsed updates (CVB0) without taking
-        out each count's own share; better held-out topics, but the bound may fall.
-        ``score`` and ``perplexity`` are the mean-field bound of the topics in both.
+        out each count's own share; it predicts held-out words better, but the bound may
+        fall. With both, ``score`` and ``perplexity`` are the topics' mean-field bound.
     init : {"kmeans", "random"} or array-like, default="kmeans"
         Where the topics start: from clusters of the documents, from random weights,
         or from an array of shape (n_components, n_features), up to scale. The start
@@ -252,7 +252,7 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     inner_tol : float, default=1e-3
         Relative change of a row's parameters below which that row is done.
     n_cold_iter : int, default=None
-        The first passes, in which rows start anew instead of where they stopped. More
+        How many of the first passes start rows anew instead of where they stopped. More
         of them find a higher bound from a poor start, and let a learnt prior settle;
         the bound may fall during them. None for 1, or up to 20 (half of ``max_iter`` at
         most) with ``init="random"`` or a prior that is learnt.

@@ -842,7 +842,7 @@ class NeuralTopicDLGM(SampledFactorModel):
 
     Row n is N_n words with ``z_n ~ N(0, I)`` and ``x_n ~ Multinomial(N_n, softmax(f(
     z_n)))``: f is linear or a network, the prior may be a mixture, and the likelihood
-    may know bursts of words or totals. An inference network proposes the posterior of
+    may allow for bursts of words or explain totals. A network proposes the posterior of
     each row, and second-order steps refine it. Sparse data stay sparse, but for one
     dense array of a batch.
 
@@ -852,9 +852,9 @@ class NeuralTopicDLGM(SampledFactorModel):
         Number of latent dimensions K.
     likelihood : str, default="multinomial"
         ``"multinomial"``: words in order given their number; the default, since it
-        takes any non-negative numbers, tf-idf too. ``"dirichlet_multinomial"``: the
-        same out of a Polya urn, for words that come in bursts: a better fit to most
-        text, of integers only. ``"poisson"`` and ``"negative_binomial"`` (integers
+        takes any non-negative numbers, tf-idf too. ``"dirichlet_multinomial"``
+        (integers only): the same out of a Polya urn, for words that come in bursts; it
+        fits most text better. ``"poisson"`` and ``"negative_binomial"`` (integers
         only): counts whose totals are modelled too.
     decoder_layers : tuple of int, default=()
         Hidden layers between z and the logits; none makes them linear, and the bound a
@@ -882,8 +882,8 @@ class NeuralTopicDLGM(SampledFactorModel):
         Fixes the posterior's variances; None infers them.
     covariance_type : {"diag", "full"}, default="diag"
         Covariance of the posterior of a linear decoder in ``transform``, ``score`` and
-        ``perplexity``. ``"full"`` is tighter by a few percent, at K times the cost;
-        training takes diagonal ones.
+        ``perplexity``. ``"full"`` is tighter by some two percent of perplexity, at K
+        times the cost; training takes diagonal ones.
     refine_steps : int, default=3
         Steps that refine each row's posterior in each pass of training, three times as
         many in the first. 0: none, the network's own bound is what is learnt from.
@@ -908,7 +908,7 @@ class NeuralTopicDLGM(SampledFactorModel):
         Relative gain of the bound, over ``n_iter_no_change`` passes, below which
         training ends.
     learning_rate : float, default=0.01
-        Step size of Adam at first; networks learn at a tenth of it.
+        Step size of Adam at first; networks learn at three tenths of it.
     batch_size : int, default=200
         Rows in a step.
     validation_fraction : float, default=None
@@ -938,7 +938,7 @@ class NeuralTopicDLGM(SampledFactorModel):
     n_active_components_ : int
         Dimensions whose posterior mean has a variance above 0.01 over training rows.
     lower_bound_ : float
-        Bound of the training data in nats, minus the log density of the decoder's
+        Bound of the training data in nats, plus the log density of the decoder's
         weights under their prior (but for its constant).
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,

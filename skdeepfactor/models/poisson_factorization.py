@@ -525,31 +525,33 @@ class PoissonFactorization(ConjugateFactorModel):
     factor_shape : float, array-like of shape (n_components,) or "auto", default=0.05
         Shape a of the prior of the rows' factors; below 1, few are active in a row.
     factor_rate : float or "auto", default=1.0
-        Rate b of the prior of the rows' factors. ``"auto"`` learns a prior; of the two
-        rates only one can be learnt, since factors and weights share one scale.
+        Rate b of the prior of the rows' factors. ``"auto"`` learns it, which needs a
+        number for ``weight_rate`` (factors and weights share one scale) or Dirichlet
+        weights.
     weight_shape : float, array-like or "auto", default=0.05
         Shape c of the prior of the weights: one number, or an array of shape
-        (n_components, n_features), where large entries plant seed words.
+        (n_components, n_features), where large entries plant seed words. ``"auto"``
+        learns one number.
     weight_rate : float or "auto", default="auto"
-        Rate d of the prior of the weights. Not used with ``weight_prior="dirichlet"``.
+        Rate d of the prior of the weights; ``"auto"`` learns it. Not used with
+        ``weight_prior="dirichlet"``.
     weight_prior : {"gamma", "dirichlet"}, default="gamma"
         ``"dirichlet"``: the weights of each factor sum to 1 over the features, with
         concentration ``weight_shape``, so that factors are counts.
     hierarchical : bool, default=False
         Whether each row and each feature has a rate of its own, with priors
         Gamma(rate_shape, rate_shape / factor_rate) and Gamma(rate_shape, rate_shape /
-        weight_rate): active listeners and popular songs. Needs a gamma prior and rates
-        that are numbers or, as ``weight_rate`` by default, "auto" for 1.
+        weight_rate): active listeners and popular songs. Needs gamma weights,
+        ``exposure=None`` and a number for ``factor_rate``; ``weight_rate="auto"`` is 1.
     rate_shape : float, default=1.0
         Shape of the priors of these rates.
     exposure : {"total"} or None, default=None
         ``"total"`` multiplies each row's rates by its total over the mean total of the
-        training rows, so that factors do not speak of length or depth.
+        training rows, so that factors do not depend on length or depth.
     missing_values : {"error", "ignore"}, default="error"
-        What NaN in dense data is. ``"ignore"``: an entry that was not observed, of
-        which nothing is asked: the rest of the row and of the feature says what it may
-        be, and ``inverse_transform`` does. Needs a gamma prior of the weights and
-        ``exposure=None``. ``"error"``: a mistake.
+        What NaN in dense data is. ``"ignore"``: an entry that was not observed, and is
+        left out of the likelihood; ``inverse_transform`` says what may be there. Needs
+        gamma weights and ``exposure=None``. ``"error"``: a mistake.
     init : {"kmeans", "random"} or array-like, default="kmeans"
         Where the weights start: from clusters of the rows, from random weights, or from
         an array of shape (n_components, n_features), up to scale. The start decides the
@@ -564,7 +566,7 @@ class PoissonFactorization(ConjugateFactorModel):
     inner_tol : float, default=1e-3
         Relative change of a row's parameters below which that row is done.
     n_cold_iter : int, default=None
-        The first passes, in which rows start anew instead of where they stopped. More
+        How many of the first passes start rows anew instead of where they stopped. More
         of them find a higher bound from a poor start, and let a learnt prior settle;
         the bound may fall during them. None for 1, or up to 20 (half of ``max_iter`` at
         most) with ``init="random"`` or a shape that is learnt.

@@ -446,8 +446,8 @@ class SparseGammaDEF(ConjugateFactorModel):
     likelihood : {"poisson", "gaussian", "bernoulli"}, default="poisson"
         ``"poisson"``: counts. ``"bernoulli"``: zeros and ones, with ``P(x = 1) = 1 -
         exp(-z_1 W_0)``. ``"gaussian"``: real numbers, ``x ~ N(z_1 W_0, sigma^2)``; what
-        is negative is noise. Bring them to a scale of about 1 to 100: the rates of the
-        priors are fixed, and far larger numbers are all taken for noise.
+        is negative is noise. Bring real numbers to a scale of about 1 to 100: the
+        rates of the priors are fixed, and far larger numbers are all taken for noise.
     link : {"mean", "rate"}, default="mean"
         What a layer gives the one below it: the mean, or the rate, ``z_l ~ Gamma(a_l,
         z_{l+1} W_l)``.
@@ -456,11 +456,11 @@ class SparseGammaDEF(ConjugateFactorModel):
     top_rate : float, default=0.1
         Rate of the prior of the units of the top layer.
     weight_prior : {"gamma", "spike_slab"}, default="gamma"
-        Prior of the weights of the lowest layer: gamma, or with a probability that is
-        learnt gamma, else exponential of a hundredth of its mean, a spike. That is for
-        a ``weight_shape`` of 1 or 2: gammas of much smaller shapes are all but spikes
-        themselves. Needs ``solver="auxiliary"`` or ``"gradient"``, for real numbers the
-        latter.
+        Prior of the weights of the lowest layer: gamma; or, with a probability that is
+        learnt, gamma (a slab), else exponential with a hundredth of the slab's mean (a
+        spike). ``"spike_slab"`` is for a ``weight_shape`` of 1 or 2, since gammas of
+        much smaller shapes are all but spikes themselves, and needs
+        ``solver="auxiliary"`` or ``"gradient"``, for real numbers ``"gradient"``.
     weight_shape : float, default=0.1
         Shape of the prior of all weights; far below 1, weights are sparse.
     weight_rate : float, default=0.3
@@ -468,33 +468,32 @@ class SparseGammaDEF(ConjugateFactorModel):
     solver : {"expansion", "auxiliary", "gradient"}, default="expansion"
         ``"expansion"`` expands the likelihood to second order, which finds a far better
         bound; ``"auxiliary"`` climbs a closed-form bound, which rises in every full
-        step. With ``likelihood="gaussian"`` both have the same bound, and the first
-        takes longer steps. ``"gradient"`` follows reparameterised gradients with one
-        draw a step, from where a hundred passes of closed forms lead the lowest layer:
-        slower, and for any ``family``.
+        step. With ``likelihood="gaussian"`` both have the same bound, and
+        ``"expansion"`` takes longer steps. ``"gradient"`` follows reparameterised
+        gradients, after a hundred passes of closed forms for the lowest layer (unless
+        it has spikes): slower, and for any ``family``.
     family : {"gamma", "lognormal", "weibull"}, default="gamma"
         Posteriors of units and weights, with ``solver="gradient"``.
     amortized : bool, default=False
-        Whether a network gives the posteriors of rows, with ``solver="gradient"``: how
-        far they are from where ten rounds of sharing out the counts lead; else each
-        row has its own, and new ones are refined step by step.
+        Whether a network gives the posteriors of rows, with ``solver="gradient"``, as
+        differences from where ten rounds of sharing out the counts lead. If not, each
+        row has a posterior of its own, and those of new rows are refined step by step.
     encoder_layers : tuple of int, default=(200,)
         Hidden layers of that network.
     missing_values : {"error", "ignore"}, default="error"
-        What NaN in dense data is. ``"ignore"``: an entry that was not observed, of
-        which nothing is asked: the rest of the row and of the feature says what it may
-        be, and ``inverse_transform`` does. A network sees the feature's mean there.
-        ``"error"``: a mistake.
+        What NaN in dense data is. ``"ignore"``: an entry that was not observed, and is
+        left out of the likelihood; ``inverse_transform`` says what may be there, and a
+        network sees the feature's mean. ``"error"``: a mistake.
     learning_rate : float, default=0.05
-        Step size of Adam at first, with ``solver="gradient"``; a twentieth of it for
-        the network. It falls to 0 over ``max_iter`` passes, all of which are taken.
+        Step size of Adam at first, with ``solver="gradient"``; the network learns at a
+        twentieth of it. It falls to 0 over ``max_iter`` passes, whatever ``tol``.
     over_relaxation : float, default=1.4
         Power of the steps of ``"expansion"``; 1 for plain ones.
     acceleration : int, default=5
         How many earlier passes the steps of ``"expansion"`` on all rows are
-        extrapolated from; 0 for none. Each takes the memory of the means of the units
-        of the lowest layer, and of its weights, twice; where these are more than four
-        million numbers, nothing is extrapolated.
+        extrapolated from; 0 for none. Each takes twice the memory of the lowest layer's
+        units, of all rows, and weights. If units and weights are more than four million
+        numbers, nothing is extrapolated.
     init : {"parts", "kmeans", "random"} or array-like, default="parts"
         Where the weights of the lowest layer start: from clusters of the features, from
         clusters of the rows, from random weights, or from an array of shape
@@ -511,11 +510,12 @@ class SparseGammaDEF(ConjugateFactorModel):
     max_inner_iter : int, default=5
         Steps on rows that a pass starts anew, and on all rows in each pass with
         ``solver="auxiliary"``. ``transform`` goes on until ``inner_tol``. With
-        ``solver="gradient"`` both take ten times as many.
+        ``solver="gradient"`` rows that start anew, and those of ``transform``, take ten
+        times as many steps, whatever ``inner_tol``.
     inner_tol : float, default=1e-4
         Relative change of a row's parameters below which that row is done.
     n_cold_iter : int, default=None
-        The first passes, in which rows start anew instead of where they stopped; None
+        How many of the first passes start rows anew instead of where they stopped; None
         for 1, or up to 20 (half of ``max_iter`` at most) with ``init="random"``.
     batch_size : int, default=None
         Rows in a stochastic step; None for full steps on all rows.
@@ -552,17 +552,18 @@ class SparseGammaDEF(ConjugateFactorModel):
         layer to the one below, (layer_sizes[l + 1], layer_sizes[l]).
     sparsity_ : ndarray of shape (n_layers,)
         For each array of ``weights_``, the share of its entries that are below 1 % of
-        the largest one in their column: of what leads to the same unit, or feature.
+        the largest entry of their column, the weights of one unit or feature below.
     inclusion_probabilities_ : ndarray of shape (layer_sizes[0], n_features)
-        Of ``weight_prior="spike_slab"``, the posterior probability that a weight is
-        none of a spike; else None.
+        With ``weight_prior="spike_slab"``, the posterior probability that a weight
+        belongs to the slab; else None.
     noise_variance_ : float
         ``sigma^2`` of ``likelihood="gaussian"``, else None.
     lower_bound_ : float
-        Bound of the training data in nats, the divergence of the weights included: by
-        Monte Carlo with ``solver="expansion"``, in closed form with ``"auxiliary"``.
+        Bound of the training data in nats, the divergence of the weights included: the
+        mean of 50 draws, of 20 with ``solver="gradient"``; in closed form with
+        ``"auxiliary"``, unless there are batches or rows held out.
     lower_bound_std_error_ : float
-        Its standard error over the draws.
+        Its standard error over the draws; 0 in closed form.
     history_ : dict of lists
         ``lower_bound`` (an estimate to second order with ``solver="expansion"``),
         ``seconds`` and, with early stopping, ``validation_score``, for each pass. The

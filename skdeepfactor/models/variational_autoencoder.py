@@ -206,9 +206,9 @@ class VariationalAutoencoder(AmortizedFactorModel):
         and ``inverse_transform`` says what may be there. Not with
         ``likelihood="multinomial"``. ``"error"``: a mistake.
     prior : {"normal", "laplace", "mixture", "vamp"}, default="normal"
-        Prior of z: standard normal, Laplace of unit variance, a mixture of Gaussians
-        that are learnt, or of the network's posteriors at pseudo-inputs that are
-        learnt.
+        Prior of z: standard normal; Laplace of unit variance; a learnt mixture of
+        Gaussians; or (``"vamp"``) a mixture of the network's posteriors at learnt
+        pseudo-inputs.
     n_pseudo_inputs : int, default=20
         Number of components of the mixtures.
     posterior_variance : float, default=None

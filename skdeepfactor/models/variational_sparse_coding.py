@@ -263,8 +263,8 @@ class VariationalSparseCoding(AmortizedFactorModel):
         and ``inverse_transform`` says what may be there. Not with
         ``likelihood="multinomial"``. ``"error"``: a mistake.
     prior : {"pseudo_inputs", "fixed"}, default="pseudo_inputs"
-        A mixture of what the network says of pseudo-inputs that are learnt, or spikes
-        of probability ``alpha`` with standard normal slabs.
+        A mixture of the network's posteriors at learnt pseudo-inputs, or spikes of
+        probability ``alpha`` with standard normal slabs.
     n_pseudo_inputs : int, default=20
         Number of kinds of rows in the mixture.
     sparsity_penalty : float, default=1.0
@@ -272,7 +272,7 @@ class VariationalSparseCoding(AmortizedFactorModel):
     spike_warmup : int or float, default=0
         Updates (int) or share of training (float) in which only spikes tell rows apart.
     slab_warmup : int or float, default=0
-        The same for slabs to come in after that.
+        Updates or share of training after that, over which slabs come in.
     spike_gradient : {"straight_through", "relaxed"}, default="straight_through"
         How gradients pass spikes in training: spikes that are 0 or 1 as if they were
         their probabilities, or soft ones.
