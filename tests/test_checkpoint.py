@@ -381,6 +381,20 @@ def test_an_interrupt_in_the_first_pass_changes_nothing(counts, is_fitted, monke
     assert vars(model) == before
 
 
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_an_interrupt_before_the_first_pass_changes_nothing(
+    counts, method, monkeypatch
+):
+    # In the closed forms that gradients start from, after some passes of theirs.
+    model = SparseGammaDEF((3, 2), solver="gradient", random_state=0)
+    before = dict(vars(model))
+    interrupt_after(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        getattr(model, method)(counts)
+    assert not isinstance(caught.value, Interrupted)
+    assert vars(model) == before
+
+
 SIGNALLED = """
 import os, signal, threading, time
 import numpy as np

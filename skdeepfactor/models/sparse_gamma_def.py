@@ -84,7 +84,7 @@ from skdeepfactor.layers import LINKS
 from skdeepfactor.module import FactorModule
 from skdeepfactor.ops import Seen, map_values, row_sum, scaled, split_double
 from skdeepfactor.pathwise import FAMILIES, PathwiseBelief
-from skdeepfactor.training import AnnealedAdam
+from skdeepfactor.training import AnnealedAdam, Interrupted
 
 # Every so many steps one is not over-relaxed, against oscillations.
 PLAIN_EVERY = 10
@@ -962,9 +962,15 @@ class SparseGammaDEF(ConjugateFactorModel):
             mean = np.maximum(counts / (weights.sum() * level), 1e-3 * level)
             start = mean, np.maximum(self.weight_shape + counts, 0.5)
         elif self.solver == "gradient":
-            start, activity = self._closed_start(
+            # Gradients would go the same way in many small steps.
+            closed = self._closed_fit(
                 X, weights, shares, module.layer_shapes[0], random_state
             )
+            names = "emission.weight_mean", "emission.weight_concentration"
+            parameters = [closed._parameters[name] for name in names]
+            start = [np.asarray(p, dtype=np.float64).T for p in parameters]
+            if len(sizes) > 1:
+                activity = closed._infer(X, lambda module, x: module.features(x, [0]))
         uppers = []
         for above in sizes[1:]:
             # Half from clusters of the units below that are active together.
@@ -973,11 +979,8 @@ class SparseGammaDEF(ConjugateFactorModel):
             activity = activity @ uppers[-1].T
         module.initialize(X, weights, *start, uppers, random_state)
 
-    def _closed_start(self, X, weights, shares, layer_shape, random_state):
-        """Means and shapes of the lowest weights by closed forms; units of the rows.
-
-        Of that layer alone. Gradients would go the same way in many small steps.
-        """
+    def _closed_fit(self, X, weights, shares, layer_shape, random_state):
+        """The lowest layer alone, fitted by closed forms."""
         closed = SparseGammaDEF(
             (len(shares),),
             likelihood=self.likelihood,
@@ -990,11 +993,12 @@ class SparseGammaDEF(ConjugateFactorModel):
             max_iter=N_CLOSED,
             device=self.device,
             random_state=random_state.randint(2**31 - 1),
-        ).fit(X, sample_weight=weights)
-        parameters = closed._parameters
-        names = "emission.weight_mean", "emission.weight_concentration"
-        start = [np.asarray(parameters[name], dtype=np.float64).T for name in names]
-        return start, closed.transform(X)
+        )
+        try:
+            return closed.fit(X, sample_weight=weights)
+        except Interrupted:
+            # Of the model that this is the start of, there is no pass yet.
+            raise KeyboardInterrupt from None
 
     def _module_attributes(self, module):
         weights, inclusion = module.weights(), module.inclusion_probabilities()
