@@ -7,8 +7,9 @@ import pytest
 import scipy.sparse
 import scipy.special
 import scipy.stats
+import sklearn
 import torch
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import linear_sum_assignment
 from sklearn.base import clone
 from sklearn.metrics import f1_score
@@ -483,6 +484,8 @@ def test_draws_of_a_family_have_its_moments(family):
     expected = functions.distribution(*pair)
     assert_allclose(functions.mean(*pair), expected.mean, rtol=1e-6)
     assert_allclose(functions.entropy(*pair), expected.entropy(), rtol=1e-6)
+    relative = expected.variance / expected.mean**2
+    assert_allclose(functions.relative_variance(pair[1]), relative, rtol=1e-6)
     for noise in (
         FreshNoise(first, torch.Generator().manual_seed(0)),
         KeyedNoise(keys, first, 3),
@@ -638,6 +641,35 @@ def test_what_a_network_gives_varies_with_rows():
     with torch.no_grad():
         corrections = module._amortized(seen) - module._cold(seen)
     assert (corrections.std(0) > 1e-3).all()
+
+
+@pytest.mark.parametrize("first", [[3.0, 1.0, 0.0, 8.0], [0.0] * 4])
+def test_a_network_that_has_seen_one_row_takes_others(first):
+    model = by_gradients((3, 2), amortized=True)
+    model.partial_fit(np.array([first]), total_samples=30)
+    X = np.random.default_rng(0).poisson(3.0, (30, 4)).astype(float)
+    # Units and weights of rows unlike the first are of the size of counts.
+    assert (model.transform(X) @ model.components_).max() < 1e3
+    for start in range(0, 30, 5):
+        model.partial_fit(X[start : start + 5], total_samples=30)
+    assert (model.transform(X) @ model.components_).max() < 1e3
+
+
+def test_gradients_start_from_the_scale_of_each_feature():
+    X = np.random.default_rng(0).poisson(3.0, (40, 20)).astype(float)
+    X[:, 0] *= 1e8
+    model = by_gradients((3,), max_iter=1).fit(X)
+    means = (model.transform(X) @ model.components_).mean(0)
+    assert_allclose(means, X.mean(0), rtol=0.5)
+
+
+def test_the_start_of_gradients_knows_nothing_of_containers():
+    pytest.importorskip("pandas")
+    X, _ = planted(30)
+    expected = by_gradients((4, 2), max_iter=2).fit(X)
+    with sklearn.config_context(transform_output="pandas"):
+        found = by_gradients((4, 2), max_iter=2).fit(X)
+    assert_array_equal(found.components_, expected.components_)
 
 
 def test_gradients_that_go_on_take_steps_on_rows_again(monkeypatch):
