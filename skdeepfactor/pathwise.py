@@ -602,7 +602,10 @@ class PathwiseBelief(FactorModule):
             if bend is None:
                 bend = (-m).exp() * (m / torch.expm1(-m)).square()
             # To second order, and as of log-normals, which no variance makes -inf.
-            spread = products_at_entries(x, z.square(), variance) / m.square()
+            spread = products_at_entries(x, z.square(), variance)
+            # Of a product near 0 the slope would overflow where the weights have it.
+            least = torch.finfo(z.dtype).tiny ** (1 / 3)
+            spread = spread / m.clamp_min(least).square()
             terms = terms - 0.5 * bend * torch.log1p(spread)
         of_rows = weights.sum(0) if observed is None else observed @ weights
         totals = (z * of_rows).sum(1, dtype=torch.float64)

@@ -632,6 +632,34 @@ def test_means_of_wide_weights_stand_for_their_draws(family):
     assert abs(np.mean(drawn) - np.mean(expanded)) < 4 * error
 
 
+@pytest.mark.parametrize("likelihood", ["poisson", "bernoulli"])
+def test_slopes_are_finite_where_draws_of_units_are_near_zero(likelihood):
+    X = of_likelihood(planted(30)[0], likelihood).astype(np.float32)
+    model = by_gradients((4,), likelihood=likelihood, max_iter=2).fit(X)
+    module = model._load(torch.float32)
+    weights, variance = module._expanded(
+        module._fresh_weights(torch.Generator().manual_seed(0))
+    )
+    seen = module._seen(to_tensor(X, slice(None), dtype=torch.float32, device="cpu"))
+    assert (variance > 0).any()
+    assert (variance == 0).any()
+    for size in (1e-12, 1e-20, 1e-30, 0.0):
+        z = torch.full((len(X), 4), size, requires_grad=True)
+        bounds = module._likelihood(seen, z, weights[0], False, variance)
+        both = z, module.weight_parameters[0]
+        for slope in torch.autograd.grad(bounds.sum(), both, retain_graph=True):
+            assert slope.isfinite().all()
+
+
+def test_gradients_take_shapes_near_zero():
+    rng = np.random.default_rng(0)
+    means = rng.gamma(0.3, 1, (40, 4)) @ rng.gamma(0.3, 1, (4, 20))
+    X = rng.poisson(means).astype(np.float32)
+    shapes = {"layer_shape": 0.001, "weight_shape": 0.01}
+    model = by_gradients((4, 2), learning_rate=0.2, max_iter=40, **shapes)
+    assert np.isfinite(model.fit(X).lower_bound_)
+
+
 def test_what_a_network_gives_varies_with_rows():
     # It did not where steps on many inputs of one sign had put out all hidden units.
     X = np.random.default_rng(0).poisson(20.0, (40, 2000)) + 50
