@@ -1,5 +1,6 @@
 """Gamma deep exponential families against quadrature, Monte Carlo and planted parts."""
 
+import math
 import pickle
 
 import numpy as np
@@ -604,32 +605,44 @@ def test_families_and_networks_find_about_the_same_bound():
         assert bounds[family, True] > own - 0.02 * abs(own)
 
 
+@pytest.mark.parametrize("likelihood", ["poisson", "bernoulli", "gaussian"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_means_of_wide_weights_stand_for_their_draws(family):
-    X, _ = planted(30)
-    module = by_gradients((4,), family, max_iter=2).fit(X)._load(torch.float64)
-    # Two weights of each feature are wide, and small beside the others.
-    mean = torch.full((X.shape[1], 4), 3.0).double()
-    shape = torch.full_like(mean, 500.0)
-    mean[:, 2:], shape[:, 2:] = 0.03, 0.8
+def test_means_of_wide_weights_stand_for_their_draws(family, likelihood):
+    X = of_likelihood(planted(30)[0], likelihood)
+    model = by_gradients((24,), family, likelihood=likelihood, max_iter=2).fit(X)
+    module = model._load(torch.float64)
+    # All but two weights of each feature are wide, and small beside the total.
+    mean = torch.full((X.shape[1], 24), 0.4).double()
+    shape = torch.full_like(mean, 0.8)
+    mean[:, :2], shape[:, :2] = 3.0, 500.0
+    mean *= math.log(2) / mean.sum(1, keepdim=True)
+    # The likelihood is flat at the mean, but for its bend.
+    x = torch.full((2, X.shape[1]), math.log(2)).double()
+    if likelihood == "bernoulli":
+        x[0], x[1] = 0, 1
     with torch.no_grad():
         pair = module.family.of_mean(mean, shape)
         module.weight_parameters[0].copy_(torch.stack(pair))
-        x = to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
-        seen, z = module._seen(x), torch.ones(len(X), 4).double()
-        generator, drawn, expanded = torch.Generator().manual_seed(0), [], []
+        seen, z = module._seen(x), torch.ones(2, 24).double()
+        generator = torch.Generator().manual_seed(0)
+        changes, expected = [], []
         for _ in range(300):
             weights = module._fresh_weights(generator)
             (lowest,), variance = module._expanded(weights)
             assert_allclose(lowest[:, 2:], mean[:, 2:])
-            for found, *given in (
-                (drawn, weights[0], False, None),
-                (expanded, lowest, False, variance),
-            ):
-                found.append(float(module._likelihood(seen, z, *given).sum()))
-    assert ((variance > 0).numpy() == [False, False, True, True]).all()
-    error = np.std(drawn) / len(drawn) ** 0.5
-    assert abs(np.mean(drawn) - np.mean(expanded)) < 4 * error
+            at_mean, expanded, drawn = (
+                float(module._likelihood(seen, z, *given).sum())
+                for given in (
+                    (lowest, False, None),
+                    (lowest, False, variance),
+                    (weights[0], False, None),
+                )
+            )
+            changes.append(drawn - at_mean)
+            expected.append(expanded - at_mean)
+    assert ((variance > 0).numpy() == [False] * 2 + [True] * 22).all()
+    # What is left is of third order.
+    assert np.mean(changes) == pytest.approx(np.mean(expected), rel=0.25)
 
 
 @pytest.mark.parametrize("likelihood", ["poisson", "bernoulli"])
