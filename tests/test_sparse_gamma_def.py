@@ -704,6 +704,17 @@ def test_gradients_start_from_the_scale_of_each_feature():
     assert_allclose(means, X.mean(0), rtol=0.5)
 
 
+def test_gradients_find_signal_where_closed_forms_find_noise():
+    rng = np.random.default_rng(0)
+    means = rng.gamma(0.3, 1, (40, 4)) @ rng.gamma(0.3, 1, (4, 20))
+    X = 1e4 * rng.poisson(means)
+    settings = {"likelihood": "gaussian", "max_iter": 30}
+    closed = SparseGammaDEF((4,), random_state=0, **settings).fit(X)
+    assert closed.noise_variance_ > X.var(0).mean()
+    model = by_gradients((4, 2), **settings).fit(X)
+    assert model.noise_variance_ < 0.5 * X.var(0).mean()
+
+
 def test_the_start_of_gradients_knows_nothing_of_containers():
     pytest.importorskip("pandas")
     X, _ = planted(30)

@@ -74,6 +74,7 @@ from skdeepfactor.emissions import (
 )
 from skdeepfactor.initialization import (
     check_init,
+    column_moments,
     column_totals,
     imputed,
     initial_counts,
@@ -957,15 +958,16 @@ class SparseGammaDEF(ConjugateFactorModel):
         level = np.sqrt(max(totals.mean() / weights.sum(), 1e-10) / n_components)
         counts, activity = shares * totals, positive @ shares.T
         start = counts, level
-        if self.solver == "gradient" and self.weight_prior == "spike_slab":
-            # Closed forms without spikes would lead away from them.
+        closed = None
+        if self.solver == "gradient":
             mean = np.maximum(counts / (weights.sum() * level), 1e-3 * level)
             start = mean, np.maximum(self.weight_shape + counts, 0.5)
-        elif self.solver == "gradient":
-            # Gradients would go the same way in many small steps.
-            closed = self._closed_fit(
-                X, weights, shares, module.layer_shapes[0], random_state
-            )
+            # Closed forms without spikes would lead away from them.
+            if self.weight_prior == "gamma":
+                closed = self._closed_fit(
+                    X, weights, shares, module.layer_shapes[0], random_state
+                )
+        if closed is not None:
             names = "emission.weight_mean", "emission.weight_concentration"
             parameters = [closed._parameters[name] for name in names]
             start = [np.asarray(p, dtype=np.float64).T for p in parameters]
@@ -980,7 +982,10 @@ class SparseGammaDEF(ConjugateFactorModel):
         module.initialize(X, weights, *start, uppers, random_state)
 
     def _closed_fit(self, X, weights, shares, layer_shape, random_state):
-        """The lowest layer alone, fitted by closed forms."""
+        """The lowest layer alone, fitted by closed forms; None where all is noise.
+
+        Gradients would go the same way in many small steps.
+        """
         closed = SparseGammaDEF(
             (len(shares),),
             likelihood=self.likelihood,
@@ -995,10 +1000,16 @@ class SparseGammaDEF(ConjugateFactorModel):
             random_state=random_state.randint(2**31 - 1),
         )
         try:
-            return closed.fit(X, sample_weight=weights)
+            closed.fit(X, sample_weight=weights)
         except Interrupted:
             # Of the model that this is the start of, there is no pass yet.
             raise KeyboardInterrupt from None
+        # Of numbers far above what the priors expect all may be taken for noise. The
+        # weights are then those of the priors, and units would have to be as large.
+        is_noise = self.likelihood == "gaussian" and (
+            closed.noise_variance_ >= np.mean(column_moments(X, weights)[1] ** 2)
+        )
+        return None if is_noise else closed
 
     def _module_attributes(self, module):
         weights, inclusion = module.weights(), module.inclusion_probabilities()
