@@ -713,6 +713,10 @@ def test_gradients_find_signal_where_closed_forms_find_noise():
     assert closed.noise_variance_ > X.var(0).mean()
     model = by_gradients((4, 2), **settings).fit(X)
     assert model.noise_variance_ < 0.5 * X.var(0).mean()
+    # What no sum of positive parts can be is noise, of which no count starts.
+    closed = SparseGammaDEF((4,), random_state=0, **settings).fit(-1 - means)
+    model = by_gradients((4, 2), **settings).fit(-1 - means)
+    assert model.lower_bound_ > 1.2 * closed.lower_bound_
 
 
 def test_the_start_of_gradients_knows_nothing_of_containers():

@@ -965,7 +965,7 @@ class SparseGammaDEF(ConjugateFactorModel):
             # Closed forms without spikes would lead away from them.
             if self.weight_prior == "gamma":
                 closed = self._closed_fit(
-                    X, weights, shares, module.layer_shapes[0], random_state
+                    X, weights, shares, level, module.layer_shapes[0], random_state
                 )
         if closed is not None:
             names = "emission.weight_mean", "emission.weight_concentration"
@@ -981,10 +981,11 @@ class SparseGammaDEF(ConjugateFactorModel):
             activity = activity @ uppers[-1].T
         module.initialize(X, weights, *start, uppers, random_state)
 
-    def _closed_fit(self, X, weights, shares, layer_shape, random_state):
-        """The lowest layer alone, fitted by closed forms; None where all is noise.
+    def _closed_fit(self, X, weights, shares, level, layer_shape, random_state):
+        """The lowest layer alone, fitted by closed forms.
 
-        Gradients would go the same way in many small steps.
+        Gradients would go the same way in many small steps. None where it takes for
+        noise what factors and weights of size ``level`` would make.
         """
         closed = SparseGammaDEF(
             (len(shares),),
@@ -1006,8 +1007,10 @@ class SparseGammaDEF(ConjugateFactorModel):
             raise KeyboardInterrupt from None
         # Of numbers far above what the priors expect all may be taken for noise. The
         # weights are then those of the priors, and units would have to be as large.
-        is_noise = self.likelihood == "gaussian" and (
-            closed.noise_variance_ >= np.mean(column_moments(X, weights)[1] ** 2)
+        is_noise = (
+            self.likelihood == "gaussian"
+            and closed.components_.mean() < level
+            and closed.noise_variance_ >= np.mean(column_moments(X, weights)[1] ** 2)
         )
         return None if is_noise else closed
 
