@@ -38,7 +38,7 @@ from sklearn.utils.validation import (
 from skdeepfactor.advice import advice
 from skdeepfactor.checkpoint import CheckpointFile, whole_file
 from skdeepfactor.data import RowBlocks, as_csr, is_streamed, new_random_state
-from skdeepfactor.distributed import current_share
+from skdeepfactor.distributed import alone, current_share
 from skdeepfactor.inference import check_objective
 from skdeepfactor.initialization import distinct_rows, n_cold_passes
 from skdeepfactor.ops import Seen, row_sum
@@ -307,7 +307,9 @@ class BaseFactorModel(
             n_seen = rows.total_weight + (0 if is_first else self.n_samples_seen_)
             n_samples = n_seen if total_samples is None else total_samples
             random_state = new_random_state(self.random_state)
-            module, device = self._start(rows, random_state, is_warm=not is_first)
+            # Some models start with a fit, in which no other process takes part.
+            with alone():
+                module, device = self._start(rows, random_state, is_warm=not is_first)
             optimizer = self._make_optimizer(module, is_stochastic=True)
             if not is_first:
                 load_optimizer(optimizer, self._optimizer_state)

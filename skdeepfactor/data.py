@@ -142,7 +142,7 @@ class RowBlocks:
     ``score_samples``, ``score`` and ``perplexity``. Blocks are read again for every
     pass, in a thread, while the one before is worked on. A fit starts with two passes
     that only read, one to check and count the rows and one to draw those that it is
-    initialized from; all else reads them once.
+    initialized from; all else reads them once, and computes in the type of the first.
 
     Parameters
     ----------

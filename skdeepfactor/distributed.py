@@ -7,6 +7,7 @@ with the same parameters.
 """
 
 import contextlib
+import contextvars
 from dataclasses import dataclass
 
 import torch
@@ -83,9 +84,22 @@ class Share:
                 raise RuntimeError(f"Process {rank} of the group failed: {other}")
 
 
+_is_alone = contextvars.ContextVar("_is_alone", default=False)
+
+
+@contextlib.contextmanager
+def alone():
+    """Take this process to have no group, for fits that the others know nothing of."""
+    token = _is_alone.set(True)
+    try:
+        yield
+    finally:
+        _is_alone.reset(token)
+
+
 def current_share(is_sharded=False):
     """The share of this process in the group that it has joined, if any."""
     group = torch.distributed
-    if not (group.is_available() and group.is_initialized()):
+    if _is_alone.get() or not (group.is_available() and group.is_initialized()):
         return Share()
     return Share(group.get_rank(), group.get_world_size(), is_sharded)

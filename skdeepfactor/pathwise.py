@@ -99,8 +99,12 @@ N_UPPER = 5
 # Shape of upper units and weights at first: so that none is near 0.
 START_SHAPE = 4.0
 
-# Shapes of the lowest weights at first, and their least mean, as a share of all's.
+# Shapes of the lowest weights at first, and their least mean, as a share of that of
+# their feature.
 START_SHAPES, LEAST_MEAN = (0.05, 1e4), 1e-5
+
+# Inputs of a network vary by less than this share of their length where rows are alike.
+ALIKE = 1e-3
 
 # How often counts are shared out for where rows start.
 N_SHARINGS = 10
@@ -379,7 +383,7 @@ class PathwiseBelief(FactorModule):
         ``weights`` say how often each row of X counts, ``uppers`` are the weights
         above.
         """
-        mean = np.maximum(mean, LEAST_MEAN * mean.mean())
+        mean = np.maximum(mean, LEAST_MEAN * mean.mean(axis=0))
         shape = np.clip(shape, *START_SHAPES)
         starts = [
             (mean.T, shape.T),
@@ -400,11 +404,15 @@ class PathwiseBelief(FactorModule):
             inputs = self._inputs(self._seen(x))
             ones = torch.ones(len(x), 1, dtype=x.dtype)
             sums = torch.cat([part for _, part in transposed_products(inputs, ones)])
-            self.input_mean.copy_(sums[:, 0] / len(x))
-            # Of what is left, on average.
-            square = row_sum(map_values(torch.square, inputs)).mean()
-            square = square - self.input_mean.double().square().sum()
-            self.input_length.fill_(max(float(square), 1e-10) ** 0.5)
+            mean = sums[:, 0] / len(x)
+            self.input_mean.copy_(mean)
+            square = float(row_sum(map_values(torch.square, inputs)).mean())
+            # Of what is left, on average; of alike rows that would say nothing of those
+            # to come, and be near 0.
+            left = square - float(mean.square().sum())
+            if left <= ALIKE**2 * square:
+                left = square or 1.0
+            self.input_length.fill_(left**0.5)
             generator = torch.Generator().manual_seed(random_state.randint(2**31 - 1))
             self.encoder.initialize(generator, input_scale=1.0, output_scale=0.01)
 
@@ -594,7 +602,10 @@ class PathwiseBelief(FactorModule):
             if bend is None:
                 bend = (-m).exp() * (m / torch.expm1(-m)).square()
             # To second order, and as of log-normals, which no variance makes -inf.
-            spread = products_at_entries(x, z.square(), variance) / m.square()
+            spread = products_at_entries(x, z.square(), variance)
+            # Of a product near 0 the slope would overflow where the weights have it.
+            least = torch.finfo(z.dtype).tiny ** (1 / 3)
+            spread = spread / m.clamp_min(least).square()
             terms = terms - 0.5 * bend * torch.log1p(spread)
         of_rows = weights.sum(0) if observed is None else observed @ weights
         totals = (z * of_rows).sum(1, dtype=torch.float64)

@@ -373,6 +373,19 @@ def test_what_one_process_raises_all_do(tmp_path):
         assert shown.endswith("60\n")
 
 
+ALONE = """
+if rank == 0:
+    model = clone(ESTIMATORS["SparseGammaDEF-gradient"]).partial_fit(X)
+    print(model.n_samples_seen_)
+dist.barrier()
+"""
+
+
+def test_a_process_takes_steps_alone(tmp_path):
+    np.save(tmp_path / "X.npy", np.random.default_rng(0).poisson(1.0, (60, 30)) * 1.0)
+    assert ended(started(tmp_path, ALONE, 2)) == ["60\n", ""]
+
+
 # In one process.
 
 

@@ -1,5 +1,6 @@
 """Gamma deep exponential families against quadrature, Monte Carlo and planted parts."""
 
+import math
 import pickle
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 import scipy.sparse
 import scipy.special
 import scipy.stats
+import sklearn
 import torch
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import linear_sum_assignment
 from sklearn.base import clone
 from sklearn.metrics import f1_score
@@ -483,6 +485,8 @@ def test_draws_of_a_family_have_its_moments(family):
     expected = functions.distribution(*pair)
     assert_allclose(functions.mean(*pair), expected.mean, rtol=1e-6)
     assert_allclose(functions.entropy(*pair), expected.entropy(), rtol=1e-6)
+    relative = expected.variance / expected.mean**2
+    assert_allclose(functions.relative_variance(pair[1]), relative, rtol=1e-6)
     for noise in (
         FreshNoise(first, torch.Generator().manual_seed(0)),
         KeyedNoise(keys, first, 3),
@@ -601,32 +605,72 @@ def test_families_and_networks_find_about_the_same_bound():
         assert bounds[family, True] > own - 0.02 * abs(own)
 
 
+@pytest.mark.parametrize("likelihood", ["poisson", "bernoulli", "gaussian"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_means_of_wide_weights_stand_for_their_draws(family):
-    X, _ = planted(30)
-    module = by_gradients((4,), family, max_iter=2).fit(X)._load(torch.float64)
-    # Two weights of each feature are wide, and small beside the others.
-    mean = torch.full((X.shape[1], 4), 3.0).double()
-    shape = torch.full_like(mean, 500.0)
-    mean[:, 2:], shape[:, 2:] = 0.03, 0.8
+def test_means_of_wide_weights_stand_for_their_draws(family, likelihood):
+    X = of_likelihood(planted(30)[0], likelihood)
+    model = by_gradients((24,), family, likelihood=likelihood, max_iter=2).fit(X)
+    module = model._load(torch.float64)
+    # All but two weights of each feature are wide, and small beside the total.
+    mean = torch.full((X.shape[1], 24), 0.4).double()
+    shape = torch.full_like(mean, 0.8)
+    mean[:, :2], shape[:, :2] = 3.0, 500.0
+    mean *= math.log(2) / mean.sum(1, keepdim=True)
+    # The likelihood is flat at the mean, but for its bend.
+    x = torch.full((2, X.shape[1]), math.log(2)).double()
+    if likelihood == "bernoulli":
+        x[0], x[1] = 0, 1
     with torch.no_grad():
         pair = module.family.of_mean(mean, shape)
         module.weight_parameters[0].copy_(torch.stack(pair))
-        x = to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
-        seen, z = module._seen(x), torch.ones(len(X), 4).double()
-        generator, drawn, expanded = torch.Generator().manual_seed(0), [], []
+        seen, z = module._seen(x), torch.ones(2, 24).double()
+        generator = torch.Generator().manual_seed(0)
+        changes, expected = [], []
         for _ in range(300):
             weights = module._fresh_weights(generator)
             (lowest,), variance = module._expanded(weights)
             assert_allclose(lowest[:, 2:], mean[:, 2:])
-            for found, *given in (
-                (drawn, weights[0], False, None),
-                (expanded, lowest, False, variance),
-            ):
-                found.append(float(module._likelihood(seen, z, *given).sum()))
-    assert ((variance > 0).numpy() == [False, False, True, True]).all()
-    error = np.std(drawn) / len(drawn) ** 0.5
-    assert abs(np.mean(drawn) - np.mean(expanded)) < 4 * error
+            at_mean, expanded, drawn = (
+                float(module._likelihood(seen, z, *given).sum())
+                for given in (
+                    (lowest, False, None),
+                    (lowest, False, variance),
+                    (weights[0], False, None),
+                )
+            )
+            changes.append(drawn - at_mean)
+            expected.append(expanded - at_mean)
+    assert ((variance > 0).numpy() == [False] * 2 + [True] * 22).all()
+    # What is left is of third order.
+    assert np.mean(changes) == pytest.approx(np.mean(expected), rel=0.25)
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "bernoulli"])
+def test_slopes_are_finite_where_draws_of_units_are_near_zero(likelihood):
+    X = of_likelihood(planted(30)[0], likelihood).astype(np.float32)
+    model = by_gradients((4,), likelihood=likelihood, max_iter=2).fit(X)
+    module = model._load(torch.float32)
+    weights, variance = module._expanded(
+        module._fresh_weights(torch.Generator().manual_seed(0))
+    )
+    seen = module._seen(to_tensor(X, slice(None), dtype=torch.float32, device="cpu"))
+    assert (variance > 0).any()
+    assert (variance == 0).any()
+    for size in (1e-12, 1e-20, 1e-30, 0.0):
+        z = torch.full((len(X), 4), size, requires_grad=True)
+        bounds = module._likelihood(seen, z, weights[0], False, variance)
+        both = z, module.weight_parameters[0]
+        for slope in torch.autograd.grad(bounds.sum(), both, retain_graph=True):
+            assert slope.isfinite().all()
+
+
+def test_gradients_take_shapes_near_zero():
+    rng = np.random.default_rng(0)
+    means = rng.gamma(0.3, 1, (40, 4)) @ rng.gamma(0.3, 1, (4, 20))
+    X = rng.poisson(means).astype(np.float32)
+    shapes = {"layer_shape": 0.001, "weight_shape": 0.01}
+    model = by_gradients((4, 2), learning_rate=0.2, max_iter=40, **shapes)
+    assert np.isfinite(model.fit(X).lower_bound_)
 
 
 def test_what_a_network_gives_varies_with_rows():
@@ -638,6 +682,50 @@ def test_what_a_network_gives_varies_with_rows():
     with torch.no_grad():
         corrections = module._amortized(seen) - module._cold(seen)
     assert (corrections.std(0) > 1e-3).all()
+
+
+@pytest.mark.parametrize("first", [[3.0, 1.0, 0.0, 8.0], [0.0] * 4])
+def test_a_network_that_has_seen_one_row_takes_others(first):
+    model = by_gradients((3, 2), amortized=True)
+    model.partial_fit(np.array([first]), total_samples=30)
+    X = np.random.default_rng(0).poisson(3.0, (30, 4)).astype(float)
+    # Units and weights of rows unlike the first are of the size of counts.
+    assert (model.transform(X) @ model.components_).max() < 1e3
+    for start in range(0, 30, 5):
+        model.partial_fit(X[start : start + 5], total_samples=30)
+    assert (model.transform(X) @ model.components_).max() < 1e3
+
+
+def test_gradients_start_from_the_scale_of_each_feature():
+    X = np.random.default_rng(0).poisson(3.0, (40, 20)).astype(float)
+    X[:, 0] *= 1e8
+    model = by_gradients((3,), max_iter=1).fit(X)
+    means = (model.transform(X) @ model.components_).mean(0)
+    assert_allclose(means, X.mean(0), rtol=0.5)
+
+
+def test_gradients_find_signal_where_closed_forms_find_noise():
+    rng = np.random.default_rng(0)
+    means = rng.gamma(0.3, 1, (40, 4)) @ rng.gamma(0.3, 1, (4, 20))
+    X = 1e4 * rng.poisson(means)
+    settings = {"likelihood": "gaussian", "max_iter": 30}
+    closed = SparseGammaDEF((4,), random_state=0, **settings).fit(X)
+    assert closed.noise_variance_ > X.var(0).mean()
+    model = by_gradients((4, 2), **settings).fit(X)
+    assert model.noise_variance_ < 0.5 * X.var(0).mean()
+    # What no sum of positive parts can be is noise, of which no count starts.
+    closed = SparseGammaDEF((4,), random_state=0, **settings).fit(-1 - means)
+    model = by_gradients((4, 2), **settings).fit(-1 - means)
+    assert model.lower_bound_ > 1.2 * closed.lower_bound_
+
+
+def test_the_start_of_gradients_knows_nothing_of_containers():
+    pytest.importorskip("pandas")
+    X, _ = planted(30)
+    expected = by_gradients((4, 2), max_iter=2).fit(X)
+    with sklearn.config_context(transform_output="pandas"):
+        found = by_gradients((4, 2), max_iter=2).fit(X)
+    assert_array_equal(found.components_, expected.components_)
 
 
 def test_gradients_that_go_on_take_steps_on_rows_again(monkeypatch):

@@ -74,6 +74,7 @@ from skdeepfactor.emissions import (
 )
 from skdeepfactor.initialization import (
     check_init,
+    column_moments,
     column_totals,
     imputed,
     initial_counts,
@@ -84,7 +85,7 @@ from skdeepfactor.layers import LINKS
 from skdeepfactor.module import FactorModule
 from skdeepfactor.ops import Seen, map_values, row_sum, scaled, split_double
 from skdeepfactor.pathwise import FAMILIES, PathwiseBelief
-from skdeepfactor.training import AnnealedAdam
+from skdeepfactor.training import AnnealedAdam, Interrupted
 
 # Every so many steps one is not over-relaxed, against oscillations.
 PLAIN_EVERY = 10
@@ -958,14 +959,21 @@ class SparseGammaDEF(ConjugateFactorModel):
         level = np.sqrt(max(totals.mean() / weights.sum(), 1e-10) / n_components)
         counts, activity = shares * totals, positive @ shares.T
         start = counts, level
-        if self.solver == "gradient" and self.weight_prior == "spike_slab":
-            # Closed forms without spikes would lead away from them.
+        closed = None
+        if self.solver == "gradient":
             mean = np.maximum(counts / (weights.sum() * level), 1e-3 * level)
             start = mean, np.maximum(self.weight_shape + counts, 0.5)
-        elif self.solver == "gradient":
-            start, activity = self._closed_start(
-                X, weights, shares, module.layer_shapes[0], random_state
-            )
+            # Closed forms without spikes would lead away from them.
+            if self.weight_prior == "gamma":
+                closed = self._closed_fit(
+                    X, weights, shares, level, module.layer_shapes[0], random_state
+                )
+        if closed is not None:
+            names = "emission.weight_mean", "emission.weight_concentration"
+            parameters = [closed._parameters[name] for name in names]
+            start = [np.asarray(p, dtype=np.float64).T for p in parameters]
+            if len(sizes) > 1:
+                activity = closed._infer(X, lambda module, x: module.features(x, [0]))
         uppers = []
         for above in sizes[1:]:
             # Half from clusters of the units below that are active together.
@@ -974,10 +982,11 @@ class SparseGammaDEF(ConjugateFactorModel):
             activity = activity @ uppers[-1].T
         module.initialize(X, weights, *start, uppers, random_state)
 
-    def _closed_start(self, X, weights, shares, layer_shape, random_state):
-        """Means and shapes of the lowest weights by closed forms; units of the rows.
+    def _closed_fit(self, X, weights, shares, level, layer_shape, random_state):
+        """The lowest layer alone, fitted by closed forms.
 
-        Of that layer alone. Gradients would go the same way in many small steps.
+        Gradients would go the same way in many small steps. None where it takes for
+        noise what factors and weights of size ``level`` would make.
         """
         closed = SparseGammaDEF(
             (len(shares),),
@@ -991,11 +1000,20 @@ class SparseGammaDEF(ConjugateFactorModel):
             max_iter=N_CLOSED,
             device=self.device,
             random_state=random_state.randint(2**31 - 1),
-        ).fit(X, sample_weight=weights)
-        parameters = closed._parameters
-        names = "emission.weight_mean", "emission.weight_concentration"
-        start = [np.asarray(parameters[name], dtype=np.float64).T for name in names]
-        return start, closed.transform(X)
+        )
+        try:
+            closed.fit(X, sample_weight=weights)
+        except Interrupted:
+            # Of the model that this is the start of, there is no pass yet.
+            raise KeyboardInterrupt from None
+        # Of numbers far above what the priors expect all may be taken for noise. The
+        # weights are then those of the priors, and units would have to be as large.
+        is_noise = (
+            self.likelihood == "gaussian"
+            and closed.components_.mean() < level
+            and closed.noise_variance_ >= np.mean(column_moments(X, weights)[1] ** 2)
+        )
+        return None if is_noise else closed
 
     def _module_attributes(self, module):
         weights, inclusion = module.weights(), module.inclusion_probabilities()
