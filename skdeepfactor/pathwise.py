@@ -574,7 +574,7 @@ class PathwiseBelief(FactorModule):
             bounds = bounds + (terms + constant).sum(1, dtype=torch.float64)
         return bounds
 
-    def _likelihood(self, seen, z, weights, given_total, variance):
+    def _likelihood(self, seen, z, weights, given_total, variance=None):
         """Of drawn factors and weights; ``variance`` is that of means among these."""
         x, observed, _ = seen
         if self.likelihood == "gaussian":
