@@ -175,7 +175,7 @@ def fitted(X, seconds, clock, seed, **parameters):
 
     from skdeepfactor import SparseGammaDEF
     from skdeepfactor.data import to_tensor
-    from skdeepfactor.models.sparse_gamma_def import GammaBelief
+    from skdeepfactor.models.sparse_gamma_def.estimator import GammaBelief
 
     caught = []
     data_bound = GammaBelief.data_bound

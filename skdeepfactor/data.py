@@ -14,7 +14,7 @@ import sklearn
 import torch
 from sklearn.utils import check_random_state
 
-from skdeepfactor.ops import csr
+from skdeepfactor._math.ops import csr
 
 # Bytes of one (rows, width) array of a batch: small enough to stay in a cache, large
 # enough that the overhead of a call does not count.

@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributions import Distribution, constraints, register_kl
 from torch.nn.functional import logsigmoid
 
-from skdeepfactor.ops import SLICE
+from skdeepfactor._math.ops import SLICE
 
 # Priors are learnt within this range; the bound is flat beyond it.
 PRIOR_RANGE = (1e-6, 1e6)

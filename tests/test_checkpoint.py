@@ -20,10 +20,10 @@ from skdeepfactor import (
     PoissonFactorization,
     SparseGammaDEF,
 )
-from skdeepfactor.checkpoint import CheckpointFile
+from skdeepfactor._math.module import FactorModule
+from skdeepfactor._training.checkpoint import CheckpointFile
+from skdeepfactor._training.loop import Interrupted, Interrupts, train_pass
 from skdeepfactor.data import RowBlocks
-from skdeepfactor.module import FactorModule
-from skdeepfactor.training import Interrupted, Interrupts, train_pass
 
 
 def data_of(estimator, counts):
@@ -81,7 +81,7 @@ def test_a_run_goes_on_to_the_last_bit(estimator, counts, options, kept, tmp_pat
 
 def test_a_large_gamma_def_goes_on_too(counts, kept, tmp_path, monkeypatch):
     """It is not extrapolated, and keeps copies of its parameters alone."""
-    monkeypatch.setattr("skdeepfactor.training.MAX_EXTRAPOLATED", 0)
+    monkeypatch.setattr("skdeepfactor._training.loop.MAX_EXTRAPOLATED", 0)
     model = SparseGammaDEF((3, 2), max_iter=6, tol=0.0, random_state=0)
     expected = clone(model).fit(counts)
     path = tmp_path / "run"
@@ -93,7 +93,7 @@ def test_a_large_gamma_def_goes_on_too(counts, kept, tmp_path, monkeypatch):
 def test_a_finished_run_is_not_trained_again(counts, tmp_path, monkeypatch):
     model = PoissonFactorization(3, max_iter=5, random_state=0)
     expected = clone(model).fit(counts, checkpoint=tmp_path / "run")
-    monkeypatch.setattr("skdeepfactor.training.train_pass", None)
+    monkeypatch.setattr("skdeepfactor._training.loop.train_pass", None)
     assert_same(clone(model).fit(counts, checkpoint=tmp_path / "run"), expected)
 
 
@@ -347,7 +347,7 @@ def test_an_interrupt_keeps_the_last_whole_pass(estimator, counts, batch_size):
                 raise KeyboardInterrupt
             return bound
 
-        patch.setattr("skdeepfactor.training.train_pass", interrupted)
+        patch.setattr("skdeepfactor._training.loop.train_pass", interrupted)
         with pytest.raises(KeyboardInterrupt):
             found.fit(X)
     assert found.n_iter_ == 3
@@ -402,7 +402,8 @@ import os, signal, threading, time
 import numpy as np
 import torch
 torch.set_num_threads(1)
-from skdeepfactor import PoissonFactorization, training
+from skdeepfactor import PoissonFactorization
+from skdeepfactor._training import loop as training
 
 X = np.random.default_rng(0).poisson(1.0, (500, 40))
 model = PoissonFactorization(
@@ -443,7 +444,7 @@ def test_an_interrupt_of_the_last_bound_keeps_all_passes(counts, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skdeepfactor.training._evaluate", interrupted)
+    monkeypatch.setattr("skdeepfactor._training.loop._evaluate", interrupted)
     model = LatentDirichletAllocation(3, batch_size=16, max_iter=4, random_state=0)
     with pytest.raises(Interrupted):
         model.fit(counts)

@@ -5,7 +5,7 @@ import scipy.special
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skdeepfactor.conjugate import (
+from skdeepfactor._math.allocation import (
     Anderson,
     Weights,
     allocate,

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from sklearn.exceptions import NotFittedError
 
 from skdeepfactor import PoissonFactorization
-from skdeepfactor.base import ConjugateFactorModel
+from skdeepfactor._estimator.base import ConjugateFactorModel
 from tests.conftest import ESTIMATORS
 
 ROW_METHODS = ["transform", "score_samples"]

@@ -10,8 +10,8 @@ import pytest
 import torch.distributed
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skdeepfactor.distributed import Share, current_share
-from skdeepfactor.rows import MatrixRows
+from skdeepfactor._training.distributed import Share, current_share
+from skdeepfactor._training.rows import MatrixRows
 from tests.conftest import CLOSED_FORMS, ESTIMATORS
 
 pytestmark = pytest.mark.skipif(
@@ -293,7 +293,7 @@ def test_a_process_that_dies_ends_the_others(tmp_path):
 CHECKPOINTED = """
 model = clone(ESTIMATORS["PoissonFactorization"]).set_params(tol=0.0, max_iter=6)
 if "first" in os.listdir(folder):
-    from skdeepfactor.checkpoint import CheckpointFile
+    from skdeepfactor._training.checkpoint import CheckpointFile
     write, n_written = CheckpointFile.write, 0
     def write_some(self, state):
         global n_written

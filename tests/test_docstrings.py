@@ -9,7 +9,7 @@ from numpydoc.docscrape import ClassDoc, FunctionDoc
 from numpydoc.validate import validate
 
 import skdeepfactor
-from skdeepfactor.base import BaseFactorModel
+from skdeepfactor._estimator.base import BaseFactorModel
 from skdeepfactor.data import RowBlocks
 
 READERS = ["metrics", "datasets", "plotting", "inspection"]

@@ -18,7 +18,7 @@ from torch.distributions import (
     Poisson,
 )
 
-from skdeepfactor.inference import check_objective, importance_bound, renyi_bound
+from skdeepfactor._math.importance import check_objective, importance_bound, renyi_bound
 
 ALPHAS = [-1.0, 0.0, 0.2, 0.5, 1.0, 2.0, 5.0]
 

@@ -7,7 +7,7 @@ import scipy.spatial
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skdeepfactor import LatentDirichletAllocation
-from skdeepfactor.initialization import (
+from skdeepfactor._math.starts import (
     distinct_rows,
     initial_counts,
     initial_loadings,

@@ -18,13 +18,13 @@ from skdeepfactor import (
     VariationalAutoencoder,
     VariationalSparseCoding,
 )
-from skdeepfactor.amortized import Observation
-from skdeepfactor.base import ConjugateFactorModel
+from skdeepfactor._estimator.amortized import Observation
+from skdeepfactor._estimator.base import ConjugateFactorModel
+from skdeepfactor._math.ops import Seen, take_rows
+from skdeepfactor._math.starts import column_moments, imputed
 from skdeepfactor.data import RowBlocks
 from skdeepfactor.datasets import make_poisson_factors
-from skdeepfactor.initialization import column_moments, imputed
-from skdeepfactor.ops import Seen, take_rows
-from skdeepfactor.pathwise import N_SHARINGS
+from skdeepfactor.models.sparse_gamma_def.gradient import N_SHARINGS
 from tests.conftest import ESTIMATORS
 from tests.test_contract import climbing
 

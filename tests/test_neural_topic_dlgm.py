@@ -947,7 +947,7 @@ class OtherProcesses:
 def test_restarts_in_other_processes_bring_their_transformer(counts, monkeypatch):
     parameters = {"n_init": 2, "max_iter": 1, "max_refine_steps": 0}
     alone = small(input_transform=TfidfTransformer(), **parameters).fit(counts)
-    monkeypatch.setattr("skdeepfactor.base.Parallel", OtherProcesses)
+    monkeypatch.setattr("skdeepfactor._estimator.base.Parallel", OtherProcesses)
     model = small(input_transform=TfidfTransformer(), **parameters).fit(counts)
     np.testing.assert_array_equal(model.transform(counts), alone.transform(counts))
 

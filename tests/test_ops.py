@@ -5,7 +5,7 @@ import scipy.stats
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skdeepfactor import ops
+from skdeepfactor._math import ops
 
 SHAPES = [(0, 6), (1, 8), (8, 1), (1, 1), (3, 4), (23, 17), (60, 9)]
 LAYOUTS = ["strided", "csr32", "csr64"]

@@ -19,10 +19,10 @@ from skdeepfactor import (
     PoissonFactorization,
     SparseGammaDEF,
 )
-from skdeepfactor.base import ConjugateFactorModel
+from skdeepfactor._estimator.base import ConjugateFactorModel
+from skdeepfactor._training.loop import train_pass
+from skdeepfactor._training.rows import CheckedBlocks, MatrixRows, StreamedRows, _levels
 from skdeepfactor.data import RowBlocks
-from skdeepfactor.rows import CheckedBlocks, MatrixRows, StreamedRows, _levels
-from skdeepfactor.training import train_pass
 from tests.conftest import CLOSED_FORMS, ESTIMATORS
 
 ARRAY = np.random.default_rng(3).random((3, 30))

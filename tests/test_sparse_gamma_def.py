@@ -16,10 +16,15 @@ from sklearn.base import clone
 from sklearn.metrics import f1_score
 
 from skdeepfactor import PoissonFactorization, SparseGammaDEF
-from skdeepfactor.conjugate import indicator_excess
+from skdeepfactor._math.allocation import indicator_excess
 from skdeepfactor.data import to_tensor
 from skdeepfactor.distributions import InverseGaussians
-from skdeepfactor.pathwise import FAMILIES, FreshNoise, KeyedNoise, PathwiseBelief
+from skdeepfactor.models.sparse_gamma_def.gradient import (
+    FAMILIES,
+    FreshNoise,
+    KeyedNoise,
+    PathwiseBelief,
+)
 
 RHO, TAU = [0.5, 2.0, 3e-3, 50.0, 1.0], [0.3, 1e-6, 40.0, 20.0, 200.0]
 
@@ -383,7 +388,7 @@ def test_sparsity_is_a_share_of_small_weights(fitted):
 def test_more_passes_do_not_end_lower(acceleration, is_large, monkeypatch):
     """Not even where steps are as long as they may be."""
     if is_large:
-        monkeypatch.setattr("skdeepfactor.training.MAX_EXTRAPOLATED", 0)
+        monkeypatch.setattr("skdeepfactor._training.loop.MAX_EXTRAPOLATED", 0)
     X, _ = sparse_and_layered(0, 100, 30)
     model = SparseGammaDEF(
         (6, 2), acceleration=acceleration, over_relaxation=1.99, tol=0, random_state=0

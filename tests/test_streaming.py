@@ -9,9 +9,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
 from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
+from skdeepfactor._training.distributed import Share
+from skdeepfactor._training.rows import ALONE, CheckedBlocks, MatrixRows, StreamedRows
 from skdeepfactor.data import RowBlocks, ahead
-from skdeepfactor.distributed import Share
-from skdeepfactor.rows import ALONE, CheckedBlocks, MatrixRows, StreamedRows
 
 
 def cut(X, size=13):

@@ -9,10 +9,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 from torch.distributions import Gamma, MultivariateNormal
 
-from skdeepfactor import data, training
-from skdeepfactor.module import FactorModule
-from skdeepfactor.rows import MatrixRows
-from skdeepfactor.training import Memory, NaturalGradient, train, train_pass
+from skdeepfactor import data
+from skdeepfactor._math.module import FactorModule
+from skdeepfactor._training import loop as training
+from skdeepfactor._training.loop import Memory, NaturalGradient, train, train_pass
+from skdeepfactor._training.rows import MatrixRows
 
 N_ROWS, N_FEATURES = 23, 5
 

@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
 
 from skdeepfactor import VariationalAutoencoder
-from skdeepfactor.amortized import NOISE_FLOOR, Observation
+from skdeepfactor._estimator.amortized import NOISE_FLOOR, Observation
 from skdeepfactor.data import to_tensor
 
 LINEAR = {"decoder_layers": (), "encoder_layers": ()}

@@ -42,8 +42,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.distributions import Dirichlet
 
-from skdeepfactor.base import ConjugateFactorModel
-from skdeepfactor.conjugate import MAX_STEPS, Weights, allocate, fixed_point
+from skdeepfactor._estimator.base import ConjugateFactorModel
+from skdeepfactor._math.allocation import MAX_STEPS, Weights, allocate, fixed_point
+from skdeepfactor._math.module import FactorModule
+from skdeepfactor._math.ops import row_sum, scaled, slices
+from skdeepfactor._math.starts import check_init, initial_counts
 from skdeepfactor.distributions import (
     check_prior,
     digamma,
@@ -51,9 +54,6 @@ from skdeepfactor.distributions import (
     dirichlet_kl,
     symmetric_dirichlet,
 )
-from skdeepfactor.initialization import check_init, initial_counts
-from skdeepfactor.module import FactorModule
-from skdeepfactor.ops import row_sum, scaled, slices
 
 ALL = slice(None)
 

@@ -79,21 +79,18 @@ from sklearn.utils._param_validation import (
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from skdeepfactor.base import SampledFactorModel
-from skdeepfactor.data import to_tensor
-from skdeepfactor.distributions import GaussianMixture
-from skdeepfactor.emissions import LARGEST_MEAN
-from skdeepfactor.inference import check_objective, importance_bound, renyi_bound
-from skdeepfactor.initialization import initial_loadings, initial_logits
-from skdeepfactor.likelihoods import (
+from skdeepfactor._estimator.base import SampledFactorModel
+from skdeepfactor._math.importance import check_objective, importance_bound, renyi_bound
+from skdeepfactor._math.likelihoods import (
+    LARGEST_MEAN,
     dirichlet_multinomial,
     multinomial,
     negative_binomial,
     poisson,
 )
-from skdeepfactor.module import FactorModule
-from skdeepfactor.nn import N_TYPICAL, Decoder, Encoder, typical_length
-from skdeepfactor.ops import (
+from skdeepfactor._math.module import FactorModule
+from skdeepfactor._math.networks import N_TYPICAL, Decoder, Encoder, typical_length
+from skdeepfactor._math.ops import (
     Entries,
     keyed_normal,
     map_values,
@@ -102,7 +99,10 @@ from skdeepfactor.ops import (
     take_rows,
     without_zeros,
 )
-from skdeepfactor.training import AnnealedAdam
+from skdeepfactor._math.starts import initial_loadings, initial_logits
+from skdeepfactor._training.loop import AnnealedAdam
+from skdeepfactor.data import to_tensor
+from skdeepfactor.distributions import GaussianMixture
 
 # A row is refined until its bound gains less than this share of itself.
 REFINE_TOL = {torch.float32: 1e-7, torch.float64: 1e-11}

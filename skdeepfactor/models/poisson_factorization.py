@@ -82,13 +82,21 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torch.distributions import Gamma
 
-from skdeepfactor.base import ConjugateFactorModel
-from skdeepfactor.conjugate import (
+from skdeepfactor._estimator.base import ConjugateFactorModel
+from skdeepfactor._math.allocation import (
     MAX_STEPS,
     Weights,
     allocate,
     fixed_point,
     log_factorials,
+)
+from skdeepfactor._math.module import FactorModule
+from skdeepfactor._math.ops import Seen, nonzero, row_sum, scaled, slices
+from skdeepfactor._math.starts import (
+    check_init,
+    column_totals,
+    imputed,
+    initial_counts,
 )
 from skdeepfactor.distributions import (
     check_prior,
@@ -99,14 +107,6 @@ from skdeepfactor.distributions import (
     gamma_shape_and_rate,
     symmetric_dirichlet,
 )
-from skdeepfactor.initialization import (
-    check_init,
-    column_totals,
-    imputed,
-    initial_counts,
-)
-from skdeepfactor.module import FactorModule
-from skdeepfactor.ops import Seen, nonzero, row_sum, scaled, slices
 
 ALL = slice(None)
 

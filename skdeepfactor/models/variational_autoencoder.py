@@ -44,10 +44,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.distributions import Independent, Laplace, Normal, kl_divergence
 
-from skdeepfactor.amortized import AmortizedFactorModel, AmortizedModule
-from skdeepfactor.base import SampledFactorModel
+from skdeepfactor._estimator.amortized import AmortizedFactorModel, AmortizedModule
+from skdeepfactor._estimator.base import SampledFactorModel
+from skdeepfactor._math.importance import check_objective, importance_bound
 from skdeepfactor.distributions import GaussianMixture
-from skdeepfactor.inference import check_objective, importance_bound
 
 # Spread of the means of a mixture at first.
 MIXTURE_START = 1.0

@@ -65,12 +65,12 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch.distributions import Independent, kl_divergence
 from torch.nn.functional import logsigmoid
 
-from skdeepfactor.amortized import (
+from skdeepfactor._estimator.amortized import (
     ENCODER_START,
     AmortizedFactorModel,
     AmortizedModule,
 )
-from skdeepfactor.base import SampledFactorModel
+from skdeepfactor._estimator.base import SampledFactorModel
 from skdeepfactor.data import as_csr
 from skdeepfactor.distributions import SpikeSlab
 

@@ -34,15 +34,12 @@ from sklearn.utils._param_validation import StrOptions
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from skdeepfactor.base import SampledFactorModel
-from skdeepfactor.data import to_tensor
-from skdeepfactor.emissions import LARGEST_MEAN
-from skdeepfactor.inference import renyi_bound
-from skdeepfactor.initialization import column_moments, imputed, initial_logits
-from skdeepfactor.likelihoods import multinomial, poisson
-from skdeepfactor.module import FactorModule
-from skdeepfactor.nn import N_TYPICAL, Decoder, Layers, typical_length
-from skdeepfactor.ops import (
+from skdeepfactor._estimator.base import SampledFactorModel
+from skdeepfactor._math.importance import renyi_bound
+from skdeepfactor._math.likelihoods import LARGEST_MEAN, multinomial, poisson
+from skdeepfactor._math.module import FactorModule
+from skdeepfactor._math.networks import N_TYPICAL, Decoder, Layers, typical_length
+from skdeepfactor._math.ops import (
     Entries,
     Seen,
     dense,
@@ -52,7 +49,9 @@ from skdeepfactor.ops import (
     row_keys,
     without_zeros,
 )
-from skdeepfactor.training import AnnealedAdam
+from skdeepfactor._math.starts import column_moments, imputed, initial_logits
+from skdeepfactor._training.loop import AnnealedAdam
+from skdeepfactor.data import to_tensor
 
 # The least variance of noise, as a share of that of the data. A feature that never
 # varies would have an infinite density.

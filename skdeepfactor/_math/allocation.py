@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from skdeepfactor.distributions import scaled_exp
-from skdeepfactor.ops import (
+from skdeepfactor._math.ops import (
     map_values,
     product_at,
     row_dot,
@@ -26,6 +25,7 @@ from skdeepfactor.ops import (
     take_rows,
     transposed_products,
 )
+from skdeepfactor.distributions import scaled_exp
 
 # Steps a row may take where its factors are wanted exactly, not on the way to a fit.
 MAX_STEPS = 1000

@@ -61,18 +61,11 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torch.distributions import Gamma
 
-from skdeepfactor.base import ConjugateFactorModel, check_layers
-from skdeepfactor.conjugate import MAX_STEPS, fixed_point
-from skdeepfactor.distributions import LARGEST_ORDER, gamma_draws, gamma_kl
-from skdeepfactor.emissions import (
-    FLOORS,
-    AllocatedCounts,
-    ExpandedCounts,
-    Gaussian,
-    SpikedCounts,
-    mean_log,
-)
-from skdeepfactor.initialization import (
+from skdeepfactor._estimator.base import ConjugateFactorModel, check_layers
+from skdeepfactor._math.allocation import MAX_STEPS, fixed_point
+from skdeepfactor._math.module import FactorModule
+from skdeepfactor._math.ops import Seen, map_values, row_sum, scaled, split_double
+from skdeepfactor._math.starts import (
     check_init,
     column_moments,
     column_totals,
@@ -81,11 +74,18 @@ from skdeepfactor.initialization import (
     initial_parts,
     n_cold_passes,
 )
-from skdeepfactor.layers import LINKS
-from skdeepfactor.module import FactorModule
-from skdeepfactor.ops import Seen, map_values, row_sum, scaled, split_double
-from skdeepfactor.pathwise import FAMILIES, PathwiseBelief
-from skdeepfactor.training import AnnealedAdam, Interrupted
+from skdeepfactor._training.loop import AnnealedAdam, Interrupted
+from skdeepfactor.distributions import LARGEST_ORDER, gamma_draws, gamma_kl
+from skdeepfactor.models.sparse_gamma_def.emissions import (
+    FLOORS,
+    AllocatedCounts,
+    ExpandedCounts,
+    Gaussian,
+    SpikedCounts,
+    mean_log,
+)
+from skdeepfactor.models.sparse_gamma_def.gradient import FAMILIES, PathwiseBelief
+from skdeepfactor.models.sparse_gamma_def.links import LINKS
 
 # Every so many steps one is not over-relaxed, against oscillations.
 PLAIN_EVERY = 10

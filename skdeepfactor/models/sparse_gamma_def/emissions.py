@@ -77,7 +77,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from skdeepfactor.conjugate import (
+from skdeepfactor._math.allocation import (
     Allocation,
     Weights,
     allocate,
@@ -86,10 +86,9 @@ from skdeepfactor.conjugate import (
     indicator_log_likelihood,
     log_factorials,
 )
-from skdeepfactor.distributions import digamma, gamma_draws, gamma_kl
-from skdeepfactor.initialization import column_moments
-from skdeepfactor.module import FactorModule
-from skdeepfactor.ops import (
+from skdeepfactor._math.likelihoods import LARGEST_MEAN
+from skdeepfactor._math.module import FactorModule
+from skdeepfactor._math.ops import (
     Seen,
     map_values,
     product_at,
@@ -98,15 +97,14 @@ from skdeepfactor.ops import (
     slices,
     transposed_products,
 )
+from skdeepfactor._math.starts import column_moments
+from skdeepfactor.distributions import digamma, gamma_draws, gamma_kl
 
 # Means, and products of them, below these are taken to be these.
 FLOORS = {torch.float32: 1e-12, torch.float64: 1e-100}
 
 # The least variance of noise, as a share of the mean square of the data.
 NOISE_FLOOR = 1e-6
-
-# Where a Poisson count is drawn, NumPy takes no larger mean.
-LARGEST_MEAN = 1e18
 
 # Shape of the spike, its mean as a share of the slab's, and where pi is kept.
 SPIKE_SHAPE, SPIKE_MEAN = 1.0, 1e-2

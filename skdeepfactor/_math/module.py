@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import nn
 
-from skdeepfactor.ops import scaled
+from skdeepfactor._math.ops import scaled
 
 
 class FactorModule(nn.Module, ABC):

@@ -11,8 +11,8 @@ import warnings
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from skdeepfactor.conjugate import Anderson
-from skdeepfactor.ops import scaled
+from skdeepfactor._math.allocation import Anderson
+from skdeepfactor._math.ops import scaled
 
 # Relative fall of the bound for which an extrapolation is taken back, and how far one
 # may move a logarithm.

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
+from skdeepfactor._training.distributed import Share
 from skdeepfactor.data import (
     ahead,
     chunks,
@@ -20,7 +21,6 @@ from skdeepfactor.data import (
     stacked,
     to_tensor,
 )
-from skdeepfactor.distributed import Share
 
 # The share of one process in data that no other has.
 ALONE = Share()

@@ -48,6 +48,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from skdeepfactor._math.ops import scaled
 from skdeepfactor.distributions import (
     InverseGaussians,
     digamma,
@@ -56,7 +57,6 @@ from skdeepfactor.distributions import (
     log_product,
     scaled_exp,
 )
-from skdeepfactor.ops import scaled
 
 # Of rho times tau, which can collapse faster than exponentially.
 FLOOR = 1e-14

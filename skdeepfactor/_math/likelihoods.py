@@ -17,6 +17,9 @@ from torch.nn.functional import logsigmoid
 # Concentrations below it would underflow; the row is then as good as impossible.
 TINY = 1e-300
 
+# Where a Poisson count is drawn, NumPy takes no larger mean.
+LARGEST_MEAN = 1e18
+
 
 def multinomial(x, logits, log_total):
     """Words in order, each drawn in proportion to exp(logits)."""

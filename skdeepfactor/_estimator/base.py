@@ -35,16 +35,13 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from skdeepfactor.advice import advice
-from skdeepfactor.checkpoint import CheckpointFile, whole_file
-from skdeepfactor.data import RowBlocks, as_csr, is_streamed, new_random_state
-from skdeepfactor.distributed import alone, current_share
-from skdeepfactor.inference import check_objective
-from skdeepfactor.initialization import distinct_rows, n_cold_passes
-from skdeepfactor.ops import Seen, row_sum
-from skdeepfactor.progress import CallbackSupportMixin, pass_reports, with_callbacks
-from skdeepfactor.rows import ALONE, CheckedBlocks, MatrixRows, StreamedRows
-from skdeepfactor.training import (
+from skdeepfactor._estimator.advice import advice
+from skdeepfactor._math.importance import check_objective
+from skdeepfactor._math.ops import Seen, row_sum
+from skdeepfactor._math.starts import distinct_rows, n_cold_passes
+from skdeepfactor._training.checkpoint import CheckpointFile, whole_file
+from skdeepfactor._training.distributed import alone, current_share
+from skdeepfactor._training.loop import (
     Interrupted,
     NaturalGradient,
     global_kl,
@@ -53,6 +50,13 @@ from skdeepfactor.training import (
     train,
     train_pass,
 )
+from skdeepfactor._training.progress import (
+    CallbackSupportMixin,
+    pass_reports,
+    with_callbacks,
+)
+from skdeepfactor._training.rows import ALONE, CheckedBlocks, MatrixRows, StreamedRows
+from skdeepfactor.data import RowBlocks, as_csr, is_streamed, new_random_state
 
 
 def _has_perplexity(estimator):

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import nn
 
-from skdeepfactor.ops import map_values, product, row_sum
+from skdeepfactor._math.ops import map_values, product, row_sum
 
 # Numbers in the largest array for the slopes of a few rows.
 BLOCK = 2**23

@@ -61,18 +61,15 @@ from torch import nn
 from torch.distributions import Gamma, LogNormal, Weibull
 from torch.nn.functional import logsigmoid, softplus
 
-from skdeepfactor.conjugate import (
+from skdeepfactor._math.allocation import (
     Weights,
     allocate,
     allocate_indicators,
     log_factorials,
 )
-from skdeepfactor.data import to_tensor
-from skdeepfactor.emissions import LARGEST_MEAN, NOISE_FLOOR, SPIKE_MEAN, SPIKE_SHAPE
-from skdeepfactor.initialization import column_moments
-from skdeepfactor.module import FactorModule
-from skdeepfactor.nn import N_TYPICAL, Layers
-from skdeepfactor.ops import (
+from skdeepfactor._math.module import FactorModule
+from skdeepfactor._math.networks import N_TYPICAL, Layers
+from skdeepfactor._math.ops import (
     Entries,
     Seen,
     keyed_uniform,
@@ -84,6 +81,14 @@ from skdeepfactor.ops import (
     split_double,
     transposed_products,
     without_zeros,
+)
+from skdeepfactor._math.starts import column_moments
+from skdeepfactor.data import to_tensor
+from skdeepfactor.models.sparse_gamma_def.emissions import (
+    LARGEST_MEAN,
+    NOISE_FLOOR,
+    SPIKE_MEAN,
+    SPIKE_SHAPE,
 )
 
 # Draws for scores, the first stream of their noise, and how fast the moments of steps
