@@ -14,6 +14,7 @@ NAMES = (
     "gpu",
     "grid",
     "fuzz",
+    "same_fits",
 )
 
 
