@@ -174,7 +174,7 @@ def fitted(X, seconds, clock, seed, **parameters):
     import torch
 
     from skdeepfactor import SparseGammaDEF
-    from skdeepfactor.data import to_tensor
+    from skdeepfactor._math.batch import to_tensor
     from skdeepfactor.models.sparse_gamma_def.estimator import GammaBelief
 
     caught = []
@@ -354,7 +354,7 @@ def images(meter, seconds, clock, seed, n_draws=100):
     import torch
     from torch.distributions import Poisson
 
-    from skdeepfactor.data import to_tensor
+    from skdeepfactor._math.batch import to_tensor
 
     _, train_seconds, module, _ = fitted(faces("x_train"), seconds, clock, seed)
     X = faces("x_test")

@@ -136,7 +136,7 @@ def validated(est, valid):
     """What is measured on the validation rows."""
     import torch
 
-    from skdeepfactor.data import to_tensor
+    from skdeepfactor._math.batch import to_tensor
     from skdeepfactor.inspection import jacobian_embeddings, latent_usage
     from skdeepfactor.models.neural_topic_dlgm import ACTIVE_VARIANCE, Posterior
 
@@ -197,7 +197,7 @@ def refine(meter, corpus, seed, k):
     import torch
 
     from skdeepfactor import NeuralTopicDLGM
-    from skdeepfactor.data import to_tensor
+    from skdeepfactor._math.batch import to_tensor
     from skdeepfactor.models.neural_topic_dlgm import Posterior, Rows
 
     train, valid, _ = split(corpus)

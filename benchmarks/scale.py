@@ -84,7 +84,7 @@ def fit(meter, path, estimator, k):
 
 def parts(est, X):
     """Bytes of the four parts that memory is compared with."""
-    from skdeepfactor.data import chunks
+    from skdeepfactor._training.rows import chunks
 
     module = est._make_module(X.shape[1])
     rows = next(chunks(X, None, module.local_width))

@@ -1,26 +1,13 @@
-"""Matrices, in memory or in blocks from elsewhere, and parts of them as tensors."""
+"""Data larger than memory: matrices in blocks, from files and other packages."""
 
-import contextlib
-import itertools
 import math
 import os
-import queue
-import threading
 from numbers import Integral
 
 import numpy as np
 import scipy.sparse
 import sklearn
-import torch
 from sklearn.utils import check_random_state
-
-from skdeepfactor._math.ops import csr
-
-# Bytes of one (rows, width) array of a batch: small enough to stay in a cache, large
-# enough that the overhead of a call does not count.
-CHUNK_BYTES = 2**21
-# The same on an accelerator, which is fast where it has much to do at once.
-ACCELERATOR_BYTES = 2**28
 
 # Rows of a block, where the source leaves it open.
 BLOCK_ROWS = 10_000
@@ -41,98 +28,11 @@ def new_random_state(random_state):
     return check_random_state(random_state)
 
 
-def compute_dtype(X):
-    """The floating type to compute in: float64 for float64, float32 for the rest."""
-    is_double = X.dtype.kind == "f" and X.dtype.itemsize >= 8
-    return torch.float64 if is_double else torch.float32
-
-
-def row_totals(X):
-    """The sum of each row without what is missing, float64, shape (n_rows,)."""
-    totals = np.asarray(X.sum(axis=1, dtype=np.float64)).ravel()
-    if np.isnan(totals).any():
-        totals = np.nansum(X, axis=1, dtype=np.float64)
-    return totals
-
-
-def to_tensor(X, rows, *, dtype, device):
-    """``X[rows]`` as a strided or a CSR tensor.
-
-    ``X`` is an ndarray or a canonical SciPy CSR matrix; ``rows`` a slice or an array of
-    integers. What comes back never shares memory with ``X``.
-    """
-    part = X[rows]
-    if not scipy.sparse.issparse(part):
-        # torch takes no read-only memory, and neither big-endian nor boolean numbers.
-        values = np.array(part, dtype=np.float64 if dtype == torch.float64 else "f4")
-        return torch.from_numpy(values).to(device)
-    values = torch.from_numpy(part.data.astype(np.float64)).to(device, dtype)
-    crow = torch.from_numpy(part.indptr.astype(np.int32)).to(device)
-    columns = torch.from_numpy(part.indices.astype(np.int32)).to(device)
-    return csr(crow, columns, values, part.shape)
-
-
-def chunks(X, rows, width, *, device_type="cpu", n_splits=1):
-    """Cut ``rows``, an array of integers or None for all, into parts of even size.
-
-    Each part's arrays of ``width`` numbers, and its own entries, take about what suits
-    the type of device; less, by ``n_splits``, where memory is short. Whole ranges come
-    as slices, which cost no copy of an index.
-    """
-    n_bytes = CHUNK_BYTES if device_type == "cpu" else ACCELERATOR_BYTES
-    n_rows = X.shape[0] if rows is None else len(rows)
-    is_sparse = scipy.sparse.issparse(X)
-    entries = X.nnz / max(X.shape[0], 1) if is_sparse else X.shape[1]
-    n_entries = max(width, entries, 1)
-    size = max(1, int(n_bytes / n_splits / (4 * n_entries)))
-    n_chunks = math.ceil(n_rows / size)
-    bounds = np.linspace(0, n_rows, n_chunks + 1).astype(np.intp)
-    for start, stop in itertools.pairwise(bounds):
-        yield slice(start, stop) if rows is None else rows[start:stop]
-
-
 def as_csr(X):
     """``X`` as the kind of CSR container that scikit-learn is set to return."""
     if sklearn.get_config().get("sparse_interface") == "sparray":
         return scipy.sparse.csr_array(X)
     return scipy.sparse.csr_matrix(X)
-
-
-def ahead(items, n_ahead):
-    """The items of an iterator, made in a thread while earlier ones are used."""
-    made = queue.Queue(n_ahead)
-    is_closed = threading.Event()
-    config = sklearn.get_config()
-
-    def put(item, error):
-        while not is_closed.is_set():
-            with contextlib.suppress(queue.Full):
-                made.put((item, error), timeout=0.05)
-                return True
-        return False
-
-    def make():
-        try:
-            # A thread does not inherit what scikit-learn is set to.
-            with sklearn.config_context(**config):
-                if all(put(item, None) for item in items):
-                    put(None, StopIteration())
-        except BaseException as error:
-            put(None, error)
-
-    thread = threading.Thread(target=make, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = made.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item
-    finally:
-        is_closed.set()
-        thread.join()
 
 
 class RowBlocks:

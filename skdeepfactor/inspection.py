@@ -730,7 +730,9 @@ def jacobian_embeddings(
     with torch.no_grad():
         like = next(module.parameters())
         if not is_name:
-            means = estimator._infer(at, lambda model, x: model.posterior(x).mean)
+            means = estimator._infer(
+                at, lambda model, batch: model.posterior(batch).mean
+            )
             z = torch.from_numpy(means).to(like)
         elif at == "zero":
             z = like.new_zeros(1, len(estimator.components_))

@@ -13,7 +13,7 @@ from skdeepfactor import (
     VariationalAutoencoder,
     VariationalSparseCoding,
 )
-from skdeepfactor._estimator.base import ConjugateFactorModel
+from skdeepfactor._estimator.conjugate import ConjugateFactorModel
 
 # Every model and variant that the contract is checked for: small, and quick to fit.
 # Batches of 32 are parts of most data here, but not of those on which scikit-learn

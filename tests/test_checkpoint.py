@@ -22,12 +22,13 @@ from skdeepfactor import (
 )
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._training.checkpoint import CheckpointFile
-from skdeepfactor._training.loop import Interrupted, Interrupts, train_pass
+from skdeepfactor._training.loop import train_pass
+from skdeepfactor._training.run import Interrupted, Interrupts
 from skdeepfactor.data import RowBlocks
 
 
 def data_of(estimator, counts):
-    is_binary = not estimator._models_counts and estimator.likelihood == "bernoulli"
+    is_binary = not estimator._domain.is_counts and estimator.likelihood == "bernoulli"
     return (counts > 0).astype(float) if is_binary else counts
 
 
@@ -81,7 +82,7 @@ def test_a_run_goes_on_to_the_last_bit(estimator, counts, options, kept, tmp_pat
 
 def test_a_large_gamma_def_goes_on_too(counts, kept, tmp_path, monkeypatch):
     """It is not extrapolated, and keeps copies of its parameters alone."""
-    monkeypatch.setattr("skdeepfactor._training.loop.MAX_EXTRAPOLATED", 0)
+    monkeypatch.setattr("skdeepfactor._training.guard.MAX_EXTRAPOLATED", 0)
     model = SparseGammaDEF((3, 2), max_iter=6, tol=0.0, random_state=0)
     expected = clone(model).fit(counts)
     path = tmp_path / "run"
@@ -505,7 +506,7 @@ def test_rows_are_halved_once_where_memory_is_short(counts, batch_size, monkeypa
     model = LatentDirichletAllocation(
         3, max_iter=4, tol=0.0, batch_size=batch_size, random_state=0
     )
-    monkeypatch.setattr("skdeepfactor.data.CHUNK_BYTES", 20 * 4 * 13)
+    monkeypatch.setattr("skdeepfactor._training.rows.CHUNK_BYTES", 20 * 4 * 13)
     expected = clone(model).fit(counts)
     # In the first pass, before rows are remembered.
     calls = out_of_memory(monkeypatch, DirichletTopics, {2})
@@ -534,7 +535,7 @@ def test_a_run_that_halves_its_rows_draws_the_same(counts, monkeypatch):
         3, encoder_layers=(8,), max_iter=3, batch_size=16, random_state=0
     )
     expected = clone(model).fit(counts)
-    kind = type(model._make_module(30))
+    kind = type(model._build({"n_features": 30}))
     out_of_memory(monkeypatch, kind, {3})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)

@@ -6,15 +6,15 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skdeepfactor._math.allocation import (
-    Anderson,
     Weights,
     allocate,
     allocate_indicators,
-    fixed_point,
     indicator_log_likelihood,
 )
-from skdeepfactor.data import to_tensor
-from skdeepfactor.distributions import digamma
+from skdeepfactor._math.batch import to_tensor
+from skdeepfactor._math.gammas import digamma
+from skdeepfactor._math.row_iteration import fixed_point
+from skdeepfactor._training.guard import Anderson
 
 RTOL = {torch.float32: 1e-4, torch.float64: 1e-10}
 

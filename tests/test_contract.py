@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from sklearn.exceptions import NotFittedError
 
 from skdeepfactor import PoissonFactorization
-from skdeepfactor._estimator.base import ConjugateFactorModel
+from skdeepfactor._estimator.conjugate import ConjugateFactorModel
 from tests.conftest import ESTIMATORS
 
 ROW_METHODS = ["transform", "score_samples"]
@@ -71,7 +71,7 @@ def test_a_row_does_not_depend_on_its_company(estimator, counts, monkeypatch):
         alone = np.concatenate([infer(X[i : i + 1]) for i in range(5, 10)])
         np.testing.assert_allclose(alone, together[5:10], rtol=1e-9)
         with monkeypatch.context() as patch:
-            patch.setattr("skdeepfactor.data.CHUNK_BYTES", 1000)
+            patch.setattr("skdeepfactor._training.rows.CHUNK_BYTES", 1000)
             np.testing.assert_allclose(infer(X), together, rtol=1e-9)
 
 
@@ -406,7 +406,7 @@ def test_devices_that_are_not_there(counts, device, message):
 
 def test_a_model_keeps_its_precision_for_other_data(estimator, counts):
     X = counts.astype(np.float64)
-    if not estimator._models_counts and estimator.likelihood == "bernoulli":
+    if not estimator._domain.is_counts and estimator.likelihood == "bernoulli":
         X = (X > 0).astype(np.float64)
     estimator.set_params(max_iter=2, warm_start=True)
     estimator.fit(X, X_val=X.astype(np.float32))
@@ -420,13 +420,13 @@ def test_a_model_keeps_its_precision_for_other_data(estimator, counts):
 
 def test_a_weight_counts_as_a_repetition_in_scores(estimator, counts):
     X = counts.toarray().astype(np.float64)
-    if not estimator._models_counts and estimator.likelihood == "bernoulli":
+    if not estimator._domain.is_counts and estimator.likelihood == "bernoulli":
         X = (X > 0).astype(float)
     estimator.set_params(max_iter=2).fit(X)
     weights = np.random.default_rng(0).integers(0, 4, len(X))
     repeated = np.repeat(X, weights, axis=0)
     kinds = [{}]
-    if estimator._models_counts:
+    if estimator._domain.is_counts:
         kinds.append({"metric": "neg_perplexity"})
         for average in ("document", "corpus"):
             assert_allclose(

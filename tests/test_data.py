@@ -7,8 +7,9 @@ import sklearn
 import torch
 from numpy.testing import assert_array_equal
 
-from skdeepfactor import data
-from skdeepfactor.data import as_csr, chunks, compute_dtype, to_tensor
+from skdeepfactor._math.batch import compute_dtype, to_tensor
+from skdeepfactor._training.rows import chunks
+from skdeepfactor.data import as_csr
 
 KINDS = ["?", "i1", "u1", "i4", "i8", "f4", "f8"]
 DTYPES = [torch.float32, torch.float64]
@@ -137,7 +138,7 @@ def test_large_integers_keep_what_the_type_can_hold(is_sparse, device):
 @pytest.mark.parametrize("n_bytes", [1, 4000, 2**30])
 @pytest.mark.parametrize("uses_index", [False, True])
 def test_chunks(is_sparse, n_rows, width, n_bytes, uses_index, monkeypatch):
-    monkeypatch.setattr(data, "CHUNK_BYTES", n_bytes)
+    monkeypatch.setattr("skdeepfactor._training.rows.CHUNK_BYTES", n_bytes)
     n_features = 20
     X = np.zeros((n_rows, n_features), "f4")
     X[::2, :6] = 1

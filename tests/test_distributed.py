@@ -91,7 +91,7 @@ FITS = """
 batched = {"batch_size": 16}
 for name, model in ESTIMATORS.items():
     data = X
-    if not model._models_counts and model.likelihood == "bernoulli":
+    if not model._domain.is_counts and model.likelihood == "bernoulli":
         data = (X > 0).astype(float)
     model = clone(model).set_params(tol=0.0, max_iter=5)
     save(f"full-{name}", clone(model).fit(data))

@@ -8,12 +8,9 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch.distributions import Dirichlet, Gamma, kl_divergence
 
-from skdeepfactor import distributions
-from skdeepfactor.distributions import (
+from skdeepfactor._math.gammas import (
     FLOORS,
     PRIOR_RANGE,
-    GaussianMixture,
-    SpikeSlab,
     digamma,
     dirichlet,
     dirichlet_kl,
@@ -25,6 +22,7 @@ from skdeepfactor.distributions import (
     scaled_exp,
     symmetric_dirichlet,
 )
+from skdeepfactor.distributions import GaussianMixture, SpikeSlab
 
 DTYPES = [torch.float32, torch.float64]
 KL_RTOL = {torch.float32: 1e-4, torch.float64: 1e-10}
@@ -347,7 +345,7 @@ def test_learnt_priors_stay_in_their_range():
 
 
 def test_priors_outside_their_range_are_not_searched(monkeypatch):
-    monkeypatch.setattr(distributions, "PRIOR_RANGE", (0.5, 2.0))
+    monkeypatch.setattr("skdeepfactor._math.gammas.PRIOR_RANGE", (0.5, 2.0))
     assert gamma_shape(scipy.special.digamma(0.1)) == 0.5
     assert gamma_shape(scipy.special.digamma(9.0)) == 2.0
     assert_allclose(gamma_shape(scipy.special.digamma(1.1)), 1.1, rtol=1e-9)

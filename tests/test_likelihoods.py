@@ -10,14 +10,13 @@ import torch
 from numpy.testing import assert_allclose
 from scipy.special import gammaln
 
+from skdeepfactor._math.batch import Entries, to_tensor
 from skdeepfactor._math.likelihoods import (
     dirichlet_multinomial,
     multinomial,
     negative_binomial,
     poisson,
 )
-from skdeepfactor._math.ops import Entries
-from skdeepfactor.data import to_tensor
 
 # What each takes after the log total.
 LIKELIHOODS = {

@@ -19,8 +19,9 @@ from skdeepfactor import (
     VariationalSparseCoding,
 )
 from skdeepfactor._estimator.amortized import Observation
-from skdeepfactor._estimator.base import ConjugateFactorModel
-from skdeepfactor._math.ops import Seen, take_rows
+from skdeepfactor._estimator.conjugate import ConjugateFactorModel
+from skdeepfactor._math.batch import Seen
+from skdeepfactor._math.ops import take_rows
 from skdeepfactor._math.starts import column_moments, imputed
 from skdeepfactor.data import RowBlocks
 from skdeepfactor.datasets import make_poisson_factors

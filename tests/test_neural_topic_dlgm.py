@@ -17,7 +17,7 @@ from sklearn.preprocessing import FunctionTransformer, Normalizer
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from skdeepfactor import NeuralTopicDLGM
-from skdeepfactor.data import to_tensor
+from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor.models.neural_topic_dlgm import LIKELIHOODS
 
 COUNTS_GIVEN_TOTALS = ["multinomial", "dirichlet_multinomial"]
@@ -38,7 +38,7 @@ def random_module(n_components=3, n_features=12, *, seed=0, scale=0.7, **paramet
     """A module with random parameters in float64, made to be evaluated."""
     rng = np.random.default_rng(seed)
     parameters.setdefault("n_pseudo_inputs", 3)
-    module = small(n_components, **parameters)._make_module(n_features)
+    module = small(n_components, **parameters)._build({"n_features": n_features})
     for name, parameter in sorted(module.named_parameters()):
         values = rng.normal(size=tuple(parameter.shape))
         if name == "decoder.bias":
@@ -71,7 +71,7 @@ def random_rows(n_rows=6, n_features=12, *, mean=2.0, seed=1):
 
 def batch_of(X):
     x = scipy.sparse.csr_matrix(X)
-    return to_tensor(x, slice(None), dtype=torch.float64, device="cpu")
+    return Batch(to_tensor(x, slice(None), dtype=torch.float64, device="cpu"))
 
 
 def arrays(*tensors):
@@ -433,7 +433,9 @@ def test_full_covariances_bear_with_extreme_rows(likelihood, dtype):
     X = random_rows(5, 8)
     X[1], X[2], X[3, 3] = 0, 1e6, 1e6
     X[1, 5] = 1e6
-    x = to_tensor(scipy.sparse.csr_matrix(X), slice(None), dtype=dtype, device="cpu")
+    x = Batch(
+        to_tensor(scipy.sparse.csr_matrix(X), slice(None), dtype=dtype, device="cpu")
+    )
     bounds = []
     for kind in ("diag", "full"):
         module = random_module(
@@ -537,7 +539,7 @@ def test_what_is_said_of_a_row_depends_on_the_row_alone(
         "alone": (row_results(model, X[7]), together[7:8]),
         "dense": (row_results(model, X.toarray()), together),
     }
-    monkeypatch.setattr("skdeepfactor.data.CHUNK_BYTES", 2500)
+    monkeypatch.setattr("skdeepfactor._training.rows.CHUNK_BYTES", 2500)
     others["batches"] = row_results(model, X), together
     for actual, expected in others.values():
         np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)

@@ -6,8 +6,8 @@ import scipy.sparse as sp
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
+from skdeepfactor._math.batch import to_tensor
 from skdeepfactor._math.networks import Decoder, Encoder, Layers
-from skdeepfactor.data import to_tensor
 
 
 def seeded(seed, device="cpu"):

@@ -5,7 +5,8 @@ import scipy.stats
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skdeepfactor._math import ops
+from skdeepfactor._math import noise, ops
+from skdeepfactor._math.batch import Entries
 
 SHAPES = [(0, 6), (1, 8), (8, 1), (1, 1), (3, 4), (23, 17), (60, 9)]
 LAYOUTS = ["strided", "csr32", "csr64"]
@@ -298,7 +299,7 @@ def test_without_zeros_takes_what_has_none_as_it_is(dtype, device):
 
 def test_entries(batch):
     x = ops.without_zeros(batch.x)
-    entries = ops.Entries.of(x)
+    entries = Entries.of(x)
     assert entries.values.dtype == entries.totals.dtype == torch.float64
     rows, columns = np.nonzero(batch.dense)
     assert_array_equal(entries.rows.cpu(), rows)
@@ -310,7 +311,7 @@ def test_entries(batch):
 @pytest.mark.parametrize("particles", [(), (3,), (2, 3)])
 def test_sums_and_spreads_over_the_entries_of_rows(batch, particles):
     n_rows, n_features = batch.X.shape
-    entries = ops.Entries.of(ops.without_zeros(batch.x))
+    entries = Entries.of(ops.without_zeros(batch.x))
     terms = np.random.default_rng(1).normal(size=(*particles, n_rows, n_features))
     terms = torch.from_numpy(terms * (batch.dense != 0)).to(batch.device)
     sums = entries.row_sum(terms[..., entries.rows, entries.columns])
@@ -409,13 +410,13 @@ def test_mix_is_splitmix64(device):
     rng = np.random.default_rng(0)
     numbers = rng.integers(-(2**63), 2**63, 100)
     numbers = np.r_[0, 1, -1, -(2**63), 2**63 - 1, numbers]
-    result = ops.mix(torch.from_numpy(numbers).to(device)).cpu().numpy()
+    result = noise.mix(torch.from_numpy(numbers).to(device)).cpu().numpy()
     expected = [mixed(int(number)) for number in numbers]
     assert result.view(np.uint64).tolist() == expected
 
 
 def keys_of(x):
-    return ops.row_keys(ops.Entries.of(ops.without_zeros(x)))
+    return noise.row_keys(Entries.of(ops.without_zeros(x)))
 
 
 def test_keys_are_those_of_the_content(layout, dtype, device):
@@ -463,7 +464,7 @@ def row_numbers(n_rows=500, n_draws=20, width=10, *, stream=0, dtype=torch.float
     counts = np.ones((n_rows, 2))
     counts[:, 0] = np.arange(n_rows)
     keys = keys_of(torch.from_numpy(counts))
-    return ops.keyed_normal(keys, n_draws, width, stream=stream, dtype=dtype)
+    return noise.keyed_normal(keys, n_draws, width, stream=stream, dtype=dtype)
 
 
 @pytest.mark.parametrize("stream", [0, 1, 10**6, 2 * 10**6])
@@ -505,23 +506,23 @@ def test_each_row_and_position_has_normal_numbers():
 
 def test_keyed_numbers_depend_on_the_key_alone(device):
     keys = torch.tensor([5, -3, 0, 2**62, 5], device=device)
-    draws = ops.keyed_normal(keys, 4, 3, stream=7, dtype=torch.float64)
+    draws = noise.keyed_normal(keys, 4, 3, stream=7, dtype=torch.float64)
     assert draws.shape == (4, 5, 3)
     assert torch.equal(draws[:, 0], draws[:, 4])
     for index in range(4):
         key = keys[index : index + 1]
-        alone = ops.keyed_normal(key, 4, 3, stream=7, dtype=torch.float64)
+        alone = noise.keyed_normal(key, 4, 3, stream=7, dtype=torch.float64)
         assert torch.equal(alone[:, 0], draws[:, index])
-    fewer = ops.keyed_normal(keys, 2, 3, stream=7, dtype=torch.float64)
+    fewer = noise.keyed_normal(keys, 2, 3, stream=7, dtype=torch.float64)
     assert torch.equal(fewer, draws[:2])
-    single = ops.keyed_normal(keys, 4, 3, stream=7, dtype=torch.float32)
+    single = noise.keyed_normal(keys, 4, 3, stream=7, dtype=torch.float32)
     assert torch.equal(single, draws.float())
 
 
 @pytest.mark.parametrize("key", [0, 1, -1, 2**63 - 1, -(2**63)])
 def test_any_key_gives_finite_numbers(key, device):
     keys = torch.tensor([key], device=device)
-    draws = ops.keyed_normal(keys, 100, 100, stream=0, dtype=torch.float32)
+    draws = noise.keyed_normal(keys, 100, 100, stream=0, dtype=torch.float32)
     assert draws.isfinite().all()
     assert abs(draws.mean()) < 4.5 / 100
     assert abs(draws.std() - 1) < 4.5 / 100

@@ -19,9 +19,10 @@ from skdeepfactor import (
     PoissonFactorization,
     SparseGammaDEF,
 )
-from skdeepfactor._estimator.base import ConjugateFactorModel
+from skdeepfactor._estimator.conjugate import ConjugateFactorModel
 from skdeepfactor._training.loop import train_pass
-from skdeepfactor._training.rows import CheckedBlocks, MatrixRows, StreamedRows, _levels
+from skdeepfactor._training.rows import MatrixRows, _levels
+from skdeepfactor._training.streams import CheckedBlocks, StreamedRows
 from skdeepfactor.data import RowBlocks
 from tests.conftest import CLOSED_FORMS, ESTIMATORS
 

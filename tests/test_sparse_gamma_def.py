@@ -17,14 +17,14 @@ from sklearn.metrics import f1_score
 
 from skdeepfactor import PoissonFactorization, SparseGammaDEF
 from skdeepfactor._math.allocation import indicator_excess
-from skdeepfactor.data import to_tensor
-from skdeepfactor.distributions import InverseGaussians
+from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor.models.sparse_gamma_def.gradient import (
     FAMILIES,
     FreshNoise,
     KeyedNoise,
     PathwiseBelief,
 )
+from skdeepfactor.models.sparse_gamma_def.inverse_gaussians import InverseGaussians
 
 RHO, TAU = [0.5, 2.0, 3e-3, 50.0, 1.0], [0.3, 1e-6, 40.0, 20.0, 200.0]
 
@@ -122,7 +122,7 @@ def test_the_bound_is_that_of_an_independent_estimate(likelihood, link):
         (6, 4, 2), likelihood=likelihood, link=link, random_state=0, max_iter=30
     ).fit(X)
     module = model._load(torch.float64)
-    x = to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
+    x = Batch(to_tensor(X, slice(None), dtype=torch.float64, device="cpu"))
     with torch.no_grad():
         q = module.posterior(x)
     rng = np.random.default_rng(1)
@@ -323,7 +323,7 @@ def test_the_expansion_is_better_for_binary_data_too(likelihood):
             (4, 2), likelihood=likelihood, solver=solver, max_iter=200, random_state=0
         )
         module = model.fit(X)._load(torch.float64)
-        x = to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
+        x = Batch(to_tensor(X, slice(None), dtype=torch.float64, device="cpu"))
         bounds[solver] = module.data_bound(lambda x=x: [(x, None, 1.0)])
     assert bounds["expansion"] > bounds["auxiliary"]
 
@@ -335,7 +335,7 @@ def test_the_expansion_finds_a_better_bound(sizes):
     for solver in ("auxiliary", "expansion"):
         model = SparseGammaDEF(sizes, solver=solver, max_iter=200, random_state=0)
         module = model.fit(X)._load(torch.float64)
-        x = to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
+        x = Batch(to_tensor(X, slice(None), dtype=torch.float64, device="cpu"))
         bounds[solver] = module.data_bound(lambda x=x: [(x, None, 1.0)])
     assert bounds["expansion"] > bounds["auxiliary"]
 
@@ -388,7 +388,7 @@ def test_sparsity_is_a_share_of_small_weights(fitted):
 def test_more_passes_do_not_end_lower(acceleration, is_large, monkeypatch):
     """Not even where steps are as long as they may be."""
     if is_large:
-        monkeypatch.setattr("skdeepfactor._training.loop.MAX_EXTRAPOLATED", 0)
+        monkeypatch.setattr("skdeepfactor._training.guard.MAX_EXTRAPOLATED", 0)
     X, _ = sparse_and_layered(0, 100, 30)
     model = SparseGammaDEF(
         (6, 2), acceleration=acceleration, over_relaxation=1.99, tol=0, random_state=0
@@ -546,7 +546,7 @@ def test_the_bound_of_gradients_is_that_of_an_independent_estimate(
         (4, 3, 2), family, likelihood=likelihood, link=link, max_iter=300
     ).fit(X)
     module = model._load(torch.float64)
-    x = to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
+    x = Batch(to_tensor(X, slice(None), dtype=torch.float64, device="cpu"))
     with torch.no_grad():
         state = module.posterior(x).state
         distribution = FAMILIES[family].distribution
@@ -628,7 +628,7 @@ def test_means_of_wide_weights_stand_for_their_draws(family, likelihood):
     with torch.no_grad():
         pair = module.family.of_mean(mean, shape)
         module.weight_parameters[0].copy_(torch.stack(pair))
-        seen, z = module._seen(x), torch.ones(2, 24).double()
+        seen, z = x, torch.ones(2, 24).double()
         generator = torch.Generator().manual_seed(0)
         changes, expected = [], []
         for _ in range(300):
@@ -658,7 +658,7 @@ def test_slopes_are_finite_where_draws_of_units_are_near_zero(likelihood):
     weights, variance = module._expanded(
         module._fresh_weights(torch.Generator().manual_seed(0))
     )
-    seen = module._seen(to_tensor(X, slice(None), dtype=torch.float32, device="cpu"))
+    seen = Batch(to_tensor(X, slice(None), dtype=torch.float32, device="cpu"))
     assert (variance > 0).any()
     assert (variance == 0).any()
     for size in (1e-12, 1e-20, 1e-30, 0.0):
@@ -683,7 +683,7 @@ def test_what_a_network_gives_varies_with_rows():
     X = np.random.default_rng(0).poisson(20.0, (40, 2000)) + 50
     model = by_gradients((3,), amortized=True, max_iter=20).fit(X)
     module = model._load(torch.float32)
-    seen = module._seen(to_tensor(X, slice(None), dtype=torch.float32, device="cpu"))
+    seen = Batch(to_tensor(X, slice(None), dtype=torch.float32, device="cpu"))
     with torch.no_grad():
         corrections = module._amortized(seen) - module._cold(seen)
     assert (corrections.std(0) > 1e-3).all()

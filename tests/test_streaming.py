@@ -10,8 +10,9 @@ from sklearn.base import clone
 
 from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
 from skdeepfactor._training.distributed import Share
-from skdeepfactor._training.rows import ALONE, CheckedBlocks, MatrixRows, StreamedRows
-from skdeepfactor.data import RowBlocks, ahead
+from skdeepfactor._training.rows import ALONE, MatrixRows, ahead
+from skdeepfactor._training.streams import CheckedBlocks, StreamedRows
+from skdeepfactor.data import RowBlocks
 
 
 def cut(X, size=13):
@@ -155,7 +156,7 @@ def test_a_full_fit_is_that_in_memory(conjugate, doubles, is_warm):
 
 def test_every_model_takes_blocks(estimator, doubles):
     X = doubles
-    if not estimator._models_counts and estimator.likelihood == "bernoulli":
+    if not estimator._domain.is_counts and estimator.likelihood == "bernoulli":
         X = (X > 0).astype(float)
     estimator.set_params(max_iter=2, batch_size=16)
     blocks = RowBlocks(cut(X))

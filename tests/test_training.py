@@ -9,11 +9,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 from torch.distributions import Gamma, MultivariateNormal
 
-from skdeepfactor import data
+from skdeepfactor._math.batch import to_tensor
 from skdeepfactor._math.module import FactorModule
-from skdeepfactor._training import loop as training
-from skdeepfactor._training.loop import Memory, NaturalGradient, train, train_pass
-from skdeepfactor._training.rows import MatrixRows
+from skdeepfactor._training.loop import train, train_pass
+from skdeepfactor._training.optimizers import NaturalGradient
+from skdeepfactor._training.rows import MatrixRows, chunks
+from skdeepfactor._training.run import Memory
 
 N_ROWS, N_FEATURES = 23, 5
 
@@ -208,7 +209,7 @@ def rates(device):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Batches of three rows of these data."""
-    monkeypatch.setattr(data, "CHUNK_BYTES", 3 * 4 * N_FEATURES)
+    monkeypatch.setattr("skdeepfactor._training.rows.CHUNK_BYTES", 3 * 4 * N_FEATURES)
 
 
 def run(module, X, *, optimizer=None, device="cpu", **options):
@@ -246,7 +247,7 @@ def gradients(module, X, rows, n_samples, device="cpu"):
     """The gradients of one step that is not taken."""
     for p in module.parameters():
         p.grad = None
-    x = data.to_tensor(X, rows, dtype=torch.float64, device=device)
+    x = to_tensor(X, rows, dtype=torch.float64, device=device)
     module.backward(x, 1 / x.shape[0], n_samples)
     return [p.grad.detach().cpu().numpy().copy() for p in module.parameters()]
 
@@ -666,9 +667,9 @@ def test_a_step_in_several_chunks_is_the_step_in_one(
         return bound, state(module)
 
     bound, expected = step()
-    monkeypatch.setattr(data, "CHUNK_BYTES", 3 * 4 * N_FEATURES)
+    monkeypatch.setattr("skdeepfactor._training.rows.CHUNK_BYTES", 3 * 4 * N_FEATURES)
     n_rows = len(X[rows])
-    assert len(list(data.chunks(X[rows], None, 0))) == math.ceil(n_rows / 3)
+    assert len(list(chunks(X[rows], None, 0))) == math.ceil(n_rows / 3)
     in_parts, found = step()
     assert_allclose(in_parts, bound, rtol=1e-10)
     for name, tensor in expected.items():
@@ -715,11 +716,11 @@ def test_estimators_take_the_same_step_in_chunks(conjugate, counts, monkeypatch)
         module, device, X = started(conjugate, counts)
         optimizer = conjugate._make_optimizer(module, is_stochastic=False)
         bound = one_step(module, optimizer, X, X.shape[0], device)
-        return bound, state(module), len(list(data.chunks(X, None, module.local_width)))
+        return bound, state(module), len(list(chunks(X, None, module.local_width)))
 
     bound, expected, n_chunks = step()
     assert n_chunks == 1
-    monkeypatch.setattr(data, "CHUNK_BYTES", 300)
+    monkeypatch.setattr("skdeepfactor._training.rows.CHUNK_BYTES", 300)
     in_parts, found, n_chunks = step()
     assert n_chunks > 3
     assert_allclose(in_parts, bound, rtol=1e-10)
@@ -769,7 +770,7 @@ def test_an_extrapolation_that_lowers_the_bound_is_taken_back(X):
 def test_training_ends_with_the_best_pass(acceleration, is_large, X, monkeypatch):
     if is_large:
         # The rows are then not kept, and inferred again from the parameters.
-        monkeypatch.setattr(training, "MAX_EXTRAPOLATED", 0)
+        monkeypatch.setattr("skdeepfactor._training.guard.MAX_EXTRAPOLATED", 0)
 
     def step(log_place):
         return log_place - 1

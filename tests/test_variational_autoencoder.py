@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from skdeepfactor import VariationalAutoencoder
 from skdeepfactor._estimator.amortized import NOISE_FLOOR, Observation
-from skdeepfactor.data import to_tensor
+from skdeepfactor._math.batch import Batch, to_tensor
 
 LINEAR = {"decoder_layers": (), "encoder_layers": ()}
 
@@ -35,7 +35,7 @@ def module_of(estimator):
 
 
 def batch(X):
-    return to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
+    return Batch(to_tensor(X, slice(None), dtype=torch.float64, device="cpu"))
 
 
 @pytest.mark.parametrize("noise", ["spherical", "diagonal"])

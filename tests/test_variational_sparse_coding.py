@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch.distributions import kl_divergence
 
 from skdeepfactor import VariationalAutoencoder, VariationalSparseCoding
-from skdeepfactor.data import to_tensor
+from skdeepfactor._math.batch import Batch, to_tensor
 
 LINEAR = {"decoder_layers": (), "encoder_layers": (20,)}
 
@@ -24,7 +24,7 @@ def sparse_data(n=400, k=4, p=12, rate=0.25, seed=0):
 
 
 def batch(X):
-    return to_tensor(X, slice(None), dtype=torch.float64, device="cpu")
+    return Batch(to_tensor(X, slice(None), dtype=torch.float64, device="cpu"))
 
 
 def small(**parameters):

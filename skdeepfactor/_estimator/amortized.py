@@ -34,24 +34,16 @@ from sklearn.utils._param_validation import StrOptions
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from skdeepfactor._estimator.base import SampledFactorModel
+from skdeepfactor._estimator.domains import Counts, RealNumbers, UnitInterval
+from skdeepfactor._estimator.sampled import SampledFactorModel
+from skdeepfactor._math.batch import Batch, Entries, to_tensor
 from skdeepfactor._math.importance import renyi_bound
 from skdeepfactor._math.likelihoods import LARGEST_MEAN, multinomial, poisson
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.networks import N_TYPICAL, Decoder, Layers, typical_length
-from skdeepfactor._math.ops import (
-    Entries,
-    Seen,
-    dense,
-    keyed_normal,
-    keyed_uniform,
-    map_values,
-    row_keys,
-    without_zeros,
-)
+from skdeepfactor._math.noise import keyed_normal, keyed_uniform
+from skdeepfactor._math.ops import dense, map_values
 from skdeepfactor._math.starts import column_moments, imputed, initial_logits
-from skdeepfactor._training.loop import AnnealedAdam
-from skdeepfactor.data import to_tensor
 
 # The least variance of noise, as a share of that of the data. A feature that never
 # varies would have an infinite density.
@@ -93,6 +85,7 @@ class Data(NamedTuple):
     nothing is.
     """
 
+    batch: Batch
     x: torch.Tensor
     values: torch.Tensor | None
     entries: Entries | None
@@ -100,10 +93,7 @@ class Data(NamedTuple):
 
     def keys(self):
         """What noise that depends on the rows alone is made of."""
-        entries = self.entries
-        if entries is None:
-            entries = Entries.of(without_zeros(self.x))
-        return row_keys(entries)
+        return self.batch.keys
 
 
 class Observation(nn.Module):
@@ -135,18 +125,17 @@ class Observation(nn.Module):
         """Whether expectations over factorised posteriors have a closed form."""
         return self.likelihood == "gaussian" and self.decoder.is_linear
 
-    def seen(self, x):
+    def seen(self, batch):
         """A batch of any layout, made ready."""
-        x, observed, _ = Seen.of(x, self.may_miss)
+        x, observed = batch.x, batch.observed
         if self.likelihood in COUNTS:
-            x = without_zeros(x)
-            return Data(x, None, Entries.of(x), observed)
+            return Data(batch, batch.counts, None, batch.entries, observed)
         values = dense(x)
         if observed is not None:
             values = torch.where(observed > 0, values, self.center)
         if self.likelihood == "gaussian":
             values = (values - self.center) / self.scale
-        return Data(x, values, None, observed)
+        return Data(batch, x, values, None, observed)
 
     def inputs(self, seen):
         """What the encoder sees of a batch."""
@@ -294,7 +283,7 @@ class AmortizedModule(FactorModule):
     ):
         super().__init__()
         n_components, n_features = shape
-        self.n_components = n_components
+        self.n_components, self.may_miss = n_components, may_miss
         self.encoder = Layers(
             [n_features, *encoder_layers, self.n_heads * n_components]
         )
@@ -352,20 +341,20 @@ class AmortizedModule(FactorModule):
         device = self.observation.center.device
         self.generator = torch.Generator(device).manual_seed(seed)
 
-    def posterior(self, x, start=None):
-        return self._encode(self.observation.seen(x))
+    def posterior(self, batch, start=None):
+        return self._encode(self.observation.seen(batch))
 
     def _encode(self, seen):
         return self.distribution(self.encoder(self.observation.inputs(seen)))
 
-    def elbo(self, x, q=None):
-        return self._bounds(x, q)
+    def elbo(self, batch, q=None):
+        return self._bounds(batch, q)
 
-    def word_bound(self, x):
-        return self._bounds(x, given_total=True)
+    def word_bound(self, batch):
+        return self._bounds(batch, given_total=True)
 
-    def _bounds(self, x, q=None, **given):
-        seen = self.observation.seen(x)
+    def _bounds(self, batch, q=None, **given):
+        seen = self.observation.seen(batch)
         if q is None:
             q = self._encode(seen)
         return self.expected_log_likelihood(seen, q, **given) - self.kl(q)
@@ -379,16 +368,16 @@ class AmortizedModule(FactorModule):
         parts = [self.observation.log_likelihood(seen, z, **given) for z in draws]
         return torch.stack(parts).mean(0)
 
-    def log_joint(self, x, z):
+    def log_joint(self, batch, z):
         """Log p(x, z) in float64, (n_particles, n_rows), of z with particles first."""
-        return self._log_joint(self.observation.seen(x), z)
+        return self._log_joint(self.observation.seen(batch), z)
 
     def _log_joint(self, seen, z):
         return self.observation.log_likelihood(seen, z) + self.log_prior(z)
 
-    def iwae(self, x, n_particles):
+    def iwae(self, batch, n_particles):
         """Importance weighted bound of each row, (n_rows,)."""
-        seen = self.observation.seen(x)
+        seen = self.observation.seen(batch)
         q = self._encode(seen)
         weights = []
         for start in range(0, n_particles, N_TOGETHER):
@@ -414,15 +403,15 @@ class AmortizedModule(FactorModule):
         z = self.draw_prior(len(totals), torch.Generator().manual_seed(seed))
         return self.observation.sample(z, totals, generator)
 
-    def backward(self, x, weight, n_samples, start=None):
-        seen = self.observation.seen(x)
+    def backward(self, batch, n_samples, start=None):
+        seen = self.observation.seen(batch)
         q = self._encode(seen)
         bounds, objective = self.objective(seen, q)
-        (-weight * objective.sum()).backward()
+        (-batch.weight * objective.sum()).backward()
         with torch.no_grad():
             moments = self.activity(q).mean(1)
             rate = max(0.05, 1 / (1 + self.n_updates.item()))
-            self.moments.lerp_(moments, rate * min(1.0, weight * len(bounds)))
+            self.moments.lerp_(moments, rate * min(1.0, batch.share))
         return bounds.detach(), None
 
     @torch.no_grad()
@@ -460,7 +449,8 @@ class AmortizedModule(FactorModule):
 
     def _inputs_of(self, X, rows):
         x = to_tensor(X, rows, dtype=self.moments.dtype, device="cpu")
-        return self.observation.inputs(self.observation.seen(x))
+        batch = Batch.of(x, may_miss=self.may_miss)
+        return self.observation.inputs(self.observation.seen(batch))
 
 
 class AmortizedFactorModel(SampledFactorModel):
@@ -474,12 +464,9 @@ class AmortizedFactorModel(SampledFactorModel):
     }
 
     @property
-    def _models_counts(self):
-        return self.likelihood in COUNTS
-
-    @property
-    def _is_non_negative(self):
-        return self.likelihood != "gaussian"
+    def _domain(self):
+        domains = {"gaussian": RealNumbers, "bernoulli": UnitInterval}
+        return domains.get(self.likelihood, Counts)()
 
     def sample(self, n_samples=1, *, n_tokens=None, random_state=None):
         """Draw rows from the model.
@@ -515,32 +502,11 @@ class AmortizedFactorModel(SampledFactorModel):
         """
         return self._sample(n_samples, n_tokens, random_state)
 
-    def _validate(self, X, *, reset, min_rows=1):
-        X = super()._validate(X, reset=reset, min_rows=min_rows)
-        largest = X.max() if X.shape[0] else 0
-        if np.isnan(largest):
-            largest = np.fmax.reduce(X, axis=None)
-        if self.likelihood == "bernoulli" and largest > 1:
-            raise ValueError(
-                "likelihood='bernoulli' needs values in [0, 1], got values up to "
-                f"{largest:g}. sklearn.preprocessing.MinMaxScaler brings them there; "
-                "for counts there are 'poisson' and 'multinomial', for real numbers "
-                "'gaussian'."
-            )
-        return X
+    def _initialize(self, module, start):
+        module.initialize(start.X, start.random_state)
 
-    def _initialize(self, module, X, random_state):
-        module.initialize(X, random_state)
-
-    def _make_optimizer(self, module, *, is_stochastic, n_updates=None):
-        self._set_schedule(module, n_updates)
-        return AnnealedAdam(
-            [{"params": list(module.parameters()), "lr": self.learning_rate}], n_updates
-        )
-
-    @abstractmethod
-    def _set_schedule(self, module, n_updates):
-        """Tell the module how long its warm-ups are, in updates."""
+    def _parameter_groups(self, module):
+        return [{"params": list(module.parameters()), "lr": self.learning_rate}]
 
     def _shared_settings(self):
         """What both kinds of module take."""
@@ -559,7 +525,7 @@ class AmortizedFactorModel(SampledFactorModel):
             "may_miss": self._may_miss,
         }
 
-    def _module_attributes(self, module):
+    def _fitted(self, module):
         mean, square = module.moments[:2].double().cpu().numpy()
         is_active = square - mean**2 > ACTIVE_VARIANCE
         return {"n_active_components_": int(is_active.sum())}

@@ -1,4 +1,4 @@
-"""Counts allocated to factors, and fixed points of the local parameters of rows.
+"""Counts allocated to factors.
 
 A count x_nv with mean sum_k z_nk w_kv is a sum of counts of the factors. Under
 q(z) q(w) the share of factor k is
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 
+from skdeepfactor._math.gammas import scaled_exp
 from skdeepfactor._math.ops import (
     map_values,
     product_at,
@@ -22,13 +23,8 @@ from skdeepfactor._math.ops import (
     row_sum,
     scaled,
     slices,
-    take_rows,
     transposed_products,
 )
-from skdeepfactor.distributions import scaled_exp
-
-# Steps a row may take where its factors are wanted exactly, not on the way to a fit.
-MAX_STEPS = 1000
 
 
 class Weights(NamedTuple):
@@ -143,107 +139,3 @@ def _log_products(x, allocation, weights):
         allocation.products,
         product_at(x, rows, columns),
     )
-
-
-def fixed_point(update, x, state, *, max_steps, tol):
-    """Iterate ``state = update(x, state)``, each row to its own convergence.
-
-    ``state`` is (n_rows, width) and not negative. A row stops, for good, when its
-    absolute change is at most ``tol`` times its size (both summed over the row), so
-    that the rows beside it change nothing for it. Stopped rows are dropped once half
-    have stopped: to drop them one by one would cost more than it saves.
-    """
-    if tol == 0:
-        for _ in range(max_steps):
-            state = update(x, state)
-        return state
-    result = torch.empty_like(state)
-    rows = torch.arange(len(state), device=state.device)
-    active = torch.ones_like(rows, dtype=torch.bool)
-    for _ in range(max_steps):
-        new = update(x, state)
-        moved = (new - state).abs().sum(1) > tol * new.sum(1)
-        state = torch.where(active[:, None], new, state)
-        active &= moved
-        n_active = int(active.sum())
-        if 2 * n_active <= len(active):
-            result[rows] = state
-            kept = active.nonzero()[:, 0]
-            x, state, rows, active = (
-                take_rows(x, kept),
-                state[kept],
-                rows[kept],
-                active[kept],
-            )
-        if n_active == 0:
-            break
-    result[rows] = state
-    return result
-
-
-class Anderson:
-    """Extrapolation of a fixed-point iteration from its last steps.
-
-    Of the combinations of the last ``depth`` + 1 steps whose factors sum to 1, the one
-    of least weighted length says where the iteration is going; the same combination of
-    the points that the steps led to is where to go on from. Walker and Ni (2011),
-    Anderson acceleration for fixed-point iterations.
-
-    Where processes have parts of the points, ``add_up`` replaces tensors by their sums
-    over them.
-    """
-
-    def __init__(self, depth, add_up=None):
-        self.depth, self.table, self.add_up = depth, None, add_up
-        self.forget()
-
-    def forget(self):
-        """Start anew, without earlier steps."""
-        self.last, self.n_changes = None, 0
-
-    def state_dict(self):
-        """The earlier steps."""
-        state = {"n_changes": self.n_changes}
-        if self.last is not None:
-            state["after"], state["step"] = self.last
-        if self.table is not None:
-            state["table"] = self.table
-        return state
-
-    def load_state_dict(self, state):
-        """Go on from the earlier steps of another."""
-        arrays = {
-            name: torch.as_tensor(state[name])
-            for name in ("after", "step", "table")
-            if name in state
-        }
-        self.n_changes, self.table = state["n_changes"], arrays.get("table")
-        self.last = (arrays["after"], arrays["step"]) if "step" in arrays else None
-
-    def __call__(self, before, after, weights):
-        """Where to go on from, after a step; one-dimensional tensors all."""
-        step = after - before
-        if self.table is None:
-            self.table = after.new_empty(2, self.depth, len(after))
-        if self.last is not None:
-            place = self.n_changes % self.depth
-            for row, new, old in zip(
-                self.table[:, place], (after, step), self.last, strict=True
-            ):
-                torch.sub(new, old, out=row)
-            self.n_changes += 1
-        self.last = after, step
-        if self.n_changes == 0:
-            return after
-        images, steps = self.table[:, : self.n_changes]
-        weighted = steps * weights
-        products = (weighted @ steps.T).double()
-        target = (weighted @ step).double()
-        if self.add_up is not None:
-            self.add_up([products, target])
-        # Steps that are almost parallel would take factors far beyond their meaning;
-        # those that do not change say nothing.
-        smallest = torch.finfo(products.dtype).tiny
-        products.diagonal().add_(1e-8 * products.diagonal().max() + smallest)
-        factors = torch.linalg.solve(products, target)
-        return after - factors.to(after) @ images

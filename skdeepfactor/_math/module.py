@@ -1,18 +1,20 @@
 """The contract of a model, as a torch module."""
 
 from abc import ABC, abstractmethod
+from numbers import Integral
 
 import torch
 from torch import nn
 
+from skdeepfactor._math.batch import Wanted
 from skdeepfactor._math.ops import scaled
 
 
 class FactorModule(nn.Module, ABC):
     """A generative model of rows with a posterior over the factors of each.
 
-    A batch ``x`` is a strided or a CSR tensor of shape (n_rows, n_features). Global
-    parameters are ``nn.Parameter``; what is learnt without the optimizer is a buffer.
+    It gets rows as a ``Batch``. Global parameters are ``nn.Parameter``; what is learnt
+    without the optimizer is a buffer.
     In training mode inference may be cut short (the loop comes back to a row, and
     starts from what it remembers of it); in evaluation mode it converges.
     """
@@ -20,14 +22,23 @@ class FactorModule(nn.Module, ABC):
     #: Width of the local parameters that the loop remembers for each row; 0 for none.
     local_width = 0
 
-    #: Whether steps on all rows, where they may lower the bound, are taken back if so.
-    is_guarded = False
-
     #: How many earlier ones those steps are extrapolated from; 0 for none.
     acceleration = 0
 
     #: Names of the parameters that a step on all rows replaces, unread.
     statistics: tuple = ()
+
+    #: Whether the shape of a prior is learnt, which takes cold passes to settle.
+    learns_shape = False
+
+    #: Updates in the whole of this training; None in a stream, and without training.
+    n_total = None
+
+    #: Whether batches may have missing entries.
+    may_miss = False
+
+    #: Names of what it wants of each row beside the data; see ``Batch.side``.
+    side: tuple = ()
 
     #: The ``torch.Generator`` of what the module draws in training, if it does.
     generator = None
@@ -37,18 +48,29 @@ class FactorModule(nn.Module, ABC):
         """Numbers that a row takes while it is worked on, by which rows are cut."""
         return self.local_width
 
+    def wanted(self):
+        """How it wants its batches: on its device, in its floating type."""
+        like = next(self.parameters())
+        return Wanted(
+            self.work_width, like.device, like.dtype, self.may_miss, self.side
+        )
+
+    def begin(self, n_total):
+        """Note how many updates this training will take, None in a stream."""
+        self.n_total = n_total
+
     def seed(self, seed):
         """Seed what the module draws in training."""
 
     @abstractmethod
-    def posterior(self, x, start=None):
+    def posterior(self, batch, start=None):
         """q(z | x), a ``torch.distributions.Distribution`` with one element per row.
 
-        ``start`` holds local parameters, (n_rows, local_width), to go on from.
+        ``start`` holds local parameters, (n_rows, local_width), to resume from.
         """
 
     @abstractmethod
-    def elbo(self, x, q=None):
+    def elbo(self, batch, q=None):
         """Evidence lower bound of each row in nats, float64, shape (n_rows,).
 
         The divergence of the global parameters is left out.
@@ -70,40 +92,39 @@ class FactorModule(nn.Module, ABC):
         it; ``generator`` is a ``numpy.random.Generator``.
         """
 
-    def word_bound(self, x):
+    def word_bound(self, batch):
         """Bound of each row's counts as words in order, given their number.
 
         This is what perplexity is made of. Models of counts given their number have it
         in ``elbo`` already.
         """
-        return self.elbo(x)
+        return self.elbo(batch)
 
     def data_bound(self, batches):
         """The bound of all rows, in nats, less the divergence of the globals.
 
-        ``batches()`` yields each batch, the local parameters to go on from, if any, and
-        how often its rows count: 1, or a tensor (n_rows,).
+        ``batches()`` yields each batch, whose weight is how often its rows count, and
+        the local parameters to resume from, if any.
         """
         bound = -float(self.global_kl())
-        for x, start, weight in batches():
-            bounds = self.elbo(x, self.posterior(x, start))
-            bound += scaled(bounds, weight).sum().item()
+        for batch, start in batches():
+            bounds = self.elbo(batch, self.posterior(batch, start))
+            bound += scaled(bounds, batch.weight).sum().item()
         return bound
 
     def global_kl(self):
         """KL divergence of the posterior over global parameters from its prior."""
         return 0.0
 
-    def backward(self, x, weight, n_samples, start=None):
+    def backward(self, batch, n_samples, start=None):
         """Add one batch's share to ``.grad``, and give back what the loop keeps.
 
-        The gradient of a step is a sum over its batches, so all of them get the same
-        ``weight``, 1 / the number of rows in the step. Models whose ``fit`` has
-        ``sample_weight`` get a tensor (n_rows,) where it is given, each row's share of
-        the step's sum of weights; ``n_samples`` is then a sum of weights too. For
-        parameters with a conjugate posterior it is minus the expected statistics of all
-        ``n_samples`` rows, estimated from these, for ``NaturalGradient`` to follow. By
-        default it is the gradient of minus the bound per row.
+        The gradient of a step is a sum over its batches, whose weights sum to 1: each
+        row's is its share of the step. ``n_samples`` is the number of rows that the
+        model is of, or the sum of their weights. For parameters with a conjugate
+        posterior the gradient is minus the expected statistics of all ``n_samples``
+        rows, estimated from these, for ``NaturalGradient`` to follow. By default it is
+        the gradient of minus the bound per row.
 
         Returns
         -------
@@ -112,9 +133,9 @@ class FactorModule(nn.Module, ABC):
         local : Tensor of shape (n_rows, local_width) or None
             The local parameters to remember.
         """
-        bounds = self.elbo(x)
-        share = weight * x.shape[0]
-        loss = share / n_samples * self.global_kl() - weight * bounds.sum()
+        bounds = self.elbo(batch)
+        loss = batch.share / n_samples * self.global_kl()
+        loss = loss - scaled(bounds, batch.weight).sum()
         loss.backward()
         return bounds.detach(), None
 
@@ -143,3 +164,13 @@ class FactorModule(nn.Module, ABC):
 
     def refresh(self):
         """Recompute cached functions of parameters and buffers."""
+
+
+def in_updates(warmup, n_total):
+    """A warm-up in updates, a float, of updates (int) or a share of training (float).
+
+    A share of a stream is none.
+    """
+    if isinstance(warmup, Integral):
+        return float(warmup)
+    return float(warmup) * (n_total or 0)

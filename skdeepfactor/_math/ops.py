@@ -6,7 +6,6 @@ a CSR batch stays CSR and stores the same entries.
 """
 
 import warnings
-from typing import NamedTuple
 
 import scipy.sparse
 import torch
@@ -119,119 +118,9 @@ def row_dot(x, v):
     return row_sum(map_values(lambda values: values.double() * v[x.col_indices()], x))
 
 
-def missing(x):
-    """Where entries are NaN, a boolean tensor like ``x``; None where none is.
-
-    What a CSR batch does not store is 0, so that nothing can be missing from it.
-    """
-    if x.layout != torch.strided:
-        return None
-    is_missing = x.isnan()
-    return is_missing if bool(is_missing.any()) else None
-
-
-class Seen(NamedTuple):
-    """A batch with 0 where an entry is missing, and ``observed``, 1 where none is.
-
-    Where nothing is missing ``observed`` is None, and so is ``sums``: what a model adds
-    up over the features that a row has, (n_rows, width).
-    """
-
-    x: torch.Tensor
-    observed: torch.Tensor | None = None
-    sums: torch.Tensor | None = None
-
-    @classmethod
-    def of(cls, x, may_miss):
-        """A batch in which NaN stands for missing entries, if some may be."""
-        is_missing = missing(x) if may_miss else None
-        if is_missing is None:
-            return cls(x)
-        return cls(x.masked_fill(is_missing, 0), (~is_missing).to(x))
-
-    def with_sums(self, values):
-        """With sums of ``values()``, (n_features, width), over what each row has."""
-        if self.observed is None:
-            return self
-        return self._replace(sums=self.observed @ values())
-
-
-def take_rows(x, rows):
-    """The rows of ``x`` that the integer tensor ``rows`` names, in its order.
-
-    Those of each part of ``x``, if it is a ``Seen``.
-    """
-    if isinstance(x, Seen):
-        parts = (None if part is None else take_rows(part, rows) for part in x)
-        return Seen(*parts)
-    if x.layout == torch.strided:
-        return x[rows]
-    starts = x.crow_indices()
-    lengths = torch.diff(starts)[rows]
-    crow = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-    shifts = starts[rows] - crow[:-1]
-    entries = torch.arange(int(crow[-1]), device=x.device)
-    entries += torch.repeat_interleave(shifts, lengths)
-    return csr(
-        crow.to(starts.dtype),
-        x.col_indices()[entries],
-        x.values()[entries],
-        (len(rows), x.shape[1]),
-    )
-
-
-def nonzero(x):
-    """Row and column indices of the entries of ``x`` that are not zero."""
-    if x.layout == torch.strided:
-        return x.nonzero(as_tuple=True)
-    is_stored = x.values() != 0
-    return _row_indices(x)[is_stored], x.col_indices()[is_stored].long()
-
-
-def _row_indices(x):
-    """The row of each stored entry of a CSR batch."""
-    rows = torch.arange(x.shape[0], device=x.device)
-    return torch.repeat_interleave(rows, torch.diff(x.crow_indices()))
-
-
-def without_zeros(x):
-    """``x`` as a CSR batch that stores no zeros."""
-    if x.layout != torch.strided and bool((x.values() != 0).all()):
-        return x
-    rows, columns = nonzero(x)
-    is_strided = x.layout == torch.strided
-    values = x[rows, columns] if is_strided else x.values()[x.values() != 0]
-    lengths = torch.bincount(rows, minlength=x.shape[0])
-    crow = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-    return csr(crow.int(), columns.int(), values, x.shape)
-
-
 def dense(x):
     """A batch as a strided tensor; only where its size is that of others anyway."""
     return x if x.layout == torch.strided else x.to_dense()
-
-
-class Entries(NamedTuple):
-    """The entries of a CSR batch, in float64, and the sums of its rows."""
-
-    rows: torch.Tensor
-    columns: torch.Tensor
-    values: torch.Tensor
-    totals: torch.Tensor
-
-    @classmethod
-    def of(cls, x):
-        """The entries of a CSR batch."""
-        return cls(_row_indices(x), x.col_indices(), x.values().double(), row_sum(x))
-
-    def row_sum(self, terms):
-        """Sum of numbers of the entries, (..., n_entries), in each row."""
-        total = terms.new_zeros(*terms.shape[:-1], len(self.totals))
-        return total.index_add(-1, self.rows, terms)
-
-    def of_rows(self, values):
-        """What the row of each entry has, (..., n_entries), of (..., n_rows)."""
-        return values[..., self.rows]
 
 
 def product(x, a):
@@ -281,44 +170,56 @@ class _ProductsAtEntries(torch.autograd.Function):
         return None, for_a, for_b
 
 
-# Multipliers of the hashes of rows and of SplitMix64, as signed 64-bit integers.
-_ODD = (-7046029254386353131, -4658895280553007687, -7723592293110705685)
+def missing(x):
+    """Where entries are NaN, a boolean tensor like ``x``; None where none is.
 
-
-def row_keys(entries):
-    """A hash of the content of each row, int64: columns and values, in any order."""
-    bits = entries.values.view(torch.int64)
-    mixed = mix(bits + mix((entries.columns.long() + 1) * _ODD[0]))
-    keys = torch.zeros(len(entries.totals), dtype=torch.int64, device=bits.device)
-    return mix(keys.index_add(0, entries.rows, mixed))
-
-
-def mix(bits):
-    """Scramble int64 numbers: the finalizer of SplitMix64, which has no fixed seed."""
-    bits = (bits ^ _shift_right(bits, 30)) * _ODD[1]
-    bits = (bits ^ _shift_right(bits, 27)) * _ODD[2]
-    return bits ^ _shift_right(bits, 31)
-
-
-def _shift_right(bits, n):
-    """Shift without regard to the sign."""
-    return (bits >> n) & ((1 << (64 - n)) - 1)
-
-
-def keyed_uniform(keys, n_draws, width, *, stream):
-    """Numbers in (0, 1), (n_draws, n_rows, width), that depend on the keys alone.
-
-    A row's numbers are a function of its key, of ``stream`` (an int) and of their
-    position, so that they are the same in any batch. In float64.
+    What a CSR batch does not store is 0, so that nothing can be missing from it.
     """
-    positions = torch.arange(n_draws * width, device=keys.device)
-    offsets = mix(positions + (stream + 1) * 2**32).view(n_draws, 1, width)
-    bits = mix(mix(keys)[:, None] ^ offsets)
-    # 52 bits to the middle of a cell of the unit interval.
-    return (_shift_right(bits, 12).double() + 0.5) * 2.0**-52
+    if x.layout != torch.strided:
+        return None
+    is_missing = x.isnan()
+    return is_missing if bool(is_missing.any()) else None
 
 
-def keyed_normal(keys, n_draws, width, *, stream, dtype):
-    """Standard normal numbers, likewise."""
-    uniform = keyed_uniform(keys, n_draws, width, stream=stream)
-    return torch.special.ndtri(uniform).to(dtype)
+def take_rows(x, rows):
+    """The rows of ``x`` that the integer tensor ``rows`` names, in its order."""
+    if x.layout == torch.strided:
+        return x[rows]
+    starts = x.crow_indices()
+    lengths = torch.diff(starts)[rows]
+    crow = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+    shifts = starts[rows] - crow[:-1]
+    entries = torch.arange(int(crow[-1]), device=x.device)
+    entries += torch.repeat_interleave(shifts, lengths)
+    return csr(
+        crow.to(starts.dtype),
+        x.col_indices()[entries],
+        x.values()[entries],
+        (len(rows), x.shape[1]),
+    )
+
+
+def nonzero(x):
+    """Row and column indices of the entries of ``x`` that are not zero."""
+    if x.layout == torch.strided:
+        return x.nonzero(as_tuple=True)
+    is_stored = x.values() != 0
+    return row_indices(x)[is_stored], x.col_indices()[is_stored].long()
+
+
+def row_indices(x):
+    """The row of each stored entry of a CSR batch."""
+    rows = torch.arange(x.shape[0], device=x.device)
+    return torch.repeat_interleave(rows, torch.diff(x.crow_indices()))
+
+
+def without_zeros(x):
+    """``x`` as a CSR batch that stores no zeros."""
+    if x.layout != torch.strided and bool((x.values() != 0).all()):
+        return x
+    rows, columns = nonzero(x)
+    is_strided = x.layout == torch.strided
+    values = x[rows, columns] if is_strided else x.values()[x.values() != 0]
+    lengths = torch.bincount(rows, minlength=x.shape[0])
+    crow = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+    return csr(crow.int(), columns.int(), values, x.shape)

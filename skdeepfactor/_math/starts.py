@@ -36,8 +36,8 @@ def imputed(X, weights=None):
     return np.where(is_missing, column_moments(X, weights)[0].astype(X.dtype), X)
 
 
-def distinct_rows(X, weights=None):
-    """The different rows, each once, and how often each counts.
+def distinct_rows(X, weights=None, *others):
+    """The places of the different rows, each once, and how often each counts.
 
     They come in an order that has nothing to do with that of X, so that what is drawn
     from them is a function of the rows and their weights: a weight of 2 is the same as
@@ -48,30 +48,33 @@ def distinct_rows(X, weights=None):
     X : ndarray or CSR matrix of shape (n_samples, n_features)
     weights : ndarray of shape (n_samples,), default=None
         How often each row counts; once if None.
+    *others : ndarray or CSR matrix of shape (n_samples, n_others)
+        What else tells rows apart.
 
     Returns
     -------
-    X : ndarray or CSR matrix of shape (n_distinct, n_features)
+    rows : ndarray of shape (n_distinct,)
+        Indices of rows of X.
     weights : ndarray of shape (n_distinct,)
     """
     generator = np.random.default_rng(0)
-    direction = generator.standard_normal(X.shape[1])
-    keys = []
-    for rows in gen_batches(X.shape[0], BLOCK_ROWS):
-        # Products of CSR matrices add the terms of a row in order, whatever is beside.
-        part = scipy.sparse.csr_matrix(X[rows], dtype=np.float64)
-        # What is not a number would make all rows that have one alike.
-        part.data = np.nan_to_num(part.data, nan=-np.pi)
-        keys.append(part @ direction)
-    _, first, inverse = np.unique(
-        np.concatenate(keys), return_index=True, return_inverse=True
-    )
+    keys = np.zeros(X.shape[0])
+    for matrix in (X, *others):
+        direction = generator.standard_normal(matrix.shape[1])
+        for rows in gen_batches(X.shape[0], BLOCK_ROWS):
+            # Products of CSR matrices add the terms of a row in order, whatever is
+            # beside.
+            part = scipy.sparse.csr_matrix(matrix[rows], dtype=np.float64)
+            # What is not a number would make all rows that have one alike.
+            part.data = np.nan_to_num(part.data, nan=-np.pi)
+            keys[rows] += part @ direction
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     if weights is None:
         weights = np.ones(X.shape[0])
     weights = np.bincount(inverse.ravel(), weights)
     # By their keys the largest rows would come first and last.
     order = generator.permutation(len(first))
-    return X[first[order]], weights[order]
+    return first[order], weights[order]
 
 
 def initial_counts(X, n_components, init, random_state, weights=None):

@@ -1,34 +1,35 @@
 """The rows that a fit or an inference is for, of a matrix or a stream, in batches."""
 
 import contextlib
-import copy
 import itertools
 import math
+import queue
+import threading
 import zlib
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
+import sklearn
 import torch
 
+from skdeepfactor._math.batch import Batch, compute_dtype, to_tensor
 from skdeepfactor._training.distributed import Share
-from skdeepfactor.data import (
-    ahead,
-    chunks,
-    compute_dtype,
-    row_totals,
-    stacked,
-    to_tensor,
-)
+from skdeepfactor.data import stacked
+
+# Bytes of one (rows, width) array of a batch: small enough to stay in a cache, large
+# enough that the overhead of a call does not count.
+CHUNK_BYTES = 2**21
+
+# The same on an accelerator, which is fast where it has much to do at once.
+ACCELERATOR_BYTES = 2**28
 
 # The share of one process in data that no other has.
 ALONE = Share()
 
 # Rows of a stream, drawn at random, from which a fit starts.
 INITIAL_ROWS = 20_000
-# How many blocks are read ahead.
-BLOCKS_AHEAD = 2
 
 
 def _checksum(X, start=0):
@@ -62,9 +63,10 @@ class Rows(ABC):
         What to compute in.
     share : Share
         Which rows are this process's.
-    weights, own_weights : ndarray or None
-        How often each row counts, of those visible here and of this process's, never
-        0; None where all count once.
+    arrays, own_arrays : dict of str to ndarray or CSR matrix
+        What is known of each row beside its data, of those visible here and of this
+        process's. ``"weight"``, where it is among them, says how often a row counts,
+        and is never 0.
     total_weight : int or float
         Number of rows of all processes, each as often as it counts.
     n_splits : int
@@ -77,10 +79,15 @@ class Rows(ABC):
     n_features: int
     dtype: torch.dtype
     share: Share
-    weights = None
-    own_weights = None
+    arrays: dict
+    own_arrays: dict
     total_weight: float
     n_splits = 1
+
+    @property
+    def weights(self):
+        """How often each visible row counts; None where all count once."""
+        return self.arrays.get("weight")
 
     @abstractmethod
     def totals(self):
@@ -99,8 +106,8 @@ class Rows(ABC):
         """The rows but for some, and those."""
 
     @abstractmethod
-    def weighted(self, weights):
-        """The same rows, each as often as it counts; those that never do left out."""
+    def knowing(self, **arrays):
+        """The same rows, of which more is known, those of weight 0 left out."""
 
     @abstractmethod
     def _pieces(self, batch_size, rng):
@@ -110,50 +117,66 @@ class Rows(ABC):
         matrix, of which ``numbers`` is an array or a slice.
         """
 
-    def parts(self, batch_size, rng, width, device, dtype=None):
+    def parts(self, batch_size, rng, wanted):
         """Yield (batch, numbers of its rows, what the step is on), in parts.
 
-        A part is small enough for arrays of ``width`` numbers a row to be worked on,
-        and of the type of the model, where it has one that is not that of the data.
+        A part is small enough for arrays of the wanted width to be worked on, and of
+        the wanted type, or that of the data. Its weight is how often its rows count.
         After each step comes None. A step is on ``batch_size`` random rows, of all
         processes together, or on all rows, in order, if that is None.
         """
-        dtype = dtype or self.dtype
-        parts = self._parts(batch_size, rng, width, torch.device(device), dtype)
-        return parts if torch.device(device).type == "cpu" else ahead(parts, 1)
+        parts = self._parts(batch_size, rng, wanted)
+        return parts if torch.device(wanted.device).type == "cpu" else ahead(parts, 1)
 
-    def _parts(self, batch_size, rng, width, device, dtype):
+    def _parts(self, batch_size, rng, wanted):
+        device = torch.device(wanted.device)
+        like = {"dtype": wanted.dtype or self.dtype, "device": device}
         for piece in self._pieces(batch_size, rng):
             if piece is None:
                 yield None
                 continue
             matrix, rows, numbers, step = piece
             for part in chunks(
-                matrix, rows, width, device_type=device.type, n_splits=self.n_splits
+                matrix,
+                rows,
+                wanted.width,
+                device_type=device.type,
+                n_splits=self.n_splits,
             ):
-                x = to_tensor(matrix, part, dtype=dtype, device=device)
-                yield x, part if rows is not None else _cut(numbers, part), step
+                places = part if rows is not None else _cut(numbers, part)
+                side = {
+                    name: to_tensor(self.own_arrays[name], places, **like)
+                    for name in wanted.side
+                    if name in self.own_arrays
+                }
+                batch = Batch.of(
+                    to_tensor(matrix, part, **like),
+                    may_miss=wanted.may_miss,
+                    weight=self.weights_of(places, device),
+                    side=side,
+                )
+                yield batch, places, step
 
-    def batches(self, width, device, dtype=None):
+    def batches(self, wanted):
         """Yield (batch, numbers of its rows) of all rows of this process, in order."""
-        parts = self.parts(None, None, width, device, dtype)
+        parts = self.parts(None, None, wanted)
         with contextlib.closing(parts):
             for part in parts:
                 if part is not None:
                     yield part[:2]
 
-    def weights_digest(self):
-        """A checksum of the weights of rows visible here, None if they have none."""
-        return None if self.weights is None else _checksum(self.weights)
+    def digests(self):
+        """A checksum of each array of what is known of the rows visible here."""
+        return {name: _checksum(array) for name, array in self.arrays.items()}
 
     def weights_of(self, numbers, device):
-        """How often rows of this process count, float64, None where all do once."""
-        if self.own_weights is None:
-            return None
-        return torch.from_numpy(self.own_weights[numbers]).to(device)
+        """How often rows of this process count: float64, or 1.0 where all do once."""
+        if "weight" not in self.own_arrays:
+            return 1.0
+        return torch.from_numpy(self.own_arrays["weight"][numbers]).to(device)
 
     def sample(self, random_state):
-        """Rows to start from, as a matrix, and their weights, if they have some.
+        """Rows to start from, as a matrix, and the arrays of what is known of them.
 
         All of them, or some drawn at random, whatever their weights.
         """
@@ -168,25 +191,29 @@ class Rows(ABC):
         if n_drawn < n_rows:
             numbers = np.sort(random_state.permutation(n_rows)[:n_drawn])
         part = self.take(numbers)
-        weights = None if self.weights is None else self.weights[numbers]
+        arrays = {name: array[numbers] for name, array in self.arrays.items()}
         if not share.is_sharded:
-            return part, weights
-        parts, weights = zip(*share.gathered((part, weights)), strict=True)
-        return stacked(parts), None if weights[0] is None else np.concatenate(weights)
+            return part, arrays
+        parts, arrays = zip(*share.gathered((part, arrays)), strict=True)
+        known = {name: stacked([some[name] for some in arrays]) for name in arrays[0]}
+        return stacked(parts), known
 
     #: Number of rows that a fit starts from.
     _n_initial = INITIAL_ROWS
 
-    def _set_size(self, n_visible, weights=None):
+    def _set_size(self, n_visible, arrays):
         """Tell what rows are visible here; ``join`` tells of the others'."""
         share = self.share
         self.n_visible = self.n_total = self.n_samples = n_visible
-        self.weights = self.own_weights = weights
+        self.arrays = self.own_arrays = arrays
+        weights = self.weights
         self.total_weight = n_visible if weights is None else float(weights.sum())
         if share.divides:
             self.n_samples = len(range(share.rank, n_visible, share.n_processes))
-            if weights is not None:
-                self.own_weights = weights[share.rank :: share.n_processes]
+            self.own_arrays = {
+                name: array[share.rank :: share.n_processes]
+                for name, array in arrays.items()
+            }
         self._counts = [n_visible]
         self._levels = None
 
@@ -213,7 +240,8 @@ class Rows(ABC):
             # Where one process has weights, all have.
             pairs = zip(weights, counts, strict=True)
             weights = [np.ones(n) if own is None else own for own, n in pairs]
-            self.weights = self.own_weights = weights[self.share.rank]
+            own = {"weight": weights[self.share.rank]}
+            self.arrays = self.own_arrays = {**self.arrays, **own}
             weights = np.concatenate(weights)
             self.total_weight = float(weights.sum())
             self._levels = _levels(np.concatenate(totals), weights)
@@ -284,11 +312,11 @@ def _cut(numbers, part):
 class MatrixRows(Rows):
     """The rows of a matrix in memory."""
 
-    def __init__(self, X, share=ALONE, weights=None):
+    def __init__(self, X, share=ALONE, arrays=None):
         self.X, self.share = X, share
         self.n_features = X.shape[1]
         self.dtype = compute_dtype(X)
-        self._set_size(X.shape[0], weights)
+        self._set_size(X.shape[0], arrays or {})
         if not share.is_sharded:
             self._n_initial = self.n_total
         self.own = X[share.rank :: share.n_processes] if share.divides else X
@@ -306,14 +334,17 @@ class MatrixRows(Rows):
         rest = np.setdiff1d(np.arange(self.X.shape[0]), numbers)
         return self.some(rest), self.some(numbers)
 
-    def weighted(self, weights):
-        rows = MatrixRows(self.X, self.share, weights)
-        return rows if weights.all() else rows.some(np.flatnonzero(weights))
+    def knowing(self, **arrays):
+        rows = MatrixRows(self.X, self.share, {**self.arrays, **arrays})
+        weights = rows.weights
+        if weights is None or weights.all():
+            return rows
+        return rows.some(np.flatnonzero(weights))
 
     def some(self, numbers):
         """Some of the rows, by an array of their numbers or a slice."""
-        weights = None if self.weights is None else self.weights[numbers]
-        return MatrixRows(self.X[numbers], self.share, weights)
+        arrays = {name: array[numbers] for name, array in self.arrays.items()}
+        return MatrixRows(self.X[numbers], self.share, arrays)
 
     def _pieces(self, batch_size, rng):
         if batch_size is None:
@@ -333,232 +364,65 @@ class MatrixRows(Rows):
             yield None
 
 
-class CheckedBlocks:
-    """The blocks of a source, checked while those before them are worked on.
+def row_totals(X):
+    """The sum of each row without what is missing, float64, shape (n_rows,)."""
+    totals = np.asarray(X.sum(axis=1, dtype=np.float64)).ravel()
+    if np.isnan(totals).any():
+        totals = np.nansum(X, axis=1, dtype=np.float64)
+    return totals
 
-    Parameters
-    ----------
-    source : RowBlocks
-    check : callable
-        Gives a block back as an array or a canonical CSR matrix; ``check(block,
-        is_first)``.
 
-    Attributes
-    ----------
-    starts, sizes : dict
-        Where each block starts, and its number of rows, once they are noted.
+def chunks(X, rows, width, *, device_type="cpu", n_splits=1):
+    """Cut ``rows``, an array of integers or None for all, into parts of even size.
+
+    Each part's arrays of ``width`` numbers, and its own entries, take about what suits
+    the type of device; less, by ``n_splits``, where memory is short. Whole ranges come
+    as slices, which cost no copy of an index.
     """
+    n_bytes = CHUNK_BYTES if device_type == "cpu" else ACCELERATOR_BYTES
+    n_rows = X.shape[0] if rows is None else len(rows)
+    is_sparse = scipy.sparse.issparse(X)
+    entries = X.nnz / max(X.shape[0], 1) if is_sparse else X.shape[1]
+    n_entries = max(width, entries, 1)
+    size = max(1, int(n_bytes / n_splits / (4 * n_entries)))
+    n_chunks = math.ceil(n_rows / size)
+    bounds = np.linspace(0, n_rows, n_chunks + 1).astype(np.intp)
+    for start, stop in itertools.pairwise(bounds):
+        yield slice(start, stop) if rows is None else rows[start:stop]
 
-    def __init__(self, source, check):
-        self.source, self.check = source, check
-        self.starts, self.sizes, self._are_known = {}, {}, False
-        self.n_features = None
 
-    def read(self, order=None):
-        """Yield the number of each block and the block, checked."""
-        checked = self._checked(self.source.blocks(order))
-        with contextlib.closing(ahead(checked, BLOCKS_AHEAD)) as made:
-            yield from made
+def ahead(items, n_ahead):
+    """The items of an iterator, made in a thread while earlier ones are used."""
+    made = queue.Queue(n_ahead)
+    is_closed = threading.Event()
+    config = sklearn.get_config()
 
-    def note_sizes(self):
-        """Read all blocks, each of which must be as it was from then on.
-
-        Yields the number of each and the block.
-        """
-        start = 0
-        for number, block in self.read():
-            self.starts[number], self.sizes[number] = start, block.shape[0]
-            start += block.shape[0]
-            yield number, block
-            self.n_features = block.shape[1]
-        if start == 0:
-            raise ValueError("The source has no rows.")
-        self._are_known = True
-
-    def _checked(self, blocks):
-        n_blocks, start, n_features = 0, 0, self.n_features
-        for number, block in blocks:
-            n_blocks += 1
-            shape, expected = getattr(block, "shape", ()), None
-            if self._are_known:
-                start = self.starts.get(number, 0)
-                expected = self.sizes.get(number, 0)
-            where = f"Block {number} of the source, which starts at row {start}"
-            if len(shape) != 2:
-                got = type(block).__name__
-                raise ValueError(f"{where}, must be a matrix, got {got}.")
-            if expected is not None and shape[0] != expected:
-                raise ValueError(
-                    f"{where}, has {shape[0]} rows, but had {expected} at first: a "
-                    "source must give the same rows again."
-                )
-            if n_features is not None and shape[1] != n_features:
-                raise ValueError(
-                    f"{where}, has {shape[1]} columns, but those before have "
-                    f"{n_features}."
-                )
-            if shape[0] > 0:
-                yield number, self._check_block(block, where, start, n_features is None)
-                n_features = shape[1]
-            start += shape[0]
-        if self._are_known and n_blocks < len(self.sizes):
-            raise ValueError(
-                f"The source gave {n_blocks} blocks, but {len(self.sizes)} at first: "
-                "a source must give the same rows again."
-            )
-
-    def _check_block(self, block, where, start, is_first):
-        try:
-            return self.check(block, is_first)
-        except ValueError as error:
-            row = self._first_bad_row(block, is_first)
-            at = where if row is None else f"{where}, has a bad row, {start + row}"
-            raise ValueError(f"{at}: {error}") from error
-
-    def _first_bad_row(self, block, is_first):
-        """The place of the first row that fails by itself, None if none does."""
-
-        def is_bad(start, stop):
-            try:
-                self.check(block[start:stop], is_first)
-            except ValueError:
+    def put(item, error):
+        while not is_closed.is_set():
+            with contextlib.suppress(queue.Full):
+                made.put((item, error), timeout=0.05)
                 return True
-            return False
+        return False
 
-        low, high = 0, block.shape[0]
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if is_bad(low, middle) else (middle, high)
-        return low if is_bad(low, high) else None
+    def make():
+        try:
+            # A thread does not inherit what scikit-learn is set to.
+            with sklearn.config_context(**config):
+                if all(put(item, None) for item in items):
+                    put(None, StopIteration())
+        except BaseException as error:
+            put(None, error)
 
-
-class StreamedRows(Rows):
-    """Rows that are read in blocks, again for each pass.
-
-    Parameters
-    ----------
-    blocks : CheckedBlocks
-    share : Share
-    """
-
-    def __init__(self, blocks, share=ALONE):
-        self.blocks, self.share = blocks, share
-        totals = []
-        for _, block in blocks.note_sizes():
-            if not totals:
-                self.n_features, self.dtype = block.shape[1], compute_dtype(block)
-            elif compute_dtype(block) == torch.float64:
-                self.dtype = torch.float64
-            totals.append(row_totals(block))
-        self._weights = None
-        self._totals = np.concatenate(totals)
-        self._keep(np.arange(len(self._totals)))
-
-    def _keep(self, rows):
-        """Use some rows of the source only, by their sorted numbers in it."""
-        self._kept = rows
-        weights = None if self._weights is None else self._weights[rows]
-        self._set_size(len(rows), weights)
-
-    def totals(self):
-        return self._totals[self._kept]
-
-    def digest(self):
-        checksum = 0
-        for _, block in self.blocks.read():
-            # Blocks are part of what is drawn from.
-            size = np.array(block.shape[0])
-            checksum = _checksum(size, _checksum(block, checksum))
-        return checksum
-
-    def take(self, numbers):
-        parts = []
-        for matrix, places in self._kept_blocks(None):
-            inside = np.searchsorted(numbers, [places[0], places[-1] + 1])
-            wanted = numbers[slice(*inside)]
-            if len(wanted) > 0:
-                parts.append(matrix[wanted - places[0]])
-        return stacked(parts)
-
-    def split(self, numbers):
-        rest, some = copy.copy(self), copy.copy(self)
-        rest._keep(np.delete(self._kept, numbers))
-        some._keep(self._kept[numbers])
-        return rest, some
-
-    def weights_digest(self):
-        # The data are all the source has, so that zeros are to be told too.
-        return None if self._weights is None else _checksum(self._weights)
-
-    def weighted(self, weights):
-        rows = copy.copy(self)
-        rows._weights = np.zeros(len(self._totals))
-        rows._weights[self._kept] = weights
-        rows._keep(self._kept[weights > 0])
-        return rows
-
-    def _kept_blocks(self, order):
-        """Yield each block's rows that are kept, and their numbers among those kept."""
-        for number, block in self.blocks.read(order):
-            start = self.blocks.starts[number]
-            bounds = np.searchsorted(self._kept, [start, start + block.shape[0]])
-            rows = self._kept[slice(*bounds)] - start
-            if len(rows) == 0:
-                continue
-            matrix = block if len(rows) == block.shape[0] else block[rows]
-            yield matrix, np.arange(*bounds)
-
-    def _pieces(self, batch_size, rng):
-        if batch_size is None:
-            for matrix, numbers in self._kept_blocks(None):
-                yield from self._own(matrix, numbers, self._step())
-            yield None
-            return
-        cuts, sizes = self._cuts(batch_size)
-        for (matrix, numbers), size in zip(
-            self._batches(np.diff(cuts), rng), sizes, strict=True
-        ):
-            yield from self._own(matrix, numbers, self._step(numbers, size))
-            yield None
-
-    def _own(self, matrix, numbers, step):
-        """The piece of a step that is this process's, if there is one."""
-        if self.share.divides and len(numbers) > 0:
-            is_own = self.share.own(numbers)
-            matrix, numbers = matrix[is_own], numbers[is_own] // self.share.n_processes
-        if len(numbers) > 0:
-            yield matrix, None, numbers, step
-
-    def _batches(self, sizes, rng):
-        """Yield random rows of the blocks, so many at a time, and their numbers.
-
-        Blocks are in random order, if they can be, and so are the rows of each; what is
-        left of one goes with the next.
-        """
-        blocks = self._shuffled(rng)
-        matrix, numbers, start = None, np.empty(0, dtype=np.intp), 0
-        for size in sizes:
-            matrices, places, n_missing = [], [], int(size)
-            while n_missing > 0:
-                if start == len(numbers):
-                    matrix, numbers = next(blocks)
-                    start = 0
-                stop = min(start + n_missing, len(numbers))
-                matrices.append(matrix[start:stop])
-                places.append(numbers[start:stop])
-                n_missing -= stop - start
-                start = stop
-            if places:
-                yield stacked(matrices), np.concatenate(places)
-            else:
-                yield None, np.empty(0, dtype=np.intp)
-        # To its end, so that what is wrong with it is seen.
-        for _ in blocks:
-            pass
-
-    def _shuffled(self, rng):
-        """Yield the rows of each block that are kept, shuffled, and their numbers."""
-        order = rng.permutation(sorted(self.blocks.sizes))
-        for matrix, numbers in self._kept_blocks(order):
-            shuffled = rng.permutation(len(numbers))
-            yield matrix[shuffled], numbers[shuffled]
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = made.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        is_closed.set()
+        thread.join()

@@ -42,18 +42,19 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.distributions import Dirichlet
 
-from skdeepfactor._estimator.base import ConjugateFactorModel
-from skdeepfactor._math.allocation import MAX_STEPS, Weights, allocate, fixed_point
-from skdeepfactor._math.module import FactorModule
-from skdeepfactor._math.ops import row_sum, scaled, slices
-from skdeepfactor._math.starts import check_init, initial_counts
-from skdeepfactor.distributions import (
+from skdeepfactor._estimator.conjugate import ConjugateFactorModel
+from skdeepfactor._math.allocation import Weights, allocate
+from skdeepfactor._math.gammas import (
     check_prior,
     digamma,
     dirichlet,
     dirichlet_kl,
     symmetric_dirichlet,
 )
+from skdeepfactor._math.module import FactorModule
+from skdeepfactor._math.ops import scaled, slices
+from skdeepfactor._math.row_iteration import MAX_STEPS, fixed_point
+from skdeepfactor._math.starts import check_init, initial_counts
 
 ALL = slice(None)
 
@@ -92,15 +93,15 @@ class DirichletTopics(FactorModule):
         # The mean of E[log theta] over rows, from which alpha is learnt.
         self.mean_log_proportions = nn.Parameter(torch.zeros(n_components))
 
-    def posterior(self, x, start=None):
-        return Dirichlet(self.alpha + self._solve(x, start), validate_args=False)
+    def posterior(self, batch, start=None):
+        return Dirichlet(self.alpha + self._solve(batch, start), validate_args=False)
 
-    def elbo(self, x, q=None):
+    def elbo(self, batch, q=None):
         if q is not None:
-            return self._bounds(x, q.concentration)[0]
+            return self._bounds(batch, q.concentration)[0]
         # The best q(theta) for the bound is the mean-field one.
-        counts = self._solve(x, None, self._mean_field_update)
-        return self._bounds(x, self.alpha + counts)[0]
+        counts = self._solve(batch, None, self._mean_field_update)
+        return self._bounds(batch, self.alpha + counts)[0]
 
     def decode(self, z):
         return z @ self.components()
@@ -129,19 +130,19 @@ class DirichletTopics(FactorModule):
         )
 
     @torch.no_grad()
-    def backward(self, x, weight, n_samples, start=None):
-        counts = self._solve(x, start)
-        bounds, allocation, mean_log = self._bounds(x, self.alpha + counts)
+    def backward(self, batch, n_samples, start=None):
+        counts = self._solve(batch, start)
+        bounds, allocation, mean_log = self._bounds(batch, self.alpha + counts)
         if self.is_collapsed:
             mean_counts = (self.alpha + counts).log_()
-            allocation = allocate(x, mean_counts, self._collapsed_weights)
+            allocation = allocate(batch.x, mean_counts, self._collapsed_weights)
             weights = self._collapsed_weights
         else:
             weights = self._weights
         gradient = self.gradient(self.topic_counts)
-        allocation.add_feature_counts(gradient, weights, -weight * n_samples)
+        allocation.add_feature_counts(gradient, weights, -batch.weight * n_samples)
         gradient = self.gradient(self.mean_log_proportions)
-        gradient.sub_(scaled(mean_log, weight).sum(0))
+        gradient.sub_(scaled(mean_log, batch.weight).sum(0))
         return bounds, counts
 
     @torch.no_grad()
@@ -175,38 +176,38 @@ class DirichletTopics(FactorModule):
         mean_log = digamma(self.concentration(topics, words))
         return mean_log.sub_(digamma(self._totals[topics]))
 
-    def _solve(self, x, start, update=None):
+    def _solve(self, batch, start, update=None):
         """Expected counts of the topics in each row, from ``start`` or from none."""
         if update is None:
             is_collapsed = self.is_collapsed
             update = self._collapsed_update if is_collapsed else self._mean_field_update
         if start is None:
-            totals = row_sum(x)[:, None].to(self.alpha.dtype)
+            totals = batch.totals[:, None].to(self.alpha.dtype)
             start = totals.expand(-1, len(self.alpha)) / len(self.alpha)
         return fixed_point(
             update,
-            x,
+            batch,
             start,
             max_steps=self.inner_iter if self.training else MAX_STEPS,
             tol=self.inner_tol,
         )
 
-    def _collapsed_update(self, x, counts):
+    def _collapsed_update(self, batch, counts):
         mean_log = (self.alpha + counts).log_()
-        allocation = allocate(x, mean_log, self._collapsed_weights)
+        allocation = allocate(batch.x, mean_log, self._collapsed_weights)
         return allocation.row_counts(self._collapsed_weights)
 
-    def _mean_field_update(self, x, counts):
+    def _mean_field_update(self, batch, counts):
         # The digamma of the total is the same for all topics and cancels in shares.
         mean_log = digamma(self.alpha + counts)
-        return allocate(x, mean_log, self._weights).row_counts(self._weights)
+        return allocate(batch.x, mean_log, self._weights).row_counts(self._weights)
 
-    def _bounds(self, x, concentration):
+    def _bounds(self, batch, concentration):
         """The rows' bounds, the allocation of their counts and E[log theta]."""
         mean_log = digamma(concentration)
         mean_log -= digamma(concentration.sum(1, keepdim=True))
-        allocation = allocate(x, mean_log, self._weights)
-        bounds = allocation.log_likelihood(x, self._weights)
+        allocation = allocate(batch.x, mean_log, self._weights)
+        bounds = allocation.log_likelihood(batch.x, self._weights)
         bounds -= dirichlet_kl(concentration, mean_log, self.alpha)
         return bounds, allocation, mean_log
 
@@ -427,8 +428,8 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         (1, 2)
         """
 
-        def shares(module, x):
-            counts = module.posterior(x).concentration - module.alpha
+        def shares(module, batch):
+            counts = module.posterior(batch).concentration - module.alpha
             return counts / counts.sum(1, keepdim=True).clamp_min(1e-30)
 
         return self._infer(X, shares)
@@ -467,7 +468,8 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         """
         return self._sample(n_samples, n_tokens, random_state)
 
-    def _make_module(self, n_features):
+    def _build(self, sizes):
+        n_features = sizes["n_features"]
         shape = (self.n_components, n_features)
         eta = check_prior(
             self.topic_word_prior, "topic_word_prior", (n_features,), shape
@@ -481,12 +483,13 @@ class LatentDirichletAllocation(ConjugateFactorModel):
             tol=self.inner_tol,
         )
 
-    def _initialize(self, module, X, random_state, weights):
+    def _initialize(self, module, start):
+        X, weights, _, random_state = start.distinct()
         init = check_init(self.init, module.topic_counts.shape)
         counts = initial_counts(X, self.n_components, init, random_state, weights)
         module.topic_counts.data.copy_(torch.from_numpy(counts))
 
-    def _module_attributes(self, module):
+    def _fitted(self, module):
         eta = module.eta.cpu().numpy().copy()
         return {
             "topic_word_concentration_": module.concentration().cpu().numpy(),

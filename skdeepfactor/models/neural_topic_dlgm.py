@@ -79,7 +79,9 @@ from sklearn.utils._param_validation import (
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from skdeepfactor._estimator.base import SampledFactorModel
+from skdeepfactor._estimator.domains import Counts, Integers
+from skdeepfactor._estimator.sampled import SampledFactorModel
+from skdeepfactor._math.batch import Batch, Entries, to_tensor
 from skdeepfactor._math.importance import check_objective, importance_bound, renyi_bound
 from skdeepfactor._math.likelihoods import (
     LARGEST_MEAN,
@@ -88,20 +90,15 @@ from skdeepfactor._math.likelihoods import (
     negative_binomial,
     poisson,
 )
-from skdeepfactor._math.module import FactorModule
+from skdeepfactor._math.module import FactorModule, in_updates
 from skdeepfactor._math.networks import N_TYPICAL, Decoder, Encoder, typical_length
+from skdeepfactor._math.noise import keyed_normal
 from skdeepfactor._math.ops import (
-    Entries,
-    keyed_normal,
     map_values,
     products_at_entries,
-    row_keys,
-    take_rows,
     without_zeros,
 )
 from skdeepfactor._math.starts import initial_loadings, initial_logits
-from skdeepfactor._training.loop import AnnealedAdam
-from skdeepfactor.data import to_tensor
 from skdeepfactor.distributions import GaussianMixture
 
 # A row is refined until its bound gains less than this share of itself.
@@ -189,19 +186,19 @@ class Posterior(NamedTuple):
 class Rows(NamedTuple):
     """A batch, what it stores, and whether the rows' totals are given."""
 
+    batch: Batch
     x: torch.Tensor
     entries: Entries
     given_total: bool
 
     @classmethod
-    def of(cls, x, *, given_total=False):
+    def of(cls, batch, *, given_total=False):
         """Of a batch of any layout."""
-        x = without_zeros(x)
-        return cls(x, Entries.of(x), given_total)
+        return cls(batch, batch.counts, batch.entries, given_total)
 
     def take(self, rows):
         """Those that an integer tensor names."""
-        return Rows.of(take_rows(self.x, rows), given_total=self.given_total)
+        return Rows.of(self.batch.take(rows), given_total=self.given_total)
 
 
 class DeepLatentGaussian(FactorModule):
@@ -230,6 +227,7 @@ class DeepLatentGaussian(FactorModule):
         max_refine_steps,
         alpha,
         n_particles,
+        kl_warmup,
         free_bits,
     ):
         super().__init__()
@@ -248,8 +246,8 @@ class DeepLatentGaussian(FactorModule):
         self.decoder = Decoder(
             n_components, decoder_layers, n_features, has_skips=skip_connections
         )
-        # Updates over which the divergence comes in; see ``_kl_weight``.
-        self.kl_warmup = 0.0
+        # Updates, or the share of training, over which the divergence comes in.
+        self.kl_warmup = kl_warmup
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.float64))
         self.register_buffer("idf", torch.ones(n_features))
         # Moving averages of the posterior means of rows, and of their squares.
@@ -277,25 +275,25 @@ class DeepLatentGaussian(FactorModule):
     def seed(self, seed):
         self.generator = torch.Generator(self.idf.device).manual_seed(seed)
 
-    def posterior(self, x, start=None):
-        return self._infer(Rows.of(x), start).distribution()
+    def posterior(self, batch, start=None):
+        return self._infer(Rows.of(batch), start).distribution()
 
-    def elbo(self, x, q=None):
-        rows = Rows.of(x)
+    def elbo(self, batch, q=None):
+        rows = Rows.of(batch)
         q = self._infer(rows) if q is None else Posterior.of(q)
         return self._bounds(rows, q)
 
-    def word_bound(self, x):
-        rows = Rows.of(x, given_total=True)
+    def word_bound(self, batch):
+        rows = Rows.of(batch, given_total=True)
         return self._bounds(rows, self._infer(rows))
 
-    def log_joint(self, x, z):
+    def log_joint(self, batch, z):
         """Log p(x, z) in float64, (n_particles, n_rows), of z with particles first."""
-        return self._log_likelihood_of(Rows.of(x), z) + self._log_prior(z)
+        return self._log_likelihood_of(Rows.of(batch), z) + self._log_prior(z)
 
-    def iwae(self, x, n_particles):
+    def iwae(self, batch, n_particles):
         """Importance weighted bound of each row, (n_rows,)."""
-        rows = Rows.of(x)
+        rows = Rows.of(batch)
         q = self._infer(rows)
         distribution = q.distribution()
         weights = []
@@ -350,13 +348,13 @@ class DeepLatentGaussian(FactorModule):
             p = np.maximum(p, 1e-300)
         return generator.multinomial(totals, p / p.sum(1, keepdims=True))
 
-    def predictive(self, x):
+    def predictive(self, batch):
         """Probabilities of the next word of each row, (n_rows, n_features).
 
         Their mean over the posterior: of a linear decoder to second order, in closed
         form, of others by draws that depend on the row alone.
         """
-        rows = Rows.of(x)
+        rows = Rows.of(batch)
         q = self._infer(rows)
         if self.decoder.is_linear:
             return self._next_word(rows, self._centered_logits(rows, q)[1])
@@ -380,8 +378,8 @@ class DeepLatentGaussian(FactorModule):
         """Minus the log density of the decoder's weights, but for its constant."""
         return self.decoder.squared_norm() / (2 * self.weight_scale**2)
 
-    def backward(self, x, weight, n_samples, start=None):
-        rows = Rows.of(x)
+    def backward(self, batch, n_samples, start=None):
+        rows = Rows.of(batch)
         mean, log_var = self._encode(rows.x)
         network = Posterior(mean, log_var.exp())
         if self.refine_steps > 0:
@@ -408,14 +406,13 @@ class DeepLatentGaussian(FactorModule):
                 self.n_particles,
                 generator=self.generator,
             )
-        share = weight * len(mean)
-        loss = share / n_samples * self.global_kl()
-        loss = loss + weight * (amortisation.sum() - objective.sum())
+        loss = batch.share / n_samples * self.global_kl()
+        loss = loss + batch.weight * (amortisation.sum() - objective.sum())
         loss.backward()
         with torch.no_grad():
             moments = torch.stack([q.mean.mean(0), q.mean.square().mean(0)])
             rate = max(0.05, 1 / (1 + self.n_updates.item()))
-            self.moments.lerp_(moments, rate * min(1.0, share))
+            self.moments.lerp_(moments, rate * min(1.0, batch.share))
             local = None
             if self.local_width:
                 local = torch.cat([q.mean, q.var.log(), q.center], 1)
@@ -427,9 +424,10 @@ class DeepLatentGaussian(FactorModule):
 
     def _kl_weight(self):
         """The weight of the divergence in this update."""
-        if not self.training or self.kl_warmup == 0:
+        warmup = in_updates(self.kl_warmup, self.n_total)
+        if not self.training or warmup == 0:
             return 1.0
-        return min(1.0, (1 + self.n_updates.item()) / self.kl_warmup)
+        return min(1.0, (1 + self.n_updates.item()) / warmup)
 
     def inputs(self, x):
         """What the encoder sees of a batch."""
@@ -766,7 +764,7 @@ class DeepLatentGaussian(FactorModule):
             return torch.randn(
                 shape, generator=self.generator, dtype=like.dtype, device=like.device
             )
-        keys = row_keys(rows.entries)
+        keys = rows.batch.keys
         width = self.n_components
         return keyed_normal(keys, n_draws, width, stream=stream, dtype=like.dtype)
 
@@ -1089,7 +1087,7 @@ class NeuralTopicDLGM(SampledFactorModel):
         >>> model.predictive(X).sum(axis=1).round(3).tolist()
         [1.0, 1.0, 1.0, 1.0]
         """
-        return self._infer(X, lambda module, x: module.predictive(x))
+        return self._infer(X, lambda module, batch: module.predictive(batch))
 
     def sample(self, n_samples=1, *, n_tokens=None, random_state=None):
         """Draw rows from the model.
@@ -1126,19 +1124,13 @@ class NeuralTopicDLGM(SampledFactorModel):
         """
         return self._sample(n_samples, n_tokens, random_state)
 
-    def _validate(self, X, *, reset, min_rows=1):
-        X = super()._validate(X, reset=reset, min_rows=min_rows)
+    @property
+    def _domain(self):
         if self.likelihood in ("dirichlet_multinomial", "negative_binomial"):
-            values = X.data if scipy.sparse.issparse(X) else X
-            if not np.array_equal(values, np.rint(values)):
-                raise ValueError(
-                    f"likelihood={self.likelihood!r} needs integer counts; use "
-                    "'multinomial' or 'poisson' for other numbers, and input_transform "
-                    "instead of a transformer of the data."
-                )
-        return X
+            return Integers(self.likelihood)
+        return Counts()
 
-    def _make_module(self, n_features):
+    def _build(self, sizes):
         self._check_layers()
         if self.free_bits > 0 and (self.refine_steps > 0 or self.prior != "normal"):
             raise ValueError("free_bits needs refine_steps=0 and prior='normal'.")
@@ -1157,7 +1149,7 @@ class NeuralTopicDLGM(SampledFactorModel):
                 "use one of them."
             )
         return DeepLatentGaussian(
-            (self.n_components, n_features),
+            (self.n_components, sizes["n_features"]),
             likelihood=self.likelihood,
             encoder_layers=tuple(self.encoder_layers),
             decoder_layers=tuple(self.decoder_layers),
@@ -1173,6 +1165,7 @@ class NeuralTopicDLGM(SampledFactorModel):
             max_refine_steps=self.max_refine_steps,
             alpha=check_objective(self.objective, self.renyi_alpha, self.n_particles),
             n_particles=self.n_particles,
+            kl_warmup=self.kl_warmup,
             free_bits=self.free_bits,
         )
 
@@ -1180,22 +1173,21 @@ class NeuralTopicDLGM(SampledFactorModel):
         if not isinstance(self.input_transform, str):
             module.input_transform = self._input_transform
 
-    def _make_optimizer(self, module, *, is_stochastic, n_updates=None):
-        module.kl_warmup = self._warmup_updates(n_updates)
+    def _parameter_groups(self, module):
         slow, fast = [], []
         for name, parameter in module.named_parameters():
             is_network = name.startswith(("encoder", "decoder.hidden", "pseudo"))
             (slow if is_network else fast).append(parameter)
-        groups = [
+        return [
             {"params": fast, "lr": self.learning_rate},
             {"params": slow, "lr": NETWORK_RATE * self.learning_rate},
         ]
-        return AnnealedAdam(groups, n_updates)
 
-    def _warmup_updates(self, n_updates):
-        return self._in_updates(self.kl_warmup, n_updates)
+    def _warmups(self):
+        return [self.kl_warmup]
 
-    def _initialize(self, module, X, random_state):
+    def _initialize(self, module, start):
+        X, random_state = start.X, start.random_state
         generator = torch.Generator().manual_seed(random_state.randint(2**31 - 1))
         self._initialize_inputs(module, X, random_state)
         x = to_tensor(X, slice(N_TYPICAL), dtype=module.idf.dtype, device="cpu")
@@ -1241,7 +1233,7 @@ class NeuralTopicDLGM(SampledFactorModel):
             inputs = module.inputs(without_zeros(x)).to_dense()
             module.pseudo_inputs.data.copy_(inputs)
 
-    def _module_attributes(self, module):
+    def _fitted(self, module):
         mean, square = module.moments.double().cpu().numpy()
         is_active = square - mean**2 > ACTIVE_VARIANCE
         attributes = {"n_active_components_": int(is_active.sum())}

@@ -82,23 +82,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torch.distributions import Gamma
 
-from skdeepfactor._estimator.base import ConjugateFactorModel
-from skdeepfactor._math.allocation import (
-    MAX_STEPS,
-    Weights,
-    allocate,
-    fixed_point,
-    log_factorials,
-)
-from skdeepfactor._math.module import FactorModule
-from skdeepfactor._math.ops import Seen, nonzero, row_sum, scaled, slices
-from skdeepfactor._math.starts import (
-    check_init,
-    column_totals,
-    imputed,
-    initial_counts,
-)
-from skdeepfactor.distributions import (
+from skdeepfactor._estimator.conjugate import ConjugateFactorModel
+from skdeepfactor._math.allocation import Weights, allocate, log_factorials
+from skdeepfactor._math.gammas import (
     check_prior,
     digamma,
     dirichlet_kl,
@@ -106,6 +92,15 @@ from skdeepfactor.distributions import (
     gamma_shape,
     gamma_shape_and_rate,
     symmetric_dirichlet,
+)
+from skdeepfactor._math.module import FactorModule
+from skdeepfactor._math.ops import nonzero, scaled, slices
+from skdeepfactor._math.row_iteration import MAX_STEPS, fixed_point
+from skdeepfactor._math.starts import (
+    check_init,
+    column_totals,
+    imputed,
+    initial_counts,
 )
 
 ALL = slice(None)
@@ -171,47 +166,47 @@ class GammaPoisson(FactorModule):
         # Means over rows and factors of E[z], E[log z] and E[log of z's prior rate].
         self.factor_means = nn.Parameter(torch.zeros(3))
 
-    def posterior(self, x, start=None):
-        seen = self._seen(x)
-        state = self._solve(seen, start)
-        return Gamma(*self._split(seen, state)[:2], validate_args=False)
+    def posterior(self, batch, start=None):
+        batch = self._with_sums(batch)
+        state = self._solve(batch, start)
+        return Gamma(*self._split(batch, state)[:2], validate_args=False)
 
-    def elbo(self, x, q=None):
-        q = self.posterior(x) if q is None else q
-        return self._bounds(self._seen(x), q.concentration, q.rate)[0]
+    def elbo(self, batch, q=None):
+        q = self.posterior(batch) if q is None else q
+        return self._bounds(self._with_sums(batch), q.concentration, q.rate)[0]
 
-    def word_bound(self, x):
+    def word_bound(self, batch):
         shape = self.factor_shape.expand(self.n_components)
-        seen = self._seen(x)
+        batch = self._with_sums(batch)
 
         def mean_log(counts):
             concentration = shape + counts
             total = digamma(concentration.sum(1, keepdim=True))
             return digamma(concentration) - total
 
-        def log_totals(seen):
-            # No word is of a row of which nothing is seen.
-            totals = self._totals_of(seen)
+        def log_totals(batch):
+            # Fully missing rows contain no words; avoid log 0.
+            totals = self._totals_of(batch)
             return torch.where(totals > 0, totals, 1).log()
 
-        def update(seen, counts):
-            log_shares = mean_log(counts) - log_totals(seen)
-            allocation = allocate(seen.x, log_shares, self._weights)
+        def update(batch, counts):
+            log_shares = mean_log(counts) - log_totals(batch)
+            allocation = allocate(batch.x, log_shares, self._weights)
             return allocation.row_counts(self._weights)
 
-        counts = self._cold_start(seen)[:, : self.n_components]
+        counts = self._cold_start(batch)[:, : self.n_components]
         counts = fixed_point(
-            update, seen, counts, max_steps=MAX_STEPS, tol=self.inner_tol
+            update, batch, counts, max_steps=MAX_STEPS, tol=self.inner_tol
         )
         concentration, mean_log_shares = shape + counts, mean_log(counts)
-        log_shares = mean_log_shares - log_totals(seen)
-        allocation = allocate(seen.x, log_shares, self._weights)
-        bounds = allocation.log_likelihood(seen.x, self._weights)
+        log_shares = mean_log_shares - log_totals(batch)
+        allocation = allocate(batch.x, log_shares, self._weights)
+        bounds = allocation.log_likelihood(batch.x, self._weights)
         bounds -= dirichlet_kl(concentration, mean_log_shares, shape)
         # The prior of the shares is a Dirichlet but for the unequal totals of factors.
         means = concentration.double()
         means = means / means.sum(1, keepdim=True)
-        logs, shape = log_totals(seen).double(), shape.double()
+        logs, shape = log_totals(batch).double(), shape.double()
         bounds -= (shape * logs).sum(-1)
         return bounds - shape.sum() * (means / logs.exp()).sum(1).log()
 
@@ -272,24 +267,24 @@ class GammaPoisson(FactorModule):
         return kl
 
     @torch.no_grad()
-    def backward(self, x, weight, n_samples, start=None):
-        seen = self._seen(x)
-        state = self._solve(seen, start)
-        shape, rate, exposure = self._split(seen, state)
-        bounds, allocation, mean_log = self._bounds(seen, shape, rate)
+    def backward(self, batch, n_samples, start=None):
+        batch = self._with_sums(batch)
+        state = self._solve(batch, start)
+        shape, rate, exposure = self._split(batch, state)
+        bounds, allocation, mean_log = self._bounds(batch, shape, rate)
         mean = shape / rate
-        scale = -weight * n_samples
+        scale = -batch.weight * n_samples
         gradient = self.gradient(self.weight_counts)
         allocation.add_feature_counts(gradient, self._weights, scale)
         exposures = scaled(exposure * mean, scale)
-        if seen.observed is None:
+        if batch.observed is None:
             exposures = exposures.sum(0)[:, None]
         else:
-            exposures = exposures.T @ seen.observed
+            exposures = exposures.T @ batch.observed
         self.gradient(self.weight_exposure).add_(exposures)
         log_rate = self._factor_prior_rate(mean)[1].expand(len(mean))
         means = torch.stack([mean.mean(1), mean_log.mean(1), log_rate], 1)
-        self.gradient(self.factor_means).sub_(scaled(means, weight).sum(0))
+        self.gradient(self.factor_means).sub_(scaled(means, batch.weight).sum(0))
         return bounds, state
 
     @torch.no_grad()
@@ -313,19 +308,17 @@ class GammaPoisson(FactorModule):
         # By feature, and only where a batch has missing entries.
         self._means = None
 
-    def _seen(self, x):
-        """A batch, and the sums of E[w] over the features that each row has."""
+    def _with_sums(self, batch):
+        """A batch, with the sums of E[w] over what rows have that miss something."""
+        if batch.observed is None:
+            return batch
+        if self._means is None:
+            self._means = self.components().T.contiguous()
+        return batch.with_side(sums=batch.observed @ self._means)
 
-        def means():
-            if self._means is None:
-                self._means = self.components().T.contiguous()
-            return self._means
-
-        return Seen.of(x, self.may_miss).with_sums(means)
-
-    def _totals_of(self, seen):
+    def _totals_of(self, batch):
         """The sums of E[w] over what a row has; for all rows at once if it has all."""
-        return self._totals if seen.sums is None else seen.sums
+        return batch.side.get("sums", self._totals)
 
     def _factor_totals(self):
         """The sum of E[w] over the features, shape (n_components,)."""
@@ -340,64 +333,64 @@ class GammaPoisson(FactorModule):
         log_rate = digamma(rate) if self.has_unit_weights else rate.log()
         return digamma(shape).sub_(log_rate)
 
-    def _solve(self, seen, start):
+    def _solve(self, batch, start):
         """The local parameters of the rows, from ``start`` or from the data alone."""
         return fixed_point(
             self._update,
-            seen,
-            self._cold_start(seen) if start is None else start,
+            batch,
+            self._cold_start(batch) if start is None else start,
             max_steps=self.inner_iter if self.training else MAX_STEPS,
             tol=self.inner_tol,
         )
 
-    def _cold_start(self, seen):
-        totals = row_sum(seen.x)[:, None].to(self.weight_counts.dtype)
+    def _cold_start(self, batch):
+        totals = batch.totals[:, None].to(self.weight_counts.dtype)
         counts = totals.expand(-1, self.n_components) / self.n_components
         if not self.is_hierarchical:
             return counts
-        of_features = self._totals_of(seen).mean(-1, keepdim=True)
-        if seen.sums is not None:
+        of_features = self._totals_of(batch).mean(-1, keepdim=True)
+        if "sums" in batch.side:
             of_features = torch.where(of_features > 0, of_features, 1)
         rate = self.rate_shape / self.factor_rate + totals / of_features
         return torch.cat([counts, rate], 1)
 
-    def _exposure(self, x):
+    def _exposure(self, batch):
         """e_n, shape (n_rows, 1)."""
         if not self.has_exposure:
-            return torch.ones((), dtype=self.mean_total.dtype, device=x.device)
-        totals = row_sum(x)[:, None].to(self.mean_total.dtype)
+            return torch.ones((), dtype=self.mean_total.dtype, device=batch.x.device)
+        totals = batch.totals[:, None].to(self.mean_total.dtype)
         return totals / self.mean_total
 
-    def _split(self, seen, state):
+    def _split(self, batch, state):
         """Shape and rate of q(z), and the exposures."""
-        exposure = self._exposure(seen.x)
+        exposure = self._exposure(batch)
         shape = self.factor_shape + state[:, : self.n_components]
         rate = self.factor_rate
         if self.is_hierarchical:
             rate = self._row_rate_shape() / state[:, self.n_components :]
-        rate = rate + exposure * self._totals_of(seen)
+        rate = rate + exposure * self._totals_of(batch)
         return shape, rate.expand_as(shape), exposure
 
-    def _update(self, seen, state):
-        shape, rate, _ = self._split(seen, state)
-        allocation = allocate(seen.x, digamma(shape) - rate.log(), self._weights)
+    def _update(self, batch, state):
+        shape, rate, _ = self._split(batch, state)
+        allocation = allocate(batch.x, digamma(shape) - rate.log(), self._weights)
         counts = allocation.row_counts(self._weights)
         if not self.is_hierarchical:
             return counts
         mean = (self.factor_shape + counts) / rate
         return torch.cat([counts, self._row_rate(mean)], 1)
 
-    def _bounds(self, seen, shape, rate):
+    def _bounds(self, batch, shape, rate):
         """The rows' bounds, the allocation of their counts and E[log z]."""
-        x = seen.x
+        x = batch.x
         mean_log = digamma(shape) - rate.log()
         allocation = allocate(x, mean_log, self._weights)
-        exposure = self._exposure(x)
+        exposure = self._exposure(batch)
         bounds = allocation.log_likelihood(x, self._weights)
         bounds -= log_factorials(x)
         if self.has_exposure:
-            bounds += torch.xlogy(row_sum(x), exposure[:, 0].double())
-        expected = exposure * (shape / rate) * self._totals_of(seen)
+            bounds += torch.xlogy(batch.totals, exposure[:, 0].double())
+        expected = exposure * (shape / rate) * self._totals_of(batch)
         bounds -= expected.sum(1, dtype=torch.float64)
         return bounds - self._local_kl(shape, rate, mean_log), allocation, mean_log
 
@@ -776,8 +769,8 @@ class PoissonFactorization(ConjugateFactorModel):
         if out is not None:
             raise ValueError("out takes the means alone; use return_std=False.")
 
-        def moments(module, x):
-            q = module.posterior(x)
+        def moments(module, batch):
+            q = module.posterior(batch)
             return torch.cat([q.mean, q.stddev], 1)
 
         mean, std = np.hsplit(self._infer(X, moments), 2)
@@ -820,10 +813,10 @@ class PoissonFactorization(ConjugateFactorModel):
                 f"n must be an int from 1 to {self.n_features_in_}, got {n!r}."
             )
 
-        def best(module, x):
-            scores = module.decode(module.posterior(x).mean)
+        def best(module, batch):
+            scores = module.decode(module.posterior(batch).mean)
             if exclude_seen:
-                scores[nonzero(Seen.of(x, self._may_miss).x)] = -torch.inf
+                scores[nonzero(batch.x)] = -torch.inf
             top = scores.topk(n, 1)
             return torch.where(top.values == -torch.inf, -1, top.indices)
 
@@ -861,9 +854,9 @@ class PoissonFactorization(ConjugateFactorModel):
         """
         return self._sample(n_samples, None, random_state)
 
-    def _make_module(self, n_features):
+    def _build(self, sizes):
         self._check_combinations()
-        shape = (self.n_components, n_features)
+        shape = (self.n_components, sizes["n_features"])
         has_unit_weights = self.weight_prior == "dirichlet"
         weight_rate = self.weight_rate
         if has_unit_weights or (self.hierarchical and weight_rate == "auto"):
@@ -917,7 +910,8 @@ class PoissonFactorization(ConjugateFactorModel):
                 "can be 'auto'; give the other a number."
             )
 
-    def _initialize(self, module, X, random_state, weights):
+    def _initialize(self, module, start):
+        X, weights, _, random_state = start.distinct()
         X = imputed(X, weights) if self._may_miss else X
         init = check_init(self.init, module.weight_counts.shape)
         counts = initial_counts(X, self.n_components, init, random_state, weights)
@@ -932,7 +926,7 @@ class PoissonFactorization(ConjugateFactorModel):
         if self.exposure == "total" and total > 0:
             module.mean_total.fill_(column_totals(X, weights).sum() / n_rows)
 
-    def _module_attributes(self, module):
+    def _fitted(self, module):
         concentration, rate = module.weight_posterior()
         attributes = {
             "weight_concentration_": concentration.cpu().numpy(),

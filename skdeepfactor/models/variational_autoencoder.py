@@ -45,8 +45,9 @@ from torch import nn
 from torch.distributions import Independent, Laplace, Normal, kl_divergence
 
 from skdeepfactor._estimator.amortized import AmortizedFactorModel, AmortizedModule
-from skdeepfactor._estimator.base import SampledFactorModel
+from skdeepfactor._estimator.sampled import SampledFactorModel
 from skdeepfactor._math.importance import check_objective, importance_bound
+from skdeepfactor._math.module import in_updates
 from skdeepfactor.distributions import GaussianMixture
 
 # Spread of the means of a mixture at first.
@@ -67,6 +68,7 @@ class GaussianAutoencoder(AmortizedModule):
         n_pseudo_inputs,
         posterior_variance,
         beta,
+        kl_warmup,
         free_bits,
         alpha,
         n_particles,
@@ -85,8 +87,8 @@ class GaussianAutoencoder(AmortizedModule):
             self.prior_mean = nn.Parameter(torch.zeros(n_pseudo_inputs, shape[0]))
             self.prior_log_var = nn.Parameter(torch.zeros_like(self.prior_mean))
             self.prior_logits = nn.Parameter(torch.zeros(n_pseudo_inputs))
-        # Updates over which the divergence comes in.
-        self.kl_warmup = 0.0
+        # Updates, or the share of training, over which the divergence comes in.
+        self.kl_warmup = kl_warmup
 
     def distribution(self, outputs):
         mean, log_var = self._parts(outputs)
@@ -163,8 +165,9 @@ class GaussianAutoencoder(AmortizedModule):
             is_paid = of_factors.mean(0) > self.free_bits
             kl = torch.where(is_paid, of_factors, self.free_bits).sum(1).double()
         warmth = 1.0
-        if self.kl_warmup > 0:
-            warmth = min(1.0, (1 + self.n_updates.item()) / self.kl_warmup)
+        warmup = in_updates(self.kl_warmup, self.n_total)
+        if warmup > 0:
+            warmth = min(1.0, (1 + self.n_updates.item()) / warmup)
         return bounds, likelihood - warmth * self.beta * kl
 
     def activity(self, q):
@@ -370,7 +373,7 @@ class VariationalAutoencoder(AmortizedFactorModel):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _make_module(self, n_features):
+    def _build(self, sizes):
         if self.free_bits > 0 and self.prior in ("mixture", "vamp"):
             raise ValueError(
                 "free_bits needs prior='normal' or 'laplace', whose divergence is a "
@@ -383,19 +386,17 @@ class VariationalAutoencoder(AmortizedFactorModel):
                 f"objective='elbo' has, got objective={self.objective!r}."
             )
         return GaussianAutoencoder(
-            (self.n_components, n_features),
+            (self.n_components, sizes["n_features"]),
             prior=self.prior,
             n_pseudo_inputs=self.n_pseudo_inputs,
             posterior_variance=self.posterior_variance,
             beta=self.beta,
+            kl_warmup=self.kl_warmup,
             free_bits=self.free_bits,
             alpha=check_objective(self.objective, self.renyi_alpha, self.n_particles),
             n_particles=self.n_particles,
             **self._shared_settings(),
         )
 
-    def _set_schedule(self, module, n_updates):
-        module.kl_warmup = self._warmup_updates(n_updates)
-
-    def _warmup_updates(self, n_updates):
-        return self._in_updates(self.kl_warmup, n_updates)
+    def _warmups(self):
+        return [self.kl_warmup]

@@ -70,7 +70,8 @@ from skdeepfactor._estimator.amortized import (
     AmortizedFactorModel,
     AmortizedModule,
 )
-from skdeepfactor._estimator.base import SampledFactorModel
+from skdeepfactor._estimator.sampled import SampledFactorModel
+from skdeepfactor._math.module import in_updates
 from skdeepfactor.data import as_csr
 from skdeepfactor.distributions import SpikeSlab
 
@@ -101,6 +102,8 @@ class SpikeSlabAutoencoder(AmortizedModule):
         sparsity_penalty,
         spike_gradient,
         temperature,
+        spike_warmup,
+        slab_warmup,
         **settings,
     ):
         has_inputs = prior == "pseudo_inputs"
@@ -110,8 +113,8 @@ class SpikeSlabAutoencoder(AmortizedModule):
         self.prior, self.sparsity_penalty = prior, sparsity_penalty
         self.spike_gradient, self.temperature = spike_gradient, temperature
         self.prior_odds = math.log(alpha) - math.log1p(-alpha)
-        # In updates: until slabs come in, until they are there, and all of training.
-        self.spike_warmup, self.slab_warmup, self.n_total = 0.0, 0.0, None
+        # Updates, or shares of training: until slabs come in, and until they are there.
+        self.spike_warmup, self.slab_warmup = spike_warmup, slab_warmup
 
     def distribution(self, outputs):
         return Independent(self._codes(outputs), 1, validate_args=False)
@@ -134,10 +137,11 @@ class SpikeSlabAutoencoder(AmortizedModule):
         """Lambda of the warm-up."""
         if not self.training:
             return 1.0
-        since = self.n_updates.item() - self.spike_warmup
+        since = self.n_updates.item() - in_updates(self.spike_warmup, self.n_total)
         if since < 0:
             return 0.0
-        return min(1.0, since / self.slab_warmup) if self.slab_warmup > 0 else 1.0
+        slab_warmup = in_updates(self.slab_warmup, self.n_total)
+        return min(1.0, since / slab_warmup) if slab_warmup > 0 else 1.0
 
     def _temperature(self):
         first, last = self.temperature
@@ -467,8 +471,8 @@ class VariationalSparseCoding(AmortizedFactorModel):
         """
         threshold = self.spike_threshold
 
-        def codes(module, x):
-            q = module.posterior(x)
+        def codes(module, batch):
+            q = module.posterior(batch)
             is_on = q.base_dist.probs >= threshold
             return torch.where(is_on, q.mean, 0.0)
 
@@ -505,18 +509,22 @@ class VariationalSparseCoding(AmortizedFactorModel):
         >>> bool(((gamma >= 0) & (gamma <= 1)).all())
         True
         """
-        return self._infer(X, lambda module, x: module.posterior(x).base_dist.probs)
+        return self._infer(
+            X, lambda module, batch: module.posterior(batch).base_dist.probs
+        )
 
-    def _make_module(self, n_features):
+    def _build(self, sizes):
         first, last = self._check_temperature()
         return SpikeSlabAutoencoder(
-            (self.n_components, n_features),
+            (self.n_components, sizes["n_features"]),
             prior=self.prior,
             n_pseudo_inputs=self.n_pseudo_inputs,
             alpha=self.alpha,
             sparsity_penalty=self.sparsity_penalty,
             spike_gradient=self.spike_gradient,
             temperature=(first, last),
+            spike_warmup=self.spike_warmup,
+            slab_warmup=self.slab_warmup,
             **self._shared_settings(),
         )
 
@@ -529,15 +537,9 @@ class VariationalSparseCoding(AmortizedFactorModel):
             )
         return values.tolist()
 
-    def _set_schedule(self, module, n_updates):
-        module.spike_warmup = self._in_updates(self.spike_warmup, n_updates)
-        module.slab_warmup = self._in_updates(self.slab_warmup, n_updates)
-        module.n_total = n_updates
+    def _warmups(self):
+        return [self.spike_warmup, self.slab_warmup]
 
-    def _warmup_updates(self, n_updates):
-        warmups = (self.spike_warmup, self.slab_warmup)
-        return sum(self._in_updates(warmup, n_updates) for warmup in warmups)
-
-    def _module_attributes(self, module):
+    def _fitted(self, module):
         rates = module.moments[2].double().cpu().numpy()
-        return {**super()._module_attributes(module), "activation_rates_": rates}
+        return {**super()._fitted(module), "activation_rates_": rates}

@@ -86,10 +86,11 @@ from skdeepfactor._math.allocation import (
     indicator_log_likelihood,
     log_factorials,
 )
+from skdeepfactor._math.batch import Batch
+from skdeepfactor._math.gammas import digamma, gamma_draws, gamma_kl
 from skdeepfactor._math.likelihoods import LARGEST_MEAN
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import (
-    Seen,
     map_values,
     product_at,
     row_sum,
@@ -98,7 +99,6 @@ from skdeepfactor._math.ops import (
     transposed_products,
 )
 from skdeepfactor._math.starts import column_moments
-from skdeepfactor.distributions import digamma, gamma_draws, gamma_kl
 
 # Means, and products of them, below these are taken to be these.
 FLOORS = {torch.float32: 1e-12, torch.float64: 1e-100}
@@ -119,7 +119,7 @@ def mean_log(shape, mean):
 class Emission(nn.Module, ABC):
     """p(x | z) and the posterior of the weights, whose means are (n_features, k).
 
-    A batch is ``seen``, with what is missing of it. ``view`` is what it looks like
+    ``view`` is what a batch looks like
     under given factors, from which ``likelihood``, ``step`` and ``add`` are made.
     """
 
@@ -148,34 +148,36 @@ class Emission(nn.Module, ABC):
         shape = self.prior_shape + counts
         self.weight_concentration.copy_(torch.from_numpy(shape.T))
 
-    def seen(self, x):
-        """A batch with what is missing, and sums over the features that rows have."""
-        return Seen.of(x, self.may_miss).with_sums(self.summed)
+    def with_sums(self, batch):
+        """A batch, with sums over what rows have that miss something."""
+        if batch.observed is None:
+            return batch
+        return batch.with_side(sums=batch.observed @ self.summed())
 
     @abstractmethod
     def summed(self):
         """What is summed over the features that rows have, (n_features, width)."""
 
-    def cold(self, seen, prior):
+    def cold(self, batch, prior):
         """Means and shapes of rows: what they have, shared out by the mean weights."""
         weights = self.weight_mean
         shares = weights / weights.sum(1, keepdim=True)
-        counts = seen.x @ shares
+        counts = batch.x @ shares
         floor, totals = FLOORS[counts.dtype], weights.sum(0)
-        if seen.observed is not None:
-            totals = (seen.observed @ weights).clamp_min(floor)
+        if batch.observed is not None:
+            totals = (batch.observed @ weights).clamp_min(floor)
         return (counts / totals).clamp_min(floor), prior + counts
 
     @abstractmethod
-    def constants(self, seen):
+    def constants(self, batch):
         """What the likelihood of each row needs of it but once, float64."""
 
     @abstractmethod
-    def base(self, constants, seen):
+    def base(self, constants, batch):
         """What they add to the log likelihood."""
 
     @abstractmethod
-    def view(self, seen, mean, shape):
+    def view(self, batch, mean, shape):
         """What steps and the likelihood are made of."""
 
     @abstractmethod
@@ -193,19 +195,19 @@ class Emission(nn.Module, ABC):
         That is a float, or a tensor (n_rows,) of what each row is multiplied by.
         """
 
-    def add_means(self, seen, mean, scale):
+    def add_means(self, batch, mean, scale):
         """Add what they follow from of the means after a step."""
 
     @abstractmethod
     def update(self, power):
         """A step on the weights."""
 
-    def closed(self, seen, mean, shape):
+    def closed(self, batch, mean, shape):
         """A closed-form bound on the expected log likelihood but for ``base``."""
-        return self.likelihood(self.view(seen, mean, shape))
+        return self.likelihood(self.view(batch, mean, shape))
 
     @abstractmethod
-    def drawn(self, seen, z, weights):
+    def drawn(self, batch, z, weights):
         """Log likelihood of drawn factors and weights, float64, but for ``base``."""
 
     def _slices(self):
@@ -272,33 +274,33 @@ class Counts(Emission):
     def summed(self):
         return self.weight_mean
 
-    def totals_of(self, seen):
+    def totals_of(self, batch):
         """The sums of the weights of what a row has; of all rows at once, if all."""
-        return self.weight_totals if seen.sums is None else seen.sums
+        return batch.side.get("sums", self.weight_totals)
 
     def totals_for(self, features):
         """The totals of some features; of all alike, if no row misses any."""
         totals = self.totals.detach()
         return totals[features] if self.may_miss else totals
 
-    def constants(self, seen):
-        return 0.0 * row_sum(seen.x) if self.is_binary else log_factorials(seen.x)
+    def constants(self, batch):
+        return 0.0 * batch.totals if self.is_binary else log_factorials(batch.x)
 
-    def base(self, constants, seen):
+    def base(self, constants, batch):
         return -constants
 
-    def expected_totals(self, seen, mean):
+    def expected_totals(self, batch, mean):
         """The sum of E (z W)_v over what each row has, float64."""
-        return (mean * self.totals_of(seen)).sum(1, dtype=torch.float64)
+        return (mean * self.totals_of(batch)).sum(1, dtype=torch.float64)
 
-    def closed(self, seen, mean, shape):
-        allocation = self.allocate(seen.x, mean, shape)
-        counted = self.mean_log_likelihood(seen.x, allocation)
-        return counted - self.expected_totals(seen, mean)
+    def closed(self, batch, mean, shape):
+        allocation = self.allocate(batch.x, mean, shape)
+        counted = self.mean_log_likelihood(batch.x, allocation)
+        return counted - self.expected_totals(batch, mean)
 
-    def add_means(self, seen, mean, scale):
+    def add_means(self, batch, mean, scale):
         totals = scaled(mean, scale)
-        observed = seen.observed
+        observed = batch.observed
         totals = totals.sum(0) if observed is None else observed.T @ totals
         gradient(self.totals).add_(totals)
 
@@ -313,8 +315,8 @@ class Counts(Emission):
             return indicator_log_likelihood(x, allocation, self._weights)
         return allocation.log_likelihood(x, self._weights)
 
-    def drawn(self, seen, z, weights):
-        x, observed, _ = seen
+    def drawn(self, batch, z, weights):
+        x, observed = batch.x, batch.observed
         m = product_at(x, z, weights.T)
         terms = map_values(_times_log_expm1 if self.is_binary else torch.xlogy, x, m)
         if observed is None:
@@ -354,7 +356,7 @@ class Counts(Emission):
 class AllocatedView(NamedTuple):
     """A batch whose counts are allocated."""
 
-    seen: Seen
+    batch: Batch
     mean: torch.Tensor
     allocation: Allocation
 
@@ -362,16 +364,16 @@ class AllocatedView(NamedTuple):
 class AllocatedCounts(Counts):
     """Counts in the closed-form bound."""
 
-    def view(self, seen, mean, shape):
-        return AllocatedView(seen, mean, self.allocate(seen.x, mean, shape))
+    def view(self, batch, mean, shape):
+        return AllocatedView(batch, mean, self.allocate(batch.x, mean, shape))
 
     def likelihood(self, view):
-        counted = self.mean_log_likelihood(view.seen.x, view.allocation)
-        return counted - self.expected_totals(view.seen, view.mean)
+        counted = self.mean_log_likelihood(view.batch.x, view.allocation)
+        return counted - self.expected_totals(view.batch, view.mean)
 
     def step(self, view, prior, rate, power):
         shape = prior + view.allocation.row_counts(self._weights)
-        return shape / (rate + self.totals_of(view.seen)), shape
+        return shape / (rate + self.totals_of(view.batch)), shape
 
     def add(self, view, scale):
         counts = gradient(self.counts)
@@ -458,7 +460,7 @@ class SpikedCounts(AllocatedCounts):
 class ExpandedView(NamedTuple):
     """A batch of counts under given factors: f, R and P at its entries."""
 
-    seen: Seen
+    batch: Batch
     mean: torch.Tensor
     shape: torch.Tensor
     terms: torch.Tensor
@@ -483,25 +485,25 @@ class ExpandedCounts(Counts):
         self._square = self.weight_mean.square()
         self._square_spread = self._square * (1 + 1 / self.weight_concentration)
 
-    def view(self, seen, mean, shape):
-        x, square = seen.x, mean.square()
+    def view(self, batch, mean, shape):
+        x, square = batch.x, mean.square()
         floor = FLOORS[mean.dtype]
         m = product_at(x, mean, self.weight_mean.T)
         m = map_values(lambda m: m.clamp_min_(floor), m)
         spread = product_at(x, square * (1 + 1 / shape), self._square_spread.T)
         flat = product_at(x, square, self._square.T)
         expand = _expand_indicators if self.is_binary else _expand_counts
-        return ExpandedView(seen, mean, shape, *expand(x, m, spread, flat))
+        return ExpandedView(batch, mean, shape, *expand(x, m, spread, flat))
 
     def likelihood(self, view):
-        return row_sum(view.terms) - self.expected_totals(view.seen, view.mean)
+        return row_sum(view.terms) - self.expected_totals(view.batch, view.mean)
 
     def step(self, view, prior, rate, power):
         mean, shape = view.mean, view.shape
         curvature = mean.square() * (view.per_square @ self._square_spread)
         flat = mean.square() * (view.per_square @ self._square)
         gain = prior + mean * (view.ratio @ self.weight_mean)
-        totals = rate + self.totals_of(view.seen)
+        totals = rate + self.totals_of(view.batch)
         loss = mean * totals + (1 + 1 / shape) * curvature - flat
         mean = (mean * (gain / loss) ** power).clamp_min(FLOORS[mean.dtype])
         return mean, _shape(prior, curvature, shape)
@@ -538,7 +540,7 @@ class GaussianView(NamedTuple):
 
     mean: torch.Tensor
     shape: torch.Tensor
-    seen: Seen
+    batch: Batch
     linear: torch.Tensor
     quadratic: torch.Tensor
     expected: torch.Tensor | None
@@ -579,39 +581,39 @@ class Gaussian(Emission):
         square = self.weight_mean.square()
         return torch.cat([square * (1 + 1 / self.weight_concentration), square], 1)
 
-    def sums_of(self, seen):
+    def sums_of(self, batch):
         """The same, summed over what a row has; for all rows at once, if all."""
-        if seen.sums is None:
+        if "sums" not in batch.side:
             return self._spread, self._flat
-        return seen.sums.chunk(2, 1)
+        return batch.side["sums"].chunk(2, 1)
 
-    def cold(self, seen, prior):
+    def cold(self, batch, prior):
         # What is negative comes from noise alone.
-        positive = seen._replace(x=map_values(torch.relu, seen.x))
+        positive = Batch(map_values(torch.relu, batch.x), batch.observed)
         mean, _ = super().cold(positive, prior)
-        return mean, prior + mean.square() * self.sums_of(seen)[0] / self.noise
+        return mean, prior + mean.square() * self.sums_of(batch)[0] / self.noise
 
-    def constants(self, seen):
-        values = map_values(torch.Tensor.double, seen.x)
+    def constants(self, batch):
+        values = map_values(torch.Tensor.double, batch.x)
         return row_sum(map_values(torch.square, values))
 
-    def base(self, constants, seen):
+    def base(self, constants, batch):
         noise, n_features = self.noise.double(), len(self.weight_mean)
-        if seen.observed is not None:
-            n_features = seen.observed.sum(1, dtype=torch.float64)
+        if batch.observed is not None:
+            n_features = batch.observed.sum(1, dtype=torch.float64)
         normaliser = n_features * (2 * math.pi * noise).log()
         return -0.5 * (normaliser + constants / noise)
 
-    def view(self, seen, mean, shape):
+    def view(self, batch, mean, shape):
         expected = None
-        if seen.observed is None:
+        if batch.observed is None:
             quadratic = mean @ self._gram_of_weights
         else:
-            expected = seen.observed * (mean @ self.weight_mean.T)
+            expected = batch.observed * (mean @ self.weight_mean.T)
             quadratic = expected @ self.weight_mean
-        linear = seen.x @ self.weight_mean
-        sums = self.sums_of(seen)
-        return GaussianView(mean, shape, seen, linear, quadratic, expected, *sums)
+        linear = batch.x @ self.weight_mean
+        sums = self.sums_of(batch)
+        return GaussianView(mean, shape, batch, linear, quadratic, expected, *sums)
 
     def likelihood(self, view):
         return -0.5 * self._errors(view) / self.noise.double()
@@ -632,12 +634,12 @@ class Gaussian(Emission):
         return mean, _exact_shape(prior, curvature, view.shape)
 
     def add(self, view, scale):
-        mean, observed = view.mean, view.seen.observed
+        mean, observed = view.mean, view.batch.observed
         counted = scaled(mean, scale)
         linear = gradient(self.counts)
-        for features, product in transposed_products(view.seen.x, counted):
+        for features, product in transposed_products(view.batch.x, counted):
             linear[features].add_(product)
-        errors = (self._errors(view) + self.constants(view.seen)).clamp_min(0)
+        errors = (self._errors(view) + self.constants(view.batch)).clamp_min(0)
         gradient(self.errors).add_(scaled(errors, scale).sum().to(mean))
         gram, square = mean.T @ counted, scaled(mean.square(), scale)
         squares = square * (1 + 1 / view.shape)
@@ -685,8 +687,8 @@ class Gaussian(Emission):
     def noise_variance(self):
         return float(self.noise)
 
-    def drawn(self, seen, z, weights):
-        x, observed, _ = seen
+    def drawn(self, batch, z, weights):
+        x, observed = batch.x, batch.observed
         if observed is not None:
             m = observed * (z @ weights.T)
             return -0.5 * (m * (m - 2 * x)).sum(1) / self.noise.double()

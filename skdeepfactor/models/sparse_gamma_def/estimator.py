@@ -50,6 +50,7 @@ Gaussian.
 import itertools
 import math
 import warnings
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import ClassVar, NamedTuple
 
@@ -61,10 +62,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torch.distributions import Gamma
 
-from skdeepfactor._estimator.base import ConjugateFactorModel, check_layers
-from skdeepfactor._math.allocation import MAX_STEPS, fixed_point
+from skdeepfactor._estimator.conjugate import ConjugateFactorModel
+from skdeepfactor._estimator.domains import Binary, Counts, RealNumbers
+from skdeepfactor._estimator.validation import check_layers
+from skdeepfactor._math.gammas import gamma_draws, gamma_kl
 from skdeepfactor._math.module import FactorModule
-from skdeepfactor._math.ops import Seen, map_values, row_sum, scaled, split_double
+from skdeepfactor._math.ops import scaled, split_double
+from skdeepfactor._math.row_iteration import MAX_STEPS, fixed_point
 from skdeepfactor._math.starts import (
     check_init,
     column_moments,
@@ -74,8 +78,10 @@ from skdeepfactor._math.starts import (
     initial_parts,
     n_cold_passes,
 )
-from skdeepfactor._training.loop import AnnealedAdam, Interrupted
-from skdeepfactor.distributions import LARGEST_ORDER, gamma_draws, gamma_kl
+from skdeepfactor._training.guard import Guard
+from skdeepfactor._training.optimizers import AnnealedAdam
+from skdeepfactor._training.plan import TrainingPlan
+from skdeepfactor._training.run import Interrupted
 from skdeepfactor.models.sparse_gamma_def.emissions import (
     FLOORS,
     AllocatedCounts,
@@ -85,6 +91,7 @@ from skdeepfactor.models.sparse_gamma_def.emissions import (
     mean_log,
 )
 from skdeepfactor.models.sparse_gamma_def.gradient import FAMILIES, PathwiseBelief
+from skdeepfactor.models.sparse_gamma_def.inverse_gaussians import LARGEST_ORDER
 from skdeepfactor.models.sparse_gamma_def.links import LINKS
 
 # Every so many steps one is not over-relaxed, against oscillations.
@@ -143,7 +150,7 @@ class GammaBelief(FactorModule):
         self.top_rate, self.weight_rate = top_rate, weight_rate
         self.emission, self.link = emission, link
         self.over_relaxation, self.acceleration = over_relaxation, acceleration
-        self.is_guarded = True
+        self.may_miss = emission.may_miss
         self.statistics = tuple(f"emission.{name}" for name in emission.statistics)
         self.inner_iter, self.inner_tol = inner_iter, tol
         self.state_width = 2 * sum(layer_sizes)
@@ -171,39 +178,39 @@ class GammaBelief(FactorModule):
 
     # Inference.
 
-    def posterior(self, x, start=None):
-        return BottomPosterior(self._solve(self.emission.seen(x), start))
+    def posterior(self, batch, start=None):
+        return BottomPosterior(self._solve(self.emission.with_sums(batch), start))
 
-    def features(self, x, layers):
+    def features(self, batch, layers):
         """Posterior means of the units of some layers, side by side."""
-        factors = self._solve(self.emission.seen(x))
+        factors = self._solve(self.emission.with_sums(batch))
         means = [factors.mean, *(upper.mean for upper in factors.uppers)]
         return torch.cat([means[layer] for layer in layers], 1)
 
-    def elbo(self, x, q=None):
+    def elbo(self, batch, q=None):
         emission = self.emission
-        seen = emission.seen(x)
-        factors = self._solve(seen) if q is None else q.factors
-        likelihood = emission.closed(seen, factors.mean, factors.shape)
-        likelihood = likelihood + emission.base(emission.constants(seen), seen)
+        batch = emission.with_sums(batch)
+        factors = self._solve(batch) if q is None else q.factors
+        likelihood = emission.closed(batch, factors.mean, factors.shape)
+        likelihood = likelihood + emission.base(emission.constants(batch), batch)
         return likelihood - self._local_kl(factors, self._rates(self._links(factors)))
 
-    def word_bound(self, x):
+    def word_bound(self, batch):
         emission = self.emission
-        seen = emission.seen(x)
-        factors = self._solve(seen)
-        allocation = emission.allocate(seen.x, factors.mean, factors.shape)
-        likelihood = emission.mean_log_likelihood(seen.x, allocation)
-        totals = emission.expected_totals(seen, factors.mean)
+        batch = emission.with_sums(batch)
+        factors = self._solve(batch)
+        allocation = emission.allocate(batch.x, factors.mean, factors.shape)
+        likelihood = emission.mean_log_likelihood(batch.x, allocation)
+        totals = emission.expected_totals(batch, factors.mean)
         kl = self._local_kl(factors, self._rates(self._links(factors)))
-        return likelihood - row_sum(seen.x) * totals.log() - kl
+        return likelihood - batch.totals * totals.log() - kl
 
-    def _solve(self, seen, start=None):
+    def _solve(self, batch, start=None):
         """Posteriors of the rows, from what is remembered or from the counts."""
         state = fixed_point(
-            lambda seen, state: self._pack(self._step(seen, self._unpack(state))),
-            seen,
-            self._pack(self._cold(seen))
+            lambda batch, state: self._pack(self._step(batch, self._unpack(state))),
+            batch,
+            self._pack(self._cold(batch))
             if start is None
             else start[:, : self.state_width],
             max_steps=self.inner_iter if self.training else MAX_STEPS,
@@ -225,19 +232,19 @@ class GammaBelief(FactorModule):
             parts += upper[:2]
         return torch.cat(parts, 1)
 
-    def _cold(self, seen):
+    def _cold(self, batch):
         """Posteriors of rows from what they have alone."""
-        mean, shape = self.emission.cold(seen, self.layer_shapes[0])
+        mean, shape = self.emission.cold(batch, self.layer_shapes[0])
         uppers, below, floor = [], mean, FLOORS[mean.dtype]
         for layer, weights in enumerate(self._uppers):
             uppers.append(self.link.cold(layer, below, weights, floor))
             below = uppers[-1].mean
         return Factors(mean, shape, uppers)
 
-    def _step(self, seen, factors):
+    def _step(self, batch, factors):
         """One step on every layer of the rows, from the lowest to the top."""
         links = self._links(factors)
-        view = self.emission.view(seen, factors.mean, factors.shape)
+        view = self.emission.view(batch, factors.mean, factors.shape)
         return self._step_of(view, factors, links)
 
     def _step_of(self, view, factors, links):
@@ -320,18 +327,18 @@ class GammaBelief(FactorModule):
                 self.link.draw_weights(w, n_draws, generator) for w in self._uppers
             ]
             total = -global_kl.repeat(n_draws)
-            for x, start, weight in batches():
+            for batch, start in batches():
                 if start is None:
-                    factors = self._solve(self.emission.seen(x))
+                    factors = self._solve(self.emission.with_sums(batch))
                 else:
                     factors = self._unpack(start)
-                of_rows = self._drawn_bounds(x, factors, weights, uppers, generator)
-                total += scaled(of_rows, weight).sum(0)
+                of_rows = self._drawn_bounds(batch, factors, weights, uppers, generator)
+                total += scaled(of_rows, batch.weight).sum(0)
             bounds += total.tolist()
         self.lower_bound_std_error = float(np.std(bounds, ddof=1) / len(bounds) ** 0.5)
         return float(np.mean(bounds))
 
-    def _drawn_bounds(self, x, factors, weights, uppers, generator):
+    def _drawn_bounds(self, batch, factors, weights, uppers, generator):
         """The bound of each row at each draw of the weights, (n_rows, n_draws)."""
         n_draws, layers = len(weights), enumerate(factors.uppers)
         units = [self.link.draw(n, upper, n_draws, generator) for n, upper in layers]
@@ -339,13 +346,13 @@ class GammaBelief(FactorModule):
         # E[rate] and E[log rate] of each layer but the top, each with draws first.
         below = [self.link.drawn_rates(*values) for values in drawn]
         emission = self.emission
-        seen = Seen.of(map_values(torch.Tensor.double, x), emission.may_miss)
-        base = emission.base(emission.constants(seen), seen)
+        batch = batch.double()
+        base = emission.base(emission.constants(batch), batch)
         top = self.top_rate, math.log(self.top_rate)
         bounds = []
         for draw, weight in enumerate(weights):
             z = gamma_draws(factors.shape, factors.mean, generator)
-            likelihood = emission.drawn(seen, z, weight)
+            likelihood = emission.drawn(batch, z, weight)
             rates = [(rate[draw], log_rate[draw]) for rate, log_rate in below]
             kl = self._local_kl(factors, [*rates, top])
             bounds.append(likelihood - kl + base)
@@ -382,27 +389,27 @@ class GammaBelief(FactorModule):
     # Learning.
 
     @torch.no_grad()
-    def backward(self, x, weight, n_samples, start=None):
-        scale, emission = -weight * n_samples, self.emission
-        seen = emission.seen(x)
+    def backward(self, batch, n_samples, start=None):
+        scale, emission = -batch.weight * n_samples, self.emission
+        batch = emission.with_sums(batch)
         constants = (
-            split_double(emission.constants(seen)) if start is None else start[:, -2:]
+            split_double(emission.constants(batch)) if start is None else start[:, -2:]
         )
         is_joint = emission.is_joint
         # One step on a row that is remembered, with the weights; several on a new one.
         is_solved = is_joint and start is not None
-        factors = self._unpack(start) if is_solved else self._solve(seen, start)
+        factors = self._unpack(start) if is_solved else self._solve(batch, start)
         links = self._links(factors)
-        view = emission.view(seen, factors.mean, factors.shape)
+        view = emission.view(batch, factors.mean, factors.shape)
         kl = self._local_kl(factors, self._rates(links))
         bounds = emission.likelihood(view) - kl
         emission.add(view, scale)
         if is_joint:
             factors = self._step_of(view, factors, links)
-        emission.add_means(seen, factors.mean, scale)
+        emission.add_means(batch, factors.mean, scale)
         self._add_above(factors, scale)
-        bounds = bounds + emission.base(constants.double().sum(1), seen)
-        local = torch.cat([self._pack(factors), constants.to(x.dtype)], 1)
+        bounds = bounds + emission.base(constants.double().sum(1), batch)
+        local = torch.cat([self._pack(factors), constants.to(batch.x.dtype)], 1)
         return bounds, local
 
     def _add_above(self, factors, scale):
@@ -707,32 +714,18 @@ class SparseGammaDEF(ConjugateFactorModel):
         self.random_state = random_state
         self.verbose = verbose
 
-    _size = "layer_sizes"
+    _kept_parameters = (
+        "layer_sizes",
+        "likelihood",
+        "link",
+        "family",
+        "weight_prior",
+    )
 
     @property
-    def _models_counts(self):
-        return self.likelihood == "poisson"
-
-    @property
-    def _is_non_negative(self):
-        return self.likelihood != "gaussian"
-
-    @property
-    def _full_steps_ascend(self):
-        return self.solver == "auxiliary"
-
-    def _validate(self, X, *, reset, min_rows=1):
-        X = super()._validate(X, reset=reset, min_rows=min_rows)
-        if self.likelihood == "bernoulli":
-            values = X.data if scipy.sparse.issparse(X) else X
-            is_binary = (values == 0) | (values == 1) | np.isnan(values)
-            if not is_binary.all():
-                raise ValueError(
-                    "likelihood='bernoulli' needs values that are 0 or 1, got "
-                    f"{values[~is_binary][0]:g}. sklearn.preprocessing.Binarizer makes "
-                    "them so; for counts there is likelihood='poisson'."
-                )
-        return X
+    def _domain(self):
+        domains = {"poisson": Counts, "gaussian": RealNumbers, "bernoulli": Binary}
+        return domains[self.likelihood]()
 
     def _check_takes_weights(self, sample_weight):
         if sample_weight is not None and self.solver == "gradient":
@@ -741,27 +734,27 @@ class SparseGammaDEF(ConjugateFactorModel):
                 "'auxiliary', got solver='gradient'."
             )
 
-    def _make_optimizer(self, module, *, is_stochastic, n_updates=None):
+    def _plan(self, module, budget):
         if self.solver == "gradient":
-            module.n_before, module.n_total = int(module.n_updates), n_updates
             names = dict(module.named_parameters())
             of_network = [name for name in names if name.startswith("encoder.")]
             rates = dict.fromkeys(names, self.learning_rate)
             rates |= dict.fromkeys(of_network, self.learning_rate / 20)
             groups = [{"params": [names[n]], "lr": rates[n]} for n in names]
-            return AnnealedAdam(groups, n_updates)
+            optimizer = AnnealedAdam(groups, budget.n_updates)
+            # Bounds of single draws say little of whether training is done.
+            return TrainingPlan(
+                optimizer,
+                n_cold=n_cold_passes(self.n_cold_iter, self.init, self.max_iter, False),
+                n_warmup=budget.n_passes or 0,
+            )
+        plan = super()._plan(module, budget)
+        ascends = self.solver == "auxiliary"
         # Statistics of other rows, or of older weights, are not to be extrapolated, and
         # longer steps are not sure to ascend.
-        is_plain = is_stochastic or self.solver == "auxiliary"
+        is_plain = budget.is_stochastic or ascends
         module.over_relaxation = 1.0 if is_plain else self.over_relaxation
-        return super()._make_optimizer(module, is_stochastic=is_stochastic)
-
-    def _n_warmup(self, n_updates):
-        # Bounds of single draws say little of whether training is done.
-        return self.max_iter if self.solver == "gradient" else 0
-
-    def _n_cold(self, module):
-        return n_cold_passes(self.n_cold_iter, self.init, self.max_iter, False)
+        return replace(plan, ascends=ascends, guard=Guard)
 
     @property
     def _n_features_out(self):
@@ -814,7 +807,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         """
         check_is_fitted(self)
         layers = self._transformed_layers()
-        return self._infer(X, lambda module, x: module.features(x, layers), out)
+        return self._infer(X, lambda module, batch: module.features(batch, layers), out)
 
     def sample(self, n_samples=1, *, random_state=None):
         """Draw rows from the model, from the top layer down.
@@ -848,7 +841,8 @@ class SparseGammaDEF(ConjugateFactorModel):
         """
         return self._sample(n_samples, None, random_state)
 
-    def _make_module(self, n_features):
+    def _build(self, sizes):
+        n_features = sizes["n_features"]
         sizes = self.layer_sizes
         if len(sizes) == 0 or not all(
             isinstance(size, Integral) and size >= 1 for size in sizes
@@ -933,7 +927,8 @@ class SparseGammaDEF(ConjugateFactorModel):
             tol=self.inner_tol,
         )
 
-    def _initialize(self, module, X, random_state, weights):
+    def _initialize(self, module, start):
+        X, weights, _, random_state = start.distinct()
         sizes = module.layer_sizes
         if any(above > below for below, above in itertools.pairwise(sizes)):
             warnings.warn(
@@ -944,7 +939,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         n_components = sizes[0]
         # What is negative is noise, and has no part in where factors start.
         known = imputed(X, weights) if self._may_miss else X
-        positive = known if self._is_non_negative else _positive_part(known)
+        positive = known if self._domain.is_non_negative else _positive_part(known)
         init = self.init
         if isinstance(init, str) and init == "parts":
             shares = initial_parts(positive, n_components, random_state, weights)
@@ -973,7 +968,9 @@ class SparseGammaDEF(ConjugateFactorModel):
             parameters = [closed._parameters[name] for name in names]
             start = [np.asarray(p, dtype=np.float64).T for p in parameters]
             if len(sizes) > 1:
-                activity = closed._infer(X, lambda module, x: module.features(x, [0]))
+                activity = closed._infer(
+                    X, lambda module, batch: module.features(batch, [0])
+                )
         uppers = []
         for above in sizes[1:]:
             # Half from clusters of the units below that are active together.
@@ -1015,7 +1012,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         )
         return None if is_noise else closed
 
-    def _module_attributes(self, module):
+    def _fitted(self, module):
         weights, inclusion = module.weights(), module.inclusion_probabilities()
         weights = [_array(w) for w in weights]
         return {

@@ -67,23 +67,19 @@ from skdeepfactor._math.allocation import (
     allocate_indicators,
     log_factorials,
 )
+from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.networks import N_TYPICAL, Layers
+from skdeepfactor._math.noise import keyed_uniform
 from skdeepfactor._math.ops import (
-    Entries,
-    Seen,
-    keyed_uniform,
     map_values,
     product,
     products_at_entries,
-    row_keys,
     row_sum,
     split_double,
     transposed_products,
-    without_zeros,
 )
 from skdeepfactor._math.starts import column_moments
-from skdeepfactor.data import to_tensor
 from skdeepfactor.models.sparse_gamma_def.emissions import (
     LARGEST_MEAN,
     NOISE_FLOOR,
@@ -341,8 +337,8 @@ class PathwiseBelief(FactorModule):
         self.top_rate = top_rate
         self.weight_shape, self.weight_rate = weight_shape, weight_rate
         self.inner_iter, self.learning_rate = inner_iter, learning_rate
-        # Updates before this training, and of it; None in a stream.
-        self.n_before, self.n_total = 0, None
+        # Updates before this training.
+        self.n_before = 0
         self.may_miss = may_miss
         self.state_width = 2 * sum(layer_sizes)
         # Weights go by feature in the lowest layer, and by unit above it.
@@ -378,6 +374,10 @@ class PathwiseBelief(FactorModule):
     def work_width(self):
         return max(3 * self.state_width, len(self.weight_parameters[0][0]))
 
+    def begin(self, n_total):
+        super().begin(n_total)
+        self.n_before = int(self.n_updates)
+
     def seed(self, seed):
         device = self.n_updates.device
         self.generator = torch.Generator(device).manual_seed(seed)
@@ -406,7 +406,7 @@ class PathwiseBelief(FactorModule):
             if self.may_miss:
                 self.center.copy_(torch.from_numpy(column_moments(X)[0]))
             x = to_tensor(X, slice(N_TYPICAL), dtype=torch.float64, device="cpu")
-            inputs = self._inputs(self._seen(x))
+            inputs = self._inputs(Batch.of(x, may_miss=self.may_miss))
             ones = torch.ones(len(x), 1, dtype=x.dtype)
             sums = torch.cat([part for _, part in transposed_products(inputs, ones)])
             mean = sums[:, 0] / len(x)
@@ -448,18 +448,14 @@ class PathwiseBelief(FactorModule):
         lowest, *uppers = (self.family.mean(*pair) for pair in self._weight_pairs())
         return [lowest.T, *uppers]
 
-    def _seen(self, x):
-        """A batch, with what is missing of it."""
-        return Seen.of(x, self.may_miss)
-
     @torch.no_grad()
-    def _cold(self, seen):
+    def _cold(self, batch):
         """Where posteriors start: counts of rows, shared out by the mean weights."""
         lowest, *uppers = self.weights()
-        counts = map_values(torch.relu, seen.x) @ (lowest / lowest.sum(0)).T
+        counts = map_values(torch.relu, batch.x) @ (lowest / lowest.sum(0)).T
         shape, totals = self.layer_shapes[0] + counts, lowest.sum(1)
-        if seen.observed is not None:
-            of_rows = seen.observed @ lowest.T
+        if batch.observed is not None:
+            of_rows = batch.observed @ lowest.T
             totals = torch.where(of_rows > 0, of_rows, totals)
         mean = shape / totals
         if self.likelihood != "gaussian":
@@ -469,7 +465,7 @@ class PathwiseBelief(FactorModule):
             is_binary = self.likelihood == "bernoulli"
             function = allocate_indicators if is_binary else allocate
             for _ in range(N_SHARINGS):
-                counts = function(seen.x, mean.log(), weights).row_counts(weights)
+                counts = function(batch.x, mean.log(), weights).row_counts(weights)
                 shape = self.layer_shapes[0] + counts
                 mean = shape / totals
         parts = [*self.family.of_mean(mean, shape.clamp(0.5, 1e4))]
@@ -482,45 +478,45 @@ class PathwiseBelief(FactorModule):
             parts += self.family.of_mean(mean, torch.full_like(mean, START_SHAPE))
         return torch.cat(parts, 1)
 
-    def _amortized(self, seen):
-        inputs = map_values(lambda v: v / self.input_length, self._inputs(seen))
+    def _amortized(self, batch):
+        inputs = map_values(lambda v: v / self.input_length, self._inputs(batch))
         center = self.input_mean / self.input_length
-        return self._cold(seen) + self.encoder(inputs, center=center)
+        return self._cold(batch) + self.encoder(inputs, center=center)
 
-    def _inputs(self, seen):
+    def _inputs(self, batch):
         """What an encoder sees of rows."""
-        x = seen.x
-        if seen.observed is not None:
-            x = x + (1 - seen.observed) * self.center
+        x = batch.x
+        if batch.observed is not None:
+            x = x + (1 - batch.observed) * self.center
         return map_values(lambda values: values.relu().log1p(), x)
 
-    def _solve(self, seen, start=None):
+    def _solve(self, batch, start=None):
         """Parameters of the posteriors of rows."""
         if self.encoder is not None:
-            return self._amortized(seen)
+            return self._amortized(batch)
         if start is not None:
             return start[:, : self.state_width]
-        keys = row_keys(Entries.of(without_zeros(seen.x)))
-        local = self._fresh_local(seen)
+        keys = batch.keys
+        local = self._fresh_local(batch)
         n_steps = PER_ITER * self.inner_iter
         for step in range(n_steps):
             weights = self._drawn_weights()[step % N_DRAWS]
             rate = NEW_RATE * _annealed(step / n_steps)
-            local = self._step(seen, local, weights, _keyed(keys, step), rate)
+            local = self._step(batch, local, weights, _keyed(keys, step), rate)
         return local[:, : self.state_width]
 
-    def _fresh_local(self, seen):
+    def _fresh_local(self, batch):
         """Where rows start, with moments of steps that are still 0."""
-        state = self._cold(seen)
+        state = self._cold(batch)
         moments = state.new_zeros(len(state), 2 * self.state_width + 1)
         return torch.cat([state, moments], 1)
 
-    def _step(self, seen, local, weights, noise, rate):
+    def _step(self, batch, local, weights, noise, rate):
         """A step on the rows alone."""
         state = local[:, : self.state_width].detach().requires_grad_()
         weights = [w.detach() for w in weights]
         with torch.enable_grad():
-            bounds = self._row_bounds(seen, state, weights, noise)
+            bounds = self._row_bounds(batch, state, weights, noise)
             (slope,) = torch.autograd.grad(bounds.sum(), state)
         return self._moved(local, slope, rate)
 
@@ -535,21 +531,21 @@ class PathwiseBelief(FactorModule):
         state = state + rate * mean / (1 - DECAY[0] ** n_steps) / size
         return torch.cat([state, mean, square, n_steps], 1)
 
-    def posterior(self, x, start=None):
-        state = self._solve(self._seen(x), start)
+    def posterior(self, batch, start=None):
+        state = self._solve(batch, start)
         posterior = self.family.distribution(*self._split(state)[0])
         posterior.state = state
         return posterior
 
-    def features(self, x, layers):
+    def features(self, batch, layers):
         """Posterior means of the units of some layers, side by side."""
-        pairs = self._split(self._solve(self._seen(x)))
+        pairs = self._split(self._solve(batch))
         return torch.cat([self.family.mean(*pairs[layer]) for layer in layers], 1)
 
     # Bounds.
 
     def _row_bounds(
-        self, seen, state, weights, noise, given_total=False, variance=None
+        self, batch, state, weights, noise, given_total=False, variance=None
     ):
         """Bounds of rows, but for constants, at drawn factors and weights; float64.
 
@@ -561,7 +557,7 @@ class PathwiseBelief(FactorModule):
             self.family.log_draw(*pair, noise(layer, pair[0])).exp()
             for layer, pair in enumerate(pairs)
         ]
-        bounds = self._likelihood(seen, z[0], weights[0], given_total, variance)
+        bounds = self._likelihood(batch, z[0], weights[0], given_total, variance)
         for layer, (pair, alpha) in enumerate(
             zip(pairs, self.layer_shapes, strict=True)
         ):
@@ -579,9 +575,9 @@ class PathwiseBelief(FactorModule):
             bounds = bounds + (terms + constant).sum(1, dtype=torch.float64)
         return bounds
 
-    def _likelihood(self, seen, z, weights, given_total, variance=None):
+    def _likelihood(self, batch, z, weights, given_total, variance=None):
         """Of drawn factors and weights; ``variance`` is that of means among these."""
-        x, observed, _ = seen
+        x, observed = batch.x, batch.observed
         if self.likelihood == "gaussian":
             noise, n_features = self._noise().double(), len(weights)
             if observed is None:
@@ -596,8 +592,7 @@ class PathwiseBelief(FactorModule):
                 errors = errors + (z.square() * of_rows).sum(1, dtype=torch.float64)
             normaliser = n_features * (2 * math.pi * noise).log()
             return -0.5 * (errors / noise + normaliser)
-        x = without_zeros(x)
-        entries = Entries.of(x)
+        x, entries = batch.counts, batch.entries
         m = _positive(products_at_entries(x, z, weights)).double()
         if self.likelihood == "bernoulli":
             terms, bend = m + (-torch.expm1(-m)).log(), None
@@ -618,14 +613,14 @@ class PathwiseBelief(FactorModule):
             return entries.row_sum(terms) - entries.totals * totals.log()
         return entries.row_sum(terms) - totals
 
-    def _constants(self, seen):
+    def _constants(self, batch):
         """What the log likelihood of each row needs of it but once, float64."""
-        x = seen.x
+        x = batch.x
         if self.likelihood == "gaussian":
             return row_sum(map_values(torch.square, map_values(torch.Tensor.double, x)))
         if self.likelihood == "poisson":
             return log_factorials(x)
-        return 0.0 * row_sum(x)
+        return 0.0 * batch.totals
 
     def _base(self, constants):
         if self.likelihood == "gaussian":
@@ -635,36 +630,33 @@ class PathwiseBelief(FactorModule):
     def _noise(self):
         return (2 * self.log_noise).exp() + self.noise_floor
 
-    def _scored(self, seen, state, **given):
+    def _scored(self, batch, state, **given):
         """Bounds of rows at each of the draws, (N_DRAWS, n_rows)."""
-        keys = row_keys(Entries.of(without_zeros(seen.x)))
+        keys = batch.keys
         return torch.stack(
             [
                 self._row_bounds(
-                    seen, state, weights, _keyed(keys, SCORES + draw), **given
+                    batch, state, weights, _keyed(keys, SCORES + draw), **given
                 )
                 for draw, weights in enumerate(self._drawn_weights())
             ]
         )
 
-    def elbo(self, x, q=None):
-        seen = self._seen(x)
-        state = self._solve(seen) if q is None else q.state
-        return self._scored(seen, state).mean(0) + self._base(self._constants(seen))
+    def elbo(self, batch, q=None):
+        state = self._solve(batch) if q is None else q.state
+        return self._scored(batch, state).mean(0) + self._base(self._constants(batch))
 
-    def word_bound(self, x):
-        seen = self._seen(x)
-        return self._scored(seen, self._solve(seen), given_total=True).mean(0)
+    def word_bound(self, batch):
+        return self._scored(batch, self._solve(batch), given_total=True).mean(0)
 
     @torch.no_grad()
     def data_bound(self, batches):
         """The bound of all rows, each draw of which has weights of its own."""
         totals = torch.zeros(N_DRAWS, dtype=torch.float64)
-        for x, start, _ in batches():
-            seen = self._seen(x)
-            base = self._base(self._constants(seen)).sum().cpu()
-            state = self._solve(seen, start)
-            totals += self._scored(seen, state).sum(1).cpu() + base
+        for batch, start in batches():
+            base = self._base(self._constants(batch)).sum().cpu()
+            state = self._solve(batch, start)
+            totals += self._scored(batch, state).sum(1).cpu() + base
         totals -= float(self.global_kl())
         self.lower_bound_std_error = float(totals.std()) / math.sqrt(N_DRAWS)
         return float(totals.mean())
@@ -769,12 +761,11 @@ class PathwiseBelief(FactorModule):
 
     # Learning.
 
-    def backward(self, x, weight, n_samples, start=None):
-        seen = self._seen(x)
+    def backward(self, batch, n_samples, start=None):
         constants = (
-            split_double(self._constants(seen)) if start is None else start[:, -2:]
+            split_double(self._constants(batch)) if start is None else start[:, -2:]
         )
-        constants = constants.to(x.dtype)
+        constants = constants.to(batch.x.dtype)
         noise = self._fresh_noise
         weights = self._fresh_weights(self.generator, (N_UPPER,))
         n_updates = self.n_updates.item() - self.n_before
@@ -782,22 +773,22 @@ class PathwiseBelief(FactorModule):
         rate = self.learning_rate * _annealed(share)
         local = None
         if self.encoder is not None:
-            state = self._amortized(seen)
+            state = self._amortized(batch)
         else:
-            local = self._fresh_local(seen) if start is None else start[:, :-2]
+            local = self._fresh_local(batch) if start is None else start[:, :-2]
             n_steps = PER_ITER * self.inner_iter if start is None else 0
             for step in range(n_steps):
                 inner_rate = NEW_RATE * _annealed(step / n_steps)
-                local = self._step(seen, local, weights, noise, inner_rate)
+                local = self._step(batch, local, weights, noise, inner_rate)
             state = local[:, : self.state_width].detach().requires_grad_()
         expanded, variance = self._expanded(weights)
-        bounds = self._row_bounds(seen, state, expanded, noise, variance=variance)
+        bounds = self._row_bounds(batch, state, expanded, noise, variance=variance)
         bounds = bounds + self._base(constants.detach().double().sum(1))
-        kl = self._weight_kl([weights[0]]) * (weight * len(bounds) / n_samples)
-        (kl - weight * bounds.sum()).backward()
+        kl = self._weight_kl([weights[0]]) * (batch.share / n_samples)
+        (kl - batch.weight * bounds.sum()).backward()
         if local is None:
             return bounds.detach(), constants
-        local = self._moved(local, -state.grad / weight, rate)
+        local = self._moved(local, -state.grad / batch.weight, rate)
         return bounds.detach(), torch.cat([local, constants], 1)
 
     def _expanded(self, weights):

@@ -48,15 +48,15 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from skdeepfactor._math.ops import scaled
-from skdeepfactor.distributions import (
-    InverseGaussians,
+from skdeepfactor._math.gammas import (
     digamma,
     gamma_kl,
     log_gamma_draws,
     log_product,
     scaled_exp,
 )
+from skdeepfactor._math.ops import scaled
+from skdeepfactor.models.sparse_gamma_def.inverse_gaussians import InverseGaussians
 
 # Of rho times tau, which can collapse faster than exponentially.
 FLOOR = 1e-14

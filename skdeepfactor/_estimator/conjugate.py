@@ -1,0 +1,181 @@
+"""The base of models whose parameters all have updates in closed form."""
+
+from numbers import Integral, Real
+from typing import ClassVar
+
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skdeepfactor._estimator.base import BaseFactorModel
+from skdeepfactor._math.starts import n_cold_passes
+from skdeepfactor._training.optimizers import NaturalGradient
+from skdeepfactor._training.plan import TrainingPlan
+from skdeepfactor._training.progress import with_callbacks
+
+
+class ConjugateFactorModel(BaseFactorModel):
+    """A model whose parameters all have updates in closed form.
+
+    Its module says in ``learns_shape`` whether a prior's shape is learnt.
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **BaseFactorModel._parameter_constraints,
+        "init": [StrOptions({"kmeans", "random"}), "array-like"],
+        "max_inner_iter": [Interval(Integral, 1, None, closed="left")],
+        "inner_tol": [Interval(Real, 0, None, closed="left")],
+        "n_cold_iter": [Interval(Integral, 1, None, closed="left"), None],
+        "learning_offset": [Interval(Real, 0, None, closed="left")],
+        "learning_decay": [Interval(Real, 0.5, 1, closed="right")],
+    }
+
+    @with_callbacks
+    def fit(
+        self,
+        X,
+        y=None,
+        *,
+        sample_weight=None,
+        X_val=None,
+        checkpoint=None,
+        checkpoint_every=1,
+        sharded=False,
+    ):
+        """Fit the model to the rows of X.
+
+        Passes over all rows, or over batches of them, until ``max_iter``, ``tol`` or
+        rows held out end it. What was fitted before is forgotten, unless
+        ``warm_start``.
+
+        Where processes have joined a group of ``torch.distributed``, every one of them
+        must call this, and all get the same model.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
+            Counts, or other non-negative numbers. Data larger than memory come as
+            :class:`~skdeepfactor.data.RowBlocks`, as which backed AnnData and the
+            arrays of h5py, zarr and dask are read.
+        y : None
+            Ignored; here for scikit-learn's API.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts; once if None. A weight of 2 is the same as a row
+            that is there twice, 0 as one that is not, and fractions lie between. What
+            is drawn for rows is the same on average: batches, rows held out, the 20,000
+            rows that a longer stream starts from (all uniformly, whatever the weights),
+            and what a bound by Monte Carlo is made of.
+        X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
+            Rows to watch for early stopping, in place of ``validation_fraction``; each
+            counts once.
+        checkpoint : path-like, default=None
+            A file to write the state of training to, and to go on from if it is there:
+            the same call, made again after the process has died, ends as if it had
+            not. With several processes each writes its own, with its rank appended.
+        checkpoint_every : int or float, default=1
+            Number of passes between two writes; a float is seconds, at least.
+        sharded : bool, default=False
+            Whether each process has rows of its own in X (and X_val and
+            sample_weight), instead of taking its share of rows that all of them have.
+
+        Returns
+        -------
+        object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data, the weights or a parameter are not what they must be, or the
+            checkpoint is damaged or of another fit. The estimator is then left as it
+            was.
+        KeyboardInterrupt
+            If it comes; the estimator is then fitted, as the last whole pass left it,
+            or as it was if there is none.
+
+        See Also
+        --------
+        partial_fit : One step at a time, on data that come in chunks.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0)
+        >>> model.fit(X, sample_weight=[2, 1, 1, 0]).components_.shape
+        (2, 4)
+        """
+        self._check_takes_weights(sample_weight)
+        return self._fit(
+            X,
+            y,
+            X_val=X_val,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            sharded=sharded,
+            sample_weight=sample_weight,
+        )
+
+    def partial_fit(self, X, y=None, *, sample_weight=None, total_samples=None):
+        """Take stochastic steps on the rows of X, as one chunk of a stream.
+
+        The first call starts the model, and later ones go on. Rows are forgotten after
+        their step, so that a stream may be longer than memory.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Counts, or other non-negative numbers. More rows than ``batch_size`` make
+            several steps.
+        y : None
+            Ignored; here for scikit-learn's API.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts; once if None.
+        total_samples : int or float, default=None
+            Number of rows of the whole stream, or the sum of their weights, by which
+            the statistics of a batch are scaled; of those seen so far if None.
+
+        Returns
+        -------
+        object
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data, the weights or a parameter are not what they must be. The
+            estimator is then left as it was.
+
+        See Also
+        --------
+        fit : Passes over data that are all at hand.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0)
+        >>> for chunk in (X[:2], X[2:]):
+        ...     model = model.partial_fit(
+        ...         chunk, sample_weight=[2, 1], total_samples=6
+        ...     )
+        >>> model.n_samples_seen_
+        6.0
+        """
+        self._check_takes_weights(sample_weight)
+        return self._partial_fit(
+            X, y, total_samples=total_samples, sample_weight=sample_weight
+        )
+
+    def _check_takes_weights(self, sample_weight):
+        """Raise a ``ValueError`` where weights are given that the model cannot use."""
+
+    def _plan(self, module, budget):
+        is_stochastic = budget.is_stochastic
+        optimizer = NaturalGradient(
+            module.parameters(),
+            learning_offset=self.learning_offset,
+            learning_decay=self.learning_decay if is_stochastic else 0.0,
+        )
+        n_cold = n_cold_passes(
+            self.n_cold_iter, self.init, self.max_iter, module.learns_shape
+        )
+        return TrainingPlan(optimizer, ascends=True, n_cold=n_cold)

@@ -1,0 +1,389 @@
+"""One call of ``fit``: its rows, its starts, its runs, and what comes of them."""
+
+import contextlib
+import hashlib
+import math
+import os
+import time
+from numbers import Real
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+
+from skdeepfactor._estimator.arrays import (
+    check_what_is_kept,
+    fitted_attributes,
+    load,
+    resolve_device,
+    to_numpy,
+)
+from skdeepfactor._estimator.row_inference import map_rows
+from skdeepfactor._estimator.validation import (
+    checked_matrix,
+    checked_rows,
+    weighted_rows,
+)
+from skdeepfactor._math.starts import distinct_rows
+from skdeepfactor._training.checkpoint import CheckpointFile
+from skdeepfactor._training.distributed import alone, current_share
+from skdeepfactor._training.loop import global_kl, train, train_pass
+from skdeepfactor._training.optimizers import load_optimizer
+from skdeepfactor._training.plan import Budget
+from skdeepfactor._training.progress import pass_reports
+from skdeepfactor._training.rows import MatrixRows
+from skdeepfactor._training.run import Interrupted
+from skdeepfactor.data import RowBlocks, new_random_state
+
+
+class Start(NamedTuple):
+    """Rows that a module's parameters start from.
+
+    ``weights`` say how often each row of X counts, ``arrays`` what else is known of it,
+    by name.
+    """
+
+    X: np.ndarray
+    weights: np.ndarray
+    arrays: dict
+    random_state: np.random.RandomState
+
+    def distinct(self):
+        """The same with all rows different, so that a weight of 2 is a repetition."""
+        rows, weights = distinct_rows(self.X, self.weights, *self.arrays.values())
+        arrays = {name: array[rows] for name, array in self.arrays.items()}
+        return Start(self.X[rows], weights, arrays, self.random_state)
+
+
+class Fit:
+    """One call of ``fit``, from its arguments to the fitted attributes.
+
+    Attributes
+    ----------
+    estimator : BaseFactorModel
+    share : Share
+        This process's share of the rows.
+    is_warm : bool
+        Whether it resumes from what is fitted.
+    rows, rows_val : Rows
+        The rows to fit, and those held out, None for none.
+    sizes : dict
+        What the module's shape needs; see ``BaseFactorModel._sizes``.
+    file : CheckpointFile or None
+    seeds : list of int
+        One for each start.
+    report : callable or None
+        Tells a progress bar and callbacks of each pass.
+    """
+
+    def __init__(
+        self,
+        estimator,
+        X,
+        y=None,
+        *,
+        X_val=None,
+        checkpoint=None,
+        checkpoint_every=1,
+        sharded=False,
+        sample_weight=None,
+    ):
+        self.estimator, self.X = estimator, X
+        self.is_warm = estimator.warm_start and estimator.__sklearn_is_fitted__()
+        self.share = share = current_share(bool(sharded))
+        self.rows_val, self.report = None, None
+        with share.agreement():
+            self.file = self._checkpoint_file(checkpoint, checkpoint_every)
+            rows = checked_rows(estimator, X, share, reset=not self.is_warm)
+            self.sizes = (
+                estimator._fitted_sizes if self.is_warm else estimator._sizes(rows, y)
+            )
+            rows = rows.knowing(**estimator._known_of_rows(rows, y, self.sizes))
+            if sample_weight is not None:
+                rows = weighted_rows(rows, sample_weight)
+            if X_val is not None:
+                self.rows_val = checked_rows(estimator, X_val, share, reset=False)
+            seed = self._fresh_seed()
+        random_state = new_random_state(
+            share.gathered(seed)[0]
+            if estimator.random_state is None
+            else estimator.random_state
+        )
+        if X_val is None and estimator.validation_fraction is not None:
+            with share.agreement():
+                rows, self.rows_val = self._hold_out(rows, random_state)
+        self.rows = rows
+        rows.join()
+        if self.rows_val is not None:
+            self.rows_val.join()
+        seeds = random_state.randint(np.iinfo(np.int32).max, size=estimator.n_init)
+        self.seeds = share.gathered(seeds)[0]
+
+    def attributes(self):
+        """Train from each start; the fitted attributes of the best one.
+
+        Raises
+        ------
+        Interrupted
+            For a ``KeyboardInterrupt``, with the attributes that the last whole pass
+            left, or those of an earlier start, if they are better.
+        """
+        n_jobs, best = self.estimator.n_jobs, None
+        try:
+            with pass_reports(self.estimator, self.X) as report:
+                if len(self.seeds) == 1 or self.is_warm:
+                    self.report = report
+                    return self._run(self.seeds[0])
+                if n_jobs in (None, 1):
+                    for seed in self.seeds:
+                        run = self._run(seed)
+                        best = run if best is None else max(best, run, key=_quality)
+                    return best
+                runs = Parallel(n_jobs=n_jobs)(
+                    delayed(self._run)(seed) for seed in self.seeds
+                )
+                return max(runs, key=_quality)
+        except KeyboardInterrupt as interrupt:
+            found = [] if best is None else [best]
+            if isinstance(interrupt, Interrupted):
+                found.insert(0, interrupt.attributes)
+            if not found:
+                raise
+            best = max(found, key=_quality)
+            known = Interrupted(best["history_"], best["lower_bound_"])
+            known.attributes = best
+            raise known from None
+
+    def _run(self, seed):
+        """Train once; the fitted attributes, as a dict."""
+        estimator, rows = self.estimator, self.rows
+        random_state = np.random.RandomState(seed)
+        module = started_module(
+            estimator, rows, self.sizes, random_state, is_warm=self.is_warm
+        )
+        budget = self._budget()
+        plan = estimator._plan(module, budget)
+        if self.file is not None:
+            self.file.identify(self._identity(seed, module))
+
+        def attributes(history, lower_bound):
+            return fitted_attributes(
+                estimator,
+                module,
+                self.sizes,
+                plan.optimizer,
+                rows,
+                history,
+                lower_bound,
+                rows.total_weight,
+            )
+
+        def report_pass(history):
+            last = history["lower_bound"][-1]
+            return self.report(history, lambda: attributes(history, last))
+
+        try:
+            history, lower_bound = train(
+                module,
+                rows,
+                plan,
+                budget=budget,
+                tol=estimator.tol,
+                rng=random_state,
+                n_iter_no_change=estimator.n_iter_no_change,
+                validate=None
+                if self.rows_val is None
+                else lambda: self._validation_score(module),
+                report=None if self.report is None else report_pass,
+                checkpoint=self.file,
+            )
+        except Interrupted as interrupt:
+            interrupt.attributes = attributes(interrupt.history, interrupt.lower_bound)
+            raise
+        # What is learnt beside the steps, from the rows of each process.
+        self.share.copy_first(list(module.buffers()))
+        module.refresh()
+        return attributes(history, lower_bound)
+
+    def _budget(self):
+        estimator, n_rows = self.estimator, self.rows.n_total
+        batch_size = estimator.batch_size
+        if batch_size is not None and batch_size >= n_rows:
+            batch_size = None
+        n_steps = math.ceil(n_rows / (batch_size or n_rows))
+        return Budget(estimator.max_iter, estimator.max_iter * n_steps, batch_size)
+
+    def _validation_score(self, module):
+        """The mean bound of the rows held out, of all processes."""
+        rows = self.rows_val
+        module.eval()
+        parts = map_rows(module, rows, lambda module, batch: module.elbo(batch))
+        scores = np.concatenate([np.zeros(0), *parts])
+        weights = rows.own_arrays.get("weight", np.ones(len(scores)))
+        found = self.share.gathered((weights @ scores, weights.sum()))
+        totals, sizes = np.transpose(found)
+        return float(totals.sum() / sizes.sum())
+
+    def _hold_out(self, rows, random_state):
+        """Split off ``validation_fraction`` of the rows, at random."""
+        fraction, n_rows = self.estimator.validation_fraction, rows.n_visible
+        n_val = int(np.ceil(fraction * n_rows))
+        if n_val >= n_rows:
+            raise ValueError(
+                f"validation_fraction={fraction} of {n_rows} row(s) leaves none to fit."
+            )
+        held = np.sort(random_state.permutation(n_rows)[:n_val])
+        return rows.split(held)
+
+    def _checkpoint_file(self, path, every):
+        """The file to write checkpoints to, None for none."""
+        if path is None:
+            return None
+        if isinstance(every, bool) or not isinstance(every, Real) or every <= 0:
+            raise ValueError(
+                "checkpoint_every must be a positive number of passes, or of seconds "
+                f"as a float, got {every!r}."
+            )
+        if self.estimator.n_init > 1:
+            raise ValueError(
+                f"checkpoint needs n_init=1, got n_init={self.estimator.n_init}."
+            )
+        path = os.fspath(path)
+        folder = os.path.dirname(os.path.abspath(path))
+        if not os.path.isdir(folder):
+            raise ValueError(f"checkpoint={path!r} is in a folder that does not exist.")
+        is_alone = self.share.n_processes == 1
+        if not is_alone:
+            path = f"{path}.{self.share.rank}"
+        return CheckpointFile(path, every, is_alone=is_alone)
+
+    def _fresh_seed(self):
+        """A seed for where none is given: that of the checkpoint, if there is one."""
+        if self.estimator.random_state is not None:
+            return None
+        seed = int(new_random_state(None).randint(2**31 - 1))
+        return seed if self.file is None else self.file.remember("seed", seed)
+
+    def _identity(self, seed, module):
+        """What a checkpoint must agree with to be resumed from, as strings."""
+        parameters = self.estimator.get_params(deep=False)
+        for name in ("device", "verbose", "n_jobs", "random_state"):
+            parameters.pop(name)
+        start, rows = hashlib.sha256(), self.rows
+        for tensor in module.state_dict().values():
+            start.update(to_numpy(tensor).tobytes())
+        digests = rows.digests()
+        return {
+            "estimator": type(self.estimator).__name__,
+            "parameters": {name: repr(value) for name, value in parameters.items()},
+            "seed": int(seed),
+            "processes": [rows.share.n_processes, rows.share.is_sharded],
+            "rows": [rows.n_total, rows.n_samples, rows.n_features],
+            "data": rows.digest(),
+            "sample_weight": digests.pop("weight", None),
+            "known": digests,
+            "X_val": None if self.rows_val is None else self.rows_val.digest(),
+            "start": start.hexdigest(),
+        }
+
+
+def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
+    """One chunk of a stream: the fitted attributes after steps on its rows."""
+    started = time.perf_counter()
+    is_first = not estimator.__sklearn_is_fitted__()
+    if isinstance(X, RowBlocks):
+        raise TypeError(
+            "partial_fit takes one block at a time: for _, block in X.blocks()."
+        )
+    rows = MatrixRows(checked_matrix(estimator, X, reset=is_first))
+    sizes = estimator._sizes(rows, y) if is_first else estimator._fitted_sizes
+    rows = rows.knowing(**estimator._known_of_rows(rows, y, sizes))
+    if sample_weight is not None:
+        rows = weighted_rows(rows, sample_weight)
+    if total_samples is not None and total_samples < 1:
+        raise ValueError(f"total_samples must be at least 1, got {total_samples!r}.")
+    n_seen = rows.total_weight + (0 if is_first else estimator.n_samples_seen_)
+    n_samples = n_seen if total_samples is None else total_samples
+    random_state = new_random_state(estimator.random_state)
+    # Some models start with a fit, in which no other process takes part.
+    with alone():
+        module = started_module(
+            estimator, rows, sizes, random_state, is_warm=not is_first
+        )
+    module.begin(None)
+    optimizer = estimator._plan(module, Budget()).optimizer
+    if not is_first:
+        load_optimizer(optimizer, estimator._optimizer_state)
+    module.train()
+    bound = 0.0
+    step = estimator.batch_size or rows.n_total
+    for start in range(0, rows.n_total, step):
+        bound += train_pass(
+            module,
+            optimizer,
+            rows.some(slice(start, start + step)),
+            batch_size=None,
+            rng=None,
+            n_samples=n_samples,
+        )
+    lower_bound = bound * n_samples / rows.total_weight - global_kl(module)
+    seconds = time.perf_counter() - started
+    past = {"lower_bound": [], "seconds": []} if is_first else estimator.history_
+    history = {
+        "lower_bound": [*past["lower_bound"], lower_bound],
+        "seconds": [*past["seconds"], seconds],
+    }
+    return fitted_attributes(
+        estimator, module, sizes, optimizer, rows, history, lower_bound, n_seen
+    )
+
+
+def started_module(estimator, rows, sizes, random_state, *, is_warm):
+    """The module to train on the rows, on its device."""
+    dtype, share = rows.dtype, rows.share
+    if is_warm:
+        check_what_is_kept(estimator)
+        if any(a.dtype == np.float64 for a in estimator._parameters.values()):
+            dtype = torch.float64
+    device = resolve_device(estimator.device, dtype)
+    if is_warm:
+        module = load(estimator, dtype, device, maker=estimator)
+        # The draws of a stream must not be the same for each of its chunks.
+        seed = random_state.randint(2**31 - 1) + int(estimator.n_samples_seen_)
+        module.seed(seed + share.rank)
+        return module
+    module = estimator._build(sizes).to(dtype)
+    X, arrays = rows.sample(random_state)
+    weights = arrays.pop("weight", None)
+    if weights is None:
+        weights = np.ones(X.shape[0])
+    estimator._initialize(module, Start(X, weights, arrays, random_state))
+    module.to(device)
+    share.copy_first([*module.parameters(), *module.buffers()])
+    module.refresh()
+    module.seed(random_state.randint(2**31 - 1) + share.rank)
+    return module
+
+
+@contextlib.contextmanager
+def unchanged_on_error(estimator):
+    """Take back what was set on the estimator, should an error come."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except Interrupted:
+        raise
+    except BaseException:
+        # Callbacks are torn down later, by what their own mixin has stored here.
+        for name in vars(estimator).keys() - before.keys():
+            if not name.startswith(("_callback", "_skl")):
+                delattr(estimator, name)
+        vars(estimator).update(before)
+        raise
+
+
+def _quality(attributes):
+    """What restarts are compared by: the validation score, or else the bound."""
+    scores = attributes["history_"].get("validation_score")
+    return attributes["lower_bound_"] if scores is None else max(scores)

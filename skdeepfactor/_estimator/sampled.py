@@ -1,0 +1,150 @@
+"""The base of models that are learnt by stochastic gradients."""
+
+import math
+import warnings
+from abc import abstractmethod
+from numbers import Integral, Real
+from typing import ClassVar
+
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils._param_validation import Interval, RealNotInt
+
+from skdeepfactor._estimator.base import BaseFactorModel
+from skdeepfactor._estimator.validation import check_layers, weighted_average
+from skdeepfactor._math.importance import check_objective
+from skdeepfactor._math.module import in_updates
+from skdeepfactor._training.optimizers import AnnealedAdam
+from skdeepfactor._training.plan import TrainingPlan
+
+
+class SampledFactorModel(BaseFactorModel):
+    """A model learnt by stochastic gradients, whose module has a bound by particles."""
+
+    _parameter_constraints: ClassVar[dict] = {
+        **BaseFactorModel._parameter_constraints,
+        "encoder_layers": [tuple, list],
+        "decoder_layers": [tuple, list],
+        "skip_connections": ["boolean"],
+        "n_pseudo_inputs": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+    }
+
+    #: What a warm-up may be: updates, or a share of training.
+    _warmup: ClassVar[list] = [
+        Interval(Integral, 0, None, closed="left"),
+        Interval(RealNotInt, 0, 1, closed="both"),
+    ]
+
+    def score_samples(self, X, *, metric="elbo", n_particles=50):
+        """Lower bound of each row's log likelihood, in nats.
+
+        What rows have a low bound for, the model finds improbable. A row's draws are a
+        function of its content: its bound is the same in any company.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        metric : {"elbo", "iwae"}, default="elbo"
+            The evidence lower bound, or the importance weighted one, which is tighter
+            with more particles and sampled; a row's draws depend on the row alone.
+        n_particles : int, default=50
+            Number of draws for ``"iwae"``, at least 2.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            Bounds in nats.
+
+        See Also
+        --------
+        score : The mean over rows.
+
+        Examples
+        --------
+        >>> from skdeepfactor import VariationalAutoencoder
+        >>> X = [[0.5, 2.0, 1.0], [1.5, 0.0, 3.0], [0.7, 1.8, 1.2], [1.4, 0.1, 2.9]]
+        >>> model = VariationalAutoencoder(1, max_iter=5, random_state=0).fit(X)
+        >>> model.score_samples(X, metric="iwae", n_particles=10).shape
+        (4,)
+        """
+        if metric == "elbo":
+            return super().score_samples(X)
+        if metric != "iwae":
+            raise ValueError(f"metric must be 'elbo' or 'iwae', got {metric!r}.")
+        check_objective("iwae", 0.0, n_particles)
+        return self._infer(X, lambda module, batch: module.iwae(batch, n_particles))
+
+    def score(self, X, y=None, *, metric="elbo", n_particles=50, sample_weight=None):
+        """Mean score per row; larger is better.
+
+        Rows that were not fitted tell how good a model is. Bounds of different
+        likelihoods are of different things, and not to be compared.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : None
+            Ignored; here for scikit-learn's API.
+        metric : {"elbo", "iwae", "neg_perplexity"}, default="elbo"
+            The mean of ``score_samples(X, metric=metric)``, in nats, or minus
+            ``perplexity(X)``, of counts only.
+        n_particles : int, default=50
+            Number of draws for ``"iwae"``, at least 2.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts; all alike if None.
+
+        Returns
+        -------
+        float
+            The mean bound in nats, or minus the perplexity.
+
+        See Also
+        --------
+        score_samples : The bound of each row.
+        skdeepfactor.metrics.completion_perplexity : Compares any models of counts.
+
+        Examples
+        --------
+        >>> from skdeepfactor import VariationalAutoencoder
+        >>> X = [[0.5, 2.0, 1.0], [1.5, 0.0, 3.0], [0.7, 1.8, 1.2], [1.4, 0.1, 2.9]]
+        >>> model = VariationalAutoencoder(1, max_iter=5, random_state=0).fit(X)
+        >>> bool(model.score(X) == model.score_samples(X).mean())
+        True
+        """
+        if metric == "iwae":
+            bounds = self.score_samples(X, metric="iwae", n_particles=n_particles)
+            return weighted_average(bounds, sample_weight)
+        return super().score(X, metric=metric, sample_weight=sample_weight)
+
+    def _check_layers(self):
+        """Raise a ``ValueError`` unless layers are positive ints."""
+        for name in ("decoder_layers", "encoder_layers"):
+            check_layers(name, getattr(self, name))
+
+    def _plan(self, module, budget):
+        optimizer = AnnealedAdam(self._parameter_groups(module), budget.n_updates)
+        return TrainingPlan(optimizer, n_warmup=self._n_warmup_passes(budget))
+
+    @abstractmethod
+    def _parameter_groups(self, module):
+        """Groups of the module's parameters with a step size each, as in torch."""
+
+    @abstractmethod
+    def _warmups(self):
+        """Warm-ups that follow each other: updates, or shares of training."""
+
+    def _n_warmup_passes(self, budget):
+        """Passes until all that the model warms up is at full strength."""
+        if budget.n_updates is None:
+            return 0
+        n_updates = sum(in_updates(w, budget.n_updates) for w in self._warmups())
+        share = n_updates / budget.n_updates
+        if share > 1:
+            warnings.warn(
+                f"The warm-up takes {n_updates:.0f} updates, and training but "
+                f"{budget.n_updates}: it never ended. Raise max_iter or lower the "
+                "warm-up.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return math.ceil(min(share, 1.0) * budget.n_passes)

@@ -1,0 +1,186 @@
+"""Data and weights, checked by scikit-learn's own functions, and advice on bad ones."""
+
+from numbers import Integral
+
+import numpy as np
+import scipy.sparse
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_non_negative,
+    validate_data,
+)
+
+from skdeepfactor._training.rows import MatrixRows
+from skdeepfactor._training.streams import CheckedBlocks, StreamedRows
+from skdeepfactor.data import RowBlocks, is_streamed
+
+
+def checked_matrix(estimator, X, *, reset, min_rows=1):
+    """X as canonical CSR or an array, which is never the caller's to be changed."""
+    given, domain, may_miss = X, estimator._domain, estimator._may_miss
+    try:
+        X = validate_data(
+            estimator,
+            X,
+            accept_sparse="csr",
+            dtype="numeric",
+            ensure_all_finite="allow-nan" if may_miss else True,
+            ensure_non_negative=domain.is_non_negative,
+            ensure_min_samples=min_rows,
+            reset=reset,
+        )
+        if may_miss:
+            _check_what_is_there(estimator, X)
+    except (TypeError, ValueError) as error:
+        message = advice(estimator, given, str(error))
+        if message is None:
+            raise
+        raise type(error)(message) from error
+    if scipy.sparse.issparse(X):
+        if not X.has_canonical_format:
+            X = X.copy()
+            X.sum_duplicates()
+        if (X.data == 0).any():
+            # Some of scikit-learn counts what is stored.
+            X = X.copy()
+            X.eliminate_zeros()
+    domain.check(X)
+    return X
+
+
+def _check_what_is_there(estimator, X):
+    """Raise a ``ValueError`` where X cannot miss entries, or for the rest of them."""
+    if scipy.sparse.issparse(X):
+        if np.isnan(X.data).any():
+            raise ValueError(
+                "X is a sparse matrix that stores NaN, but what a sparse matrix "
+                "does not store is 0 and not missing; pass a dense array."
+            )
+    elif estimator._domain.is_non_negative and np.isnan(X).any():
+        # The least of numbers with NaN among them is NaN.
+        known = np.where(np.isnan(X), 0, X)
+        check_non_negative(known, f"X in {type(estimator).__name__}")
+
+
+def checked_rows(estimator, X, share, *, reset):
+    """The rows of X, checked, as training takes them."""
+    if is_streamed(X):
+        return StreamedRows(checked_blocks(estimator, X, reset=reset), share)
+    # A shard may be empty.
+    min_rows = 0 if share.is_sharded else 1
+    X = checked_matrix(estimator, X, reset=reset, min_rows=min_rows)
+    return MatrixRows(X, share)
+
+
+def checked_blocks(estimator, X, *, reset):
+    """The blocks of a stream, each checked."""
+
+    def check(block, is_first):
+        return checked_matrix(estimator, block, reset=reset and is_first)
+
+    return CheckedBlocks(X if isinstance(X, RowBlocks) else RowBlocks(X), check)
+
+
+def weighted_rows(rows, sample_weight):
+    """The rows, each as often as it counts."""
+    n_rows = rows.n_visible
+    if rows.share.is_sharded:
+        # A process whose rows are its own may have none that counts.
+        given = np.asarray(sample_weight)
+        if given.shape == (n_rows,) and not given.any():
+            return rows.knowing(weight=np.zeros(n_rows))
+    return rows.knowing(weight=checked_weights(sample_weight, n_rows))
+
+
+def checked_weights(sample_weight, n_rows):
+    """How often each row counts, float64."""
+    if sample_weight is None:
+        return np.ones(n_rows)
+    rows = np.empty((n_rows, 1))
+    weights = _check_sample_weight(
+        sample_weight, rows, dtype=np.float64, ensure_non_negative=True
+    )
+    if not weights.any():
+        raise ValueError("sample_weight must not be 0 for every row.")
+    return weights
+
+
+def weighted_average(values, sample_weight):
+    """The mean over rows, each as often as it counts, a float."""
+    return float(
+        np.average(values, weights=checked_weights(sample_weight, len(values)))
+    )
+
+
+def check_layers(name, layers):
+    """Raise a ``ValueError`` unless layers are positive ints."""
+    if not all(isinstance(n, Integral) and n >= 1 for n in layers):
+        raise ValueError(f"{name} must hold positive ints, got {layers!r}.")
+
+
+def ignores_missing(parameters):
+    """Whether parameters say so; not all models have one that does."""
+    return parameters.get("missing_values") == "ignore"
+
+
+def advice(estimator, X, error):
+    """What to do about data that scikit-learn refused, None where it says so itself."""
+    if error.startswith("Negative values"):
+        return (
+            f"{error} Counts cannot be negative: leave out what centres them, such as "
+            "StandardScaler, or take a model of real numbers, such as "
+            "VariationalAutoencoder."
+        )
+    is_sparse = scipy.sparse.issparse(X)
+    if "contains NaN" in error and not is_sparse:
+        if "missing_values" not in estimator.get_params(deep=False):
+            return None
+        return (
+            "Input X contains NaN. missing_values='ignore' takes such entries to be "
+            "missing, leaves them out, and lets inverse_transform say what they may be."
+        )
+    if "features as input" in error:
+        n_features = estimator.n_features_in_
+        n_rows = X.shape[0] if is_sparse else len(X)
+        hint = f" It has {n_features} rows: is it transposed?"
+        return error + hint if n_rows == n_features else None
+    if is_sparse or not _holds_objects(X):
+        return None
+    values = np.asarray(X, dtype=object)
+    is_text = np.array([isinstance(value, str) for value in values.flat], dtype=bool)
+    if values.ndim == 2 and is_text.any():
+        names = vars(estimator).get("feature_names_in_")
+        if names is None:
+            return (
+                "X holds words where counts must be. CountVectorizer(analyzer=list) "
+                "makes counts of lists of words."
+            )
+        columns = names[is_text.reshape(values.shape).any(axis=0)]
+        return (
+            f"X has text in {', '.join(map(repr, columns[:3]))}. Take the columns that "
+            "hold counts, or make counts of the texts by a ColumnTransformer with a "
+            "CountVectorizer for each such column."
+        )
+    if is_text.any():
+        return (
+            "X holds texts, and not counts of their words. "
+            f"make_pipeline(CountVectorizer(), {type(estimator).__name__}()) takes a "
+            "list of texts."
+        )
+    if any(isinstance(value, list | tuple) for value in values.flat):
+        return (
+            "X holds lists of different lengths, where each row must have a number for "
+            "each feature. CountVectorizer(analyzer=list) makes counts of lists of "
+            "words, gensim.matutils.corpus2csc(corpus, num_terms=...).T of a corpus of "
+            "gensim's."
+        )
+    return None
+
+
+def _holds_objects(X):
+    """Whether data are anything but numbers."""
+    try:
+        return np.asarray(X).dtype.kind not in "biufc"
+    except ValueError:
+        # Rows of different lengths.
+        return True

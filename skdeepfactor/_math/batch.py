@@ -1,0 +1,174 @@
+"""Rows as tensors: what is stored, and what is missing."""
+
+import copy
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+import torch
+
+from skdeepfactor._math.noise import row_keys
+from skdeepfactor._math.ops import (
+    csr,
+    map_values,
+    missing,
+    row_indices,
+    row_sum,
+    take_rows,
+    without_zeros,
+)
+
+
+def compute_dtype(X):
+    """The floating type to compute in: float64 for float64, float32 for the rest."""
+    is_double = X.dtype.kind == "f" and X.dtype.itemsize >= 8
+    return torch.float64 if is_double else torch.float32
+
+
+def to_tensor(X, rows, *, dtype, device):
+    """``X[rows]`` as a strided or a CSR tensor.
+
+    ``X`` is an ndarray or a canonical SciPy CSR matrix; ``rows`` a slice or an array of
+    integers. What comes back never shares memory with ``X``.
+    """
+    part = X[rows]
+    if not scipy.sparse.issparse(part):
+        # torch takes no read-only memory, and neither big-endian nor boolean numbers.
+        values = np.array(part, dtype=np.float64 if dtype == torch.float64 else "f4")
+        return torch.from_numpy(values).to(device)
+    values = torch.from_numpy(part.data.astype(np.float64)).to(device, dtype)
+    crow = torch.from_numpy(part.indptr.astype(np.int32)).to(device)
+    columns = torch.from_numpy(part.indices.astype(np.int32)).to(device)
+    return csr(crow, columns, values, part.shape)
+
+
+class Wanted(NamedTuple):
+    """How a module wants its batches.
+
+    ``width`` is how many numbers a row takes while it is worked on, ``may_miss``
+    whether NaN stands for missing entries, ``side`` names what else it wants of rows.
+    """
+
+    width: int
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype | None = None
+    may_miss: bool = False
+    side: tuple = ()
+
+
+class Batch:
+    """Some rows, as a module gets them.
+
+    Whatever follows from the rows alone is found once, when it is first asked for.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_rows, n_features)
+        Strided or CSR, with 0 where an entry is missing.
+    observed : Tensor like ``x``, default=None
+        1 where an entry is there, 0 where it is missing; None where none is missing.
+    weight : float or Tensor of shape (n_rows,), default=1.0
+        By what each row is multiplied in sums over rows.
+    side : dict of str to Tensor, default=None
+        What else is known of each row, its rows in the order of those of ``x``.
+    """
+
+    def __init__(self, x, observed=None, weight=1.0, side=None):
+        self.x, self.observed = x, observed
+        self.weight, self.side = weight, side or {}
+
+    @classmethod
+    def of(cls, x, *, may_miss=False, **known):
+        """A batch of rows in which NaN stands for missing entries, if some may be."""
+        is_missing = missing(x) if may_miss else None
+        if is_missing is None:
+            return cls(x, **known)
+        return cls(x.masked_fill(is_missing, 0), (~is_missing).to(x), **known)
+
+    def __len__(self):
+        return self.x.shape[0]
+
+    @property
+    def share(self):
+        """The sum of the weights of the rows: of a step, once they are shares of it."""
+        weight = self.weight
+        return weight.sum() if isinstance(weight, torch.Tensor) else weight * len(self)
+
+    @cached_property
+    def counts(self):
+        """The rows as a CSR tensor that stores no zeros."""
+        return without_zeros(self.x)
+
+    @cached_property
+    def entries(self):
+        """What ``counts`` stores."""
+        return Entries.of(self.counts)
+
+    @cached_property
+    def totals(self):
+        """The sum of each row, float64, (n_rows,)."""
+        return row_sum(self.x)
+
+    @cached_property
+    def keys(self):
+        """A hash of the content of each row, from which its own noise is made."""
+        return row_keys(self.entries)
+
+    def take(self, rows):
+        """The rows that an integer tensor names, in its order."""
+
+        def taken(values):
+            return (
+                take_rows(values, rows) if isinstance(values, torch.Tensor) else values
+            )
+
+        return Batch(
+            taken(self.x),
+            taken(self.observed),
+            taken(self.weight),
+            {name: taken(values) for name, values in self.side.items()},
+        )
+
+    def weighted(self, weight):
+        """The same rows with another weight."""
+        return self._with(weight=weight)
+
+    def with_side(self, **side):
+        """The same rows, of which more is known."""
+        return self._with(side={**self.side, **side})
+
+    def double(self):
+        """The same rows in float64."""
+        x, observed = map_values(torch.Tensor.double, self.x), self.observed
+        observed = None if observed is None else observed.double()
+        return Batch(x, observed, self.weight, self.side)
+
+    def _with(self, **changed):
+        """A copy that shares what was found of the rows already."""
+        batch = copy.copy(self)
+        vars(batch).update(changed)
+        return batch
+
+
+class Entries(NamedTuple):
+    """The entries of a CSR batch, in float64, and the sums of its rows."""
+
+    rows: torch.Tensor
+    columns: torch.Tensor
+    values: torch.Tensor
+    totals: torch.Tensor
+
+    @classmethod
+    def of(cls, x):
+        """The entries of a CSR batch."""
+        return cls(row_indices(x), x.col_indices(), x.values().double(), row_sum(x))
+
+    def row_sum(self, terms):
+        """Sum of numbers of the entries, (..., n_entries), in each row."""
+        total = terms.new_zeros(*terms.shape[:-1], len(self.totals))
+        return total.index_add(-1, self.rows, terms)
+
+    def of_rows(self, values):
+        """What the row of each entry has, (..., n_entries), of (..., n_rows)."""
+        return values[..., self.rows]

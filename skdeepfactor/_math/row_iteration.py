@@ -1,0 +1,70 @@
+"""Iterations over rows that end for each row by itself."""
+
+import torch
+
+# Steps a row may take where its factors are wanted exactly, not on the way to a fit.
+MAX_STEPS = 1000
+
+
+def iterate_rows(step, batch, state, *, max_steps, drops=True):
+    """The state of each row when its iteration is over.
+
+    ``step(batch, state)`` gives a new state, and which rows are done with it, a mask. A
+    state is a list of tensors whose first dimension is that of the rows. A row that is
+    done keeps its state, so that the rows beside it change nothing for it. Rows that
+    are done are dropped once they are half of all: to drop them one by one would cost
+    more than it saves. With ``drops=False`` all rows take all steps.
+    """
+    if not drops:
+        for _ in range(max_steps):
+            state, _ = step(batch, state)
+        return state
+    result = [torch.empty_like(part) for part in state]
+    places = torch.arange(len(batch), device=batch.x.device)
+    is_done = torch.zeros_like(places, dtype=torch.bool)
+    for _ in range(max_steps):
+        new, stops = step(batch, state)
+        state = choose(is_done, state, new)
+        is_done = is_done | stops
+        n_left = len(is_done) - int(is_done.sum())
+        if 2 * n_left <= len(is_done):
+            _put(result, places, state)
+            kept = (~is_done).nonzero()[:, 0]
+            batch, places, is_done = batch.take(kept), places[kept], is_done[kept]
+            state = [part[kept] for part in state]
+        if n_left == 0:
+            break
+    _put(result, places, state)
+    return result
+
+
+def fixed_point(update, batch, state, *, max_steps, tol):
+    """Iterate ``state = update(batch, state)``, each row to its own convergence.
+
+    ``state`` is (n_rows, width) and not negative. A row is done when its absolute
+    change is at most ``tol`` times its size, both summed over the row.
+    """
+
+    def step(batch, state):
+        (old,) = state
+        new = update(batch, old)
+        if tol == 0:
+            return [new], None
+        return [new], (new - old).abs().sum(1) <= tol * new.sum(1)
+
+    (state,) = iterate_rows(step, batch, [state], max_steps=max_steps, drops=tol > 0)
+    return state
+
+
+def choose(is_first, first, second):
+    """Rows of the first parts where that is so, else of the second, a list."""
+    return [
+        torch.where(is_first.view(-1, *[1] * (one.dim() - 1)), one, other)
+        for one, other in zip(first, second, strict=True)
+    ]
+
+
+def _put(result, places, state):
+    """Write the parts of the state of some rows to their places."""
+    for whole, part in zip(result, state, strict=True):
+        whole[places] = part

@@ -1,0 +1,67 @@
+"""What is kept beside the parameters: local ones of rows, and copies to go back to."""
+
+import torch
+
+
+class Memory:
+    """The table of local parameters, one row for each sample, for one run."""
+
+    def __init__(self, n_samples, width, *, dtype, device):
+        self.table = torch.empty(n_samples, width, dtype=dtype, device=device)
+        self.is_warm = False
+
+    def recall(self, rows):
+        """What is remembered of the rows; None before the first pass has ended."""
+        return self.table[self._index(rows)] if self.is_warm else None
+
+    def keep(self, rows, local):
+        """Remember local parameters of the rows."""
+        self.table[self._index(rows)] = local
+
+    def _index(self, rows):
+        if isinstance(rows, slice):
+            return rows
+        return torch.from_numpy(rows).to(self.table.device)
+
+
+class Snapshot:
+    """A copy of a module's state, and of the table of local parameters if given.
+
+    ``without`` names what is left out of the state.
+    """
+
+    def __init__(self, module, memory=None, without=()):
+        state = module.state_dict().items()
+        self.state = {name: x.clone() for name, x in state if name not in without}
+        self.table = None if memory is None else memory.table.clone()
+
+    def renew(self, module, memory=None):
+        """Copy what there is now; to the same place, which saves time."""
+        copy_all(self.state, module.state_dict())
+        if memory is not None:
+            self.table.copy_(memory.table)
+
+    def restore(self, module, memory=None):
+        """Go back to it."""
+        state = module.state_dict()
+        copy_all({name: state[name] for name in self.state}, self.state)
+        if memory is not None:
+            memory.table.copy_(self.table)
+        module.refresh()
+
+    def state_dict(self):
+        """What it holds."""
+        table = {} if self.table is None else {"table": self.table}
+        return {"module": self.state, **table}
+
+    def load_state_dict(self, state):
+        """Hold what another held."""
+        copy_all(self.state, state["module"])
+        if self.table is not None:
+            self.table.copy_(torch.as_tensor(state["table"]))
+
+
+def copy_all(tensors, arrays):
+    """Write arrays to the tensors of the same names."""
+    for name, tensor in tensors.items():
+        tensor.copy_(torch.as_tensor(arrays[name]))

@@ -1,0 +1,287 @@
+"""State of a run between passes: to go back to, to resume from, to end well with."""
+
+import copy
+import math
+import signal
+import threading
+import time
+import warnings
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from skdeepfactor._training.memory import Memory, Snapshot, copy_all
+from skdeepfactor._training.optimizers import load_optimizer, optimizer_arrays
+
+
+class Interrupted(KeyboardInterrupt):
+    """An interrupt in training, after which the module is as a whole pass left it."""
+
+    def __init__(self, history, lower_bound):
+        super().__init__(history, lower_bound)
+        self.history, self.lower_bound = history, lower_bound
+
+
+class Interrupts:
+    """Interrupts of the main thread, which may be held back for a while."""
+
+    def __init__(self):
+        self._handler, self._is_due = None, False
+
+    def hold_back(self):
+        """Note interrupts from now on, instead of raising them."""
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and callable(signal.getsignal(signal.SIGINT)):
+            self._handler = signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, number, frame):
+        self._is_due = True
+
+    def let_through(self):
+        """Raise what came meanwhile, and all that comes."""
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            self._handler = None
+        if self._is_due:
+            self._is_due = False
+            signal.raise_signal(signal.SIGINT)
+
+
+class Run:
+    """State of a run between passes, for checkpoints, rollback and its end.
+
+    Passes that change parameters only where they end need no copy to go back to;
+    interrupts are then held back from the first change on.
+
+    Parameters
+    ----------
+    module : FactorModule
+    rows : Rows
+    plan : TrainingPlan
+    budget : Budget
+    rng : numpy.random.RandomState
+        Draws the batches.
+    is_validated : bool
+        Whether passes are compared by a score of rows held out.
+    """
+
+    def __init__(self, module, rows, plan, budget, rng, *, is_validated):
+        self.module, self.rows, self.rng = module, rows, rng
+        self.plan, self.budget, self.optimizer = plan, budget, plan.optimizer
+        self.ascends = plan.ascends and not budget.is_stochastic
+        self.is_validated = is_validated
+        like = next(module.parameters())
+        self.memory = self.guard = None
+        if module.local_width:
+            self.memory = Memory(
+                rows.n_samples, module.local_width, dtype=like.dtype, device=like.device
+            )
+        if plan.guard is not None and not budget.is_stochastic and not plan.ascends:
+            self.guard = plan.guard(module, self.memory, rows)
+        # A guard that holds no rows copies the parameters from the first pass on.
+        self.is_lean = self.guard is not None and not self.guard.holds_rows
+        self.history = {"lower_bound": [], "seconds": []}
+        if is_validated:
+            self.history["validation_score"] = []
+        # The best state by the rows held out; where the last sound pass began; where
+        # this one did.
+        self.best = self.sound = self.start = None
+        # A step on all rows is all that a pass changes; but memory may run out in it.
+        if not (self.ascends or self.is_lean) or like.device.type != "cpu":
+            self.start = Snapshot(module)
+        self.interrupts = Interrupts() if self.start is None else None
+        self.is_done = self.is_diverged = self.is_begun = False
+
+    @property
+    def n_whole(self):
+        """Number of passes that have ended."""
+        return len(self.history["lower_bound"])
+
+    @property
+    def is_over(self):
+        """Whether no pass is to follow."""
+        is_spent = self.n_whole >= self.budget.n_passes
+        return self.is_done or self.is_diverged or is_spent
+
+    # A pass.
+
+    def begin(self):
+        """Note where a pass begins, to go back to."""
+        self.is_begun, self.n_pass = False, self.n_whole + 1
+        self._started = time.perf_counter()
+        # Before the first rows are remembered, there is nothing to go back to.
+        self._guards = self.guard is not None and (self.memory.is_warm or self.is_lean)
+        if self._guards:
+            self.guard.begin()
+        if self.start is not None:
+            self.start.renew(self.module)
+        self._optimizer = copy.deepcopy(self.optimizer.state_dict())
+        self._draws = self.rng.get_state()
+        generator = self.module.generator
+        self._generator = None if generator is None else generator.get_state()
+        self.is_begun = True
+        self.module.train()
+
+    def end(self, bound, validate):
+        """Take up the bound of the pass, and the score of the module after it."""
+        if self.memory is not None:
+            self.memory.is_warm = self.n_pass >= self.plan.n_cold
+        if not math.isfinite(bound):
+            self.is_diverged = True
+            return
+        if self._guards:
+            self.guard.end(bound)
+        if self.is_validated:
+            scores = self.history["validation_score"]
+            scores.append(validate())
+            if scores[-1] == max(scores):
+                self.best = Snapshot(self.module)
+        self.history["seconds"].append(time.perf_counter() - self._started)
+        self.history["lower_bound"].append(bound)
+        self.let_interrupts_through()
+        if not (self.ascends or self.is_lean):
+            self._keep_as_sound()
+
+    def let_interrupts_through(self):
+        """Raise the interrupts that were held back."""
+        if self.interrupts is not None:
+            self.interrupts.let_through()
+
+    def go_back(self):
+        """Go back to where the pass began."""
+        self.optimizer.zero_grad()
+        self.optimizer.load_state_dict(self._optimizer)
+        if self.start is not None:
+            self.start.restore(self.module)
+        self.rng.set_state(self._draws)
+        if self._generator is not None:
+            self.module.generator.set_state(self._generator)
+
+    def settle(self):
+        """After an interrupt in a pass, go back to where the last whole one ended."""
+        if self.n_whole == 0:
+            raise KeyboardInterrupt
+        for values in self.history.values():
+            del values[self.n_whole :]
+        if self.n_whole < self.n_pass and self.is_begun:
+            if self._has_best_bound:
+                self.guard.best.restore(self.module, self.guard.memory)
+            else:
+                self.go_back()
+
+    def _keep_as_sound(self):
+        """Note that the pass, which began at ``start``, has a finite bound."""
+        if self.sound is None:
+            self.sound = Snapshot(self.module)
+        self.sound, self.start = self.start, self.sound
+
+    # The end.
+
+    def finish(self):
+        """Leave the module at its best, and give the bound of all rows there."""
+        memory, is_exact = self.memory, self.is_validated
+        if self.is_diverged:
+            self._go_back_to_sound(self.n_whole + 1)
+            memory = None
+        elif self.best is not None:
+            self.best.restore(self.module)
+        elif self.guard is not None:
+            if not self.guard.settle():
+                memory, is_exact = None, True
+        elif self.ascends:
+            return self.history["lower_bound"][-1]
+        # What is remembered of rows belongs to other parameters than the best ones, so
+        # that some rows are inferred to convergence.
+        self.module.train(not is_exact)
+        lower_bound = data_bound(self.module, self.rows, memory)
+        if not math.isfinite(lower_bound):
+            self._go_back_to_sound(self.n_whole)
+            lower_bound = data_bound(self.module, self.rows, None)
+        return lower_bound
+
+    @property
+    def _has_best_bound(self):
+        return self.guard is not None and self.guard.best_bound > -math.inf
+
+    def _go_back_to_sound(self, n_passes):
+        """Go back to where the last pass with a finite bound began."""
+        sound = self.guard.best if self._has_best_bound else self.sound
+        if sound is None:
+            raise ValueError(
+                f"The lower bound is not finite after pass {n_passes}: the counts are "
+                "too large, or the priors too extreme, for the floating-point type of "
+                "the data."
+            )
+        warnings.warn(
+            f"The lower bound is not finite after pass {n_passes}; the parameters are "
+            "those that the last finite bound was found with. Lower learning_rate, or "
+            "pass float64 data.",
+            ConvergenceWarning,
+            stacklevel=5,
+        )
+        sound.restore(self.module)
+
+    # Checkpoints.
+
+    def state_dict(self):
+        """All of it, as a nested dict."""
+        kind, keys, position, has_gauss, gauss = self.rng.get_state()
+        state = {
+            "module": self.module.state_dict(),
+            "optimizer": optimizer_arrays(self.optimizer),
+            "history": self.history,
+            "rng": {"keys": keys, "rest": [kind, position, has_gauss, gauss]},
+            "is_done": self.is_done,
+        }
+        if self.memory is not None:
+            state["memory"] = {
+                "table": self.memory.table,
+                "is_warm": self.memory.is_warm,
+            }
+        if self.guard is not None:
+            state["guard"] = self.guard.state_dict()
+        for name in ("best", "sound"):
+            snapshot = getattr(self, name)
+            if snapshot is not None:
+                state[name] = snapshot.state_dict()
+        if self.module.generator is not None:
+            state["generator"] = self.module.generator.get_state()
+        return state
+
+    def load_state_dict(self, state):
+        """Resume from what another run came to."""
+        copy_all(self.module.state_dict(), state["module"])
+        self.module.refresh()
+        load_optimizer(self.optimizer, state.get("optimizer", {}))
+        self.history = state["history"]
+        kind, position, has_gauss, gauss = state["rng"]["rest"]
+        self.rng.set_state((kind, state["rng"]["keys"], position, has_gauss, gauss))
+        self.is_done = state["is_done"]
+        if self.memory is not None:
+            self.memory.table.copy_(torch.as_tensor(state["memory"]["table"]))
+            self.memory.is_warm = state["memory"]["is_warm"]
+        if self.guard is not None:
+            self.guard.load_state_dict(state["guard"])
+        for name in ("best", "sound"):
+            if name in state:
+                snapshot = Snapshot(self.module)
+                snapshot.load_state_dict(state[name])
+                setattr(self, name, snapshot)
+        if "generator" in state:
+            self.module.generator.set_state(torch.as_tensor(state["generator"]))
+
+
+@torch.no_grad()
+def data_bound(module, rows, memory):
+    """The bound of all rows and of the global parameters, from what is remembered."""
+
+    def batches():
+        for batch, numbers in rows.batches(module.wanted()):
+            yield batch, None if memory is None else memory.recall(numbers)
+
+    bound = module.data_bound(batches)
+    if rows.share.n_processes == 1:
+        return bound
+    # Each process has taken off the divergence of the global parameters.
+    kl = float(module.global_kl())
+    return sum(rows.share.gathered(bound + kl)) - kl
