@@ -569,7 +569,7 @@ DEFS = {
 def test_emissions_are_of_the_entries_there(model, holey):
     module = model.fit(holey)._load(torch.float64)
     emission, x = module.emission, torch.from_numpy(holey)
-    seen = emission.seen(x)
+    seen = emission.with_sums(Batch.of(x, may_miss=True))
     factors = module._solve(seen)
     view = emission.view(seen, factors.mean, factors.shape)
     found = emission.likelihood(view) + emission.base(emission.constants(seen), seen)
@@ -608,7 +608,7 @@ def test_drawn_likelihoods_are_of_the_entries_there(holey, likelihood):
         torch.rand(shape, generator=generator, dtype=torch.float64)
         for shape in ((60, 3), (30, 3))
     )
-    seen = module._seen(x)
+    seen = Batch.of(x, may_miss=True)
     found = module._likelihood(seen, z, w, False)
     found = found + module._base(module._constants(seen))
     is_there = ~x.isnan()
@@ -658,7 +658,7 @@ def test_a_network_of_a_deep_family_sees_means(holey):
         **IGNORE,
     )
     module = model.fit(holey)._load(torch.float64)
-    found = module._inputs(module._seen(torch.from_numpy(holey)))
+    found = module._inputs(Batch.of(torch.from_numpy(holey), may_miss=True))
     assert_allclose(found.numpy(), np.log1p(imputed(holey)), rtol=1e-6)
 
 
