@@ -174,14 +174,14 @@ def fitted(X, seconds, clock, seed, **parameters):
     import torch
 
     from skdeepfactor import SparseGammaDEF
-    from skdeepfactor._math.batch import to_tensor
+    from skdeepfactor._math.batch import Batch, to_tensor
     from skdeepfactor.models.sparse_gamma_def.estimator import GammaBelief
 
     caught = []
     data_bound = GammaBelief.data_bound
 
     def catch(module, batches):
-        caught[:] = [start for _, start, _ in batches()]
+        caught[:] = [start for _, start in batches()]
         return data_bound(module, batches)
 
     clock = Clock(seconds, clock)
@@ -194,7 +194,7 @@ def fitted(X, seconds, clock, seed, **parameters):
     with torch.no_grad():
         if not caught:
             x = to_tensor(X, slice(None), dtype=torch.float32, device="cpu")
-            caught = [module._pack(module.posterior(x).factors)]
+            caught = [module._pack(module.posterior(Batch(x)).factors)]
         factors = module._unpack(torch.cat(caught))
     return est, clock.elapsed, module, factors
 
@@ -354,14 +354,14 @@ def images(meter, seconds, clock, seed, n_draws=100):
     import torch
     from torch.distributions import Poisson
 
-    from skdeepfactor._math.batch import to_tensor
+    from skdeepfactor._math.batch import Batch, to_tensor
 
     _, train_seconds, module, _ = fitted(faces("x_train"), seconds, clock, seed)
     X = faces("x_test")
     x = to_tensor(X, slice(None), dtype=torch.float32, device="cpu")
     torch.manual_seed(seed)
     with torch.no_grad():
-        q_factors, q_weights = posterior(module, module.posterior(x).factors)
+        q_factors, q_weights = posterior(module, module.posterior(Batch(x)).factors)
         draws = []
         for _ in range(n_draws):
             z = q_factors[0].sample()

@@ -136,7 +136,7 @@ def validated(est, valid):
     """What is measured on the validation rows."""
     import torch
 
-    from skdeepfactor._math.batch import to_tensor
+    from skdeepfactor._math.batch import Batch, to_tensor
     from skdeepfactor.inspection import jacobian_embeddings, latent_usage
     from skdeepfactor.models.neural_topic_dlgm import ACTIVE_VARIANCE, Posterior
 
@@ -149,7 +149,7 @@ def validated(est, valid):
     module = est._load(torch.float32)
     x = to_tensor(valid, slice(None), dtype=torch.float32, device="cpu")
     with torch.no_grad():
-        q = Posterior.of(module.posterior(x))
+        q = Posterior.of(module.posterior(Batch(x)))
         results["kl"] = float(module._kl(q)[0].mean())
     results["active"] = int((q.mean.var(0) > ACTIVE_VARIANCE).sum())
     est._fitted_with["max_refine_steps"] = refined
@@ -197,7 +197,7 @@ def refine(meter, corpus, seed, k):
     import torch
 
     from skdeepfactor import NeuralTopicDLGM
-    from skdeepfactor._math.batch import to_tensor
+    from skdeepfactor._math.batch import Batch, to_tensor
     from skdeepfactor.models.neural_topic_dlgm import Posterior, Rows
 
     train, valid, _ = split(corpus)
@@ -206,11 +206,11 @@ def refine(meter, corpus, seed, k):
         est.fit(train)
     module = est._load(torch.float32)
     x = to_tensor(valid, slice(None), dtype=torch.float32, device="cpu")
-    rows = Rows.of(x)
+    rows = Rows.of(Batch(x))
     dense = x.to_dense()
     totals = dense.sum(1)
     with torch.no_grad():
-        mean, log_var = module._encode(x)
+        mean, log_var = module._encode(rows.x)
         start = Posterior(mean, log_var.exp())
     curve = []
 

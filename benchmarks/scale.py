@@ -86,7 +86,7 @@ def parts(est, X):
     """Bytes of the four parts that memory is compared with."""
     from skdeepfactor._training.rows import chunks
 
-    module = est._make_module(X.shape[1])
+    module = est._build({"n_features": X.shape[1]})
     rows = next(chunks(X, None, module.local_width))
     csr_bytes = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
     table = module.local_width * X.shape[0] * X.dtype.itemsize

@@ -161,7 +161,7 @@ def remedied(meter, kind, parameters, seed, n_images):
     )
     with meter("fit"):
         model.fit(X[:n_images])
-    kl = model._infer(X_test, lambda module, x: module.kl(module.posterior(x)))
+    kl = model._infer(X_test, lambda module, batch: module.kl(module.posterior(batch)))
     active = model.transform(X_test).var(axis=0) > 0.01
     return {"bound": model.score(X_test), "kl": kl.mean(), "active": int(active.sum())}
 

@@ -20,9 +20,9 @@ ROW_METHODS = ["transform", "score_samples"]
 
 def sized(estimator, n_components):
     """The parameter that gives an estimator so many components, as a dict."""
-    is_deep = estimator._size == "layer_sizes"
-    sizes = (n_components, min(n_components, 2))
-    return {estimator._size: sizes if is_deep else n_components}
+    if "layer_sizes" in estimator.get_params():
+        return {"layer_sizes": (n_components, min(n_components, 2))}
+    return {"n_components": n_components}
 
 
 def fresh(estimator, n_components=None, **changes):

@@ -1,0 +1,269 @@
+"""Benchmarks run on toy data, so that no change of internals breaks them unseen."""
+
+import importlib
+import json
+import math
+import pkgutil
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+import benchmarks
+from benchmarks import (
+    fuzz,
+    gamma_def,
+    gpu,
+    grid,
+    measure,
+    neural_topics,
+    recommend,
+    scale,
+    sparse_codes,
+    topics,
+)
+from benchmarks.__main__ import NAMES
+
+# A few passes over toy data do not converge.
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+]
+
+PEERS = {"gensim", "hpfrec", "poismf", "pyro", "tomotopy"}
+
+# What other benchmarks are made of.
+PARTS = {"__main__", "data", "measure"}
+
+
+def run_here(contender, arguments, *, threads=None):
+    """What ``measure.run`` does, but in this process, and errors are raised."""
+    module, function = contender.split(":")
+    meter = measure.Meter()
+    contend = getattr(importlib.import_module(module), function)
+    try:
+        found = contend(meter, **json.loads(json.dumps(arguments)))
+    except ModuleNotFoundError as error:
+        if error.name not in PEERS:
+            raise
+        found = {"note": f"{error.name} is not installed"}
+    return json.loads(json.dumps({**found, **meter.results()}, default=float))
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The rows that each benchmark writes, which it makes in this process."""
+    rows = {}
+
+    def write_results(name, argv, found, **facts):
+        rows[name] = found
+
+    monkeypatch.setattr(measure, "run", run_here)
+    monkeypatch.setattr(measure, "write_results", write_results)
+    return rows
+
+
+@pytest.fixture(autouse=True, scope="module")
+def data_folder(tmp_path_factory):
+    """Tiny data under the names of the large ones."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+
+    def counts(n_rows, n_features):
+        rates = rng.gamma(0.3, 2, (n_rows, 3)) @ rng.gamma(0.3, 2, (3, n_features))
+        values = rng.poisson(rates + 0.2)
+        values[:, 0] += 1  # Perplexity has no meaning for rows of nothing.
+        return scipy.sparse.csr_matrix(values, dtype=np.int32)
+
+    # Of these, 500 are validation rows.
+    shapes = {
+        "20news_2000/train": (530, 20),
+        "20news_2000/test": (30, 20),
+        "lastfm_hetrec2k/all": (30, 25),
+        "nips305_ars/train": (12, 10),
+        "pbmc1k_v3/all": (20, 15),
+    }
+    for name, shape in shapes.items():
+        path = folder / f"{name}.npz"
+        path.parent.mkdir(exist_ok=True)
+        scipy.sparse.save_npz(path, counts(*shape))
+    texts = folder / "20news_2000"
+    (texts / "vocab.txt").write_text("\n".join(f"word{v}" for v in range(20)))
+    for split, n_rows in (("train", 530), ("test", 30)):
+        np.save(texts / f"{split}_labels.npy", np.arange(n_rows) % 2)
+    arrays = {}
+    for split, n_rows in (("train", 45), ("test", 12)):
+        arrays[f"x_{split}"] = rng.integers(256, size=(n_rows, 5, 5), dtype=np.uint8)
+        arrays[f"y_{split}"] = np.arange(n_rows) % 2
+    for name, file in (("mnist", arrays), ("olivetti", {})):
+        (folder / name).mkdir()
+        faces = {f"x_{split}": counts(12, 9).toarray() for split in ("train", "test")}
+        np.savez(folder / name / f"{name}.npz", **(file or faces))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKDEEPFACTOR_DATA", str(folder))
+        yield
+
+
+def check(rows, n_rows=None):
+    """All figures are finite, and contenders without any lack a package."""
+    assert rows
+    assert n_rows in (None, len(rows))
+    for row in rows:
+        if "note" in row:
+            assert row["note"].endswith("is not installed")
+            continue
+        for name, value in row.items():
+            if isinstance(value, float):
+                assert math.isfinite(value), name
+
+
+def test_every_benchmark_is_known():
+    found = {module.name for module in pkgutil.iter_modules(benchmarks.__path__)}
+    assert found == {*NAMES, *PARTS}
+    for name in found:
+        importlib.import_module(f"benchmarks.{name}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_are_explained(name, capsys):
+    with pytest.raises(SystemExit) as status:
+        importlib.import_module(f"benchmarks.{name}").main(["--help"])
+    assert status.value.code == 0
+    assert f"usage: python -m benchmarks {name}" in capsys.readouterr().out
+
+
+def test_contenders_run_in_a_process_of_their_own():
+    setting = {"contender": "popularity", "transform": "log", "k": 2, "seed": 0}
+    found = measure.run(
+        "benchmarks.recommend:contend", {**setting, "validate": False, "n_rows": None}
+    )
+    check([found])
+    assert {"fit_seconds", "peak_mib", "auc"} <= found.keys()
+
+
+def test_topics(written):
+    topics.main(["--quick", "--seeds", "0"])
+    check(written["topics"], len(topics.CONTENDERS))
+
+
+@pytest.mark.parametrize("name", ["defaults", "urn 300", "plain (collapse)", "tfidf"])
+def test_neural_topics(name, written):
+    small = ["n_components=3", "max_iter=1", "max_refine_steps=2"]
+    is_mixture = "n_pseudo_inputs" in neural_topics.parameters_of(name)
+    small += ["n_pseudo_inputs=2"] * is_mixture
+    neural_topics.main(["--only", name, "--seeds", "0", "--set", *small])
+    check(written["neural_topics"], 1)
+
+
+def test_refinement_and_speed_of_neural_topics():
+    curve = neural_topics.refine(measure.Meter(), "20news_2000", seed=0, k=3)["curve"]
+    check(curve)
+    for name in neural_topics.SPEED:
+        setting = {"name": name, "corpus": "20news_2000", "n_epochs": 2, "k": 3}
+        check([run_here("benchmarks.neural_topics:speed", setting)])
+
+
+@pytest.mark.parametrize("section", ["olivetti", "nips", "families", "images"])
+def test_gamma_def(section, written, monkeypatch):
+    small = {"layer_sizes": (4, 3, 2)}
+    bounds = {
+        name: {**setting, "parameters": {**setting.get("parameters", {}), **small}}
+        for name, setting in gamma_def.BOUNDS.get(section, {}).items()
+    }
+    monkeypatch.setitem(gamma_def.BOUNDS, section, bounds)
+    options = ["--seconds", "0.01", "--draws", "2", "--max-iter", "1"]
+    gamma_def.main(["--only", section, *options])
+    check(written["gamma_def"])
+
+
+def test_predictions_of_gamma_def():
+    deep = {"layer_sizes": (4, 3, 2), "max_iter": 2}
+    text = {"name": "three layers", "parameters": deep, "seed": 0, "is_test": True}
+    found = run_here("benchmarks.gamma_def:text", text)
+    check([found])
+    assert all(theme.startswith("layer ") for theme in found["themes"])
+    for name, parameters in (
+        ("three layers", deep),
+        ("NMF", {"n_components": 2, "max_iter": 2}),
+    ):
+        setting = {"name": name, "parameters": parameters, "seed": 0, "is_test": False}
+        check([run_here("benchmarks.gamma_def:cells", setting)])
+
+
+def test_the_peer_of_gamma_def():
+    pytest.importorskip("pyro")
+    setting = {"moments": (0.01, 0.02), "clock": "wall", "seed": 0, "n_draws": 2}
+    found = run_here("benchmarks.gamma_def:pyro", {**setting, "learning_rate": 0.03})
+    check(found["curve"], 2)
+
+
+def test_sparse_codes(written):
+    names = ["VSC defaults", "VAE 200", "pixels", "collapse", "iwae"]
+    options = ["--images", "30", "--minutes", "0.001"]
+    sparse_codes.main(["--only", *names, *options])
+    check(written["sparse_codes"], 4 + len(sparse_codes.COLLAPSE))
+
+
+def test_planted_factors_of_sparse_codes():
+    jobs = list(sparse_codes._planted_jobs())
+    for _, function, setting in (jobs[0], jobs[-1]):
+        setting["parameters"] |= {"max_iter": 1, "batch_size": 1000}
+        found = run_here(
+            f"benchmarks.sparse_codes:{function}", {**setting, "seed": 0, "n_images": 0}
+        )
+        check([found])
+
+
+def test_recommend(written):
+    recommend.main(["--k", "3", "--seeds", "0"])
+    check(written["recommend"], len(recommend.CONTENDERS))
+
+
+@pytest.fixture
+def small_scale(written, monkeypatch):
+    # The limit would be that of all tests.
+    monkeypatch.setattr("resource.setrlimit", lambda *limits: None)
+
+
+def test_passes_and_memory_grow(small_scale, tmp_path):
+    models = [*scale.ESTIMATORS, scale.DEEP]
+    found = scale.measure_passes(tmp_path, models, (500, 1000), (4,), 1000)
+    check(found, 3 * 3)
+    shape = {"n_samples": 40, "n_features": 30, "nnz": 400}
+    found = scale.measure_memory(tmp_path, models, shape, (4,))
+    check(found, 3)
+    assert all(row[part] > 0 for row in found for part in scale.PARTS)
+
+
+def test_streams_and_processes(small_scale, tmp_path):
+    check(scale.measure_streams((1000,), ()), 4)
+    path, answer = str(tmp_path / "counts.npz"), tmp_path / "answer.json"
+    shape = {"n_samples": 40, "n_features": 30, "nnz": 400}
+    scale.write_counts(path, shape)
+    scale.process(path, "PoissonFactorization", 3, 0, 1, answer)
+    check([json.loads(answer.read_text())])
+
+
+@pytest.mark.parametrize("models", [gpu.CLOSED, gpu.NEURAL, gpu.DEEP])
+def test_gpu(models, written, device, tmp_path, monkeypatch):
+    measured = gpu.bandwidth
+    monkeypatch.setattr(gpu, "bandwidth", lambda device, _: measured(device, 2**16))
+    monkeypatch.setattr(gpu, "K", 3)
+    path = str(tmp_path / "counts.npz")
+    scale.write_counts(path, {"n_samples": 40, "n_features": 30, "nnz": 400})
+    for estimator, parameters in models.items():
+        setting = {"estimator": estimator, "parameters": parameters, "path": path}
+        check([run_here("benchmarks.gpu:contend", {**setting, "device": device})])
+
+
+def test_grid():
+    setting = {"n_jobs": 1, "rows": 40, "k": [2, 3], "max_iter": 2}
+    found = grid.search(measure.Meter(), **setting)
+    assert found["best"]["n_components"] in (2, 3)
+    check([found])
+
+
+def test_fuzz(capsys):
+    fuzz.main(["--examples", "2", "--only", "LatentDirichletAllocation"])
+    assert "no failure" in capsys.readouterr().out
