@@ -13,8 +13,9 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.utils import check_array
 
-from skdeepfactor import page, reading
-from skdeepfactor.projection import two_dimensions
+from skdeepfactor.inspection import reading
+from skdeepfactor.plotting import page
+from skdeepfactor.plotting.projection import two_dimensions
 
 __all__ = [
     "ComponentSelectionDisplay",

@@ -28,7 +28,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, check_non_negative
 
-from skdeepfactor import reading
+from skdeepfactor.inspection import reading
 
 __all__ = [
     "factor_shares",

@@ -14,8 +14,9 @@ import scipy.sparse
 from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_non_negative
 
-from skdeepfactor import inspection, reading
-from skdeepfactor.projection import two_dimensions
+from skdeepfactor.inspection import hierarchy, reading
+from skdeepfactor.inspection.embeddings import PROBABILITY_FLOOR
+from skdeepfactor.plotting.projection import two_dimensions
 
 # Words of a topic that are in view, and what the slider can be set to.
 N_WORDS = 20
@@ -70,7 +71,9 @@ def checked_path(path):
 
 def filled_template(contents):
     """The text of the page with its contents."""
-    template = files("skdeepfactor").joinpath("page.html").read_text(encoding="utf-8")
+    template = (
+        files("skdeepfactor.plotting").joinpath("page.html").read_text(encoding="utf-8")
+    )
     text = json.dumps(
         contents, ensure_ascii=False, allow_nan=False, separators=(",", ":")
     )
@@ -145,9 +148,7 @@ def page_contents(estimator, X, feature_names=None, texts=None):
             for row in np.unique(rows).tolist()
         },
         "layer": model.transform_layer if has_tree else None,
-        "tree": _branches(inspection.hierarchy(model, names, N_UNITS))
-        if has_tree
-        else [],
+        "tree": _branches(hierarchy(model, names, N_UNITS)) if has_tree else [],
     }
 
 
@@ -161,7 +162,7 @@ def _parts(model, counts, shares):
     # Of all counts, those that come from each topic.
     weights = reading.shares_of((totals @ shares)[np.newaxis])[0]
     # Words of topics without any weight have a relevance, too.
-    frequencies = np.maximum(weights @ profiles, inspection.PROBABILITY_FLOOR)
+    frequencies = np.maximum(weights @ profiles, PROBABILITY_FLOOR)
     return _Topics(
         weights=weights,
         vectors=np.sqrt(profiles),

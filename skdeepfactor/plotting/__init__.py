@@ -1,0 +1,29 @@
+"""Displays of fitted models, in the manner of scikit-learn's, and a page of topics.
+
+``from_estimator`` reads a fitted estimator and draws, ``from_search`` a grid search and
+``from_embeddings`` an array; the display they return keeps what was drawn, so that
+``plot`` can draw it again elsewhere. matplotlib is imported when something is drawn,
+and needed for nothing else. :func:`topic_page` writes a page for browsers.
+"""
+
+from skdeepfactor.plotting.embedding import (
+    ComponentSelectionDisplay,
+    EmbeddingDisplay,
+    HierarchyDisplay,
+    TopicsDisplay,
+    TrainingDisplay,
+    TraversalDisplay,
+    UsageDisplay,
+    topic_page,
+)
+
+__all__ = [
+    "ComponentSelectionDisplay",
+    "EmbeddingDisplay",
+    "HierarchyDisplay",
+    "TopicsDisplay",
+    "TrainingDisplay",
+    "TraversalDisplay",
+    "UsageDisplay",
+    "topic_page",
+]
