@@ -15,20 +15,16 @@ of shape (n_features, n_components), such as the transposed ``components_`` of a
 without a decoder.
 """
 
+from skdeepfactor.inspection.comparison import match_components, sparsity, stability
 from skdeepfactor.inspection.embeddings import (
-    factor_shares,
-    hierarchy,
     jacobian_embeddings,
     latent_usage,
-    match_components,
     nearest_features,
-    sparsity,
-    stability,
-    to_pyldavis,
-    top_features,
-    top_rows,
-    traverse,
 )
+from skdeepfactor.inspection.layers import hierarchy
+from skdeepfactor.inspection.pyldavis import to_pyldavis
+from skdeepfactor.inspection.tables import factor_shares, top_features, top_rows
+from skdeepfactor.inspection.traversal import traverse
 
 __all__ = [
     "factor_shares",

@@ -15,7 +15,7 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_non_negative
 
 from skdeepfactor.inspection import hierarchy, reading
-from skdeepfactor.inspection.embeddings import PROBABILITY_FLOOR
+from skdeepfactor.inspection.pyldavis import PROBABILITY_FLOOR
 from skdeepfactor.plotting.projection import two_dimensions
 
 # Words of a topic that are in view, and what the slider can be set to.
