@@ -863,7 +863,7 @@ def test_lines_are_shares(layered):
             assert start[0] < end[0]
             (above,) = np.flatnonzero(np.isclose(heights[layer + 1], start[1]))
             (below,) = np.flatnonzero(np.isclose(heights[layer], end[1]))
-            found[above, below] = width / plotting.embedding.LINE_WIDTH
+            found[above, below] = width / plotting.hierarchy.LINE_WIDTH
             n_lines += 1
         shares = display.shares[layer]
         np.testing.assert_allclose(found, np.where(shares >= 0.1, shares, 0))
@@ -931,7 +931,7 @@ def test_names_of_units_do_not_overlap(sizes):
         right = display.ax_.transData.inverted().transform(
             axis_text.get_window_extent().max
         )[0]
-        room = axis_text.get_position()[0] + plotting.embedding.UNIT_WIDTH
+        room = axis_text.get_position()[0] + plotting.hierarchy.UNIT_WIDTH
         assert right <= room
     counts = [len(lines.get_paths()) for lines in lines_of(display)]
     assert counts == [(layer >= 0.05).sum() for layer in shares]

@@ -6,16 +6,14 @@
 and needed for nothing else. :func:`topic_page` writes a page for browsers.
 """
 
-from skdeepfactor.plotting.embedding import (
-    ComponentSelectionDisplay,
-    EmbeddingDisplay,
-    HierarchyDisplay,
-    TopicsDisplay,
-    TrainingDisplay,
-    TraversalDisplay,
-    UsageDisplay,
-    topic_page,
-)
+from skdeepfactor.plotting.component_selection import ComponentSelectionDisplay
+from skdeepfactor.plotting.embedding import EmbeddingDisplay
+from skdeepfactor.plotting.hierarchy import HierarchyDisplay
+from skdeepfactor.plotting.page import topic_page
+from skdeepfactor.plotting.topics import TopicsDisplay
+from skdeepfactor.plotting.training import TrainingDisplay
+from skdeepfactor.plotting.traversal import TraversalDisplay
+from skdeepfactor.plotting.usage import UsageDisplay
 
 __all__ = [
     "ComponentSelectionDisplay",
