@@ -359,3 +359,34 @@ def test_what_is_slow_to_import_is_not_imported():
     )
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.splitlines() == ["[]", "[]"]
+
+
+READ = """
+import sys
+import skdeepfactor
+readers = ["datasets", "inspection", "metrics", "plotting"]
+names = ["data", *readers]
+assert not {f"skdeepfactor.{name}" for name in readers} & sys.modules.keys()
+assert set(names) <= set(dir(skdeepfactor))
+assert {*skdeepfactor.__all__, "__name__"} <= set(dir(skdeepfactor))
+for name in names:
+    module = getattr(skdeepfactor, name)
+    assert module is sys.modules[f"skdeepfactor.{name}"]
+    assert getattr(skdeepfactor, name) is module
+skdeepfactor.inspection.top_features, skdeepfactor.plotting.TopicsDisplay
+assert "matplotlib" not in sys.modules
+"""
+
+
+def test_readers_load_when_they_are_first_used():
+    shown = subprocess.run(
+        [sys.executable, "-c", READ], capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+
+
+def test_names_that_the_package_lacks_are_mistakes():
+    with pytest.raises(AttributeError, match=r"module 'skdeepfactor' has no attribute"):
+        skdeepfactor.metric  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'metric'"):
+        from skdeepfactor import metric  # noqa: F401
