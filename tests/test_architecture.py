@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,18 +19,15 @@ from skdeepfactor._math.module import FactorModule
 
 PACKAGE = Path(skdeepfactor.__file__).parent
 
+DOC = PACKAGE.parent / "doc"
+
 # The rooms of the house, and the files that stand alone: each imports only those before
-# it, and within a room imports never go in a circle.
-ORDER = [
-    "_version",
-    "data",
-    "distributions",
-    "_math",
-    "_training",
-    "_estimator",
-    "models",
-    "__init__",
-]
+# it. The page for developers has the same list.
+ORDER = re.findall(
+    r"^``(\w+)``$",
+    (DOC / "architecture.rst").read_text(encoding="utf-8").split("The way of")[0],
+    flags=re.M,
+)
 
 # These read estimators or arrays, and import only readers before them; nothing else
 # imports them.
@@ -388,3 +386,54 @@ def test_names_that_the_package_lacks_are_mistakes():
         skdeepfactor.metric  # noqa: B018
     with pytest.raises(ImportError, match="cannot import name 'metric'"):
         from skdeepfactor import metric  # noqa: F401
+
+
+# What estimators call of themselves, and no model overrides.
+CALLED = {"_fit", "_partial_fit", "_infer", "_sample", "_load", "_may_miss"}
+# Names of scikit-learn's, and of Python's.
+THEIRS = {
+    "_parameter_constraints",
+    "_n_features_out",
+    "_abc_impl",
+    "_check_layers",
+    "_sklearn_auto_wrap_output_keys",
+}
+
+
+def test_the_page_names_every_hook():
+    page = (DOC / "add_a_model.rst").read_text(encoding="utf-8")
+    named = set(re.findall(r"``(\w+)``", page))
+    private = {
+        name
+        for kind in BASES.values()
+        for name in vars(kind)
+        if name.startswith("_") and not name.startswith("__")
+    }
+    wanted = private - CALLED - THEIRS
+    # Found where the page includes the code itself.
+    assert wanted <= named, sorted(wanted - named)
+    # And it names none that the code has not.
+    stale = {n for n in named if n.startswith("_") and not n.startswith("__")}
+    known = private | set(ORDER) | {"_math", "_training", "_estimator"}
+    assert stale <= known, sorted(stale - known)
+
+
+def test_the_page_includes_code_that_exists():
+    page = (DOC / "add_a_model.rst").read_text(encoding="utf-8")
+    included = re.findall(r"literalinclude:: \.\./(\S+)\n +:pyobject: (\w+)", page)
+    assert len(included) == 3
+    for path, name in included:
+        tree = ast.parse((PACKAGE.parent / path).read_text(encoding="utf-8"))
+        assert name in {n.name for n in tree.body if isinstance(n, ast.ClassDef)}
+
+
+def test_the_architecture_page_names_functions_that_exist():
+    page = (DOC / "architecture.rst").read_text(encoding="utf-8").split("The way of", 1)
+    defined = {
+        node.name
+        for tree in SOURCES.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    named = {name.split(".")[-1] for name in re.findall(r"``([\w.]+)``", page[1])}
+    assert named - defined <= {"grad", "fit", "transform"}
