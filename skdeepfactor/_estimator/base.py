@@ -189,7 +189,7 @@ class BaseFactorModel(
         with unchanged_on_error(self):
             self._validate_params()
             try:
-                vars(self).update(Fit(self, X, y, **options).attributes())
+                vars(self).update(Fit(self, X, y, **options).attributes(X))
             except Interrupted as interrupt:
                 vars(self).update(interrupt.attributes)
                 raise

@@ -89,7 +89,7 @@ class Fit:
         sharded=False,
         sample_weight=None,
     ):
-        self.estimator, self.X = estimator, X
+        self.estimator = estimator
         self.is_warm = estimator.warm_start and estimator.__sklearn_is_fitted__()
         self.share = share = current_share(bool(sharded))
         self.rows_val, self.report = None, None
@@ -120,8 +120,10 @@ class Fit:
         seeds = random_state.randint(np.iinfo(np.int32).max, size=estimator.n_init)
         self.seeds = share.gathered(seeds)[0]
 
-    def attributes(self):
+    def attributes(self, X):
         """Train from each start; the fitted attributes of the best one.
+
+        ``X`` is what callbacks are shown as the data. Other processes get none of it.
 
         Raises
         ------
@@ -131,7 +133,7 @@ class Fit:
         """
         n_jobs, best = self.estimator.n_jobs, None
         try:
-            with pass_reports(self.estimator, self.X) as report:
+            with pass_reports(self.estimator, X) as report:
                 if len(self.seeds) == 1 or self.is_warm:
                     self.report = report
                     return self._run(self.seeds[0])
