@@ -38,8 +38,8 @@ def _has_perplexity(estimator):
     """Whether perplexity has a meaning; the error says why not."""
     if not estimator._domain.is_counts:
         raise AttributeError(
-            f"perplexity needs a likelihood of counts, got likelihood="
-            f"{estimator.likelihood!r}."
+            "perplexity needs a likelihood of counts, which these parameters of "
+            f"{type(estimator).__name__} do not give."
         )
     return True
 
