@@ -272,7 +272,7 @@ def test_bad_intervals(counts, every, tmp_path):
 
 
 def test_bad_places(counts, tmp_path):
-    with pytest.raises(ValueError, match="in a folder that is not there"):
+    with pytest.raises(ValueError, match="in a folder that does not exist"):
         PoissonFactorization(3).fit(counts, checkpoint=tmp_path / "no" / "run")
     with pytest.raises(ValueError, match="checkpoint needs n_init=1"):
         PoissonFactorization(3, n_init=2).fit(counts, checkpoint=tmp_path / "run")
@@ -445,7 +445,7 @@ def test_an_interrupt_of_the_last_bound_keeps_all_passes(counts, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skdeepfactor._training.loop._evaluate", interrupted)
+    monkeypatch.setattr("skdeepfactor._training.run.data_bound", interrupted)
     model = LatentDirichletAllocation(3, batch_size=16, max_iter=4, random_state=0)
     with pytest.raises(Interrupted):
         model.fit(counts)

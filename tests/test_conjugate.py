@@ -11,7 +11,7 @@ from skdeepfactor._math.allocation import (
     allocate_indicators,
     indicator_log_likelihood,
 )
-from skdeepfactor._math.batch import to_tensor
+from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._math.gammas import digamma
 from skdeepfactor._math.row_iteration import fixed_point
 from skdeepfactor._training.guard import Anderson
@@ -31,7 +31,7 @@ def dtype(request):
 
 @pytest.fixture
 def batch(layout, device):
-    """Make a batch of an array, in the layout under test."""
+    """Make a tensor of an array, in the layout under test."""
 
     def make(array, dtype):
         X = np.asarray(array, dtype=np.float64)
@@ -227,7 +227,7 @@ def test_a_batch_without_rows(batch, dtype, device):
 
 
 class Approach:
-    """Each row approaches its target at its own speed, both read from ``x``.
+    """Each row approaches its target at its own speed, both read from its data.
 
     Every operation is elementwise, so that a row's numbers cannot depend on the rest.
     """
@@ -235,12 +235,18 @@ class Approach:
     def __init__(self):
         self.sizes = []
 
-    def __call__(self, x, state):
+    def __call__(self, rows, state):
         self.sizes.append(len(state))
-        x = x.to_dense()
-        assert len(x) == len(state)
+        x = rows.x.to_dense()
+        assert len(rows) == len(x) == len(state)
         speed, target = x[:, :1], x[:, 1:]
         return target + speed * (state - target)
+
+
+@pytest.fixture
+def rows_of(batch):
+    """Make a batch of an array, in the layout under test."""
+    return lambda array: Batch(batch(array, torch.float64))
 
 
 def approach_data(n_rows=40, width=3):
@@ -263,9 +269,9 @@ def iterate(update, x, state, max_steps, tol):
 
 @pytest.mark.parametrize("tol", [1e-1, 1e-4, 1e-9])
 @pytest.mark.parametrize("max_steps", [1, 7, 400])
-def test_each_row_stops_by_itself(tol, max_steps, batch, device):
+def test_each_row_stops_by_itself(tol, max_steps, rows_of, device):
     data = approach_data()
-    x = batch(data, torch.float64)
+    x = rows_of(data)
     start = torch.full((40, 3), 0.5, dtype=torch.float64, device=device)
     before = start.clone()
     update = Approach()
@@ -274,7 +280,7 @@ def test_each_row_stops_by_itself(tol, max_steps, batch, device):
     assert len(update.sizes) <= max_steps
     steps = []
     for i in range(40):
-        row = batch(data[i : i + 1], torch.float64)
+        row = rows_of(data[i : i + 1])
         expected, n_steps = iterate(
             Approach(), row, start[i : i + 1], max_steps=max_steps, tol=tol
         )
@@ -285,31 +291,31 @@ def test_each_row_stops_by_itself(tol, max_steps, batch, device):
         assert min(steps) < max(steps) < 400
 
 
-def test_rows_do_not_depend_on_their_company(batch, device):
+def test_rows_do_not_depend_on_their_company(rows_of, device):
     data = approach_data()
     start = torch.full((40, 3), 0.5, dtype=torch.float64, device=device)
     options = {"max_steps": 300, "tol": 1e-5}
-    together = fixed_point(Approach(), batch(data, torch.float64), start, **options)
+    together = fixed_point(Approach(), rows_of(data), start, **options)
     order = np.random.default_rng(4).permutation(40)
-    shuffled = batch(data[order], torch.float64)
+    shuffled = rows_of(data[order])
     result = fixed_point(Approach(), shuffled, start, **options)
     assert torch.equal(result, together[torch.from_numpy(order).to(device)])
-    part = batch(data[5:9], torch.float64)
+    part = rows_of(data[5:9])
     result = fixed_point(Approach(), part, start[5:9], **options)
     assert torch.equal(result, together[5:9])
 
 
-def test_allocations_do_not_depend_on_their_company(batch, device):
+def test_allocations_do_not_depend_on_their_company(rows_of, device):
     x, _, mean_log_w = problem(n_rows=30, n_features=40, spread=1.0)
     (w,) = tensors(torch.float64, device, mean_log_w)
     weights = weights_of(w)
 
-    def update(x, counts):
-        return allocate(x, digamma(0.3 + counts), weights).row_counts(weights)
+    def update(rows, counts):
+        return allocate(rows.x, digamma(0.3 + counts), weights).row_counts(weights)
 
     def solve(rows):
         start = torch.ones(len(rows), 4, dtype=torch.float64, device=device)
-        part = batch(x[rows], torch.float64)
+        part = rows_of(x[rows])
         return fixed_point(update, part, start, max_steps=1000, tol=1e-4).cpu()
 
     together = solve(np.arange(30))
@@ -320,9 +326,9 @@ def test_allocations_do_not_depend_on_their_company(batch, device):
         assert_allclose(alone, together[i : i + 1], rtol=1e-12, atol=1e-12)
 
 
-def test_rows_that_have_stopped_are_dropped(batch, device):
+def test_rows_that_have_stopped_are_dropped(rows_of, device):
     update = Approach()
-    x = batch(approach_data(), torch.float64)
+    x = rows_of(approach_data())
     start = torch.full((40, 3), 0.5, dtype=torch.float64, device=device)
     fixed_point(update, x, start, max_steps=400, tol=1e-6)
     assert update.sizes[0] == 40
@@ -331,14 +337,14 @@ def test_rows_that_have_stopped_are_dropped(batch, device):
 
 
 @pytest.mark.parametrize("max_steps", [1, 5])
-def test_no_tolerance_takes_every_step(max_steps, batch, device):
+def test_no_tolerance_takes_every_step(max_steps, rows_of, device):
     data = approach_data()
     # Some rows are where they want to be from the start.
     start = torch.tensor(data[:, 1:], device=device)
     start[::2] = 0.5
     before = start.clone()
     update = Approach()
-    x = batch(data, torch.float64)
+    x = rows_of(data)
     result = fixed_point(update, x, start, max_steps=max_steps, tol=0)
     assert update.sizes == [40] * max_steps
     assert torch.equal(start, before)
@@ -348,22 +354,22 @@ def test_no_tolerance_takes_every_step(max_steps, batch, device):
     assert torch.equal(result, expected)
 
 
-def test_a_row_of_nothing_stops_at_once(batch, device):
+def test_a_row_of_nothing_stops_at_once(rows_of, device):
     calls = []
 
     def update(x, state):
         calls.append(len(state))
         return torch.zeros_like(state)
 
-    x = batch(np.zeros((3, 2)), torch.float64)
+    x = rows_of(np.zeros((3, 2)))
     start = torch.zeros(3, 2, dtype=torch.float64, device=device)
     result = fixed_point(update, x, start, max_steps=50, tol=1e-3)
     assert calls == [3]
     assert torch.equal(result, start)
 
 
-def test_no_rows(batch, device):
-    x = batch(np.zeros((0, 4)), torch.float64)
+def test_no_rows(rows_of, device):
+    x = rows_of(np.zeros((0, 4)))
     start = torch.zeros(0, 3, dtype=torch.float64, device=device)
     for tol in (0, 1e-3):
         result = fixed_point(Approach(), x, start, max_steps=5, tol=tol)

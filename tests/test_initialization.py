@@ -221,17 +221,27 @@ def test_distinct_rows_do_not_depend_on_order_or_container(kind):
     rows = np.unique(rows, axis=0)
     times = rng.integers(1, 5, len(rows))
     X = np.repeat(rows, times, axis=0)
-    expected, weights = distinct_rows(rows, times)
+    places, weights = distinct_rows(rows, times)
+    expected = rows[places]
     assert_array_equal(np.unique(expected, axis=0), rows)
     for place, row in enumerate(expected):
         assert weights[place] == times[(rows == row).all(axis=1)]
     for _ in range(3):
         X = X[rng.permutation(len(X))]
         for data in (X, sp.csr_matrix(X), sp.csr_array(X)):
-            found, counted = distinct_rows(data)
+            places, counted = distinct_rows(data)
+            found = data[places]
             found = found.toarray() if sp.issparse(found) else found
             assert_array_equal(found, expected)
             assert_array_equal(counted, weights)
+
+
+@pytest.mark.parametrize("container", [np.asarray, sp.csr_matrix])
+def test_rows_of_which_other_things_are_known_are_distinct(container):
+    X = container(np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 2.0]]))
+    labels = container(np.array([[0.0], [1.0], [0.0], [0.0]]))
+    places, weights = distinct_rows(X, np.array([1.0, 2.0, 4.0, 8.0]), labels)
+    assert dict(zip(places, weights, strict=True)) == {0: 5.0, 1: 2.0, 3: 8.0}
 
 
 @pytest.mark.parametrize("init", INITS)

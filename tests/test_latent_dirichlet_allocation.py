@@ -11,6 +11,7 @@ from sklearn.decomposition import LatentDirichletAllocation as Peer
 from torch.distributions import Dirichlet
 
 from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
+from skdeepfactor._math.batch import Batch
 from skdeepfactor.datasets import make_topics
 
 
@@ -46,7 +47,7 @@ def test_bound_is_scikit_learns_for_its_own_parameters(counts):
     )
     module = ours._load(torch.float64, torch.device("cpu"))
     q = Dirichlet(torch.from_numpy(gamma))
-    rows = module.elbo(torch.from_numpy(X), q)
+    rows = module.elbo(Batch(torch.from_numpy(X)), q)
     # The topics' part, in closed form by torch.
     prior = Dirichlet(torch.full_like(module.components(), 0.3))
     kl = torch.distributions.kl_divergence(Dirichlet(torch.from_numpy(topics)), prior)

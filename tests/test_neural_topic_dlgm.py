@@ -372,7 +372,7 @@ def test_no_steps_are_the_networks_own_output(decoder_layers):
     module = random_module(decoder_layers=decoder_layers, input_transform="counts")
     module.max_refine_steps = 0
     x = batch_of(random_rows())
-    mean, log_var = module.encoder(x)
+    mean, log_var = module.encoder(x.counts)
     q = module.posterior(x)
     np.testing.assert_array_equal(*arrays(q.mean, mean))
     np.testing.assert_allclose(*arrays(q.variance, log_var.exp()), rtol=1e-12)
@@ -386,7 +386,7 @@ def test_a_network_gone_astray_does_no_harm(likelihood, covariance_type):
     expected = module.elbo(x).detach().numpy()
     for parameter in module.encoder.parameters():
         parameter.data *= 1e3
-    mean = module.encoder(module.inputs(x))[0]
+    mean = module.encoder(module.inputs(x.counts))[0]
     assert mean.abs().max() > 1e4
     q = module.posterior(x)
     assert q.mean.isfinite().all()
@@ -495,7 +495,7 @@ def test_warm_up_weighs_the_divergence_in_training_alone():
     module = random_module(max_refine_steps=40)
     x = batch_of(random_rows(20))
     expected = module.posterior(x)
-    module.kl_warmup, module.refine_steps = 10.0, 13
+    module.kl_warmup, module.refine_steps = 10, 13
     module.n_updates.fill_(0)
     assert torch.equal(module.posterior(x).mean, expected.mean)
     lengths = []
@@ -858,7 +858,7 @@ def seen_by_the_network(X, input_transform):
         .fit(X)
         ._load(torch.float64, torch.device("cpu"))
     )
-    return module.inputs(batch_of(X)).to_dense().numpy()
+    return module.inputs(batch_of(X).counts).to_dense().numpy()
 
 
 def test_inputs_of_the_network(counts):
@@ -887,7 +887,7 @@ def test_new_rows_are_seen_with_the_frequencies_of_training(counts):
     idf = np.where(frequency > 0, np.log(30 / np.maximum(frequency, 1)), 0)
     expected = X[30:] * idf
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    actual = module.inputs(batch_of(X[30:])).to_dense().numpy()
+    actual = module.inputs(batch_of(X[30:]).counts).to_dense().numpy()
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
@@ -949,7 +949,7 @@ class OtherProcesses:
 def test_restarts_in_other_processes_bring_their_transformer(counts, monkeypatch):
     parameters = {"n_init": 2, "max_iter": 1, "max_refine_steps": 0}
     alone = small(input_transform=TfidfTransformer(), **parameters).fit(counts)
-    monkeypatch.setattr("skdeepfactor._estimator.base.Parallel", OtherProcesses)
+    monkeypatch.setattr("skdeepfactor._estimator.fitting.Parallel", OtherProcesses)
     model = small(input_transform=TfidfTransformer(), **parameters).fit(counts)
     np.testing.assert_array_equal(model.transform(counts), alone.transform(counts))
 

@@ -7,6 +7,7 @@ import torch
 from scipy.special import gammaln
 
 from skdeepfactor import PoissonFactorization
+from skdeepfactor._math.batch import Batch
 from skdeepfactor.datasets import make_poisson_factors
 from tests.test_latent_dirichlet_allocation import cosines
 
@@ -56,7 +57,7 @@ def test_bound_is_below_the_evidence(counts, parameters):
     total = np.asarray(X.sum(1)).ravel()
     exposure = total / float(module.mean_total) if "exposure" in parameters else 1
     exposure = np.broadcast_to(exposure, (12,))
-    q = module.posterior(torch.from_numpy(X.toarray()))
+    q = module.posterior(Batch(torch.from_numpy(X.toarray())))
     bounds = model.score_samples(X)
     for n, x in enumerate(X.toarray()):
         # Importance sampling from q, made wider.
@@ -84,7 +85,7 @@ def test_bound_is_its_monte_carlo_estimate(counts, parameters):
     model = fitted(counts, 1, **parameters)
     module = model._load(torch.float64, torch.device("cpu"))
     X = torch.from_numpy(counts[:8].toarray().astype(np.float64))
-    q = module.posterior(X)
+    q = module.posterior(Batch(X))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         n_draws = 20_000
@@ -95,7 +96,7 @@ def test_bound_is_its_monte_carlo_estimate(counts, parameters):
         else:
             q_w = torch.distributions.Gamma(shape, rate)
         w = q_w.sample((n_draws,))
-    exposure = module._exposure(X)
+    exposure = module._exposure(Batch(X))
     mean = exposure * z * w  # one factor: z is (draws, 8, 1), w is (draws, 1, 30)
     log_p = torch.distributions.Poisson(mean).log_prob(X).sum(2)
     a, b = module.factor_shape, module.factor_rate
@@ -117,7 +118,7 @@ def test_bound_is_its_monte_carlo_estimate(counts, parameters):
         log_prior, kl = torch.distributions.Gamma(a, b).log_prob(z), 0.0
     draws = log_p + (log_prior - q.log_prob(z)).sum(2) - kl
     error = draws.std(0) / np.sqrt(n_draws)
-    assert (abs(draws.mean(0) - module.elbo(X)) <= 4 * error + 1e-9).all()
+    assert (abs(draws.mean(0) - module.elbo(Batch(X))) <= 4 * error + 1e-9).all()
 
 
 @pytest.mark.parametrize("parameters", VARIANTS.values(), ids=VARIANTS.keys())
@@ -204,7 +205,8 @@ def test_standard_deviations_are_the_posteriors(counts):
     mean, std = model.transform(counts, return_std=True)
     np.testing.assert_array_equal(mean, model.transform(counts))
     module = model._load(torch.float32, torch.device("cpu"))
-    q = module.posterior(torch.from_numpy(counts.toarray().astype(np.float32)))
+    X = torch.from_numpy(counts.toarray().astype(np.float32))
+    q = module.posterior(Batch(X))
     np.testing.assert_allclose(std, q.stddev.numpy(), rtol=1e-4)
 
 

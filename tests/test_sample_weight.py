@@ -20,6 +20,7 @@ from skdeepfactor import (
     SparseGammaDEF,
 )
 from skdeepfactor._estimator.conjugate import ConjugateFactorModel
+from skdeepfactor._estimator.fitting import started_module
 from skdeepfactor._training.loop import train_pass
 from skdeepfactor._training.rows import MatrixRows, _levels
 from skdeepfactor._training.streams import CheckedBlocks, StreamedRows
@@ -202,14 +203,15 @@ class Recorder:
 def gradients(name, X, weights, batch_size, is_streamed):
     """Names of a module's parameters, and their gradients in the steps of a pass."""
     model = made(name)
-    rows = MatrixRows(X).weighted(weights)
-    module, device = model._start(rows, np.random.RandomState(0), is_warm=False)
+    rows = MatrixRows(X).knowing(weight=weights)
+    sizes = model._sizes(rows, None)
+    module = started_module(model, rows, sizes, np.random.RandomState(0), is_warm=False)
     module.after_step = lambda: None
     module.train()
     recorder = Recorder(module)
     if is_streamed:
         blocks = CheckedBlocks(RowBlocks([X[:20], X[20:]]), lambda block, _: block)
-        rows = StreamedRows(blocks).weighted(weights)
+        rows = StreamedRows(blocks).knowing(weight=weights)
     bound = train_pass(
         module,
         recorder,
@@ -217,7 +219,6 @@ def gradients(name, X, weights, batch_size, is_streamed):
         batch_size=batch_size,
         rng=np.random.RandomState(1),
         n_samples=rows.total_weight,
-        device=device,
     )
     return [name for name, _ in module.named_parameters()], recorder.steps, bound
 

@@ -170,7 +170,7 @@ def test_the_bound_is_that_of_an_independent_estimate(likelihood, link):
             bound -= own.logpdf(values).sum()
         bounds.append(bound)
     expected, error = np.mean(bounds), np.std(bounds) / np.sqrt(len(bounds))
-    actual = module.data_bound(lambda: [(x, module._pack(q.factors), 1.0)])
+    actual = module.data_bound(lambda: [(x, module._pack(q.factors))])
     error = np.hypot(error, module.lower_bound_std_error)
     assert abs(actual - expected) < 4 * error
     assert error < 0.01 * abs(expected)
@@ -324,7 +324,7 @@ def test_the_expansion_is_better_for_binary_data_too(likelihood):
         )
         module = model.fit(X)._load(torch.float64)
         x = Batch(to_tensor(X, slice(None), dtype=torch.float64, device="cpu"))
-        bounds[solver] = module.data_bound(lambda x=x: [(x, None, 1.0)])
+        bounds[solver] = module.data_bound(lambda x=x: [(x, None)])
     assert bounds["expansion"] > bounds["auxiliary"]
 
 
@@ -336,7 +336,7 @@ def test_the_expansion_finds_a_better_bound(sizes):
         model = SparseGammaDEF(sizes, solver=solver, max_iter=200, random_state=0)
         module = model.fit(X)._load(torch.float64)
         x = Batch(to_tensor(X, slice(None), dtype=torch.float64, device="cpu"))
-        bounds[solver] = module.data_bound(lambda x=x: [(x, None, 1.0)])
+        bounds[solver] = module.data_bound(lambda x=x: [(x, None)])
     assert bounds["expansion"] > bounds["auxiliary"]
 
 
@@ -573,7 +573,7 @@ def test_the_bound_of_gradients_is_that_of_an_independent_estimate(
                 bound -= sum(float(q.log_prob(v).sum()) for q, v in both)
                 bounds.append(bound)
     expected, error = np.mean(bounds), np.std(bounds) / len(bounds) ** 0.5
-    actual = module.data_bound(lambda: [(x, state, 1.0)])
+    actual = module.data_bound(lambda: [(x, state)])
     error = np.hypot(error, module.lower_bound_std_error)
     assert abs(actual - expected) < 4 * error
     # Draws of wide posteriors have heavy tails.
@@ -628,7 +628,7 @@ def test_means_of_wide_weights_stand_for_their_draws(family, likelihood):
     with torch.no_grad():
         pair = module.family.of_mean(mean, shape)
         module.weight_parameters[0].copy_(torch.stack(pair))
-        seen, z = x, torch.ones(2, 24).double()
+        seen, z = Batch(x), torch.ones(2, 24).double()
         generator = torch.Generator().manual_seed(0)
         changes, expected = [], []
         for _ in range(300):
@@ -755,8 +755,8 @@ def test_gradients_that_go_on_take_steps_on_rows_again(monkeypatch):
     ("before", "after", "message"),
     [
         ({"link": "mean"}, {"link": "rate"}, "link='rate' cannot go on"),
-        ({"solver": "auxiliary"}, {"solver": "expansion"}, "of other parts"),
-        ({"solver": "expansion"}, {"solver": "gradient"}, "of other parts"),
+        ({"solver": "auxiliary"}, {"solver": "expansion"}, "a different architecture"),
+        ({"solver": "expansion"}, {"solver": "gradient"}, "a different architecture"),
     ],
 )
 def test_what_is_fitted_keeps_its_meaning(before, after, message):

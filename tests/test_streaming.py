@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
 from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
+from skdeepfactor._math.batch import Wanted
 from skdeepfactor._training.distributed import Share
 from skdeepfactor._training.rows import ALONE, MatrixRows, ahead
 from skdeepfactor._training.streams import CheckedBlocks, StreamedRows
@@ -52,15 +53,15 @@ def test_each_row_comes_once_in_a_pass(batch_size, share, is_streamed):
     for _ in range(2):
         seen, n_rows_of_steps, sizes = np.zeros(len(own)), [], []
         step = []
-        for part in rows.parts(batch_size, rng, 3, "cpu"):
+        for part in rows.parts(batch_size, rng, Wanted(3)):
             if part is None:
                 sizes.append(step)
                 step = []
                 continue
-            x, numbers, on = part
-            assert_array_equal(x, own[numbers])
+            batch, numbers, on = part
+            assert_array_equal(batch.x, own[numbers])
             seen[numbers] += 1
-            step += [on.n_rows] * len(x)
+            step += [on.n_rows] * len(batch)
         assert_array_equal(seen, 1)
         size = batch_size or 57
         assert len(sizes) == -(-57 // size)
@@ -78,11 +79,11 @@ def test_shares_of_a_step_make_it_whole():
         steps = []
         for rank in range(3):
             rows, found = make(Share(rank, 3)), [set()]
-            for part in rows.parts(8, np.random.RandomState(3), 1, "cpu"):
+            for part in rows.parts(8, np.random.RandomState(3), Wanted(1)):
                 if part is None:
                     found.append(set())
                 else:
-                    found[-1] |= set(part[0][:, 0].tolist())
+                    found[-1] |= set(part[0].x[:, 0].tolist())
             steps.append(found)
         assert {len(found) for found in steps} == {5}
         for parts in list(zip(*steps, strict=True))[:-1]:
@@ -96,7 +97,7 @@ def test_batches_are_shuffled_between_and_within_blocks():
     rows = streamed(RowBlocks(cut(X, 10)))
     rng = np.random.RandomState(0)
     orders = [
-        np.concatenate([p[1] for p in rows.parts(8, rng, 1, "cpu") if p is not None])
+        np.concatenate([p[1] for p in rows.parts(8, rng, Wanted(1)) if p is not None])
         for _ in range(3)
     ]
     firsts = {order[0] // 10 for order in orders}
@@ -111,7 +112,7 @@ def test_batches_are_shuffled_between_and_within_blocks():
 def test_a_mere_iterable_keeps_the_order_of_its_blocks():
     X = np.arange(40.0)[:, np.newaxis]
     rows = streamed(RowBlocks(lambda: iter(cut(X, 10))))
-    parts = rows.parts(10, np.random.RandomState(0), 1, "cpu")
+    parts = rows.parts(10, np.random.RandomState(0), Wanted(1))
     order = np.concatenate([part[1] for part in parts if part is not None])
     assert_array_equal(order // 10, np.arange(40) // 10)
     assert any(np.diff(order) != 1)
@@ -130,7 +131,7 @@ def test_rows_can_be_taken_and_left_out(doubles, is_streamed):
     assert rest.n_samples == 55
     assert_array_equal(rest.take(np.arange(55)).toarray(), doubles[kept].toarray())
     assert_array_equal(rest.totals(), np.asarray(doubles[kept].sum(1)).ravel())
-    found = np.concatenate([x.to_dense() for x, _ in rest.batches(3, "cpu")])
+    found = np.concatenate([batch.x.to_dense() for batch, _ in rest.batches(Wanted(3))])
     assert_array_equal(found, doubles[kept].toarray())
     assert rows.n_samples == 60
 
@@ -248,7 +249,7 @@ def test_a_file_takes_its_place_when_it_is_whole(doubles, tmp_path):
         model.transform(RowBlocks(source), out=path)
     assert_array_equal(np.load(path), expected)
     assert [p.name for p in tmp_path.iterdir()] == ["z.npy"]
-    with pytest.raises(ValueError, match="in a folder that is not there"):
+    with pytest.raises(ValueError, match="in a folder that does not exist"):
         model.transform(doubles, out=tmp_path / "no" / "z.npy")
     # What is read may be what is written.
     np.save(path, doubles.toarray())

@@ -9,12 +9,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 from torch.distributions import Gamma, MultivariateNormal
 
-from skdeepfactor._math.batch import to_tensor
+from skdeepfactor import PoissonFactorization
+from skdeepfactor._estimator.fitting import started_module
+from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._math.module import FactorModule
+from skdeepfactor._training.guard import Guard
 from skdeepfactor._training.loop import train, train_pass
+from skdeepfactor._training.memory import Memory
 from skdeepfactor._training.optimizers import NaturalGradient
+from skdeepfactor._training.plan import Budget, TrainingPlan
 from skdeepfactor._training.rows import MatrixRows, chunks
-from skdeepfactor._training.run import Memory
 
 N_ROWS, N_FEATURES = 23, 5
 
@@ -38,12 +42,12 @@ class PoissonRates(FactorModule):
         self.seen = []
         self.refresh()
 
-    def posterior(self, x, start=None):
-        return Gamma(torch.ones(len(x), 1), torch.ones(len(x), 1))
+    def posterior(self, batch, start=None):
+        return Gamma(torch.ones(len(batch), 1), torch.ones(len(batch), 1))
 
-    def elbo(self, x, q=None):
+    def elbo(self, batch, q=None):
         # Columns beside the first, which only names the row.
-        x = x.double()
+        x = batch.x.double()
         mean_log = torch.digamma(self._shape) - self._rate.log()
         mean = self._shape / self._rate
         terms = x * mean_log - mean - torch.lgamma(x + 1)
@@ -65,14 +69,15 @@ class PoissonRates(FactorModule):
         return torch.distributions.kl_divergence(q, prior).sum()
 
     @torch.no_grad()
-    def backward(self, x, weight, n_samples, start=None):
+    def backward(self, batch, n_samples, start=None):
+        x, weight = batch.x, batch.weight
         names = x[:, 0].clone()
         self.seen.append((names, None if start is None else start.clone()))
         self.gradient(self.counts).add_(x.sum(0), alpha=-weight * n_samples)
         exposure = torch.full_like(self.exposure, len(x))
         self.gradient(self.exposure).add_(exposure, alpha=-weight * n_samples)
         passes = torch.ones_like(x[:, 0]) if start is None else start[:, 0] + 1
-        return self.elbo(x), torch.stack([passes, x[:, 0]], 1)
+        return self.elbo(batch), torch.stack([passes, x[:, 0]], 1)
 
     @torch.no_grad()
     def after_step(self):
@@ -101,7 +106,6 @@ class Path(PoissonRates):
     The bound is a function of the logarithm of the number.
     """
 
-    is_guarded = True
     local_width = 1
 
     def __init__(self, step, bound, acceleration):
@@ -110,19 +114,19 @@ class Path(PoissonRates):
         self.step, self.bound, self.acceleration = step, bound, acceleration
 
     @torch.no_grad()
-    def backward(self, x, weight, n_samples, start=None):
+    def backward(self, batch, n_samples, start=None):
         new = self.step(self.place.log()).exp()
         self.gradient(self.counts).zero_()
         self.gradient(self.exposure).zero_()
-        self.gradient(self.place).add_(new, alpha=-weight * len(x))
-        rows = self.place.expand(len(x), 1) if start is None else start
+        self.gradient(self.place).add_(new, alpha=-batch.share)
+        rows = self.place.expand(len(batch), 1) if start is None else start
         bounds = self.bound(rows.log()[:, 0])
         return bounds, self.step(rows.log()).exp()
 
     def positions(self, table):
         return [(table, torch.ones_like(table)), (self.place.data, torch.ones(1))]
 
-    def elbo(self, x, q=None):
+    def elbo(self, batch, q=None):
         raise NotImplementedError
 
     def global_kl(self):
@@ -130,8 +134,8 @@ class Path(PoissonRates):
 
     def data_bound(self, batches):
         total = 0.0
-        for x, start, _ in batches():
-            rows = self.place.expand(len(x), 1) if start is None else start
+        for batch, start in batches():
+            rows = self.place.expand(len(batch), 1) if start is None else start
             total += self.bound(rows.log()).sum().item()
         return total
 
@@ -145,17 +149,17 @@ class LinearGaussian(FactorModule):
         self.weights = nn.Parameter(weights.reshape(n_components, n_features).sin())
         self.log_noise = nn.Parameter(torch.zeros((), dtype=dtype))
 
-    def posterior(self, x, start=None):
+    def posterior(self, batch, start=None):
         noise = (2 * self.log_noise).exp()
         precision = self.weights @ self.weights.T / noise
         precision = precision + torch.eye(len(precision)).to(precision)
-        mean = torch.linalg.solve(precision, self.weights @ x.T / noise).T
+        mean = torch.linalg.solve(precision, self.weights @ batch.x.T / noise).T
         return MultivariateNormal(mean, precision_matrix=precision)
 
-    def elbo(self, x, q=None):
+    def elbo(self, batch, q=None):
         covariance = self.covariance()
         mean = torch.zeros_like(covariance[0])
-        return MultivariateNormal(mean, covariance).log_prob(x).double()
+        return MultivariateNormal(mean, covariance).log_prob(batch.x).double()
 
     def covariance(self):
         identity = torch.eye(self.weights.shape[1]).to(self.weights)
@@ -187,9 +191,9 @@ class Scripted(PoissonRates):
         return 0.0
 
     @torch.no_grad()
-    def backward(self, x, weight, n_samples, start=None):
-        _, local = super().backward(x, weight, n_samples, start)
-        bounds = torch.zeros(len(x), dtype=torch.float64)
+    def backward(self, batch, n_samples, start=None):
+        _, local = super().backward(batch, n_samples, start)
+        bounds = torch.zeros(len(batch), dtype=torch.float64)
         bounds[0] = next(self.bounds)
         return bounds, local
 
@@ -212,21 +216,29 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr("skdeepfactor._training.rows.CHUNK_BYTES", 3 * 4 * N_FEATURES)
 
 
-def run(module, X, *, optimizer=None, device="cpu", **options):
-    options = {
-        "max_iter": 5,
-        "tol": 0.0,
-        "batch_size": None,
-        "rng": np.random.RandomState(0),
-        **options,
-    }
+def run(
+    module,
+    X,
+    *,
+    optimizer=None,
+    ascends=True,
+    guard=None,
+    max_iter=5,
+    batch_size=None,
+    **options,
+):
+    options = {"tol": 0.0, "rng": np.random.RandomState(0), **options}
     module.refresh()
-    optimizer = optimizer or NaturalGradient(module.parameters())
     rows = MatrixRows(X)
-    return train(module, rows, optimizer=optimizer, device=device, **options)
+    plan = TrainingPlan(
+        optimizer or NaturalGradient(module.parameters()), ascends=ascends, guard=guard
+    )
+    n_steps = math.ceil(len(X) / (batch_size or len(X)))
+    budget = Budget(max_iter, max_iter * n_steps, batch_size)
+    return train(module, rows, plan, budget=budget, **options)
 
 
-def one_step(module, optimizer, X, n_samples, device):
+def one_step(module, optimizer, X, n_samples):
     """The bound of rows before a step on all of them."""
     return train_pass(
         module,
@@ -235,7 +247,6 @@ def one_step(module, optimizer, X, n_samples, device):
         batch_size=None,
         rng=None,
         n_samples=n_samples,
-        device=device,
     )
 
 
@@ -248,7 +259,7 @@ def gradients(module, X, rows, n_samples, device="cpu"):
     for p in module.parameters():
         p.grad = None
     x = to_tensor(X, rows, dtype=torch.float64, device=device)
-    module.backward(x, 1 / x.shape[0], n_samples)
+    module.backward(Batch(x, weight=1 / x.shape[0]), n_samples)
     return [p.grad.detach().cpu().numpy().copy() for p in module.parameters()]
 
 
@@ -342,7 +353,7 @@ def test_memory_is_cut_by_row(device):
 
 @pytest.mark.parametrize("batch_size", [None, 7, 100])
 def test_each_row_gets_back_what_it_left(batch_size, X, rates, small_chunks, device):
-    run(rates, X, max_iter=4, tol=-1.0, batch_size=batch_size, device=device)
+    run(rates, X, max_iter=4, tol=-1.0, batch_size=batch_size)
     n_seen = 0
     for names, start in rates.seen:
         pass_number = n_seen // N_ROWS
@@ -359,7 +370,7 @@ def test_each_row_gets_back_what_it_left(batch_size, X, rates, small_chunks, dev
 
 
 def test_one_full_step_reaches_the_evidence(X, rates, device):
-    history, lower_bound = run(rates, X, max_iter=3, device=device)
+    history, lower_bound = run(rates, X, max_iter=3)
     evidence = PoissonRates.evidence(X)
     assert history["lower_bound"][0] < evidence - 1
     assert_allclose(history["lower_bound"][1:], [evidence] * 2, rtol=1e-12)
@@ -372,9 +383,7 @@ def test_one_full_step_reaches_the_evidence(X, rates, device):
 
 @pytest.mark.parametrize("batch_size", [None, 7])
 def test_the_history_has_one_entry_for_each_pass(batch_size, X, rates, device):
-    history, lower_bound = run(
-        rates, X, max_iter=4, batch_size=batch_size, tol=-1.0, device=device
-    )
+    history, lower_bound = run(rates, X, max_iter=4, batch_size=batch_size, tol=-1.0)
     assert history.keys() == {"lower_bound", "seconds"}
     assert len(history["lower_bound"]) == len(history["seconds"]) == 4
     assert all(type(value) is float for value in history["lower_bound"])
@@ -384,7 +393,7 @@ def test_the_history_has_one_entry_for_each_pass(batch_size, X, rates, device):
 
 def test_training_stops_when_the_bound_has_stopped(X, rates, device):
     # Exact after the first step, so that the third pass finds what the second did.
-    history, _ = run(rates, X, max_iter=50, tol=1e-9, device=device)
+    history, _ = run(rates, X, max_iter=50, tol=1e-9)
     assert len(history["lower_bound"]) == 3
 
 
@@ -420,7 +429,7 @@ def test_noisy_bounds_are_given_time(n_iter_no_change, X):
 
 def test_a_pass_visits_every_row_once(X, rates, device):
     optimizer = NaturalGradient(rates.parameters(), learning_decay=0.7)
-    run(rates, X, optimizer=optimizer, max_iter=3, batch_size=5, tol=-1, device=device)
+    run(rates, X, optimizer=optimizer, max_iter=3, batch_size=5, tol=-1)
     names = torch.cat([names for names, _ in rates.seen]).cpu().numpy().reshape(3, -1)
     assert_array_equal(np.sort(names, 1), np.tile(np.arange(N_ROWS), (3, 1)))
     assert (names[0] != np.arange(N_ROWS)).any()
@@ -432,12 +441,15 @@ def test_a_pass_visits_every_row_once(X, rates, device):
 
 @pytest.mark.parametrize("batch_size", [N_ROWS, N_ROWS + 1, 10**6])
 def test_batches_of_everything_are_full_steps(batch_size, X, device):
-    full, batched = (PoissonRates(N_FEATURES).to(device) for _ in range(2))
-    expected = run(full, X, device=device)
-    result = run(batched, X, batch_size=batch_size, device=device)
-    assert result[0]["lower_bound"] == expected[0]["lower_bound"]
-    assert result[1] == expected[1]
-    assert torch.equal(full.counts, batched.counts)
+    full, batched = (
+        PoissonFactorization(
+            2, batch_size=size, max_iter=5, tol=0, device=device, random_state=0
+        ).fit(X)
+        for size in (None, batch_size)
+    )
+    assert batched.history_["lower_bound"] == full.history_["lower_bound"]
+    assert batched.lower_bound_ == full.lower_bound_
+    assert_array_equal(batched.components_, full.components_)
 
 
 def test_the_same_seed_takes_the_same_steps(X, device):
@@ -445,7 +457,7 @@ def test_the_same_seed_takes_the_same_steps(X, device):
         module = PoissonRates(N_FEATURES).to(device)
         optimizer = NaturalGradient(module.parameters(), learning_decay=0.7)
         rng = np.random.RandomState(seed)
-        run(module, X, optimizer=optimizer, batch_size=4, rng=rng, device=device)
+        run(module, X, optimizer=optimizer, batch_size=4, rng=rng)
         return module.counts.detach().cpu().numpy()
 
     assert_array_equal(fit(1), fit(1))
@@ -461,7 +473,6 @@ def test_stochastic_steps_end_near_the_posterior(X, rates, device):
         max_iter=40,
         batch_size=6,
         tol=-1,
-        device=device,
     )
     assert_allclose(rates.counts.detach().cpu(), X.sum(0), rtol=0.05)
     evidence = PoissonRates.evidence(X)
@@ -477,7 +488,7 @@ def test_a_bound_that_is_not_finite_raises(value, X):
 def test_divergence_that_is_not_finite_raises(X, rates, device, monkeypatch):
     monkeypatch.setattr(rates, "global_kl", lambda: math.nan)
     with pytest.raises(ValueError, match="not finite after pass 1"):
-        run(rates, X, device=device)
+        run(rates, X)
 
 
 def test_reports_come_after_each_pass(X, rates, device):
@@ -487,7 +498,7 @@ def test_reports_come_after_each_pass(X, rates, device):
         lengths.append(len(history["lower_bound"]))
         assert len(history["seconds"]) == lengths[-1]
 
-    run(rates, X, max_iter=3, tol=-1, report=report, device=device)
+    run(rates, X, max_iter=3, tol=-1, report=report)
     assert lengths == [1, 2, 3]
 
 
@@ -500,7 +511,6 @@ def test_a_report_can_stop_training(batch_size, X, rates, device):
         tol=-1.0,
         batch_size=batch_size,
         report=lambda history: len(history["lower_bound"]) == 2,
-        device=device,
     )
     assert len(history["lower_bound"]) == 2
     assert math.isfinite(lower_bound)
@@ -527,7 +537,6 @@ def test_patience_ends_training_and_the_best_state_comes_back(X, device):
         batch_size=6,
         validate=validate,
         n_iter_no_change=3,
-        device=device,
     )
     assert history["validation_score"] == scores[:5]
     assert len(history["lower_bound"]) == len(history["seconds"]) == 5
@@ -540,7 +549,7 @@ def test_patience_ends_training_and_the_best_state_comes_back(X, device):
     rate = 0.4 + best["exposure"]
     assert_allclose(module.components()[0].cpu(), shape / rate, rtol=1e-14)
     x = torch.tensor(X, device=device)
-    expected = module.elbo(x).sum().item() - module.global_kl().item()
+    expected = module.elbo(Batch(x)).sum().item() - module.global_kl().item()
     assert_allclose(lower_bound, expected, rtol=1e-12)
 
 
@@ -553,7 +562,6 @@ def test_validation_takes_the_place_of_the_tolerance(X, rates, device):
         tol=1e9,
         validate=lambda: float(next(scores)),
         n_iter_no_change=2,
-        device=device,
     )
     assert history["validation_score"] == list(range(12))
 
@@ -575,7 +583,6 @@ def test_the_best_state_comes_back_when_passes_run_out(X, device):
         max_iter=3,
         batch_size=6,
         validate=validate,
-        device=device,
     )
     assert (counts[0] != counts[2]).any()
     assert_array_equal(module.counts.detach().cpu(), counts[0])
@@ -595,7 +602,7 @@ def test_the_default_gradient_is_that_of_the_bound_per_row(gaussian_data, device
     module = LinearGaussian(2, N_FEATURES).to(device)
     found = gradients(module, gaussian_data, slice(None), 60, device)
     x = torch.tensor(gaussian_data, device=device)
-    loss = (module.global_kl() - module.elbo(x).sum()) / 60
+    loss = (module.global_kl() - module.elbo(Batch(x)).sum()) / 60
     expected = torch.autograd.grad(loss, list(module.parameters()))
     for result, gradient in zip(found, expected, strict=True):
         assert_allclose(result, gradient.cpu(), rtol=1e-12, atol=1e-14)
@@ -609,7 +616,6 @@ def test_a_model_without_a_backward_of_its_own_learns(gaussian_data, device):
         optimizer=adam(module),
         max_iter=150,
         tol=-1.0,
-        device=device,
     )
     bounds = history["lower_bound"]
     assert len(bounds) == 150
@@ -634,11 +640,10 @@ def test_gradients_take_batches_too(gaussian_data, device):
         max_iter=40,
         batch_size=10,
         tol=-1.0,
-        device=device,
     )
     assert lower_bound > history["lower_bound"][0] + 50
     x = torch.tensor(gaussian_data, device=device)
-    expected = (module.elbo(x).sum() - module.global_kl()).item()
+    expected = (module.elbo(Batch(x)).sum() - module.global_kl()).item()
     assert_allclose(lower_bound, expected, rtol=1e-12)
 
 
@@ -663,7 +668,7 @@ def test_a_step_in_several_chunks_is_the_step_in_one(
         optimizer = NaturalGradient(module.parameters())
         if make is make_gaussian:
             optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-        bound = one_step(module, optimizer, X[rows], N_ROWS, device)
+        bound = one_step(module, optimizer, X[rows], N_ROWS)
         return bound, state(module)
 
     bound, expected = step()
@@ -696,13 +701,16 @@ def started(estimator, counts):
     X = counts.astype(np.float64)
     estimator.set_params(random_state=0)
     rows = MatrixRows(X)
-    module, device = estimator._start(rows, np.random.RandomState(0), is_warm=False)
+    sizes = estimator._sizes(rows, None)
+    module = started_module(
+        estimator, rows, sizes, np.random.RandomState(0), is_warm=False
+    )
     module.train()
-    return module, device, X
+    return module, X
 
 
-def test_estimators_have_unbiased_gradients(conjugate, counts):
-    module, device, X = started(conjugate, counts)
+def test_estimators_have_unbiased_gradients(conjugate, counts, device):
+    module, X = started(conjugate, counts)
     n = X.shape[0]
     full = gradients(module, X, slice(None), n, device)
     order = np.random.default_rng(4).permutation(n).reshape(6, -1)
@@ -713,9 +721,9 @@ def test_estimators_have_unbiased_gradients(conjugate, counts):
 
 def test_estimators_take_the_same_step_in_chunks(conjugate, counts, monkeypatch):
     def step():
-        module, device, X = started(conjugate, counts)
-        optimizer = conjugate._make_optimizer(module, is_stochastic=False)
-        bound = one_step(module, optimizer, X, X.shape[0], device)
+        module, X = started(conjugate, counts)
+        optimizer = conjugate._plan(module, Budget(1, 1)).optimizer
+        bound = one_step(module, optimizer, X, X.shape[0])
         return bound, state(module), len(list(chunks(X, None, module.local_width)))
 
     bound, expected, n_chunks = step()
@@ -733,7 +741,9 @@ def test_estimators_take_the_same_step_in_chunks(conjugate, counts, monkeypatch)
 
 def on_path(X, module, n_passes):
     """Train on a path: the logarithm where it ends, all bounds, and the one there."""
-    history, bound = run(module, X, max_iter=n_passes, tol=-1.0, is_ascent=False)
+    history, bound = run(
+        module, X, max_iter=n_passes, tol=-1.0, ascends=False, guard=Guard
+    )
     return float(module.place.detach().log()), np.array(history["lower_bound"]), bound
 
 

@@ -139,7 +139,7 @@ def test_the_penalty_is_beside_the_bound_and_the_same_for_any_batch():
 def test_slabs_come_in_after_spikes():
     X, _ = sparse_data(40)
     module = module_of(small().fit(X))
-    module.spike_warmup, module.slab_warmup = 10.0, 20.0
+    module.spike_warmup, module.slab_warmup = 10, 20
     outputs = module.encoder(
         module.observation.inputs(module.observation.seen(batch(X)))
     )

@@ -214,7 +214,12 @@ class Fit:
         if batch_size is not None and batch_size >= n_rows:
             batch_size = None
         n_steps = math.ceil(n_rows / (batch_size or n_rows))
-        return Budget(estimator.max_iter, estimator.max_iter * n_steps, batch_size)
+        return Budget(
+            estimator.max_iter,
+            estimator.max_iter * n_steps,
+            batch_size,
+            self.rows.most_samples,
+        )
 
     def _validation_score(self, module):
         """The mean bound of the rows held out, of all processes."""
@@ -313,8 +318,9 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
         module = started_module(
             estimator, rows, sizes, random_state, is_warm=not is_first
         )
-    module.begin(None)
-    optimizer = estimator._plan(module, Budget()).optimizer
+    budget = Budget()
+    module.begin(budget)
+    optimizer = estimator._plan(module, budget).optimizer
     if not is_first:
         load_optimizer(optimizer, estimator._optimizer_state)
     module.train()

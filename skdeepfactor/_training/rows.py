@@ -255,6 +255,11 @@ class Rows(ABC):
         return self._levels
 
     @property
+    def most_samples(self):
+        """Number of rows of the process that has most; all must ask."""
+        return max(self.share.gathered(self.n_samples))
+
+    @property
     def mean_weight(self):
         """How often a row counts on average."""
         return self.total_weight / self.n_total
