@@ -77,6 +77,7 @@ from skdeepfactor._math.starts import (
     initial_counts,
     initial_parts,
     n_cold_passes,
+    n_starts,
 )
 from skdeepfactor._training.guard import Guard
 from skdeepfactor._training.optimizers import AnnealedAdam
@@ -942,7 +943,13 @@ class SparseGammaDEF(ConjugateFactorModel):
         positive = known if self._domain.is_non_negative else _positive_part(known)
         init = self.init
         if isinstance(init, str) and init == "parts":
-            shares = initial_parts(positive, n_components, random_state, weights)
+            shares = initial_parts(
+                positive,
+                n_components,
+                random_state,
+                weights,
+                n_starts=n_starts(positive),
+            )
         else:
             init = check_init(init, (n_components, X.shape[1]))
             shares = initial_counts(positive, n_components, init, random_state, weights)
