@@ -28,6 +28,9 @@ class FactorModule(nn.Module, ABC):
     #: Names of the parameters that a step on all rows replaces, unread.
     statistics: tuple = ()
 
+    #: Whether rows are given their totals, so that ``decode`` gives shares.
+    is_given_total = False
+
     #: Whether the shape of a prior is learnt, which takes cold passes to settle.
     learns_shape = False
 
