@@ -113,10 +113,15 @@ class Fit:
         if X_val is None and estimator.validation_fraction is not None:
             with share.agreement():
                 rows, self.rows_val = self._hold_out(rows, random_state)
-        self.rows = rows
         rows.join()
         if self.rows_val is not None:
             self.rows_val.join()
+        if not self.is_warm:
+            self.sizes = {**self.sizes, "input_scale": input_scale(estimator, rows)}
+        scale = self.sizes["input_scale"]
+        self.rows = rows.scaled(scale)
+        if self.rows_val is not None:
+            self.rows_val = self.rows_val.scaled(scale)
         seeds = random_state.randint(np.iinfo(np.int32).max, size=estimator.n_init)
         self.seeds = share.gathered(seeds)[0]
 
@@ -310,6 +315,9 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
         rows = weighted_rows(rows, sample_weight)
     if total_samples is not None and total_samples < 1:
         raise ValueError(f"total_samples must be at least 1, got {total_samples!r}.")
+    if is_first:
+        sizes = {**sizes, "input_scale": input_scale(estimator, rows)}
+    rows = rows.scaled(sizes["input_scale"])
     n_seen = rows.total_weight + (0 if is_first else estimator.n_samples_seen_)
     n_samples = n_seen if total_samples is None else total_samples
     random_state = new_random_state(estimator.random_state)
@@ -345,6 +353,14 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
     return fitted_attributes(
         estimator, module, sizes, optimizer, rows, history, lower_bound, n_seen
     )
+
+
+def input_scale(estimator, rows):
+    """By what the rows, and all that come later, are multiplied."""
+    if not estimator._domain.is_counts:
+        return 1.0
+    scale = estimator.input_scale
+    return 1 / rows.unit() if scale == "auto" else float(scale)
 
 
 def started_module(estimator, rows, sizes, random_state, *, is_warm):

@@ -22,6 +22,9 @@ class FactorModule(nn.Module, ABC):
     #: Width of the local parameters that the loop remembers for each row; 0 for none.
     local_width = 0
 
+    #: Whether rows are given their totals, so that ``decode`` gives shares.
+    is_given_total = False
+
     #: Whether the shape of a prior is learnt, which takes cold passes to settle.
     learns_shape = False
 

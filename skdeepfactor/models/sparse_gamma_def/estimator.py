@@ -121,6 +121,12 @@ class SparseGammaDEF(ConjugateFactorModel):
         extrapolated from; 0 for none. Each takes twice the memory of the lowest layer's
         units, of all rows, and weights. If units and weights are more than four million
         numbers, nothing is extrapolated.
+    input_scale : "auto" or float, default="auto"
+        By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
+        other numbers, such as tf-idf, one over the mean of those that are not 0, so
+        that an entry counts one on average. Scores are those of the scaled data, and
+        ``inverse_transform`` is on the scale of X. 1.0 takes all data as they are.
+        Real numbers and binary data are never scaled.
     init : {"parts", "kmeans", "random"} or array-like, default="parts"
         Where the weights of the lowest layer start: from clusters of the features, from
         clusters of the rows, from random weights, or from an array of shape
@@ -191,6 +197,8 @@ class SparseGammaDEF(ConjugateFactorModel):
         ``"auxiliary"``, unless there are batches or rows held out.
     lower_bound_std_error_ : float
         Its standard error over the draws; 0 in closed form.
+    input_scale_ : float
+        By what X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound`` (an estimate to second order with ``solver="expansion"``),
         ``seconds`` and, with early stopping, ``validation_score``, for each pass. The
@@ -253,6 +261,10 @@ class SparseGammaDEF(ConjugateFactorModel):
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "over_relaxation": [Interval(Real, 1, 2, closed="left")],
         "acceleration": [Interval(Integral, 0, None, closed="left")],
+        "input_scale": [
+            Interval(Real, 0, None, closed="neither"),
+            StrOptions({"auto"}),
+        ],
         "init": [StrOptions({"parts", "kmeans", "random"}), "array-like"],
         "transform_layer": [
             Interval(Integral, 1, None, closed="left"),
@@ -279,6 +291,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         learning_rate=0.05,
         over_relaxation=1.4,
         acceleration=5,
+        input_scale="auto",
         init="parts",
         transform_layer=1,
         max_iter=1000,
@@ -314,6 +327,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         self.learning_rate = learning_rate
         self.over_relaxation = over_relaxation
         self.acceleration = acceleration
+        self.input_scale = input_scale
         self.init = init
         self.transform_layer = transform_layer
         self.max_iter = max_iter

@@ -12,6 +12,7 @@ from skdeepfactor._math.starts import (
     imputed,
     initial_counts,
     initial_parts,
+    n_starts,
 )
 
 
@@ -63,7 +64,13 @@ class LowestStart(NamedTuple):
         known = imputed(X, weights) if may_miss else X
         positive = known if is_non_negative else _positive_part(known)
         if isinstance(init, str) and init == "parts":
-            shares = initial_parts(positive, n_components, random_state, weights)
+            shares = initial_parts(
+                positive,
+                n_components,
+                random_state,
+                weights,
+                n_starts=n_starts(positive),
+            )
         else:
             init = check_init(init, (n_components, X.shape[1]))
             shares = initial_counts(positive, n_components, init, random_state, weights)
