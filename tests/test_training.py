@@ -234,7 +234,7 @@ def run(
         optimizer or NaturalGradient(module.parameters()), ascends=ascends, guard=guard
     )
     n_steps = math.ceil(len(X) / (batch_size or len(X)))
-    budget = Budget(max_iter, max_iter * n_steps, batch_size)
+    budget = Budget(max_iter, max_iter * n_steps, batch_size, len(X))
     return train(module, rows, plan, budget=budget, **options)
 
 
@@ -722,7 +722,7 @@ def test_estimators_have_unbiased_gradients(conjugate, counts, device):
 def test_estimators_take_the_same_step_in_chunks(conjugate, counts, monkeypatch):
     def step():
         module, X = started(conjugate, counts)
-        optimizer = conjugate._plan(module, Budget(1, 1)).optimizer
+        optimizer = conjugate._plan(module, Budget(1, 1, n_rows=60)).optimizer
         bound = one_step(module, optimizer, X, X.shape[0])
         return bound, state(module), len(list(chunks(X, None, module.local_width)))
 
