@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -741,8 +742,15 @@ def test_estimators_take_the_same_step_in_chunks(conjugate, counts, monkeypatch)
 
 def on_path(X, module, n_passes):
     """Train on a path: the logarithm where it ends, all bounds, and the one there."""
+    is_small = Guard.has_room_for(len(X) + 1)
+    guard = partial(
+        Guard,
+        positions=module.positions,
+        depth=module.acceleration if is_small else 0,
+        holds_rows=is_small,
+    )
     history, bound = run(
-        module, X, max_iter=n_passes, tol=-1.0, ascends=False, guard=Guard
+        module, X, max_iter=n_passes, tol=-1.0, ascends=False, guard=guard
     )
     return float(module.place.detach().log()), np.array(history["lower_bound"]), bound
 
