@@ -1,5 +1,7 @@
 """Deep probabilistic factor models of counts, as scikit-learn estimators."""
 
+import importlib
+
 from skdeepfactor._version import __version__
 from skdeepfactor.models.latent_dirichlet_allocation import LatentDirichletAllocation
 from skdeepfactor.models.neural_topic_dlgm import NeuralTopicDLGM
@@ -17,3 +19,16 @@ __all__ = [
     "VariationalSparseCoding",
     "__version__",
 ]
+
+# Loaded when first used: they import more than a fit needs.
+_ON_FIRST_USE = ["data", "datasets", "inspection", "metrics", "plotting"]
+
+
+def __getattr__(name):
+    if name in _ON_FIRST_USE:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_ON_FIRST_USE})

@@ -26,14 +26,11 @@ def public_objects():
         if importlib.util.find_spec(f"skdeepfactor.{reader}") is None:
             continue
         module = importlib.import_module(f"skdeepfactor.{reader}")
-        for name, value in vars(module).items():
-            is_code = inspect.isfunction(value) or inspect.isclass(value)
-            is_ours = is_code and value.__module__ == module.__name__
-            if not is_ours or name.startswith("_"):
-                continue
+        for name in module.__all__:
+            value = getattr(module, name)
             if inspect.isclass(value):
                 yield from with_methods(value)
-            else:
+            elif inspect.isfunction(value):
                 yield f"{module.__name__}.{name}", value
 
 
@@ -76,6 +73,19 @@ def test_the_public_face_is_found():
     assert set(skdeepfactor.__all__) - {"__version__"} <= names
     assert {"fit", "partial_fit", "transform", "score", "perplexity", "sample"} <= names
     assert {"npmi_coherence", "load_docstrings"} <= names
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_all_that_a_reader_shows_is_listed(reader):
+    module = importlib.import_module(f"skdeepfactor.{reader}")
+    shown = {
+        name
+        for name, value in vars(module).items()
+        if (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__.startswith(module.__name__)
+        and not name.startswith("_")
+    }
+    assert shown <= set(module.__all__)
 
 
 @pytest.mark.parametrize("path", OBJECTS)

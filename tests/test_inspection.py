@@ -28,7 +28,6 @@ from skdeepfactor import (
     SparseGammaDEF,
     VariationalAutoencoder,
     VariationalSparseCoding,
-    reading,
 )
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.inspection import (
@@ -38,6 +37,7 @@ from skdeepfactor.inspection import (
     latent_usage,
     match_components,
     nearest_features,
+    reading,
     sparsity,
     stability,
     to_pyldavis,

@@ -227,7 +227,7 @@ def test_blocks_with_gaps_are_the_matrix(model, holey):
     blocks = RowBlocks([X[:25], X[25:60], X[60:]])
     model.set_params(batch_size=None)
     whole, cut = clone(model).fit(X), clone(model).fit(blocks)
-    if whole._plan(whole._load(torch.float64), Budget(1, 1)).ascends:
+    if whole._plan(whole._load(torch.float64), Budget(1, 1, n_rows=60)).ascends:
         assert_allclose(cut.components_, whole.components_, rtol=1e-6)
     assert np.isfinite(cut.lower_bound_)
     assert_allclose(whole.transform(blocks), whole.transform(X), rtol=1e-9)

@@ -20,11 +20,10 @@ from skdeepfactor import (
     NeuralTopicDLGM,
     PoissonFactorization,
     SparseGammaDEF,
-    page,
 )
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.inspection import hierarchy, to_pyldavis, top_features, top_rows
-from skdeepfactor.plotting import topic_page
+from skdeepfactor.plotting import page, topic_page
 
 TEXTS = [
     "red apple pear",

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -234,7 +235,7 @@ def run(
         optimizer or NaturalGradient(module.parameters()), ascends=ascends, guard=guard
     )
     n_steps = math.ceil(len(X) / (batch_size or len(X)))
-    budget = Budget(max_iter, max_iter * n_steps, batch_size)
+    budget = Budget(max_iter, max_iter * n_steps, batch_size, len(X))
     return train(module, rows, plan, budget=budget, **options)
 
 
@@ -722,7 +723,7 @@ def test_estimators_have_unbiased_gradients(conjugate, counts, device):
 def test_estimators_take_the_same_step_in_chunks(conjugate, counts, monkeypatch):
     def step():
         module, X = started(conjugate, counts)
-        optimizer = conjugate._plan(module, Budget(1, 1)).optimizer
+        optimizer = conjugate._plan(module, Budget(1, 1, n_rows=60)).optimizer
         bound = one_step(module, optimizer, X, X.shape[0])
         return bound, state(module), len(list(chunks(X, None, module.local_width)))
 
@@ -741,8 +742,15 @@ def test_estimators_take_the_same_step_in_chunks(conjugate, counts, monkeypatch)
 
 def on_path(X, module, n_passes):
     """Train on a path: the logarithm where it ends, all bounds, and the one there."""
+    is_small = Guard.has_room_for(len(X) + 1)
+    guard = partial(
+        Guard,
+        positions=module.positions,
+        depth=module.acceleration if is_small else 0,
+        holds_rows=is_small,
+    )
     history, bound = run(
-        module, X, max_iter=n_passes, tol=-1.0, ascends=False, guard=Guard
+        module, X, max_iter=n_passes, tol=-1.0, ascends=False, guard=guard
     )
     return float(module.place.detach().log()), np.array(history["lower_bound"]), bound
 

@@ -38,8 +38,8 @@ def _has_perplexity(estimator):
     """Whether perplexity has a meaning; the error says why not."""
     if not estimator._domain.is_counts:
         raise AttributeError(
-            f"perplexity needs a likelihood of counts, got likelihood="
-            f"{estimator.likelihood!r}."
+            "perplexity needs a likelihood of counts, which these parameters of "
+            f"{type(estimator).__name__} do not give."
         )
     return True
 
@@ -78,6 +78,9 @@ class BaseFactorModel(
 
     #: Parameters that give what is fitted its meaning, and may not change after it.
     _kept_parameters = ("n_components", "likelihood", "link", "family", "weight_prior")
+
+    #: By what X is multiplied; a parameter of those models whose priors have a scale.
+    input_scale: float | str = 1.0
 
     def _sizes(self, rows, y):
         """What the module's shape needs, as a dict that is kept with the fit."""
@@ -189,7 +192,7 @@ class BaseFactorModel(
         with unchanged_on_error(self):
             self._validate_params()
             try:
-                vars(self).update(Fit(self, X, y, **options).attributes())
+                vars(self).update(Fit(self, X, y, **options).attributes(X))
             except Interrupted as interrupt:
                 vars(self).update(interrupt.attributes)
                 raise
@@ -317,7 +320,10 @@ class BaseFactorModel(
         rows = MatrixRows(Z)
         module = loaded_module(self, rows.dtype)
         decoded = map_rows(module, rows, lambda module, z: module.decode(z.x))
-        return np.concatenate(list(decoded))
+        expected = np.concatenate(list(decoded))
+        if self.input_scale_ != 1 and not module.is_given_total:
+            expected /= self.input_scale_
+        return expected
 
     def score_samples(self, X):
         """Evidence lower bound of each row, in nats.
@@ -468,6 +474,12 @@ class BaseFactorModel(
     @property
     def _n_features_out(self):
         return self.components_.shape[0]
+
+    @property
+    def input_scale_(self):
+        """By what X is multiplied; 1.0 where it was counts that were fitted."""
+        check_is_fitted(self)
+        return self._fitted_sizes["input_scale"]
 
     @property
     def _may_miss(self):

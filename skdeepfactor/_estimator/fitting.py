@@ -89,7 +89,7 @@ class Fit:
         sharded=False,
         sample_weight=None,
     ):
-        self.estimator, self.X = estimator, X
+        self.estimator = estimator
         self.is_warm = estimator.warm_start and estimator.__sklearn_is_fitted__()
         self.share = share = current_share(bool(sharded))
         self.rows_val, self.report = None, None
@@ -113,15 +113,22 @@ class Fit:
         if X_val is None and estimator.validation_fraction is not None:
             with share.agreement():
                 rows, self.rows_val = self._hold_out(rows, random_state)
-        self.rows = rows
         rows.join()
         if self.rows_val is not None:
             self.rows_val.join()
+        if not self.is_warm:
+            self.sizes = {**self.sizes, "input_scale": input_scale(estimator, rows)}
+        scale = self.sizes["input_scale"]
+        self.rows = rows.scaled(scale)
+        if self.rows_val is not None:
+            self.rows_val = self.rows_val.scaled(scale)
         seeds = random_state.randint(np.iinfo(np.int32).max, size=estimator.n_init)
         self.seeds = share.gathered(seeds)[0]
 
-    def attributes(self):
+    def attributes(self, X):
         """Train from each start; the fitted attributes of the best one.
+
+        ``X`` is what callbacks are shown as the data. Other processes get none of it.
 
         Raises
         ------
@@ -131,7 +138,7 @@ class Fit:
         """
         n_jobs, best = self.estimator.n_jobs, None
         try:
-            with pass_reports(self.estimator, self.X) as report:
+            with pass_reports(self.estimator, X) as report:
                 if len(self.seeds) == 1 or self.is_warm:
                     self.report = report
                     return self._run(self.seeds[0])
@@ -212,7 +219,12 @@ class Fit:
         if batch_size is not None and batch_size >= n_rows:
             batch_size = None
         n_steps = math.ceil(n_rows / (batch_size or n_rows))
-        return Budget(estimator.max_iter, estimator.max_iter * n_steps, batch_size)
+        return Budget(
+            estimator.max_iter,
+            estimator.max_iter * n_steps,
+            batch_size,
+            self.rows.most_samples,
+        )
 
     def _validation_score(self, module):
         """The mean bound of the rows held out, of all processes."""
@@ -303,6 +315,9 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
         rows = weighted_rows(rows, sample_weight)
     if total_samples is not None and total_samples < 1:
         raise ValueError(f"total_samples must be at least 1, got {total_samples!r}.")
+    if is_first:
+        sizes = {**sizes, "input_scale": input_scale(estimator, rows)}
+    rows = rows.scaled(sizes["input_scale"])
     n_seen = rows.total_weight + (0 if is_first else estimator.n_samples_seen_)
     n_samples = n_seen if total_samples is None else total_samples
     random_state = new_random_state(estimator.random_state)
@@ -311,8 +326,9 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
         module = started_module(
             estimator, rows, sizes, random_state, is_warm=not is_first
         )
-    module.begin(None)
-    optimizer = estimator._plan(module, Budget()).optimizer
+    budget = Budget()
+    module.begin(budget)
+    optimizer = estimator._plan(module, budget).optimizer
     if not is_first:
         load_optimizer(optimizer, estimator._optimizer_state)
     module.train()
@@ -337,6 +353,14 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
     return fitted_attributes(
         estimator, module, sizes, optimizer, rows, history, lower_bound, n_seen
     )
+
+
+def input_scale(estimator, rows):
+    """By what the rows, and all that come later, are multiplied."""
+    if not estimator._domain.is_counts:
+        return 1.0
+    scale = estimator.input_scale
+    return 1 / rows.unit() if scale == "auto" else float(scale)
 
 
 def started_module(estimator, rows, sizes, random_state, *, is_warm):

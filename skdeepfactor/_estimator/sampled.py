@@ -123,7 +123,8 @@ class SampledFactorModel(BaseFactorModel):
 
     def _plan(self, module, budget):
         optimizer = AnnealedAdam(self._parameter_groups(module), budget.n_updates)
-        return TrainingPlan(optimizer, n_warmup=self._n_warmup_passes(budget))
+        n_warmup = warmup_passes(self._warmups(), budget)
+        return TrainingPlan(optimizer, n_warmup=n_warmup)
 
     @abstractmethod
     def _parameter_groups(self, module):
@@ -133,18 +134,24 @@ class SampledFactorModel(BaseFactorModel):
     def _warmups(self):
         """Warm-ups that follow each other: updates, or shares of training."""
 
-    def _n_warmup_passes(self, budget):
-        """Passes until all that the model warms up is at full strength."""
-        if budget.n_updates is None:
-            return 0
-        n_updates = sum(in_updates(w, budget.n_updates) for w in self._warmups())
-        share = n_updates / budget.n_updates
-        if share > 1:
-            warnings.warn(
-                f"The warm-up takes {n_updates:.0f} updates, and training but "
-                f"{budget.n_updates}: it never ended. Raise max_iter or lower the "
-                "warm-up.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
-        return math.ceil(min(share, 1.0) * budget.n_passes)
+
+def warmup_passes(warmups, budget):
+    """Passes until all that a model warms up, one after the other, is at full strength.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If that is later than the end of training.
+    """
+    if budget.n_updates is None:
+        return 0
+    n_updates = sum(in_updates(warmup, budget.n_updates) for warmup in warmups)
+    share = n_updates / budget.n_updates
+    if share > 1:
+        warnings.warn(
+            f"The warm-up takes {n_updates:.0f} updates, and training but "
+            f"{budget.n_updates}: it never ended. Raise max_iter or lower the warm-up.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    return math.ceil(min(share, 1.0) * budget.n_passes)

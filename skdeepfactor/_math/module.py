@@ -22,11 +22,8 @@ class FactorModule(nn.Module, ABC):
     #: Width of the local parameters that the loop remembers for each row; 0 for none.
     local_width = 0
 
-    #: How many earlier ones those steps are extrapolated from; 0 for none.
-    acceleration = 0
-
-    #: Names of the parameters that a step on all rows replaces, unread.
-    statistics: tuple = ()
+    #: Whether rows are given their totals, so that ``decode`` gives shares.
+    is_given_total = False
 
     #: Whether the shape of a prior is learnt, which takes cold passes to settle.
     learns_shape = False
@@ -55,9 +52,9 @@ class FactorModule(nn.Module, ABC):
             self.work_width, like.device, like.dtype, self.may_miss, self.side
         )
 
-    def begin(self, n_total):
-        """Note how many updates this training will take, None in a stream."""
-        self.n_total = n_total
+    def begin(self, budget):
+        """Note what this training has to spend, a ``Budget``."""
+        self.n_total = budget.n_updates
 
     def seed(self, seed):
         """Seed what the module draws in training."""
@@ -138,15 +135,6 @@ class FactorModule(nn.Module, ABC):
         loss = loss - scaled(bounds, batch.weight).sum()
         loss.backward()
         return bounds.detach(), None
-
-    def positions(self, table):
-        """What is extrapolated from step to step, where ``acceleration`` says so.
-
-        Pairs of tensors of one shape: positive numbers, to be written to, and how much
-        a change in the logarithm of each counts. ``table`` holds the local parameters
-        of all rows.
-        """
-        return []
 
     @staticmethod
     def gradient(parameter):

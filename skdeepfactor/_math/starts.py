@@ -21,6 +21,9 @@ SVD_POWER_ITERATIONS = 2
 KMEANS_ITERATIONS = 20
 # How fast a feature's share falls with its distance from a cluster's centre.
 PART_WIDTH = 0.28
+# Starts of k-means where data are no counts: passes over few, light words do not part
+# what it has merged, as those over counts do.
+N_STARTS = 8
 TINY = np.finfo(np.float64).tiny
 # Rows of which float64 copies are made at once.
 BLOCK_ROWS = 4096
@@ -243,7 +246,13 @@ def _cluster_counts(X, weights, n_components, random_state):
         )
         scores = left * lengths / roots[:, np.newaxis]
     n_clusters = min(n_components, n_samples)
-    kmeans = _fitted_kmeans(normalize(scores), n_clusters, random_state, weights)
+    kmeans = _fitted_kmeans(
+        normalize(scores),
+        n_clusters,
+        random_state,
+        weights,
+        n_init=n_starts(X),
+    )
     labels = kmeans.labels_
     # A component without rows of its own starts from one row, or it would not part
     # from the average.
@@ -285,15 +294,31 @@ def _scaled_rows(X, scale):
     return X
 
 
-def _fitted_kmeans(points, n_clusters, random_state, weights=None):
-    """A k-means of one start, cut short: it is but a start itself."""
+def _fitted_kmeans(points, n_clusters, random_state, weights=None, n_init=1):
+    """A k-means that is cut short: it is but a start itself."""
     kmeans = KMeans(
-        n_clusters, n_init=1, max_iter=KMEANS_ITERATIONS, random_state=random_state
+        n_clusters,
+        n_init=n_init,
+        max_iter=KMEANS_ITERATIONS,
+        random_state=random_state,
     )
     with warnings.catch_warnings():
         # Fewer distinct points than clusters are no fault of the user's.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return kmeans.fit(points, sample_weight=weights)
+
+
+def n_starts(X):
+    """How many starts k-means is to have for clusters of these data."""
+    return 1 if are_whole(X) else N_STARTS
+
+
+def are_whole(X):
+    """Whether all numbers of a matrix are integers, but for those that are missing."""
+    values = X.data if scipy.sparse.issparse(X) else X
+    if values.dtype.kind in "iub":
+        return True
+    return bool(((values == np.floor(values)) | np.isnan(values)).all())
 
 
 def _as_floating(X):
@@ -306,13 +331,14 @@ def _log1p(X):
     return X.log1p()
 
 
-def initial_parts(X, n_components, random_state, weights=None):
+def initial_parts(X, n_components, random_state, weights=None, *, n_starts=1):
     """Shares of components in each feature, (n_components, n_features), from parts.
 
     Features are clustered: the columns of log(1 + x / 5), centred and of length 1, and
     each goes to the clusters by its distance to their centres. For images these are
     parts, for rows that mix many components more than clusters of rows are.
-    ``weights`` say how often each row counts, if not once.
+    ``weights`` say how often each row counts, if not once; the best of ``n_starts``
+    k-means is taken.
     """
     n_samples, n_features = X.shape
     if weights is None:
@@ -340,7 +366,7 @@ def initial_parts(X, n_components, random_state, weights=None):
     n_clusters = min(n_components, is_there.sum())
     if n_clusters > 0:
         columns = normalize(columns[is_there])
-        kmeans = _fitted_kmeans(columns, n_clusters, random_state)
+        kmeans = _fitted_kmeans(columns, n_clusters, random_state, n_init=n_starts)
         centers = kmeans.cluster_centers_
         distances = euclidean_distances(columns, centers, squared=True)
         distances -= distances.min(axis=1, keepdims=True)

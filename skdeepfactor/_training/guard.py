@@ -86,33 +86,44 @@ class Anderson:
 class Guard:
     """Steps on all rows that may lower the bound: extrapolated, but never for worse.
 
-    Each step goes on from an extrapolation of those before it. Where the bound falls
-    for that, it is taken back, and they are forgotten. Large models are not
-    extrapolated, and of them the parameters alone are kept, not the local ones of rows,
-    which ``holds_rows`` tells.
+    Each step starts from an extrapolation of those before it. Where the bound falls for
+    that, it is taken back, and they are forgotten.
 
     Parameters
     ----------
     module : FactorModule
-        Its ``acceleration`` is how many earlier steps each is extrapolated from; it is
-        set to 0 where the model is too large. Its ``statistics`` need no copies.
     memory : Memory
     rows : Rows
+    positions : callable
+        What is extrapolated: from the table of local parameters of all rows, pairs of
+        tensors of one shape, positive numbers, to be written to, and how much a change
+        in the logarithm of each counts.
+    depth : int
+        From how many earlier steps each is extrapolated; 0 for no extrapolation.
+    holds_rows : bool
+        Whether the local parameters of rows are copied, and not the module's alone; see
+        ``has_room_for``. Without them nothing can be extrapolated.
+    unread : sequence of str
+        Names of parameters that a step on all rows replaces, unread: they need no
+        copies.
     """
 
-    def __init__(self, module, memory, rows):
-        self.module, self.memory, self.share = module, memory, rows.share
+    @staticmethod
+    def has_room_for(n_numbers):
+        """Whether so many numbers may be extrapolated, and copied a dozen times."""
+        return n_numbers <= MAX_EXTRAPOLATED
+
+    def __init__(
+        self, module, memory, rows, *, positions, depth, holds_rows, unread=()
+    ):
+        self.module, self.share, self.positions = module, rows.share, positions
+        self.table, self.holds_rows = memory.table, holds_rows
+        self.memory = memory if holds_rows else None
         self.weights = rows.weights_of(slice(None), memory.table.device)
-        sizes = (values.numel() for values, _ in module.positions(memory.table))
-        self.holds_rows = max(self.share.gathered(sum(sizes))) <= MAX_EXTRAPOLATED
-        if not self.holds_rows:
-            module.acceleration, self.memory = 0, None
-        self.anderson = Anderson(module.acceleration, self.share.add_up)
+        self.anderson = Anderson(depth, self.share.add_up)
         # Where this pass began, where the best one did, and the last step as it was.
         names = ("start", "best", "plain") if self.anderson.depth else ("start", "best")
-        self.copies = {
-            name: Snapshot(module, self.memory, module.statistics) for name in names
-        }
+        self.copies = {name: Snapshot(module, self.memory, unread) for name in names}
         self.bound = self.best_bound = -math.inf
         self.is_ahead = False
 
@@ -181,7 +192,7 @@ class Guard:
 
     def _positions(self):
         """Logarithms of all that is extrapolated, and their weights, as vectors."""
-        pairs = self.module.positions(self.memory.table)
+        pairs = self.positions(self.table)
         logarithms = torch.cat([values.log().flatten() for values, _ in pairs])
         return logarithms, torch.cat([self._counted(*pair) for pair in pairs])
 
@@ -190,7 +201,7 @@ class Guard:
 
         And rows as often as they do.
         """
-        storages = (x.untyped_storage().data_ptr() for x in (values, self.memory.table))
+        storages = (x.untyped_storage().data_ptr() for x in (values, self.table))
         is_own = len(set(storages)) == 1
         n_times = 1 if is_own else self.share.n_processes
         if is_own:
@@ -199,7 +210,7 @@ class Guard:
 
     def _move(self, logarithms):
         """Write positions, given their logarithms."""
-        pairs = self.module.positions(self.memory.table)
+        pairs = self.positions(self.table)
         parts = logarithms.exp().split([values.numel() for values, _ in pairs])
         for (values, _), part in zip(pairs, parts, strict=True):
             values.copy_(part.view_as(values))

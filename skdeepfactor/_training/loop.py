@@ -109,7 +109,7 @@ def train(
     Interrupted
         For a ``KeyboardInterrupt`` after the first pass.
     """
-    module.begin(budget.n_updates)
+    module.begin(budget)
     run = Run(module, rows, plan, budget, rng, is_validated=validate is not None)
     if checkpoint is not None:
         _resume(run, checkpoint)

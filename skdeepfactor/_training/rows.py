@@ -15,6 +15,7 @@ import sklearn
 import torch
 
 from skdeepfactor._math.batch import Batch, compute_dtype, to_tensor
+from skdeepfactor._math.starts import are_whole
 from skdeepfactor._training.distributed import Share
 from skdeepfactor.data import stacked
 
@@ -108,6 +109,34 @@ class Rows(ABC):
     @abstractmethod
     def knowing(self, **arrays):
         """The same rows, of which more is known, those of weight 0 left out."""
+
+    @abstractmethod
+    def scaled(self, scale):
+        """The same rows, multiplied by a number."""
+
+    @abstractmethod
+    def nonzeros(self):
+        """What rows hold: their numbers, sums and counts of entries that are not 0.
+
+        Two arrays, (n_rows,), of visible rows from the first on, and whether all of
+        their entries are integers.
+        """
+
+    def unit(self):
+        """The mean of the entries that are neither 0 nor missing; 1.0 of integers.
+
+        Rows count as often as their weights say; of a stream, the first block tells.
+        """
+        totals, counts, is_whole = self.nonzeros()
+        weights = np.ones(len(totals)) if self.weights is None else self.weights
+        known = weights[: len(totals)] @ totals, weights[: len(totals)] @ counts
+        if self.share.is_sharded:
+            *known, are_whole = zip(
+                *self.share.gathered((*known, is_whole)), strict=True
+            )
+            known, is_whole = map(sum, known), all(are_whole)
+        total, count = known
+        return 1.0 if is_whole or total == 0 else float(total / count)
 
     @abstractmethod
     def _pieces(self, batch_size, rng):
@@ -255,6 +284,11 @@ class Rows(ABC):
         return self._levels
 
     @property
+    def most_samples(self):
+        """Number of rows of the process that has most; all must ask."""
+        return max(self.share.gathered(self.n_samples))
+
+    @property
     def mean_weight(self):
         """How often a row counts on average."""
         return self.total_weight / self.n_total
@@ -341,6 +375,14 @@ class MatrixRows(Rows):
             return rows
         return rows.some(np.flatnonzero(weights))
 
+    def scaled(self, scale):
+        if scale == 1:
+            return self
+        return MatrixRows(self.X * scale, self.share, self.arrays)
+
+    def nonzeros(self):
+        return nonzeros_of(self.X)
+
     def some(self, numbers):
         """Some of the rows, by an array of their numbers or a slice."""
         arrays = {name: array[numbers] for name, array in self.arrays.items()}
@@ -370,6 +412,15 @@ def row_totals(X):
     if np.isnan(totals).any():
         totals = np.nansum(X, axis=1, dtype=np.float64)
     return totals
+
+
+def nonzeros_of(X):
+    """Sums and counts of each row's entries, and whether all of them are integers."""
+    if scipy.sparse.issparse(X):
+        counts = np.diff(X.indptr)
+    else:
+        counts = ((X != 0) & ~np.isnan(X)).sum(axis=1)
+    return row_totals(X), counts, are_whole(X)
 
 
 def chunks(X, rows, width, *, device_type="cpu", n_splits=1):

@@ -7,7 +7,14 @@ import numpy as np
 import torch
 
 from skdeepfactor._math.batch import compute_dtype
-from skdeepfactor._training.rows import ALONE, Rows, _checksum, ahead, row_totals
+from skdeepfactor._training.rows import (
+    ALONE,
+    Rows,
+    _checksum,
+    ahead,
+    nonzeros_of,
+    row_totals,
+)
 from skdeepfactor.data import stacked
 
 # How many blocks are read ahead.
@@ -128,10 +135,11 @@ class StreamedRows(Rows):
         for _, block in blocks.note_sizes():
             if not totals:
                 self.n_features, self.dtype = block.shape[1], compute_dtype(block)
+                self._first = nonzeros_of(block)
             elif compute_dtype(block) == torch.float64:
                 self.dtype = torch.float64
             totals.append(row_totals(block))
-        self._arrays = {}
+        self._arrays, self._scale = {}, 1.0
         self._totals = np.concatenate(totals)
         self._keep(np.arange(len(self._totals)))
 
@@ -184,6 +192,16 @@ class StreamedRows(Rows):
         rows._keep(kept)
         return rows
 
+    def scaled(self, scale):
+        rows = copy.copy(self)
+        rows._scale, rows._totals = scale * self._scale, scale * self._totals
+        return rows
+
+    def nonzeros(self):
+        totals, counts, is_whole = self._first
+        rows = self._kept[self._kept < len(totals)]
+        return totals[rows], counts[rows], is_whole
+
     def _kept_blocks(self, order):
         """Yield each block's rows that are kept, and their numbers among those kept."""
         for number, block in self.blocks.read(order):
@@ -193,6 +211,8 @@ class StreamedRows(Rows):
             if len(rows) == 0:
                 continue
             matrix = block if len(rows) == block.shape[0] else block[rows]
+            if self._scale != 1:
+                matrix = matrix * self._scale
             yield matrix, np.arange(*bounds)
 
     def _pieces(self, batch_size, rng):

@@ -66,6 +66,8 @@ class DirichletTopics(FactorModule):
     without the prior, which may be learnt meanwhile.
     """
 
+    is_given_total = True
+
     def __init__(
         self,
         doc_topic_prior,
@@ -238,6 +240,11 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         by expected counts, the zeroth-order collapsed updates (CVB0) without taking
         out each count's own share; it predicts held-out words better, but the bound may
         fall. With both, ``score`` and ``perplexity`` are the topics' mean-field bound.
+    input_scale : "auto" or float, default="auto"
+        By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
+        other numbers, such as tf-idf, one over the mean of those that are not 0, so
+        that an entry counts one on average. Scores are those of the scaled data, and
+        ``inverse_transform`` is on the scale of X. 1.0 takes all data as they are.
     init : {"kmeans", "random"} or array-like, default="kmeans"
         Where the topics start: from clusters of the documents, from random weights,
         or from an array of shape (n_components, n_features), up to scale. The start
@@ -298,6 +305,8 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         The prior of the topics, learnt or given.
     lower_bound_ : float
         Bound of the training data in nats, the divergence of the topics included.
+    input_scale_ : float
+        By what X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
         for each pass.
@@ -339,6 +348,10 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     """
 
     _parameter_constraints: ClassVar[dict] = {
+        "input_scale": [
+            Interval(Real, 0, None, closed="neither"),
+            StrOptions({"auto"}),
+        ],
         **ConjugateFactorModel._parameter_constraints,
         "doc_topic_prior": [
             Interval(Real, 0, None, closed="neither"),
@@ -360,6 +373,7 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         doc_topic_prior=0.03,
         topic_word_prior=0.05,
         inference="collapsed",
+        input_scale="auto",
         init="kmeans",
         max_iter=4,
         tol=1e-4,
@@ -382,6 +396,7 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         self.doc_topic_prior = doc_topic_prior
         self.topic_word_prior = topic_word_prior
         self.inference = inference
+        self.input_scale = input_scale
         self.init = init
         self.max_iter = max_iter
         self.tol = tol

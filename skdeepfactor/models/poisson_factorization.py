@@ -545,6 +545,11 @@ class PoissonFactorization(ConjugateFactorModel):
         What NaN in dense data is. ``"ignore"``: an entry that was not observed, and is
         left out of the likelihood; ``inverse_transform`` says what may be there. Needs
         gamma weights and ``exposure=None``. ``"error"``: a mistake.
+    input_scale : "auto" or float, default="auto"
+        By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
+        other numbers, such as tf-idf, one over the mean of those that are not 0, so
+        that an entry counts one on average. Scores are those of the scaled data, and
+        ``inverse_transform`` is on the scale of X. 1.0 takes all data as they are.
     init : {"kmeans", "random"} or array-like, default="kmeans"
         Where the weights start: from clusters of the rows, from random weights, or from
         an array of shape (n_components, n_features), up to scale. The start decides the
@@ -604,6 +609,8 @@ class PoissonFactorization(ConjugateFactorModel):
         The priors, learnt or given.
     lower_bound_ : float
         Bound of the training data in nats, the divergence of the weights included.
+    input_scale_ : float
+        By what X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
         for each pass.
@@ -643,6 +650,10 @@ class PoissonFactorization(ConjugateFactorModel):
     """
 
     _parameter_constraints: ClassVar[dict] = {
+        "input_scale": [
+            Interval(Real, 0, None, closed="neither"),
+            StrOptions({"auto"}),
+        ],
         **ConjugateFactorModel._parameter_constraints,
         "factor_shape": [
             Interval(Real, 0, None, closed="neither"),
@@ -682,6 +693,7 @@ class PoissonFactorization(ConjugateFactorModel):
         rate_shape=1.0,
         exposure=None,
         missing_values="error",
+        input_scale="auto",
         init="kmeans",
         max_iter=10,
         tol=1e-4,
@@ -710,6 +722,7 @@ class PoissonFactorization(ConjugateFactorModel):
         self.rate_shape = rate_shape
         self.exposure = exposure
         self.missing_values = missing_values
+        self.input_scale = input_scale
         self.init = init
         self.max_iter = max_iter
         self.tol = tol

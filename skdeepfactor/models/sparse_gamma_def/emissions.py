@@ -1,84 +1,21 @@
-r"""Data given gamma factors, through weights with a gamma posterior each.
+r"""Data given the products of factors and weights, p(x | z W).
 
-A row has factors z with a gamma posterior each, of means z_k and shapes; features have
-weights W, with a posterior likewise, of means w_kv; c is 1 / shape, m = zw. What the
-expected log likelihood adds to the bound, and how it moves z and W, is here.
+**Counts,** :math:`x_v \sim \text{Poisson}((z W)_v)`; **binary data,** :math:`P(x_v = 1)
+= 1 - \exp(-(z W)_v)`, which say whether a count of that rate is at least 1; **real
+numbers,** :math:`x_v \sim N((z W)_v, \sigma^2)`. What is missing of a row is left out.
 
-**Counts,** x ~ Poisson((z W)_v), and **binary data**, P(x_v = 1) = 1 - exp(-(z W)_v).
-The latter say whether a count y of that rate is at least 1. Given that it is, its
-posterior is taken to be a Poisson count p, but for the zero; it has the mean
-p / (1 - exp(-p)), and what it adds to the bound is, for any p,
-
-.. math::
-    E[y] \big(E \log (zW)_v - \log p\big) + \log(e^p - 1) - E (zW)_v,
-
-which is largest at log p = E log (z W)_v: log(e^p - 1) then stands where counts have x
-log p. As a function of log p it is convex, and p may be a lower bound as well.
-
-*Allocated*: with the shares of each count among the factors, as in Poisson
-factorization, E log (z W)_v >= log sum_k exp(E log z_k + E log W_kv). A bound whose
-updates are exact. *Expanded*: it is taken to second order around the means,
-
-.. math::
-    E \log (zW)_v \approx \log m_v - \frac{s_v}{2 m_v^2}, \qquad
-    s_v = \sum_k z_k^2 w_{kv}^2 \big((1 + c_k)(1 + c_{kv}) - 1\big).
-
-With R = (x / m) (1 + s / m^2), P = x / m^2, Q_k = sum_v P_v w_kv^2 (1 + c_kv) and Q0_k
-the same without c, the bound is stationary in z_k and in its shape where, with the
-prior Gamma(a, r),
-
-.. math::
-    a + z_k \sum_v R_v w_{kv} = z_k \Big(r_k + \sum_v w_{kv}\Big)
-        + z_k^2 \big((1 + c_k) Q_k - Q^0_k\big), \qquad
-    \text{shape} = a + \frac{z_k^2 Q_k}{g(\text{shape})},
-
-g(s) = 2 s^2 (psi'(s) - 1/s), which falls from 2 at 0 to 1. The mean is multiplied by
-the ratio of the two sides, to a power above 1 (over-relaxation). Binary data have E[y]
-in the place of x. (To expand log(e^m - 1) itself would be of no use: where m is large
-it is almost linear, and lets m vary as if it could not come near 0.)
-
-**Real numbers,** x ~ N((z W)_v, sigma^2): there the second order is all there is,
-
-.. math::
-    E \log p = -\tfrac12 \log 2 \pi \sigma^2
-        - \frac{(x_v - m_v)^2 + s_v}{2 \sigma^2}.
-
-With G = W W' of the means, m_v^2 summed over v is z G z', at most sum_k (u_k z_k)^2 (z
-G)_k / z_k at means u_k z_k. So the bound rises at least as much as
-
-.. math::
-    a \log u_k + u_k z_k \Big(\frac{(x W')_k}{\sigma^2} - r_k\Big) - \frac{u_k^2}{2
-    \sigma^2} \Big(z_k (zG)_k + z_k^2 \big((1 + c_k) Q_k - Q^0_k\big)\Big),
-
-in which Q sums w^2 (1 + c), and which is largest at the positive root of a quadratic
-equation. Shapes as above, Q / sigma^2 in the place of Q. All is products of X with W
-and of W with itself, so that sparse rows stay sparse. sigma^2 is the mean of the
-expected squared errors, but no less than 1e-6 of the data's mean square.
-
-**Missing entries** are left out of all sums over v, for a row, and over n, for a
-weight. Of real numbers z G is then the sum over the row's features of
-:math:`m_v w_{kv}`. In its place for weights there is the sum over all rows, which
-follows from products of means, times the share that rows with the feature have in
-:math:`\sum_n z_k m_v`. Of that share alone stochastic steps average what older weights
-give.
-
-**Spikes and slabs.** W ~ pi Gamma(c, d) + (1 - pi) Gamma(1, d'), the second, a spike,
-with 1e-2 of the mean of the first. For allocated counts the posterior of a weight that
-counts n and exposures t lead to is such a mixture too: Gamma(c_s + n, d_s + t) with
-odds that are those of pi times the ratio of the two normalisers
-d_s^{c_s} Gamma(c_s + n) / (Gamma(c_s) (d_s + t)^{c_s + n}). pi is their mean.
+Both solvers use these. What they make of an expected log likelihood differs, and
+stands with each of them.
 """
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
 from skdeepfactor._math.allocation import (
-    Allocation,
     Weights,
     allocate,
     allocate_indicators,
@@ -86,626 +23,276 @@ from skdeepfactor._math.allocation import (
     indicator_log_likelihood,
     log_factorials,
 )
-from skdeepfactor._math.batch import Batch
-from skdeepfactor._math.gammas import digamma, gamma_draws, gamma_kl
 from skdeepfactor._math.likelihoods import LARGEST_MEAN
-from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import (
     map_values,
-    product_at,
+    product,
+    products_at_entries,
     row_sum,
-    scaled,
-    slices,
-    transposed_products,
 )
 from skdeepfactor._math.starts import column_moments
-
-# Means, and products of them, below these are taken to be these.
-FLOORS = {torch.float32: 1e-12, torch.float64: 1e-100}
 
 # The least variance of noise, as a share of the mean square of the data.
 NOISE_FLOOR = 1e-6
 
-# Shape of the spike, its mean as a share of the slab's, and where pi is kept.
-SPIKE_SHAPE, SPIKE_MEAN = 1.0, 1e-2
-INCLUSION_RANGE = (1e-6, 1 - 1e-6)
-
-
-def mean_log(shape, mean):
-    """E[log y] of gamma variables."""
-    return digamma(shape) - (shape / mean).log()
-
 
 class Emission(nn.Module, ABC):
-    """p(x | z) and the posterior of the weights, whose means are (n_features, k).
+    """p(x | z W). Weights are (n_features, k).
 
-    ``view`` is what a batch looks like
-    under given factors, from which ``likelihood``, ``step`` and ``add`` are made.
+    ``by_gradients`` says whether its own parameters are learnt along gradients.
     """
 
-    #: Whether factors and weights step together, from the same view.
-    is_joint = False
-
-    #: Names of parameters that nothing but ``update`` reads.
-    statistics: tuple = ()
-
-    def __init__(self, shape, *, weight_shape, weight_rate, may_miss=False):
+    def __init__(self, *, by_gradients=False):
         super().__init__()
-        self.may_miss = may_miss
-        self.prior_shape, self.prior_rate = weight_shape, weight_rate
-        # Sums over rows of what the weights follow from, by feature.
-        self.counts = nn.Parameter(torch.zeros(shape))
-        self.register_buffer("weight_mean", torch.ones(shape))
-        self.register_buffer("weight_concentration", torch.ones(shape))
 
-    def initialize(self, X, weights, counts, level):
-        """Start from counts of each unit in each feature, of units of size ``level``.
+    def initialize(self, X, weights):
+        """Start from rows, of which ``weights`` say how often each counts."""
 
-        X says how large the data are, and ``weights`` how often each row counts.
+    def shared_out(self, batch, weights):
+        """What rows have, shared out by weights, (n_rows, k), and for how much.
+
+        The latter are the sums of the weights of what a row has, (k,) or (n_rows, k).
         """
-        mean = np.maximum(counts / (weights.sum() * level), 1e-8 * level)
-        self.weight_mean.copy_(torch.from_numpy(mean.T))
-        shape = self.prior_shape + counts
-        self.weight_concentration.copy_(torch.from_numpy(shape.T))
-
-    def with_sums(self, batch):
-        """A batch, with sums over what rows have that miss something."""
-        if batch.observed is None:
-            return batch
-        return batch.with_side(sums=batch.observed @ self.summed())
-
-    @abstractmethod
-    def summed(self):
-        """What is summed over the features that rows have, (n_features, width)."""
-
-    def cold(self, batch, prior):
-        """Means and shapes of rows: what they have, shared out by the mean weights."""
-        weights = self.weight_mean
         shares = weights / weights.sum(1, keepdim=True)
-        counts = batch.x @ shares
-        floor, totals = FLOORS[counts.dtype], weights.sum(0)
+        # What is negative comes from noise alone.
+        counts = map_values(torch.relu, batch.x) @ shares
+        totals = weights.sum(0)
         if batch.observed is not None:
-            totals = (batch.observed @ weights).clamp_min(floor)
-        return (counts / totals).clamp_min(floor), prior + counts
+            of_rows = batch.observed @ weights
+            totals = torch.where(of_rows > 0, of_rows, totals)
+        return counts, totals
+
+    def cold(self, batch, weights, prior, n_sharings):
+        """Means and shapes of rows from what they have alone, under a prior's shape.
+
+        Of units that overlap, sharing out once leaves most of the way.
+        """
+        counts, totals = self.shared_out(batch, weights)
+        shape = prior + counts
+        return shape / totals, shape
 
     @abstractmethod
     def constants(self, batch):
-        """What the likelihood of each row needs of it but once, float64."""
+        """What the log likelihood of each row needs of it but once, float64."""
 
     @abstractmethod
     def base(self, constants, batch):
-        """What they add to the log likelihood."""
+        """What they, and the parameters of the emission, add to the log likelihood."""
 
     @abstractmethod
-    def view(self, batch, mean, shape):
-        """What steps and the likelihood are made of."""
+    def drawn(self, batch, z, weights, *, variance=None, given_total=False):
+        """Log likelihood of rows given factors and weights, float64, except ``base``.
 
-    @abstractmethod
-    def likelihood(self, view):
-        """Expected log likelihood of each row, or a bound, but for ``base``."""
-
-    @abstractmethod
-    def step(self, view, prior, rate, power):
-        """New means and shapes of the factors under a prior Gamma(prior, rate)."""
-
-    @abstractmethod
-    def add(self, view, scale):
-        """Add what weights follow from: sums over rows, times ``scale``.
-
-        That is a float, or a tensor (n_rows,) of what each row is multiplied by.
+        ``variance`` is that of weights that are means, like ``weights``; with
+        ``given_total`` counts are words in order. Gradients flow to all.
         """
 
-    def add_means(self, batch, mean, scale):
-        """Add what they follow from of the means after a step."""
+    def decode(self, mean):
+        """E[x], given z W."""
+        return mean
 
     @abstractmethod
-    def update(self, power):
-        """A step on the weights."""
-
-    def closed(self, batch, mean, shape):
-        """A closed-form bound on the expected log likelihood but for ``base``."""
-        return self.likelihood(self.view(batch, mean, shape))
-
-    @abstractmethod
-    def drawn(self, batch, z, weights):
-        """Log likelihood of drawn factors and weights, float64, but for ``base``."""
-
-    def _slices(self):
-        """Yield slices of the features, and the weights' shapes and means there."""
-        for features in slices(*self.weight_mean.shape):
-            yield (
-                features,
-                self.weight_concentration[features],
-                self.weight_mean[features],
-            )
-
-    def draw(self, generator):
-        """Weights from their posterior, (n_features, k), float64."""
-        draws = torch.empty_like(self.weight_mean, dtype=torch.float64)
-        for features, shape, mean in self._slices():
-            draws[features] = gamma_draws(shape, mean, generator)
-        return draws
-
-    def kl(self):
-        """The divergence of the weights, float64."""
-        prior, parts = (self.prior_rate, math.log(self.prior_rate)), []
-        for _, shape, mean in self._slices():
-            logs = mean_log(shape, mean)
-            kl = gamma_kl(shape, shape / mean, logs, self.prior_shape, *prior)
-            parts.append(kl.sum())
-        return torch.stack(parts).sum()
-
-    def inclusion_probabilities(self):
-        """Posterior probabilities of the slab, (k, n_features); None without spikes."""
-        return
-
-    def refresh(self):
-        """Recompute what follows from the weights."""
+    def sample(self, mean, generator):
+        """Data drawn given z W, an array, by a NumPy generator."""
 
     def noise_variance(self):
         """That of Gaussian noise, a float; None of other data."""
         return
 
-    def decode(self, z):
-        """E[x | z] at the mean weights."""
-        return z @ self.weight_mean.T
 
-    @abstractmethod
-    def sample(self, z, generator):
-        """Rows given factors, an array."""
+class CountEmission(Emission):
+    """Counts, or what is known of them."""
 
-
-class Counts(Emission):
-    """Counts, or with ``is_binary`` whether they are at least 1."""
-
-    def __init__(self, shape, *, is_binary=False, **prior):
-        super().__init__(shape, **prior)
-        self.is_binary = is_binary
-        # The same for all features that all rows have.
-        self.totals = nn.Parameter(torch.zeros(shape if self.may_miss else shape[1]))
-        # Of the closed-form bound, which not every pass needs.
-        self._allocating = None
-
-    def initialize(self, X, weights, counts, level):
-        super().initialize(X, weights, counts, level)
-        self.counts.data.copy_(torch.from_numpy(counts.T))
-        self.totals.data.fill_(weights.sum() * level)
-
-    def summed(self):
-        return self.weight_mean
-
-    def totals_of(self, batch):
-        """The sums of the weights of what a row has; of all rows at once, if all."""
-        return batch.side.get("sums", self.weight_totals)
-
-    def totals_for(self, features):
-        """The totals of some features; of all alike, if no row misses any."""
-        totals = self.totals.detach()
-        return totals[features] if self.may_miss else totals
-
-    def constants(self, batch):
-        return 0.0 * batch.totals if self.is_binary else log_factorials(batch.x)
+    def cold(self, batch, weights, prior, n_sharings):
+        counts, totals = self.shared_out(batch, weights)
+        logs = weights.T.log()
+        allocating = Weights.from_mean_log(lambda at: logs[:, at], logs.shape, logs)
+        for _ in range(n_sharings):
+            mean = (prior + counts) / totals
+            allocation = self.allocate(batch.x, mean.log(), allocating)
+            counts = allocation.row_counts(allocating)
+        return (prior + counts) / totals, prior + counts
 
     def base(self, constants, batch):
         return -constants
 
-    def expected_totals(self, batch, mean):
-        """The sum of E (z W)_v over what each row has, float64."""
-        return (mean * self.totals_of(batch)).sum(1, dtype=torch.float64)
+    def drawn(self, batch, z, weights, *, variance=None, given_total=False):
+        x, entries, observed = batch.counts, batch.entries, batch.observed
+        m = positive(products_at_entries(x, z, weights)).double()
+        terms = self._terms(entries.values, m)
+        if variance is not None:
+            # To second order, and as of log-normals, which no variance makes -inf.
+            spread = products_at_entries(x, z.square(), variance)
+            # Of a product near 0 the slope would overflow where the weights have it.
+            least = torch.finfo(z.dtype).tiny ** (1 / 3)
+            spread = spread / m.clamp_min(least).square()
+            terms = terms - 0.5 * self._bend(entries.values, m) * torch.log1p(spread)
+        of_rows = weights.sum(0) if observed is None else observed @ weights
+        totals = (z * of_rows).sum(1, dtype=torch.float64)
+        if given_total:
+            return entries.row_sum(terms) - entries.totals * totals.log()
+        return entries.row_sum(terms) - totals
 
-    def closed(self, batch, mean, shape):
-        allocation = self.allocate(batch.x, mean, shape)
-        counted = self.mean_log_likelihood(batch.x, allocation)
-        return counted - self.expected_totals(batch, mean)
+    @abstractmethod
+    def _terms(self, values, m):
+        """What entries of mean m add to the log likelihood but for -m."""
 
-    def add_means(self, batch, mean, scale):
-        totals = scaled(mean, scale)
-        observed = batch.observed
-        totals = totals.sum(0) if observed is None else observed.T @ totals
-        gradient(self.totals).add_(totals)
+    @abstractmethod
+    def _bend(self, values, m):
+        """Minus m^2 times the second derivative of that."""
 
-    def allocate(self, x, mean, shape):
-        """The counts allocated to the factors."""
-        function = allocate_indicators if self.is_binary else allocate
-        return function(x, mean_log(shape, mean), self._weights)
+    @abstractmethod
+    def allocate(self, x, mean_log, weights):
+        """Counts allocated to factors of E[log z]."""
 
-    def mean_log_likelihood(self, x, allocation):
-        """The counts of each row times E log (z W), or what stands for it."""
-        if self.is_binary:
-            return indicator_log_likelihood(x, allocation, self._weights)
-        return allocation.log_likelihood(x, self._weights)
+    @abstractmethod
+    def allocated_log_likelihood(self, x, allocation, weights):
+        """Of each row, the counts times E log (z W), or what stands for it."""
 
-    def drawn(self, batch, z, weights):
-        x, observed = batch.x, batch.observed
-        m = product_at(x, z, weights.T)
-        terms = map_values(_times_log_expm1 if self.is_binary else torch.xlogy, x, m)
-        if observed is None:
-            return row_sum(terms) - z @ weights.sum(0)
-        return row_sum(terms) - (observed * m).sum(1)
+    @abstractmethod
+    def expand(self, x, m, spread, flat):
+        """Terms of x log m to second order, R and P; all arguments are used up."""
 
-    def decode(self, z):
-        mean = super().decode(z)
-        return -torch.expm1(-mean) if self.is_binary else mean
 
-    def sample(self, z, generator):
-        mean = self.decode(torch.from_numpy(z).to(self.weight_mean)).cpu().numpy()
-        if self.is_binary:
-            return generator.binomial(1, mean).astype(np.float64)
+class Poisson(CountEmission):
+    """Counts."""
+
+    def constants(self, batch):
+        return log_factorials(batch.x)
+
+    def _terms(self, values, m):
+        return values * m.log()
+
+    def _bend(self, values, m):
+        return values
+
+    def sample(self, mean, generator):
         return generator.poisson(np.minimum(mean, LARGEST_MEAN))
 
-    def refresh(self):
-        self.weight_totals = self.weight_mean.sum(0)
-        self._allocating = None
+    def allocate(self, x, mean_log, weights):
+        return allocate(x, mean_log, weights)
 
-    @property
-    def _weights(self):
-        """What allocates counts to the factors."""
-        if self._allocating is None:
-            shape = self.weight_mean.T.shape
-            self._allocating = Weights.from_mean_log(
-                self.mean_log_weights, shape, self.weight_mean
-            )
-        return self._allocating
+    def allocated_log_likelihood(self, x, allocation, weights):
+        return allocation.log_likelihood(x, weights)
 
-    def mean_log_weights(self, features):
-        """E[log W] of some features, (k, n_features)."""
-        shape = self.weight_concentration[features]
-        return mean_log(shape, self.weight_mean[features]).T
+    def expand(self, x, m, spread, flat):
+        return _expanded(x, m, spread, flat)
 
 
-class AllocatedView(NamedTuple):
-    """A batch whose counts are allocated."""
+class Bernoulli(CountEmission):
+    """Whether counts are at least 1."""
 
-    batch: Batch
-    mean: torch.Tensor
-    allocation: Allocation
+    def constants(self, batch):
+        return 0.0 * batch.totals
 
+    def _terms(self, values, m):
+        return m + (-torch.expm1(-m)).log()
 
-class AllocatedCounts(Counts):
-    """Counts in the closed-form bound."""
+    def _bend(self, values, m):
+        return (-m).exp() * (m / torch.expm1(-m)).square()
 
-    def view(self, batch, mean, shape):
-        return AllocatedView(batch, mean, self.allocate(batch.x, mean, shape))
+    def decode(self, mean):
+        return -torch.expm1(-mean)
 
-    def likelihood(self, view):
-        counted = self.mean_log_likelihood(view.batch.x, view.allocation)
-        return counted - self.expected_totals(view.batch, view.mean)
+    def sample(self, mean, generator):
+        return generator.binomial(1, -np.expm1(-mean)).astype(np.float64)
 
-    def step(self, view, prior, rate, power):
-        shape = prior + view.allocation.row_counts(self._weights)
-        return shape / (rate + self.totals_of(view.batch)), shape
+    def allocate(self, x, mean_log, weights):
+        return allocate_indicators(x, mean_log, weights)
 
-    def add(self, view, scale):
-        counts = gradient(self.counts)
-        view.allocation.add_feature_counts(counts.T, self._weights, scale)
+    def allocated_log_likelihood(self, x, allocation, weights):
+        return indicator_log_likelihood(x, allocation, weights)
 
-    def update(self, power):
-        self.weight_concentration.copy_(self.prior_shape + self.counts.detach())
-        totals = self.prior_rate + self.totals.detach()
-        self.weight_mean.copy_(self.weight_concentration / totals)
-
-
-class SpikedCounts(AllocatedCounts):
-    """Counts in the closed-form bound, with spikes and slabs for weights."""
-
-    def __init__(self, shape, **settings):
-        super().__init__(shape, **settings)
-        spike_rate = self.prior_rate / self.prior_shape * SPIKE_SHAPE / SPIKE_MEAN
-        self.kinds = (self.prior_shape, self.prior_rate), (SPIKE_SHAPE, spike_rate)
-        self.register_buffer("inclusion", torch.full(shape, 0.5))
-        self.register_buffer("inclusion_rate", torch.tensor(0.5))
-
-    def initialize(self, X, weights, counts, level):
-        super().initialize(X, weights, counts, level)
-        self.update(1.0)
-
-    def update(self, power):
-        slab, spike = (self._log_evidence(*kind) for kind in self.kinds)
-        odds = (slab - spike) + torch.logit(self.inclusion_rate)
-        self.inclusion.copy_(odds.sigmoid())
-        self.inclusion_rate.copy_(self.inclusion.mean().clamp(*INCLUSION_RANGE))
-        means = (shape / rate for shape, rate in self._posteriors())
-        self.weight_mean.copy_(self._mixed(*means))
-        self.weight_concentration.copy_(self.prior_shape + self.counts.detach())
-
-    def _log_evidence(self, shape, rate):
-        """Log of what the counts of each weight have for a probability, float64."""
-        counts, totals = self.counts.detach().double(), self.totals.detach().double()
-        total = shape + counts
-        ratio = (
-            torch.lgamma(total) - math.lgamma(shape) - counts * (rate + totals).log()
+    def expand(self, x, m, spread, flat):
+        log_p = map_values(
+            lambda m, s, f: m.log() - 0.5 * (s - f) / m.square(), m, spread, flat
         )
-        return ratio - shape * torch.log1p(totals / rate)
-
-    def _posteriors(self, features=slice(None)):
-        """Shape and rate of the weights of some features, for slabs and for spikes."""
-        counts, totals = self.counts.detach()[features], self.totals_for(features)
-        return [(shape + counts, rate + totals) for shape, rate in self.kinds]
-
-    def _mixed(self, slab, spike, features=slice(None)):
-        inclusion = self.inclusion[features]
-        return inclusion * slab + (1 - inclusion) * spike
-
-    def mean_log_weights(self, features):
-        logs = (
-            digamma(shape) - rate.log() for shape, rate in self._posteriors(features)
+        excess = map_values(indicator_excess, log_p)
+        counts = map_values(lambda x, e: x * e.exp(), x, excess)
+        terms = map_values(
+            lambda x, log_p, e: x * (log_p - e + log_p.exp()), x, log_p, excess
         )
-        return self._mixed(*logs, features).T
-
-    def kl(self):
-        inclusion, rate = self.inclusion.double(), self.inclusion_rate.double()
-        kl = torch.xlogy(inclusion, inclusion / rate)
-        kl += torch.xlogy(1 - inclusion, (1 - inclusion) / (1 - rate))
-        kinds = zip(
-            (inclusion, 1 - inclusion), self._posteriors(), self.kinds, strict=True
-        )
-        for share, (shape, rate), (prior_shape, prior_rate) in kinds:
-            shape, rate = shape.double()[..., None], rate.double()[..., None]
-            prior = prior_shape, prior_rate, math.log(prior_rate)
-            kl += share * gamma_kl(shape, rate, digamma(shape) - rate.log(), *prior)
-        return kl.sum()
-
-    def draw(self, generator):
-        slab, spike = (
-            gamma_draws(shape, shape / rate, generator)
-            for shape, rate in self._posteriors()
-        )
-        uniform = torch.from_numpy(generator.random(slab.shape)).to(slab)
-        return torch.where(uniform < self.inclusion, slab, spike)
-
-    def inclusion_probabilities(self):
-        return self.inclusion.T
-
-
-class ExpandedView(NamedTuple):
-    """A batch of counts under given factors: f, R and P at its entries."""
-
-    batch: Batch
-    mean: torch.Tensor
-    shape: torch.Tensor
-    terms: torch.Tensor
-    ratio: torch.Tensor
-    per_square: torch.Tensor
-
-
-class ExpandedCounts(Counts):
-    """Counts to second order around the means."""
-
-    is_joint = True
-
-    #: Names of parameters that nothing but ``update`` reads.
-    statistics = ("counts", "totals", "curvature")
-
-    def __init__(self, shape, **settings):
-        super().__init__(shape, **settings)
-        self.curvature = nn.Parameter(torch.zeros(2, *shape))
-
-    def refresh(self):
-        super().refresh()
-        self._square = self.weight_mean.square()
-        self._square_spread = self._square * (1 + 1 / self.weight_concentration)
-
-    def view(self, batch, mean, shape):
-        x, square = batch.x, mean.square()
-        floor = FLOORS[mean.dtype]
-        m = product_at(x, mean, self.weight_mean.T)
-        m = map_values(lambda m: m.clamp_min_(floor), m)
-        spread = product_at(x, square * (1 + 1 / shape), self._square_spread.T)
-        flat = product_at(x, square, self._square.T)
-        expand = _expand_indicators if self.is_binary else _expand_counts
-        return ExpandedView(batch, mean, shape, *expand(x, m, spread, flat))
-
-    def likelihood(self, view):
-        return row_sum(view.terms) - self.expected_totals(view.batch, view.mean)
-
-    def step(self, view, prior, rate, power):
-        mean, shape = view.mean, view.shape
-        curvature = mean.square() * (view.per_square @ self._square_spread)
-        flat = mean.square() * (view.per_square @ self._square)
-        gain = prior + mean * (view.ratio @ self.weight_mean)
-        totals = rate + self.totals_of(view.batch)
-        loss = mean * totals + (1 + 1 / shape) * curvature - flat
-        mean = (mean * (gain / loss) ** power).clamp_min(FLOORS[mean.dtype])
-        return mean, _shape(prior, curvature, shape)
-
-    def add(self, view, scale):
-        counts, curvature = map(gradient, (self.counts, self.curvature))
-        mean = view.mean
-        for features, product in transposed_products(view.ratio, scaled(mean, scale)):
-            product *= self.weight_mean[features]
-            counts[features].add_(product)
-        square = scaled(mean.square(), scale)
-        for place, values in enumerate((square * (1 + 1 / view.shape), square)):
-            for features, product in transposed_products(view.per_square, values):
-                curvature[place, features].add_(product)
-
-    def update(self, power):
-        prior = self.prior_shape
-        for features, shape, mean in self._slices():
-            spread, flat = self.curvature.detach()[:, features]
-            square = mean.square()
-            exposure = self.prior_rate + self.totals_for(features)
-            loss = mean * exposure + square * ((1 + 1 / shape) * spread - flat)
-            shape.copy_(_shape(prior, square * spread, shape))
-            mean.mul_(((prior + self.counts.detach()[features]) / loss) ** power)
-            mean.clamp_min_(FLOORS[mean.dtype])
-
-
-class GaussianView(NamedTuple):
-    """A batch of numbers under given factors: X W' and z G.
-
-    And m, where entries are missing, 0 there; and what is summed over a row's features:
-    w^2 (1 + c) and w^2.
-    """
-
-    mean: torch.Tensor
-    shape: torch.Tensor
-    batch: Batch
-    linear: torch.Tensor
-    quadratic: torch.Tensor
-    expected: torch.Tensor | None
-    spread: torch.Tensor
-    flat: torch.Tensor
+        # The rest is that of the expected counts.
+        _, ratio, per_square = _expanded(counts, m, spread, flat)
+        return terms, ratio, per_square
 
 
 class Gaussian(Emission):
-    """Real numbers with noise of one variance, which is learnt."""
+    """Real numbers with noise of one variance, which is learnt.
 
-    def __init__(self, shape, **prior):
-        super().__init__(shape, **prior)
-        n_components = shape[1]
-        # Sums over rows of products of means, of E[z^2], of expected squared errors,
-        # and the number of rows.
-        self.gram = nn.Parameter(torch.zeros(n_components, n_components))
-        self.squares = nn.Parameter(torch.zeros(n_components))
-        self.errors = nn.Parameter(torch.zeros(()))
-        self.n_rows = nn.Parameter(torch.zeros(()))
-        if self.may_miss:
-            # By feature, sums over the rows that have it: of z m, E[z^2] and squared
-            # means; and that of z m over all rows.
-            self.of_features = nn.Parameter(torch.zeros(3, *shape))
-            self.products = nn.Parameter(torch.zeros(shape))
-        self.register_buffer("noise", torch.ones(()))
+    In closed form that is a buffer, ``noise``; along gradients, ``log_noise`` is the
+    logarithm of its root, above a floor.
+    """
+
+    def __init__(self, *, by_gradients=False):
+        super().__init__()
+        self.log_noise = None
+        if by_gradients:
+            self.log_noise = nn.Parameter(torch.zeros(()))
+        else:
+            self.register_buffer("noise", torch.ones(()))
         self.register_buffer("noise_floor", torch.zeros(()))
 
-    def initialize(self, X, weights, counts, level):
-        super().initialize(X, weights, counts, level)
+    def initialize(self, X, weights):
         mean, std = column_moments(X, weights)
-        mean_square = float(np.mean(std**2 + mean**2))
-        if mean_square == 0:
-            mean_square = 1.0
+        mean_square = float(np.mean(std**2 + mean**2)) or 1.0
+        variance = float(np.mean(std**2))
         self.noise_floor.fill_(NOISE_FLOOR * mean_square)
-        self.noise.fill_(max(float(np.mean(std**2)), NOISE_FLOOR * mean_square))
+        if self.log_noise is None:
+            self.noise.fill_(max(variance, NOISE_FLOOR * mean_square))
+        else:
+            self.log_noise.data.fill_(0.5 * math.log(variance + 1e-300))
 
-    def summed(self):
-        square = self.weight_mean.square()
-        return torch.cat([square * (1 + 1 / self.weight_concentration), square], 1)
-
-    def sums_of(self, batch):
-        """The same, summed over what a row has; for all rows at once, if all."""
-        if "sums" not in batch.side:
-            return self._spread, self._flat
-        return batch.side["sums"].chunk(2, 1)
-
-    def cold(self, batch, prior):
-        # What is negative comes from noise alone.
-        positive = Batch(map_values(torch.relu, batch.x), batch.observed)
-        mean, _ = super().cold(positive, prior)
-        return mean, prior + mean.square() * self.sums_of(batch)[0] / self.noise
+    def variance(self):
+        """That of the noise, a tensor."""
+        if self.log_noise is None:
+            return self.noise
+        return (2 * self.log_noise).exp() + self.noise_floor
 
     def constants(self, batch):
         values = map_values(torch.Tensor.double, batch.x)
         return row_sum(map_values(torch.square, values))
 
     def base(self, constants, batch):
-        noise, n_features = self.noise.double(), len(self.weight_mean)
+        noise, n_features = self.variance().double(), batch.x.shape[1]
         if batch.observed is not None:
             n_features = batch.observed.sum(1, dtype=torch.float64)
         normaliser = n_features * (2 * math.pi * noise).log()
         return -0.5 * (normaliser + constants / noise)
 
-    def view(self, batch, mean, shape):
-        expected = None
-        if batch.observed is None:
-            quadratic = mean @ self._gram_of_weights
+    def drawn(self, batch, z, weights, *, variance=None, given_total=False):
+        x, observed = batch.x, batch.observed
+        if observed is None:
+            terms = z @ (weights.T @ weights) - 2 * product(x, weights)
+            errors = (z.double() * terms.double()).sum(1)
         else:
-            expected = batch.observed * (mean @ self.weight_mean.T)
-            quadratic = expected @ self.weight_mean
-        linear = batch.x @ self.weight_mean
-        sums = self.sums_of(batch)
-        return GaussianView(mean, shape, batch, linear, quadratic, expected, *sums)
+            m = observed * (z @ weights.T)
+            errors = (m * (m - 2 * x)).sum(1, dtype=torch.float64)
+        if variance is not None:
+            of_rows = variance.sum(0) if observed is None else observed @ variance
+            errors = errors + (z.square() * of_rows).sum(1, dtype=torch.float64)
+        return -0.5 * errors / self.variance().double()
 
-    def likelihood(self, view):
-        return -0.5 * self._errors(view) / self.noise.double()
-
-    def _errors(self, view):
-        """Expected squared errors of each row, less the squares of the data."""
-        mean, spread = view.mean, view.spread * (1 + 1 / view.shape)
-        terms = view.quadratic + mean * (spread - view.flat) - 2 * view.linear
-        return (mean.double() * terms.double()).sum(1)
-
-    def step(self, view, prior, rate, power):
-        mean = view.mean
-        slope = mean * (view.linear / self.noise - rate)
-        spread = view.spread * (1 + 1 / view.shape) - view.flat
-        loss = mean * (view.quadratic + mean * spread) / self.noise
-        mean = _root_of(prior, slope, loss, mean, power)
-        curvature = mean.square() * view.spread / self.noise
-        return mean, _exact_shape(prior, curvature, view.shape)
-
-    def add(self, view, scale):
-        mean, observed = view.mean, view.batch.observed
-        counted = scaled(mean, scale)
-        linear = gradient(self.counts)
-        for features, product in transposed_products(view.batch.x, counted):
-            linear[features].add_(product)
-        errors = (self._errors(view) + self.constants(view.batch)).clamp_min(0)
-        gradient(self.errors).add_(scaled(errors, scale).sum().to(mean))
-        gram, square = mean.T @ counted, scaled(mean.square(), scale)
-        squares = square * (1 + 1 / view.shape)
-        shares = torch.ones_like(mean[:, 0])
-        n_rows = scaled(shares if observed is None else observed.mean(1), scale).sum()
-        gradient(self.gram).add_(gram)
-        gradient(self.squares).add_(squares.sum(0))
-        gradient(self.n_rows).add_(n_rows)
-        if not self.may_miss:
-            return
-        products = there = self.weight_mean @ gram
-        of_rows = [values.sum(0).expand_as(products) for values in (squares, square)]
-        if observed is not None:
-            there = view.expected.T @ counted
-            of_rows = [observed.T @ values for values in (squares, square)]
-        gradient(self.products).add_(products)
-        gradient(self.of_features).add_(torch.stack([there, *of_rows]))
-
-    def update(self, power):
-        mean, shape = self.weight_mean, self.weight_concentration
-        n_entries = self.n_rows.detach() * len(mean)
-        # There may be none.
-        noise = self.errors.detach() / n_entries.clamp_min(1)
-        self.noise.copy_(torch.maximum(noise, self.noise_floor))
-        gram, squares = self.gram.detach(), self.squares.detach()
-        quadratic, flat = mean @ gram, gram.diagonal()
-        if self.may_miss:
-            there, squares, flat = self.of_features.detach()
-            every = self.products.detach()
-            quadratic = quadratic * torch.where(every > 0, there / every, 1)
-        slope = mean * (self.counts.detach() / self.noise - self.prior_rate)
-        spread = squares * (1 + 1 / shape) - flat
-        loss = mean * (quadratic + mean * spread) / self.noise
-        mean.copy_(_root_of(self.prior_shape, slope, loss, mean, power))
-        curvature = mean.square() * squares / self.noise
-        shape.copy_(_exact_shape(self.prior_shape, curvature, shape))
-
-    def refresh(self):
-        weights = self.weight_mean
-        self._gram_of_weights = weights.T @ weights
-        square = weights.square()
-        self._flat = square.sum(0)
-        self._spread = (square * (1 + 1 / self.weight_concentration)).sum(0)
+    def sample(self, mean, generator):
+        return generator.normal(mean, math.sqrt(self.noise_variance()))
 
     def noise_variance(self):
-        return float(self.noise)
-
-    def drawn(self, batch, z, weights):
-        x, observed = batch.x, batch.observed
-        if observed is not None:
-            m = observed * (z @ weights.T)
-            return -0.5 * (m * (m - 2 * x)).sum(1) / self.noise.double()
-        terms = z @ (weights.T @ weights) - 2 * (x @ weights)
-        return -0.5 * (z * terms).sum(1) / self.noise.double()
-
-    def sample(self, z, generator):
-        mean = z @ self.weight_mean.double().cpu().numpy().T
-        return generator.normal(mean, math.sqrt(float(self.noise)))
+        return float(self.variance().detach())
 
 
-def gradient(parameter):
-    """A parameter's ``.grad``, to be added to; zeros at first."""
-    return FactorModule.gradient(parameter)
+EMISSIONS = {"poisson": Poisson, "bernoulli": Bernoulli, "gaussian": Gaussian}
 
 
-def _expand_counts(x, m, spread, flat):
+def positive(values):
+    """Products of small draws, at least the smallest normal number.
+
+    A bound on those that underflow, not the product itself: take float64 for shapes far
+    below 0.01.
+    """
+    return values.clamp_min(torch.finfo(values.dtype).tiny)
+
+
+def _expanded(x, m, spread, flat):
     """Terms of x log m to second order, R and P; all arguments are used up."""
     # All in place: these arrays are what a pass takes its time for.
     inverse = map_values(torch.reciprocal, m)
@@ -719,46 +306,3 @@ def _expand_counts(x, m, spread, flat):
         lambda x, m, r: m.log_().sub_(r, alpha=0.5).mul_(x), x, m, relative
     )
     return terms, ratio, per_square
-
-
-def _expand_indicators(x, m, spread, flat):
-    """The same of binary data: those of the expected counts."""
-    log_p = map_values(
-        lambda m, s, f: m.log() - 0.5 * (s - f) / m.square(), m, spread, flat
-    )
-    excess = map_values(indicator_excess, log_p)
-    counts = map_values(lambda x, e: x * e.exp(), x, excess)
-    terms = map_values(
-        lambda x, log_p, e: x * (log_p - e + log_p.exp()), x, log_p, excess
-    )
-    _, ratio, per_square = _expand_counts(counts, m, spread, flat)
-    return terms, ratio, per_square
-
-
-def _times_log_expm1(x, m):
-    """X log(e^m - 1), also of large m; 0 where x is."""
-    return torch.xlogy(x, -torch.expm1(-m)) + x * m
-
-
-def _root_of(prior, slope, loss, mean, power):
-    """The mean times u^power where prior log u + slope u - loss u^2 / 2 is largest."""
-    root = torch.hypot(slope, 2 * (prior * loss).sqrt())
-    # Two forms of it, of which one does not cancel.
-    u = torch.where(slope > 0, (slope + root) / (2 * loss), 2 * prior / (root - slope))
-    return (mean * u**power).clamp_min(FLOORS[mean.dtype])
-
-
-def _shape(prior, curvature, shape):
-    """A step on shapes: prior + curvature / g(shape)."""
-    # To 1 % of 2 s^2 (trigamma(s) - 1 / s), with its limits and slopes.
-    g = 1 + (1 + 0.71 * shape) / (1 + 2.71 * shape + 2.13 * shape.square())
-    return prior + curvature / g
-
-
-def _exact_shape(prior, curvature, shape):
-    """The same with g to rounding: such a step never lowers the bound."""
-    s = shape.double()
-    # Beyond 1e4 the difference would cancel; the series is exact there.
-    g = 2 * s.square() * (torch.polygamma(1, s) - 1 / s)
-    g = torch.where(s < 1e4, g, 1 + 1 / (3 * s))
-    return (prior + curvature / g).to(shape)

@@ -11,34 +11,20 @@ Rows n, layers l = 1 (at the data) to L (top), layer l with :math:`K_l` units:
 with weights :math:`W_{l,jk} \sim \text{Gamma}(c, d)`. Shapes far below 1 make factors
 and weights sparse. Every upper unit is a group of units below it.
 
-**Posterior.** Gamma for :math:`z_1` and :math:`W_0`; for all others the generalized
-inverse Gaussian :math:`q(y) \propto y^{g-1} e^{-\rho y - \tau / y}` with g the shape of
-its prior, which has E[1/y] where a gamma of small shape has none. The updates of the
-layers above the first, and those with ``link="rate"``,
+With ``link="rate"`` layers give rates,
 
 .. math::
-    z_{nl,k} \sim \text{Gamma}(a_l, \mu_{nlk}),
+    z_{nl,k} \sim \text{Gamma}(a_l, \mu_{nlk}).
 
-are derived in ``layers.py``; those of the first layer and its weights, for counts, for
-binary data, P(x = 1) = 1 - exp(-(z W)_v), and for real numbers, x ~ N((z W)_v,
-sigma^2), in ``emissions.py``. All of them climb one bound, in closed form, which
-``score`` is made of.
-
-**Spikes.** With ``weight_prior="spike_slab"`` the prior of :math:`W_0` is a mixture of
+Counts may be binary data, P(x = 1) = 1 - exp(-(z W)_v), or real numbers, x ~ N((z W)_v,
+sigma^2). With ``weight_prior="spike_slab"`` the prior of :math:`W_0` is a mixture of
 two gammas, :math:`\pi\, \text{Gamma}(c, d) + (1 - \pi)\, \text{Gamma}(1, d')`, the
-second a narrow one, and its posterior such a mixture too; see ``emissions.py``.
+second a narrow one.
 
-**Gradients.** Of the same models, with other families of posteriors, and with networks
-that give them, are in ``pathwise.py``.
-
-**Expansion.** For counts and binary data that bound lies far below the evidence where
-a count has many sources. ``solver="expansion"`` takes the likelihood to second order
-around the means instead, and multiplies means by the ratio of the two sides of the
-condition for an optimum, to a power above 1. (For real numbers the second order is all
-there is, and the bound the same.) The logarithms of all means are then extrapolated
-from the last passes, with shapes as weights, and the extrapolation taken back if the
-estimate has fallen after the next one. It is no bound: what is reported as
-``lower_bound_`` is a Monte Carlo estimate of the evidence lower bound itself.
+Where to read on: data given z W in ``emissions.py``, layers given those above in
+``links.py``; the solvers in closed form in ``closed.py`` and ``lowest_weights.py``; and
+the solver by gradients, for other families of posteriors and with networks that give
+them, in ``gradient.py`` and ``families.py``.
 
 Ranganath, Tang, Charlin and Blei (2015), Deep exponential families; Naesseth, Ruiz,
 Linderman and Blei (2017), Reparameterization gradients through acceptance-rejection
@@ -48,396 +34,29 @@ Gaussian.
 """
 
 import itertools
-import math
 import warnings
-from dataclasses import replace
 from numbers import Integral, Real
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
-import scipy.sparse
-import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
-from torch.distributions import Gamma
 
+from skdeepfactor._estimator.arrays import to_numpy
 from skdeepfactor._estimator.conjugate import ConjugateFactorModel
 from skdeepfactor._estimator.domains import Binary, Counts, RealNumbers
-from skdeepfactor._estimator.validation import check_layers
-from skdeepfactor._math.gammas import gamma_draws, gamma_kl
-from skdeepfactor._math.module import FactorModule
-from skdeepfactor._math.ops import scaled, split_double
-from skdeepfactor._math.row_iteration import MAX_STEPS, fixed_point
-from skdeepfactor._math.starts import (
-    check_init,
-    column_moments,
-    column_totals,
-    imputed,
-    initial_counts,
-    initial_parts,
-    n_cold_passes,
-)
-from skdeepfactor._training.guard import Guard
-from skdeepfactor._training.optimizers import AnnealedAdam
-from skdeepfactor._training.plan import TrainingPlan
-from skdeepfactor._training.run import Interrupted
-from skdeepfactor.models.sparse_gamma_def.emissions import (
-    FLOORS,
-    AllocatedCounts,
-    ExpandedCounts,
-    Gaussian,
-    SpikedCounts,
-    mean_log,
-)
-from skdeepfactor.models.sparse_gamma_def.gradient import FAMILIES, PathwiseBelief
-from skdeepfactor.models.sparse_gamma_def.inverse_gaussians import LARGEST_ORDER
+from skdeepfactor.models.sparse_gamma_def.closed import AUXILIARY, EXPANSION
+from skdeepfactor.models.sparse_gamma_def.emissions import EMISSIONS
+from skdeepfactor.models.sparse_gamma_def.families import FAMILIES
+from skdeepfactor.models.sparse_gamma_def.gradient import GRADIENT
 from skdeepfactor.models.sparse_gamma_def.links import LINKS
+from skdeepfactor.models.sparse_gamma_def.parts import LowestStart
 
-# Every so many steps one is not over-relaxed, against oscillations.
-PLAIN_EVERY = 10
+# What learns the model, by the name of the solver.
+PARTS = {"expansion": EXPANSION, "auxiliary": AUXILIARY, "gradient": GRADIENT}
 
-# Draws for the bound of the training data, and how many are made at a time.
-N_DRAWS = 50
-DRAWS_AT_ONCE = 10
-# And how many weights of all of them at most.
-DRAWN_AT_ONCE = 2**22
-
-# Passes of closed forms before gradients.
-N_CLOSED = 100
-
-
-class Factors(NamedTuple):
-    """Posteriors of a batch's factors: mean and shape of layer 1, and upper layers."""
-
-    mean: torch.Tensor
-    shape: torch.Tensor
-    uppers: list
-
-
-class BottomPosterior(Gamma):
-    """The posterior of layer 1, which knows those of the layers above."""
-
-    def __init__(self, factors):
-        rate = factors.shape / factors.mean
-        super().__init__(factors.shape, rate, validate_args=False)
-        self.factors = factors
-
-
-class GammaBelief(FactorModule):
-    """Data of a row from layers of gamma factors.
-
-    Local parameters of a row are the means and shapes of layer 1, and two parameters of
-    each unit above.
-    """
-
-    def __init__(
-        self,
-        layer_sizes,
-        *,
-        emission,
-        link,
-        layer_shapes,
-        top_rate,
-        weight_rate,
-        over_relaxation,
-        acceleration,
-        inner_iter,
-        tol,
-    ):
-        super().__init__()
-        self.layer_sizes, self.layer_shapes = layer_sizes, layer_shapes
-        self.top_rate, self.weight_rate = top_rate, weight_rate
-        self.emission, self.link = emission, link
-        self.over_relaxation, self.acceleration = over_relaxation, acceleration
-        self.may_miss = emission.may_miss
-        self.statistics = tuple(f"emission.{name}" for name in emission.statistics)
-        self.inner_iter, self.inner_tol = inner_iter, tol
-        self.state_width = 2 * sum(layer_sizes)
-        # And a constant of the row, in two parts so as to lose no digits.
-        self.local_width = self.state_width + 2
-        # What the weights above add to their prior's parameters.
-        self.upper_statistics = nn.ParameterList(
-            torch.ones(2, above, below)
-            for below, above in itertools.pairwise(layer_sizes)
-        )
-        self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
-        # Of the last bound that was found by Monte Carlo.
-        self.lower_bound_std_error = 0.0
-
-    def initialize(self, X, weights, counts, level, uppers, random_state):
-        """Start from counts of each unit in each feature, of units of size ``level``.
-
-        ``weights`` say how often each row of X counts, ``uppers`` are the weights
-        above.
-        """
-        self.emission.initialize(X, weights, counts, level)
-        for statistics, weights in zip(self.upper_statistics, uppers, strict=True):
-            message = self.link.start(torch.from_numpy(weights), self.weight_rate)
-            statistics.data.copy_(message)
-
-    # Inference.
-
-    def posterior(self, batch, start=None):
-        return BottomPosterior(self._solve(self.emission.with_sums(batch), start))
-
-    def features(self, batch, layers):
-        """Posterior means of the units of some layers, side by side."""
-        factors = self._solve(self.emission.with_sums(batch))
-        means = [factors.mean, *(upper.mean for upper in factors.uppers)]
-        return torch.cat([means[layer] for layer in layers], 1)
-
-    def elbo(self, batch, q=None):
-        emission = self.emission
-        batch = emission.with_sums(batch)
-        factors = self._solve(batch) if q is None else q.factors
-        likelihood = emission.closed(batch, factors.mean, factors.shape)
-        likelihood = likelihood + emission.base(emission.constants(batch), batch)
-        return likelihood - self._local_kl(factors, self._rates(self._links(factors)))
-
-    def word_bound(self, batch):
-        emission = self.emission
-        batch = emission.with_sums(batch)
-        factors = self._solve(batch)
-        allocation = emission.allocate(batch.x, factors.mean, factors.shape)
-        likelihood = emission.mean_log_likelihood(batch.x, allocation)
-        totals = emission.expected_totals(batch, factors.mean)
-        kl = self._local_kl(factors, self._rates(self._links(factors)))
-        return likelihood - batch.totals * totals.log() - kl
-
-    def _solve(self, batch, start=None):
-        """Posteriors of the rows, from what is remembered or from the counts."""
-        state = fixed_point(
-            lambda batch, state: self._pack(self._step(batch, self._unpack(state))),
-            batch,
-            self._pack(self._cold(batch))
-            if start is None
-            else start[:, : self.state_width],
-            max_steps=self.inner_iter if self.training else MAX_STEPS,
-            tol=self.inner_tol,
-        )
-        return self._unpack(state)
-
-    def _unpack(self, state):
-        widths = [size for size in self.layer_sizes for _ in range(2)]
-        mean, shape, *rest = state[:, : self.state_width].split(widths, 1)
-        pairs = zip(rest[::2], rest[1::2], strict=True)
-        uppers = [self.link.units(layer, *pair) for layer, pair in enumerate(pairs)]
-        return Factors(mean, shape, uppers)
-
-    @staticmethod
-    def _pack(factors):
-        parts = [factors.mean, factors.shape]
-        for upper in factors.uppers:
-            parts += upper[:2]
-        return torch.cat(parts, 1)
-
-    def _cold(self, batch):
-        """Posteriors of rows from what they have alone."""
-        mean, shape = self.emission.cold(batch, self.layer_shapes[0])
-        uppers, below, floor = [], mean, FLOORS[mean.dtype]
-        for layer, weights in enumerate(self._uppers):
-            uppers.append(self.link.cold(layer, below, weights, floor))
-            below = uppers[-1].mean
-        return Factors(mean, shape, uppers)
-
-    def _step(self, batch, factors):
-        """One step on every layer of the rows, from the lowest to the top."""
-        links = self._links(factors)
-        view = self.emission.view(batch, factors.mean, factors.shape)
-        return self._step_of(view, factors, links)
-
-    def _step_of(self, view, factors, links):
-        """The same, given what the data and the links look like."""
-        rates = self._rates(links)
-        mean, shape = self.emission.step(
-            view, self.layer_shapes[0], rates[0][0], self._power()
-        )
-        uppers, below = [], mean
-        for layer, (above, weights) in enumerate(
-            zip(factors.uppers, self._uppers, strict=True)
-        ):
-            message = self.link.message(
-                links[layer], below, self.layer_shapes[layer], above, weights
-            )
-            uppers.append(self.link.posterior(layer, message, rates[layer + 1][0]))
-            below = uppers[-1].mean
-        return Factors(mean, shape, uppers)
-
-    def _links(self, factors):
-        """What the units above say of the prior of each layer but the top."""
-        return [
-            self.link.state(above, weights)
-            for above, weights in zip(factors.uppers, self._uppers, strict=True)
-        ]
-
-    def _rates(self, links):
-        """E[rate] and E[log rate] of the prior of each layer, or bounds."""
-        layers = zip(links, self.layer_shapes[:-1], strict=True)
-        top = self.top_rate, math.log(self.top_rate)
-        return [*(self.link.rates(link, alpha) for link, alpha in layers), top]
-
-    def _power(self):
-        """The power of this update's steps on means."""
-        # What is extrapolated must be the same in each step.
-        is_plain = self.acceleration == 0 and int(self.n_updates) % PLAIN_EVERY == 0
-        return 1.0 if is_plain else self.over_relaxation
-
-    def positions(self, table):
-        # By the Fisher information of the logarithm of a gamma's mean, its shape.
-        mean, shape = table.split(self.layer_sizes[0], 1)[:2]
-        emission = self.emission
-        return [(mean, shape), (emission.weight_mean, emission.weight_concentration)]
-
-    # Bounds.
-
-    def _local_kl(self, factors, rates):
-        """Divergence of the factors of each row; a bound of it, or at drawn rates."""
-        mean, shape = factors.mean, factors.shape
-        alpha = self.layer_shapes[0]
-        kl = gamma_kl(shape, shape / mean, mean_log(shape, mean), alpha, *rates[0])
-        layers = zip(factors.uppers, self.layer_shapes[1:], rates[1:], strict=True)
-        for upper, alpha, rate in layers:
-            kl = kl + self.link.kl(upper, alpha, *rate)
-        return kl
-
-    def global_kl(self):
-        kl, rate = self.emission.kl(), self.weight_rate
-        for weights in self._uppers:
-            alpha = self.emission.prior_shape
-            kl = kl + self.link.kl(weights, alpha, rate, math.log(rate)).sum()
-        return kl
-
-    @torch.no_grad()
-    def data_bound(self, batches):
-        """The evidence lower bound of all rows by Monte Carlo.
-
-        Data and means of layers are drawn; divergences that have a closed form, given
-        these, are taken exactly. The standard error over draws is kept beside.
-        """
-        generator = np.random.default_rng(0)
-        global_kl, bounds = self.global_kl().double(), []
-        # Few at a time of large models, whose draws are large too.
-        n_weights = self.emission.weight_mean.numel()
-        n_draws = min(DRAWS_AT_ONCE, max(1, DRAWN_AT_ONCE // n_weights))
-        for first in range(0, N_DRAWS, n_draws):
-            n_draws = min(n_draws, N_DRAWS - first)
-            weights = [self.emission.draw(generator) for _ in range(n_draws)]
-            uppers = [
-                self.link.draw_weights(w, n_draws, generator) for w in self._uppers
-            ]
-            total = -global_kl.repeat(n_draws)
-            for batch, start in batches():
-                if start is None:
-                    factors = self._solve(self.emission.with_sums(batch))
-                else:
-                    factors = self._unpack(start)
-                of_rows = self._drawn_bounds(batch, factors, weights, uppers, generator)
-                total += scaled(of_rows, batch.weight).sum(0)
-            bounds += total.tolist()
-        self.lower_bound_std_error = float(np.std(bounds, ddof=1) / len(bounds) ** 0.5)
-        return float(np.mean(bounds))
-
-    def _drawn_bounds(self, batch, factors, weights, uppers, generator):
-        """The bound of each row at each draw of the weights, (n_rows, n_draws)."""
-        n_draws, layers = len(weights), enumerate(factors.uppers)
-        units = [self.link.draw(n, upper, n_draws, generator) for n, upper in layers]
-        drawn = zip(units, uppers, self.layer_shapes[:-1], strict=True)
-        # E[rate] and E[log rate] of each layer but the top, each with draws first.
-        below = [self.link.drawn_rates(*values) for values in drawn]
-        emission = self.emission
-        batch = batch.double()
-        base = emission.base(emission.constants(batch), batch)
-        top = self.top_rate, math.log(self.top_rate)
-        bounds = []
-        for draw, weight in enumerate(weights):
-            z = gamma_draws(factors.shape, factors.mean, generator)
-            likelihood = emission.drawn(batch, z, weight)
-            rates = [(rate[draw], log_rate[draw]) for rate, log_rate in below]
-            kl = self._local_kl(factors, [*rates, top])
-            bounds.append(likelihood - kl + base)
-        return torch.stack(bounds, 1)
-
-    # The face of the module.
-
-    def decode(self, z):
-        return self.emission.decode(z)
-
-    def weights(self):
-        """Posterior means of the weights, (units, what is below)."""
-        return [self.components(), *(upper.mean for upper in self._uppers)]
-
-    def noise_variance(self):
-        """That of Gaussian noise, a float; None of other data."""
-        return self.emission.noise_variance()
-
-    def inclusion_probabilities(self):
-        """Posterior probabilities of slabs, (k, n_features); None without spikes."""
-        return self.emission.inclusion_probabilities()
-
-    def components(self):
-        return self.emission.weight_mean.T
-
-    def sample(self, totals, generator):
-        size = (len(totals), self.layer_sizes[-1])
-        z = generator.gamma(self.layer_shapes[-1], 1 / self.top_rate, size)
-        means = [upper.mean.cpu().numpy() for upper in self._uppers]
-        for shape, weights in zip(self.layer_shapes[-2::-1], means[::-1], strict=True):
-            z = self.link.sample(z @ weights, shape, generator)
-        return self.emission.sample(z, generator)
-
-    # Learning.
-
-    @torch.no_grad()
-    def backward(self, batch, n_samples, start=None):
-        scale, emission = -batch.weight * n_samples, self.emission
-        batch = emission.with_sums(batch)
-        constants = (
-            split_double(emission.constants(batch)) if start is None else start[:, -2:]
-        )
-        is_joint = emission.is_joint
-        # One step on a row that is remembered, with the weights; several on a new one.
-        is_solved = is_joint and start is not None
-        factors = self._unpack(start) if is_solved else self._solve(batch, start)
-        links = self._links(factors)
-        view = emission.view(batch, factors.mean, factors.shape)
-        kl = self._local_kl(factors, self._rates(links))
-        bounds = emission.likelihood(view) - kl
-        emission.add(view, scale)
-        if is_joint:
-            factors = self._step_of(view, factors, links)
-        emission.add_means(batch, factors.mean, scale)
-        self._add_above(factors, scale)
-        bounds = bounds + emission.base(constants.double().sum(1), batch)
-        local = torch.cat([self._pack(factors), constants.to(batch.x.dtype)], 1)
-        return bounds, local
-
-    def _add_above(self, factors, scale):
-        """Add what the weights of the layers above follow from."""
-        means = [factors.mean, *(upper.mean for upper in factors.uppers)]
-        links = self._links(factors)
-        for layer, (above, weights) in enumerate(
-            zip(factors.uppers, self._uppers, strict=True)
-        ):
-            alpha = self.layer_shapes[layer]
-            message = self.link.weight_message(
-                links[layer], means[layer], alpha, above, weights, scale
-            )
-            self.gradient(self.upper_statistics[layer]).add_(message)
-
-    @torch.no_grad()
-    def after_step(self):
-        self.emission.update(self._power())
-        self.n_updates += 1
-        self.refresh()
-
-    @torch.no_grad()
-    def refresh(self):
-        self.emission.refresh()
-        self._uppers = [
-            self.link.weights(statistics.detach(), self.weight_rate)
-            for statistics in self.upper_statistics
-        ]
+# Which X each likelihood is of.
+DOMAINS = {"poisson": Counts(), "gaussian": RealNumbers(), "bernoulli": Binary()}
 
 
 class SparseGammaDEF(ConjugateFactorModel):
@@ -502,6 +121,12 @@ class SparseGammaDEF(ConjugateFactorModel):
         extrapolated from; 0 for none. Each takes twice the memory of the lowest layer's
         units, of all rows, and weights. If units and weights are more than four million
         numbers, nothing is extrapolated.
+    input_scale : "auto" or float, default="auto"
+        By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
+        other numbers, such as tf-idf, one over the mean of those that are not 0, so
+        that an entry counts one on average. Scores are those of the scaled data, and
+        ``inverse_transform`` is on the scale of X. 1.0 takes all data as they are.
+        Real numbers and binary data are never scaled.
     init : {"parts", "kmeans", "random"} or array-like, default="parts"
         Where the weights of the lowest layer start: from clusters of the features, from
         clusters of the rows, from random weights, or from an array of shape
@@ -572,6 +197,8 @@ class SparseGammaDEF(ConjugateFactorModel):
         ``"auxiliary"``, unless there are batches or rows held out.
     lower_bound_std_error_ : float
         Its standard error over the draws; 0 in closed form.
+    input_scale_ : float
+        By what X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound`` (an estimate to second order with ``solver="expansion"``),
         ``seconds`` and, with early stopping, ``validation_score``, for each pass. The
@@ -619,14 +246,14 @@ class SparseGammaDEF(ConjugateFactorModel):
             if name != "n_components"
         },
         "layer_sizes": ["array-like"],
-        "likelihood": [StrOptions({"poisson", "gaussian", "bernoulli"})],
-        "link": [StrOptions({"mean", "rate"})],
+        "likelihood": [StrOptions(set(EMISSIONS))],
+        "link": [StrOptions(set(LINKS))],
         "layer_shape": [Interval(Real, 0, None, closed="neither"), "array-like"],
         "top_rate": [Interval(Real, 0, None, closed="neither")],
         "weight_prior": [StrOptions({"gamma", "spike_slab"})],
         "weight_shape": [Interval(Real, 0, None, closed="neither")],
         "weight_rate": [Interval(Real, 0, None, closed="neither")],
-        "solver": [StrOptions({"expansion", "auxiliary", "gradient"})],
+        "solver": [StrOptions(set(PARTS))],
         "family": [StrOptions(set(FAMILIES))],
         "amortized": ["boolean"],
         "encoder_layers": [tuple, list],
@@ -634,6 +261,10 @@ class SparseGammaDEF(ConjugateFactorModel):
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "over_relaxation": [Interval(Real, 1, 2, closed="left")],
         "acceleration": [Interval(Integral, 0, None, closed="left")],
+        "input_scale": [
+            Interval(Real, 0, None, closed="neither"),
+            StrOptions({"auto"}),
+        ],
         "init": [StrOptions({"parts", "kmeans", "random"}), "array-like"],
         "transform_layer": [
             Interval(Integral, 1, None, closed="left"),
@@ -660,6 +291,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         learning_rate=0.05,
         over_relaxation=1.4,
         acceleration=5,
+        input_scale="auto",
         init="parts",
         transform_layer=1,
         max_iter=1000,
@@ -695,6 +327,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         self.learning_rate = learning_rate
         self.over_relaxation = over_relaxation
         self.acceleration = acceleration
+        self.input_scale = input_scale
         self.init = init
         self.transform_layer = transform_layer
         self.max_iter = max_iter
@@ -724,37 +357,22 @@ class SparseGammaDEF(ConjugateFactorModel):
 
     @property
     def _domain(self):
-        domains = {"poisson": Counts, "gaussian": RealNumbers, "bernoulli": Binary}
-        return domains[self.likelihood]()
+        return DOMAINS[self.likelihood]
+
+    @property
+    def _part(self):
+        """What learns the model: the only use of ``solver``."""
+        return PARTS[self.solver]
 
     def _check_takes_weights(self, sample_weight):
-        if sample_weight is not None and self.solver == "gradient":
+        if sample_weight is not None and not self._part.takes_weights:
             raise ValueError(
                 "sample_weight needs a solver in closed form, 'expansion' or "
-                "'auxiliary', got solver='gradient'."
+                f"'auxiliary', got solver={self.solver!r}."
             )
 
     def _plan(self, module, budget):
-        if self.solver == "gradient":
-            names = dict(module.named_parameters())
-            of_network = [name for name in names if name.startswith("encoder.")]
-            rates = dict.fromkeys(names, self.learning_rate)
-            rates |= dict.fromkeys(of_network, self.learning_rate / 20)
-            groups = [{"params": [names[n]], "lr": rates[n]} for n in names]
-            optimizer = AnnealedAdam(groups, budget.n_updates)
-            # Bounds of single draws say little of whether training is done.
-            return TrainingPlan(
-                optimizer,
-                n_cold=n_cold_passes(self.n_cold_iter, self.init, self.max_iter, False),
-                n_warmup=budget.n_passes or 0,
-            )
-        plan = super()._plan(module, budget)
-        ascends = self.solver == "auxiliary"
-        # Statistics of other rows, or of older weights, are not to be extrapolated, and
-        # longer steps are not sure to ascend.
-        is_plain = budget.is_stochastic or ascends
-        module.over_relaxation = 1.0 if is_plain else self.over_relaxation
-        return replace(plan, ascends=ascends, guard=Guard)
+        return self._part.plan(self, module, budget)
 
     @property
     def _n_features_out(self):
@@ -861,74 +479,9 @@ class SparseGammaDEF(ConjugateFactorModel):
                 f"{len(sizes)} layers, got {self.layer_shape!r}."
             )
         shapes = np.broadcast_to(shapes, (len(sizes),)).tolist()
-        shared = {
-            "weight_shape": self.weight_shape,
-            "weight_rate": self.weight_rate,
-            "may_miss": self._may_miss,
-        }
-        has_spikes = self.weight_prior == "spike_slab"
-        if self.amortized and self.solver != "gradient":
-            raise ValueError(
-                "amortized=True needs solver='gradient', which trains a network, got "
-                f"solver={self.solver!r}."
-            )
-        if has_spikes and self.solver != "gradient":
-            if self.solver == "expansion":
-                raise ValueError(
-                    "weight_prior='spike_slab' needs solver='auxiliary' or 'gradient', "
-                    "got solver='expansion'."
-                )
-            if self.likelihood == "gaussian":
-                raise ValueError(
-                    "weight_prior='spike_slab' with likelihood='gaussian' needs "
-                    f"solver='gradient', got solver={self.solver!r}."
-                )
-        if self.amortized:
-            check_layers("encoder_layers", self.encoder_layers)
-        if self.solver == "gradient":
-            return PathwiseBelief(
-                sizes,
-                n_features,
-                likelihood=self.likelihood,
-                link=self.link,
-                family=self.family,
-                layer_shapes=shapes,
-                top_rate=self.top_rate,
-                has_spikes=has_spikes,
-                encoder_layers=tuple(self.encoder_layers) if self.amortized else None,
-                learning_rate=self.learning_rate,
-                inner_iter=self.max_inner_iter,
-                **shared,
-            )
-        inverse_gaussian = [*shapes[1:], self.weight_shape] if len(sizes) > 1 else [0]
-        if self.link == "mean" and max(inverse_gaussian) > LARGEST_ORDER:
-            raise ValueError(
-                "layer_shape above the first layer, and weight_shape, must be at most "
-                f"{LARGEST_ORDER:g} with link='mean' (but for solver='gradient'), got "
-                f"{max(inverse_gaussian):g}."
-            )
-        shape = (n_features, sizes[0])
-        if self.likelihood == "gaussian":
-            emission = Gaussian(shape, **shared)
-        else:
-            kinds = {"expansion": ExpandedCounts, "auxiliary": AllocatedCounts}
-            kind = SpikedCounts if has_spikes else kinds[self.solver]
-            emission = kind(shape, is_binary=self.likelihood == "bernoulli", **shared)
-        return GammaBelief(
-            sizes,
-            emission=emission,
-            link=LINKS[self.link](shapes[1:], self.weight_shape),
-            layer_shapes=shapes,
-            top_rate=self.top_rate,
-            weight_rate=self.weight_rate,
-            over_relaxation=self.over_relaxation,
-            acceleration=self.acceleration,
-            inner_iter=self.max_inner_iter,
-            tol=self.inner_tol,
-        )
+        return self._part.build(self, n_features, sizes, shapes)
 
     def _initialize(self, module, start):
-        X, weights, _, random_state = start.distinct()
         sizes = module.layer_sizes
         if any(above > below for below, above in itertools.pairwise(sizes)):
             warnings.warn(
@@ -936,101 +489,24 @@ class SparseGammaDEF(ConjugateFactorModel):
                 "it, which it is to sum up.",
                 stacklevel=2,
             )
-        n_components = sizes[0]
-        # What is negative is noise, and has no part in where factors start.
-        known = imputed(X, weights) if self._may_miss else X
-        positive = known if self._domain.is_non_negative else _positive_part(known)
-        init = self.init
-        if isinstance(init, str) and init == "parts":
-            shares = initial_parts(positive, n_components, random_state, weights)
-        else:
-            init = check_init(init, (n_components, X.shape[1]))
-            shares = initial_counts(positive, n_components, init, random_state, weights)
-            sums = shares.sum(axis=0)
-            shares = np.where(sums > 0, shares / np.where(sums > 0, sums, 1), 1.0)
-            shares = shares / shares.sum(axis=0)
-        totals = column_totals(positive, weights)
-        # Factors and weights of the same size.
-        level = np.sqrt(max(totals.mean() / weights.sum(), 1e-10) / n_components)
-        counts, activity = shares * totals, positive @ shares.T
-        start = counts, level
-        closed = None
-        if self.solver == "gradient":
-            mean = np.maximum(counts / (weights.sum() * level), 1e-3 * level)
-            start = mean, np.maximum(self.weight_shape + counts, 0.5)
-            # Closed forms without spikes would lead away from them.
-            if self.weight_prior == "gamma":
-                closed = self._closed_fit(
-                    X, weights, shares, level, module.layer_shapes[0], random_state
-                )
-        if closed is not None:
-            names = "emission.weight_mean", "emission.weight_concentration"
-            parameters = [closed._parameters[name] for name in names]
-            start = [np.asarray(p, dtype=np.float64).T for p in parameters]
-            if len(sizes) > 1:
-                activity = closed._infer(
-                    X, lambda module, batch: module.features(batch, [0])
-                )
-        uppers = []
-        for above in sizes[1:]:
-            # Half from clusters of the units below that are active together.
-            parts = initial_parts(activity, above, random_state, weights)
-            uppers.append(0.5 * (parts + 1 / above))
-            activity = activity @ uppers[-1].T
-        module.initialize(X, weights, *start, uppers, random_state)
-
-    def _closed_fit(self, X, weights, shares, level, layer_shape, random_state):
-        """The lowest layer alone, fitted by closed forms.
-
-        Gradients would go the same way in many small steps. None where it takes for
-        noise what factors and weights of size ``level`` would make.
-        """
-        closed = SparseGammaDEF(
-            (len(shares),),
-            likelihood=self.likelihood,
-            layer_shape=layer_shape,
-            top_rate=self.top_rate,
-            weight_shape=self.weight_shape,
-            weight_rate=self.weight_rate,
-            missing_values=self.missing_values,
-            init=shares,
-            max_iter=N_CLOSED,
-            device=self.device,
-            random_state=random_state.randint(2**31 - 1),
+        lowest = LowestStart.of(
+            start,
+            self.init,
+            sizes[0],
+            may_miss=self._may_miss,
+            is_non_negative=self._domain.is_non_negative,
         )
-        try:
-            closed.fit(X, sample_weight=weights)
-        except Interrupted:
-            # Of the model that this is the start of, there is no pass yet.
-            raise KeyboardInterrupt from None
-        # Of numbers far above what the priors expect all may be taken for noise. The
-        # weights are then those of the priors, and units would have to be as large.
-        is_noise = (
-            self.likelihood == "gaussian"
-            and closed.components_.mean() < level
-            and closed.noise_variance_ >= np.mean(column_moments(X, weights)[1] ** 2)
-        )
-        return None if is_noise else closed
+        self._part.initialize(self, module, lowest)
 
     def _fitted(self, module):
         weights, inclusion = module.weights(), module.inclusion_probabilities()
-        weights = [_array(w) for w in weights]
+        weights = [to_numpy(w) for w in weights]
         return {
             "weights_": weights,
             "sparsity_": np.array([(w < 0.01 * w.max(axis=0)).mean() for w in weights]),
             "lower_bound_std_error_": module.lower_bound_std_error,
             "inclusion_probabilities_": None
             if inclusion is None
-            else _array(inclusion),
+            else to_numpy(inclusion),
             "noise_variance_": module.noise_variance(),
         }
-
-
-def _array(tensor):
-    """A copy, since modules change their tensors in place."""
-    return tensor.detach().cpu().numpy().copy()
-
-
-def _positive_part(X):
-    """X where it is positive, else 0."""
-    return X.maximum(0) if scipy.sparse.issparse(X) else np.maximum(X, 0)

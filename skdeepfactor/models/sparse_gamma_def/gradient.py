@@ -1,17 +1,9 @@
-r"""Layers of gamma factors by reparameterised gradients, for any family of posteriors.
+r"""The solver by reparameterised gradients, for any family of posteriors.
 
-The model is that of ``layers.py`` and ``emissions.py``, of which nothing here needs to
-be conjugate. Each factor and each weight y has a posterior of two numbers,
-
-gamma, weibull
-    log of the mean, log of the shape;
-lognormal
-    log of the mean, log of the standard deviation of log y,
-
-and draws of log y that are differentiable functions of them: by the quantile function,
-of gammas by that of shape + 1 (implicitly differentiated) and y_s = y_{s+1} u^{1/s}, so
-that small shapes do not underflow. E[y], E[log y] and the entropy have closed forms in
-all families, so that of the bound
+The model is that of ``links.py`` and ``emissions.py``, of which nothing here needs to
+be conjugate. Each factor and each weight y has a posterior of one of the families of
+``families.py``, of two parameters. E[y], E[log y] and the entropy have closed forms in
+all of them, so that of the bound
 
 .. math::
     E \log p(x | z_1 W_0) + \sum_l \Big[ a_l E \log r_l - \log \Gamma(a_l) + (a_l - 1) E
@@ -55,41 +47,42 @@ import itertools
 import math
 
 import numpy as np
-import scipy.special
 import torch
 from torch import nn
-from torch.distributions import Gamma, LogNormal, Weibull
 from torch.nn.functional import logsigmoid, softplus
 
-from skdeepfactor._math.allocation import (
-    Weights,
-    allocate,
-    allocate_indicators,
-    log_factorials,
-)
+from skdeepfactor._estimator.row_inference import map_rows
+from skdeepfactor._estimator.validation import check_layers
 from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.networks import N_TYPICAL, Layers
-from skdeepfactor._math.noise import keyed_uniform
+from skdeepfactor._math.noise import FreshNoise, KeyedNoise, Stream
 from skdeepfactor._math.ops import (
     map_values,
-    product,
-    products_at_entries,
     row_sum,
     split_double,
     transposed_products,
 )
-from skdeepfactor._math.starts import column_moments
-from skdeepfactor.models.sparse_gamma_def.emissions import (
-    LARGEST_MEAN,
-    NOISE_FLOOR,
-    SPIKE_MEAN,
-    SPIKE_SHAPE,
-)
+from skdeepfactor._math.row_steps import Moments, adam_step
+from skdeepfactor._math.starts import column_moments, n_cold_passes
+from skdeepfactor._training.optimizers import AnnealedAdam
+from skdeepfactor._training.plan import TrainingPlan
+from skdeepfactor._training.rows import MatrixRows
+from skdeepfactor.models.sparse_gamma_def.closed import trained_lowest
+from skdeepfactor.models.sparse_gamma_def.emissions import EMISSIONS, positive
+from skdeepfactor.models.sparse_gamma_def.families import FAMILIES
+from skdeepfactor.models.sparse_gamma_def.links import LINKS
+from skdeepfactor.models.sparse_gamma_def.lowest_weights import SPIKE_MEAN, SPIKE_SHAPE
+from skdeepfactor.models.sparse_gamma_def.parts import Part
 
-# Draws for scores, the first stream of their noise, and how fast the moments of steps
-# fade.
-N_DRAWS, SCORES, DECAY = 20, 10**6, (0.9, 0.99)
+# Passes of closed forms before gradients.
+N_CLOSED = 100
+
+# Draws for scores.
+N_DRAWS = 20
+
+# How many layers have keyed noise of their own, of two streams each.
+N_STREAMED, N_STREAMS = 64, 2
 
 # Steps on new rows where closed forms take one, and their size at first.
 PER_ITER, NEW_RATE = 10, 0.2
@@ -117,194 +110,6 @@ SMALL = 0.1
 # so that means are finite.
 LOG_RANGE = (-60.0, 60.0)
 
-# Gammas of a shape up to 1 have no mean of 1/y.
-LEAST_LOG_SHAPE = math.log(1.2)
-
-EULER = 0.5772156649015329
-
-
-class _GammaQuantiles(torch.autograd.Function):
-    """Gamma variables of rate 1, made elsewhere, with their slope in the shape."""
-
-    @staticmethod
-    def forward(ctx, shape, draws):
-        ctx.save_for_backward(shape, draws)
-        return draws
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * torch._standard_gamma_grad(*ctx.saved_tensors), None
-
-
-class GammaFamily:
-    """Log of the mean, log of the shape."""
-
-    spread_range = (-8.0, 16.0)
-
-    @staticmethod
-    def of_mean(mean, shape):
-        """Parameters of a mean and about as much spread as a gamma of that shape."""
-        return mean.log(), shape.log()
-
-    @staticmethod
-    def mean(first, second):
-        return first.exp()
-
-    @staticmethod
-    def relative_variance(second):
-        """That of y over the square of its mean."""
-        return (-second).exp()
-
-    @staticmethod
-    def mean_log(first, second):
-        return first + torch.digamma(second.exp()) - second
-
-    @staticmethod
-    def entropy(first, second):
-        shape = second.exp()
-        rest = torch.lgamma(shape) + (1 - shape) * torch.digamma(shape)
-        return shape - second + first + rest
-
-    @staticmethod
-    def log_draw(first, second, noise):
-        shape = second.exp()
-        return noise.log_gamma(shape + 1) + noise.log_uniform() / shape + first - second
-
-    @staticmethod
-    def distribution(first, second):
-        shape = second.exp()
-        return Gamma(shape, shape / first.exp(), validate_args=False)
-
-
-class LogNormalFamily:
-    """Log of the mean, log of the standard deviation of the logarithm."""
-
-    spread_range = (-8.0, 2.0)
-
-    @staticmethod
-    def of_mean(mean, shape):
-        return mean.log(), 0.5 * torch.log1p(1 / shape).log()
-
-    @staticmethod
-    def mean(first, second):
-        return first.exp()
-
-    @staticmethod
-    def relative_variance(second):
-        """That of y over the square of its mean."""
-        return torch.expm1((2 * second).exp())
-
-    @staticmethod
-    def mean_log(first, second):
-        return first - 0.5 * (2 * second).exp()
-
-    @staticmethod
-    def entropy(first, second):
-        mean_log = LogNormalFamily.mean_log(first, second)
-        return mean_log + second + 0.5 * math.log(2 * math.pi * math.e)
-
-    @staticmethod
-    def log_draw(first, second, noise):
-        mean_log = LogNormalFamily.mean_log(first, second)
-        return mean_log + second.exp() * noise.normal()
-
-    @staticmethod
-    def distribution(first, second):
-        mean_log = LogNormalFamily.mean_log(first, second)
-        return LogNormal(mean_log, second.exp(), validate_args=False)
-
-
-class WeibullFamily:
-    """Log of the mean, log of the shape."""
-
-    spread_range = (-2.5, 8.0)
-
-    @staticmethod
-    def of_mean(mean, shape):
-        return mean.log(), 0.5 * shape.log()
-
-    @staticmethod
-    def mean(first, second):
-        return first.exp()
-
-    @staticmethod
-    def log_scale(first, second):
-        return first - torch.lgamma(1 + (-second).exp())
-
-    @staticmethod
-    def relative_variance(second):
-        """That of y over the square of its mean."""
-        power = (-second).exp()
-        return torch.expm1(torch.lgamma(1 + 2 * power) - 2 * torch.lgamma(1 + power))
-
-    @staticmethod
-    def mean_log(first, second):
-        return WeibullFamily.log_scale(first, second) - EULER * (-second).exp()
-
-    @staticmethod
-    def entropy(first, second):
-        log_scale = WeibullFamily.log_scale(first, second)
-        return EULER * (1 - (-second).exp()) + log_scale - second + 1
-
-    @staticmethod
-    def log_draw(first, second, noise):
-        log_scale = WeibullFamily.log_scale(first, second)
-        return log_scale + (-noise.log_uniform()).log() / second.exp()
-
-    @staticmethod
-    def distribution(first, second):
-        scale = WeibullFamily.log_scale(first, second).exp()
-        return Weibull(scale, second.exp(), validate_args=False)
-
-
-FAMILIES = {
-    "gamma": GammaFamily,
-    "lognormal": LogNormalFamily,
-    "weibull": WeibullFamily,
-}
-
-
-class FreshNoise:
-    """Noise of one shape by a generator."""
-
-    def __init__(self, like, generator):
-        self.like, self.generator = like, generator
-
-    def normal(self):
-        return torch.empty_like(self.like).normal_(generator=self.generator)
-
-    def log_uniform(self):
-        # Of a number in (0, 1], and never exactly 0 after the logarithm.
-        draws = torch.empty_like(self.like).exponential_(generator=self.generator)
-        return -draws.clamp_min(torch.finfo(draws.dtype).tiny)
-
-    def log_gamma(self, shape):
-        shape = shape.expand_as(self.like).contiguous()
-        return torch._standard_gamma(shape, generator=self.generator).log()
-
-
-class KeyedNoise:
-    """Noise that depends on the content of the rows, and on a stream, alone."""
-
-    def __init__(self, keys, like, stream):
-        self.keys, self.like, self.stream = keys, like, 2 * stream
-
-    def _uniform(self, stream):
-        width = self.like.shape[1]
-        return keyed_uniform(self.keys, 1, width, stream=stream)[0]
-
-    def normal(self):
-        return torch.special.ndtri(self._uniform(self.stream)).to(self.like)
-
-    def log_uniform(self):
-        return self._uniform(self.stream).log().to(self.like)
-
-    def log_gamma(self, shape):
-        levels = self._uniform(self.stream + 1).cpu().numpy()
-        draws = scipy.special.gammaincinv(shape.detach().double().cpu().numpy(), levels)
-        draws = torch.from_numpy(draws).to(self.like)
-        return _GammaQuantiles.apply(shape, draws).log()
-
 
 class PathwiseBelief(FactorModule):
     """Data of a row from layers of gamma factors, by gradients.
@@ -318,7 +123,7 @@ class PathwiseBelief(FactorModule):
         layer_sizes,
         n_features,
         *,
-        likelihood,
+        emission,
         link,
         family,
         layer_shapes,
@@ -333,7 +138,7 @@ class PathwiseBelief(FactorModule):
     ):
         super().__init__()
         self.layer_sizes, self.layer_shapes = layer_sizes, layer_shapes
-        self.likelihood, self.link, self.family = likelihood, link, FAMILIES[family]
+        self.emission, self.link, self.family = emission, link, family
         self.top_rate = top_rate
         self.weight_shape, self.weight_rate = weight_shape, weight_rate
         self.inner_iter, self.learning_rate = inner_iter, learning_rate
@@ -359,10 +164,7 @@ class PathwiseBelief(FactorModule):
             if may_miss:
                 # What it sees where an entry is missing.
                 self.register_buffer("center", torch.zeros(n_features))
-        self.log_noise = self.inclusion_logit = None
-        if likelihood == "gaussian":
-            self.log_noise = nn.Parameter(torch.zeros(()))
-            self.register_buffer("noise_floor", torch.zeros(()))
+        self.inclusion_logit = None
         if has_spikes:
             self.inclusion_logit = nn.Parameter(torch.zeros(()))
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
@@ -374,8 +176,8 @@ class PathwiseBelief(FactorModule):
     def work_width(self):
         return max(3 * self.state_width, len(self.weight_parameters[0][0]))
 
-    def begin(self, n_total):
-        super().begin(n_total)
+    def begin(self, budget):
+        super().begin(budget)
         self.n_before = int(self.n_updates)
 
     def seed(self, seed):
@@ -397,11 +199,7 @@ class PathwiseBelief(FactorModule):
         for parameters, start in zip(self.weight_parameters, starts, strict=True):
             pair = self.family.of_mean(*(torch.from_numpy(v) for v in start))
             parameters.data.copy_(torch.stack(pair))
-        if self.log_noise is not None:
-            mean, std = column_moments(X, weights)
-            mean_square = float(np.mean(std**2 + mean**2)) or 1.0
-            self.noise_floor.fill_(NOISE_FLOOR * mean_square)
-            self.log_noise.data.fill_(0.5 * math.log(np.mean(std**2) + 1e-300))
+        self.emission.initialize(X, weights)
         if self.encoder is not None:
             if self.may_miss:
                 self.center.copy_(torch.from_numpy(column_moments(X)[0]))
@@ -438,9 +236,10 @@ class PathwiseBelief(FactorModule):
     def _bounded(self, layer, first, second):
         """Parameters within what floating point, and the link, can bear."""
         second = second.clamp(*self.family.spread_range)
-        if layer > 0 and self.link == "mean" and self.family is not LogNormalFamily:
+        least = self.family.least_log_shape
+        if layer > 0 and self.link.divides and least is not None:
             # Smoothly, so that they can come back.
-            second = LEAST_LOG_SHAPE + softplus(second - LEAST_LOG_SHAPE)
+            second = least + softplus(second - least)
         return first.clamp(*LOG_RANGE), second
 
     def weights(self):
@@ -452,29 +251,12 @@ class PathwiseBelief(FactorModule):
     def _cold(self, batch):
         """Where posteriors start: counts of rows, shared out by the mean weights."""
         lowest, *uppers = self.weights()
-        counts = map_values(torch.relu, batch.x) @ (lowest / lowest.sum(0)).T
-        shape, totals = self.layer_shapes[0] + counts, lowest.sum(1)
-        if batch.observed is not None:
-            of_rows = batch.observed @ lowest.T
-            totals = torch.where(of_rows > 0, of_rows, totals)
-        mean = shape / totals
-        if self.likelihood != "gaussian":
-            # Of overlapping units, one step leaves most of the way.
-            logs, sizes = lowest.log(), lowest.shape
-            weights = Weights.from_mean_log(lambda at: logs[:, at], sizes, lowest)
-            is_binary = self.likelihood == "bernoulli"
-            function = allocate_indicators if is_binary else allocate
-            for _ in range(N_SHARINGS):
-                counts = function(batch.x, mean.log(), weights).row_counts(weights)
-                shape = self.layer_shapes[0] + counts
-                mean = shape / totals
+        mean, shape = self.emission.cold(
+            batch, lowest.T, self.layer_shapes[0], N_SHARINGS
+        )
         parts = [*self.family.of_mean(mean, shape.clamp(0.5, 1e4))]
         for weights in uppers:
-            if self.link == "mean":
-                shares = weights / weights.sum(0)
-                mean = mean @ shares.T / weights.sum(1)
-            else:
-                mean = mean.new_ones(len(mean), len(weights))
+            mean = self.link.cold_mean(mean, weights)
             parts += self.family.of_mean(mean, torch.full_like(mean, START_SHAPE))
         return torch.cat(parts, 1)
 
@@ -496,40 +278,31 @@ class PathwiseBelief(FactorModule):
             return self._amortized(batch)
         if start is not None:
             return start[:, : self.state_width]
-        keys = batch.keys
-        local = self._fresh_local(batch)
-        n_steps = PER_ITER * self.inner_iter
-        for step in range(n_steps):
-            weights = self._drawn_weights()[step % N_DRAWS]
-            rate = NEW_RATE * _annealed(step / n_steps)
-            local = self._step(batch, local, weights, _keyed(keys, step), rate)
-        return local[:, : self.state_width]
+        draws = itertools.cycle(self._drawn_weights())
+        streams = itertools.count(Stream.REFINEMENT)
 
-    def _fresh_local(self, batch):
-        """Where rows start, with moments of steps that are still 0."""
+        def next_draw():
+            return next(draws), _keyed(batch.keys, next(streams))
+
+        return self._refined(batch, next_draw)[0]
+
+    def _refined(self, batch, next_draw):
+        """Where steps from a cold start lead rows, and the moments of the steps.
+
+        ``next_draw()`` gives the weights and the noise of a step.
+        """
         state = self._cold(batch)
-        moments = state.new_zeros(len(state), 2 * self.state_width + 1)
-        return torch.cat([state, moments], 1)
-
-    def _step(self, batch, local, weights, noise, rate):
-        """A step on the rows alone."""
-        state = local[:, : self.state_width].detach().requires_grad_()
-        weights = [w.detach() for w in weights]
-        with torch.enable_grad():
-            bounds = self._row_bounds(batch, state, weights, noise)
-            (slope,) = torch.autograd.grad(bounds.sum(), state)
-        return self._moved(local, slope, rate)
-
-    def _moved(self, local, slope, rate):
-        """Local parameters and moments after a step of Adam up a slope."""
-        width = self.state_width
-        state, mean, square, n_steps = local.split([width, width, width, 1], 1)
-        n_steps = n_steps + 1
-        mean = torch.lerp(slope, mean, DECAY[0])
-        square = torch.lerp(slope.square(), square, DECAY[1])
-        size = (square / (1 - DECAY[1] ** n_steps)).sqrt() + 1e-8
-        state = state + rate * mean / (1 - DECAY[0] ** n_steps) / size
-        return torch.cat([state, mean, square, n_steps], 1)
+        moments, n_steps = Moments.none(state), PER_ITER * self.inner_iter
+        for step in range(n_steps):
+            weights, noise = next_draw()
+            state = state.detach().requires_grad_()
+            weights = [w.detach() for w in weights]
+            with torch.enable_grad():
+                bounds = self._row_bounds(batch, state, weights, noise)
+                (slope,) = torch.autograd.grad(bounds.sum(), state)
+            rate = NEW_RATE * _annealed(step / n_steps)
+            state, moments = adam_step(state.detach(), moments, slope, rate)
+        return state, moments
 
     def posterior(self, batch, start=None):
         state = self._solve(batch, start)
@@ -547,88 +320,32 @@ class PathwiseBelief(FactorModule):
     def _row_bounds(
         self, batch, state, weights, noise, given_total=False, variance=None
     ):
-        """Bounds of rows, but for constants, at drawn factors and weights; float64.
+        """Bounds of rows, except the base, at drawn factors and weights; float64.
 
-        ``noise(layer, like)`` is that of a layer; with ``given_total`` counts are words
-        in order. ``variance`` is that of lowest weights which are means, and no draws.
+        ``noise(layer, like)`` is that of a layer; ``given_total`` and ``variance`` are
+        those of ``Emission.drawn``.
         """
-        pairs, link = self._split(state), self.link
+        pairs = self._split(state)
         z = [
             self.family.log_draw(*pair, noise(layer, pair[0])).exp()
             for layer, pair in enumerate(pairs)
         ]
-        bounds = self._likelihood(batch, z[0], weights[0], given_total, variance)
+        bounds = self.emission.drawn(
+            batch, z[0][0], weights[0], variance=variance, given_total=given_total
+        )
         for layer, (pair, alpha) in enumerate(
             zip(pairs, self.layer_shapes, strict=True)
         ):
             log_rate, constant = math.log(self.top_rate), -math.lgamma(alpha)
             rate = self.top_rate
             if layer + 1 < len(z):
-                drawn = _positive(z[layer + 1] @ weights[layer + 1])
-                rate = drawn if link == "rate" else alpha / drawn
-                rate, log_rate = (
-                    values.flatten(0, -3).mean(0) if values.dim() > 2 else values
-                    for values in (rate, rate.log())
-                )
+                drawn = positive(z[layer + 1] @ weights[layer + 1])
+                rate = self.link.rate(drawn, alpha)
+                rate, log_rate = rate.mean(0), rate.log().mean(0)
             terms = alpha * log_rate + (alpha - 1) * self.family.mean_log(*pair)
             terms = terms - rate * self.family.mean(*pair) + self.family.entropy(*pair)
             bounds = bounds + (terms + constant).sum(1, dtype=torch.float64)
         return bounds
-
-    def _likelihood(self, batch, z, weights, given_total, variance=None):
-        """Of drawn factors and weights; ``variance`` is that of means among these."""
-        x, observed = batch.x, batch.observed
-        if self.likelihood == "gaussian":
-            noise, n_features = self._noise().double(), len(weights)
-            if observed is None:
-                terms = z @ (weights.T @ weights) - 2 * product(x, weights)
-                errors = (z.double() * terms.double()).sum(1)
-            else:
-                m = observed * (z @ weights.T)
-                errors = (m * (m - 2 * x)).sum(1, dtype=torch.float64)
-                n_features = observed.sum(1, dtype=torch.float64)
-            if variance is not None:
-                of_rows = variance.sum(0) if observed is None else observed @ variance
-                errors = errors + (z.square() * of_rows).sum(1, dtype=torch.float64)
-            normaliser = n_features * (2 * math.pi * noise).log()
-            return -0.5 * (errors / noise + normaliser)
-        x, entries = batch.counts, batch.entries
-        m = _positive(products_at_entries(x, z, weights)).double()
-        if self.likelihood == "bernoulli":
-            terms, bend = m + (-torch.expm1(-m)).log(), None
-        else:
-            terms, bend = entries.values * m.log(), entries.values
-        if variance is not None:
-            if bend is None:
-                bend = (-m).exp() * (m / torch.expm1(-m)).square()
-            # To second order, and as of log-normals, which no variance makes -inf.
-            spread = products_at_entries(x, z.square(), variance)
-            # Of a product near 0 the slope would overflow where the weights have it.
-            least = torch.finfo(z.dtype).tiny ** (1 / 3)
-            spread = spread / m.clamp_min(least).square()
-            terms = terms - 0.5 * bend * torch.log1p(spread)
-        of_rows = weights.sum(0) if observed is None else observed @ weights
-        totals = (z * of_rows).sum(1, dtype=torch.float64)
-        if given_total:
-            return entries.row_sum(terms) - entries.totals * totals.log()
-        return entries.row_sum(terms) - totals
-
-    def _constants(self, batch):
-        """What the log likelihood of each row needs of it but once, float64."""
-        x = batch.x
-        if self.likelihood == "gaussian":
-            return row_sum(map_values(torch.square, map_values(torch.Tensor.double, x)))
-        if self.likelihood == "poisson":
-            return log_factorials(x)
-        return 0.0 * batch.totals
-
-    def _base(self, constants):
-        if self.likelihood == "gaussian":
-            return -0.5 * constants / self._noise().double()
-        return -constants
-
-    def _noise(self):
-        return (2 * self.log_noise).exp() + self.noise_floor
 
     def _scored(self, batch, state, **given):
         """Bounds of rows at each of the draws, (N_DRAWS, n_rows)."""
@@ -636,7 +353,7 @@ class PathwiseBelief(FactorModule):
         return torch.stack(
             [
                 self._row_bounds(
-                    batch, state, weights, _keyed(keys, SCORES + draw), **given
+                    batch, state, weights, _keyed(keys, Stream.BOUND + draw), **given
                 )
                 for draw, weights in enumerate(self._drawn_weights())
             ]
@@ -644,7 +361,11 @@ class PathwiseBelief(FactorModule):
 
     def elbo(self, batch, q=None):
         state = self._solve(batch) if q is None else q.state
-        return self._scored(batch, state).mean(0) + self._base(self._constants(batch))
+        return self._scored(batch, state).mean(0) + self._base(batch)
+
+    def _base(self, batch):
+        """What the bound of each row has besides."""
+        return self.emission.base(self.emission.constants(batch), batch)
 
     def word_bound(self, batch):
         return self._scored(batch, self._solve(batch), given_total=True).mean(0)
@@ -654,7 +375,7 @@ class PathwiseBelief(FactorModule):
         """The bound of all rows, each draw of which has weights of its own."""
         totals = torch.zeros(N_DRAWS, dtype=torch.float64)
         for batch, start in batches():
-            base = self._base(self._constants(batch)).sum().cpu()
+            base = self._base(batch).sum().cpu()
             state = self._solve(batch, start)
             totals += self._scored(batch, state).sum(1).cpu() + base
         totals -= float(self.global_kl())
@@ -669,17 +390,16 @@ class PathwiseBelief(FactorModule):
                 self._draws = [self._fresh_weights(generator) for _ in range(N_DRAWS)]
         return self._draws
 
-    def _fresh_weights(self, generator, n_draws=()):
-        """Draws of all weights, of those above ``n_draws``, if given."""
+    def _fresh_weights(self, generator, n_draws=1):
+        """A draw of the lowest weights, and ``n_draws`` of those above."""
         lowest, *uppers = self._weight_pairs()
         return [
-            self._fresh(*lowest, (), generator),
+            self._fresh(*lowest, 1, generator)[0],
             *(self._fresh(*pair, n_draws, generator) for pair in uppers),
         ]
 
     def _fresh(self, first, second, n_draws, generator):
-        like = first.expand(*n_draws, *first.shape)
-        noise = FreshNoise(like, generator)
+        noise = FreshNoise(first, n_draws, generator)
         return self.family.log_draw(first, second, noise).exp()
 
     def global_kl(self):
@@ -707,7 +427,7 @@ class PathwiseBelief(FactorModule):
 
     def _kinds(self, weights):
         """Log densities of weights with that they are of the slab, or of the spike."""
-        w = _positive(weights)
+        w = positive(weights)
         slab = self.weight_shape, self.weight_rate
         rate = self.weight_rate / self.weight_shape * SPIKE_SHAPE / SPIKE_MEAN
         return [
@@ -729,15 +449,13 @@ class PathwiseBelief(FactorModule):
 
     # The face of the module.
 
-    @torch.no_grad()
     def noise_variance(self):
         """That of Gaussian noise, a float; None of other data."""
-        return float(self._noise()) if self.likelihood == "gaussian" else None
+        return self.emission.noise_variance()
 
     @torch.no_grad()
     def decode(self, z):
-        mean = z @ self.weights()[0]
-        return -torch.expm1(-mean) if self.likelihood == "bernoulli" else mean
+        return self.emission.decode(z @ self.weights()[0])
 
     @torch.no_grad()
     def components(self):
@@ -749,47 +467,55 @@ class PathwiseBelief(FactorModule):
         z = generator.gamma(self.layer_shapes[-1], 1 / self.top_rate, size)
         lowest, *uppers = (weights.cpu().numpy() for weights in self.weights())
         for alpha, weights in zip(self.layer_shapes[-2::-1], uppers[::-1], strict=True):
-            drawn = np.maximum(z @ weights, 1e-300)
-            scale = 1 / drawn if self.link == "rate" else drawn / alpha
-            z = generator.gamma(alpha, scale)
-        mean = z @ lowest
-        if self.likelihood == "gaussian":
-            return generator.normal(mean, math.sqrt(float(self._noise())))
-        if self.likelihood == "bernoulli":
-            return generator.binomial(1, -np.expm1(-mean)).astype(np.float64)
-        return generator.poisson(np.minimum(mean, LARGEST_MEAN))
+            z = self.link.sample(z @ weights, alpha, generator)
+        return self.emission.sample(z @ lowest, generator)
 
     # Learning.
 
     def backward(self, batch, n_samples, start=None):
+        emission, noise = self.emission, self._fresh_noise
         constants = (
-            split_double(self._constants(batch)) if start is None else start[:, -2:]
+            split_double(emission.constants(batch)) if start is None else start[:, -2:]
         )
         constants = constants.to(batch.x.dtype)
-        noise = self._fresh_noise
-        weights = self._fresh_weights(self.generator, (N_UPPER,))
-        n_updates = self.n_updates.item() - self.n_before
-        share = n_updates / self.n_total if self.n_total else 0.0
-        rate = self.learning_rate * _annealed(share)
-        local = None
+        weights = self._fresh_weights(self.generator, N_UPPER)
+        moments = None
         if self.encoder is not None:
             state = self._amortized(batch)
+        elif start is None:
+            state, moments = self._refined(batch, lambda: (weights, noise))
         else:
-            local = self._fresh_local(batch) if start is None else start[:, :-2]
-            n_steps = PER_ITER * self.inner_iter if start is None else 0
-            for step in range(n_steps):
-                inner_rate = NEW_RATE * _annealed(step / n_steps)
-                local = self._step(batch, local, weights, noise, inner_rate)
-            state = local[:, : self.state_width].detach().requires_grad_()
+            state, moments = self._recalled(start)
+        if moments is not None:
+            state = state.detach().requires_grad_()
         expanded, variance = self._expanded(weights)
         bounds = self._row_bounds(batch, state, expanded, noise, variance=variance)
-        bounds = bounds + self._base(constants.detach().double().sum(1))
+        base = emission.base(constants.detach().double().sum(1), batch)
+        bounds = bounds + base
         kl = self._weight_kl([weights[0]]) * (batch.share / n_samples)
         (kl - batch.weight * bounds.sum()).backward()
-        if local is None:
+        if moments is None:
             return bounds.detach(), constants
-        local = self._moved(local, -state.grad / batch.weight, rate)
-        return bounds.detach(), torch.cat([local, constants], 1)
+        slope, rate = -state.grad / batch.weight, self._rate()
+        state, moments = adam_step(state.detach(), moments, slope, rate)
+        return bounds.detach(), self._remembered(state, moments, constants)
+
+    def _rate(self):
+        """The size of this update's steps on rows."""
+        n_updates = self.n_updates.item() - self.n_before
+        share = n_updates / self.n_total if self.n_total else 0.0
+        return self.learning_rate * _annealed(share)
+
+    def _recalled(self, local):
+        """Parameters of rows, and the moments of the steps on them."""
+        width = self.state_width
+        state, first, second, n_steps, _ = local.split([width, width, width, 1, 2], 1)
+        return state, Moments(first, second, n_steps)
+
+    def _remembered(self, state, moments, constants):
+        """Local parameters: these, and the constants of the rows."""
+        n_steps = torch.zeros_like(state[:, :1]) + moments.n_steps
+        return torch.cat([state, *moments[:2], n_steps, constants], 1)
 
     def _expanded(self, weights):
         """Drawn weights, but the mean of what is wide, and its variance, else 0."""
@@ -803,8 +529,7 @@ class PathwiseBelief(FactorModule):
         return [lowest, *weights[1:]], torch.where(is_wide, variance, 0.0)
 
     def _fresh_noise(self, layer, like):
-        n_draws = (N_UPPER,) if layer > 0 else ()
-        return FreshNoise(like.expand(*n_draws, *like.shape), self.generator)
+        return FreshNoise(like, N_UPPER if layer > 0 else 1, self.generator)
 
     def after_step(self):
         self.n_updates += 1
@@ -812,15 +537,6 @@ class PathwiseBelief(FactorModule):
 
     def refresh(self):
         self._draws = None
-
-
-def _positive(values):
-    """Products of small draws, at least the smallest normal number.
-
-    A bound on those that underflow, not the product itself: take float64 for shapes far
-    below 0.01.
-    """
-    return values.clamp_min(torch.finfo(values.dtype).tiny)
 
 
 def _gamma_log_density(mean, mean_log, shape, rate):
@@ -831,9 +547,107 @@ def _gamma_log_density(mean, mean_log, shape, rate):
 
 def _keyed(keys, stream):
     """Noise of each layer, from the rows' keys."""
-    return lambda layer, like: KeyedNoise(keys, like, 64 * stream + layer)
+
+    def noise(layer, like):
+        return KeyedNoise(like, 1, keys, N_STREAMS * (N_STREAMED * stream + layer))
+
+    return noise
 
 
 def _annealed(share):
     """By how much steps are shorter after a share of them."""
     return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+class Gradient(Part):
+    """Gradients, after closed forms for the lowest layer unless it has spikes."""
+
+    takes_weights = False
+
+    def build(self, model, n_features, layer_sizes, layer_shapes):
+        encoder_layers = None
+        if model.amortized:
+            check_layers("encoder_layers", model.encoder_layers)
+            encoder_layers = tuple(model.encoder_layers)
+        return PathwiseBelief(
+            layer_sizes,
+            n_features,
+            emission=EMISSIONS[model.likelihood](by_gradients=True),
+            link=LINKS[model.link](),
+            family=FAMILIES[model.family],
+            layer_shapes=layer_shapes,
+            top_rate=model.top_rate,
+            weight_shape=model.weight_shape,
+            weight_rate=model.weight_rate,
+            has_spikes=model.weight_prior == "spike_slab",
+            encoder_layers=encoder_layers,
+            learning_rate=model.learning_rate,
+            inner_iter=model.max_inner_iter,
+            may_miss=model._may_miss,
+        )
+
+    def initialize(self, model, module, start):
+        level, counts = start.level, start.counts
+        mean = np.maximum(counts / (start.weights.sum() * level), 1e-3 * level)
+        lowest = mean, np.maximum(model.weight_shape + counts, 0.5)
+        activity = start.activity
+        # Closed forms without spikes would lead away from them.
+        if module.inclusion_logit is None:
+            closed = self._closed(model, module, start)
+            if not _takes_all_for_noise(closed, start):
+                lowest, activity = _found(closed, start)
+        uppers = start.uppers(module.layer_sizes[1:], activity)
+        module.initialize(start.X, start.weights, *lowest, uppers, start.random_state)
+
+    def _closed(self, model, module, start):
+        """The lowest layer alone: gradients would go there in many small steps."""
+        return trained_lowest(
+            EMISSIONS[model.likelihood](),
+            start,
+            layer_shape=module.layer_shapes[0],
+            top_rate=model.top_rate,
+            weight_shape=model.weight_shape,
+            weight_rate=model.weight_rate,
+            may_miss=module.may_miss,
+            n_passes=N_CLOSED,
+            device=model.device,
+        )
+
+    def plan(self, model, module, budget):
+        names = dict(module.named_parameters())
+        of_network = [name for name in names if name.startswith("encoder.")]
+        rates = dict.fromkeys(names, model.learning_rate)
+        rates |= dict.fromkeys(of_network, model.learning_rate / 20)
+        groups = [{"params": [names[n]], "lr": rates[n]} for n in names]
+        # Bounds of single draws say little of whether training is done.
+        return TrainingPlan(
+            AnnealedAdam(groups, budget.n_updates),
+            n_cold=n_cold_passes(model.n_cold_iter, model.init, model.max_iter, False),
+            n_warmup=budget.n_passes or 0,
+        )
+
+
+GRADIENT = Gradient()
+
+
+def _takes_all_for_noise(closed, start):
+    """Whether a trained layer takes the data for noise around nothing.
+
+    So it may be of numbers far above what the priors expect. The weights are then those
+    of the priors, and units would have to be as large.
+    """
+    noise = closed.noise_variance()
+    if noise is None or float(closed.components().mean()) >= start.level:
+        return False
+    _, std = column_moments(start.X, start.weights)
+    return noise >= np.mean(std**2)
+
+
+def _found(closed, start):
+    """Means and shapes of the weights of a trained layer, and its units, as arrays."""
+    lowest = closed.lowest.weight_mean, closed.lowest.weight_concentration
+    rows = map_rows(
+        closed, MatrixRows(start.X), lambda m, batch: m.features(batch, [0])
+    )
+    pair = [values.cpu().numpy().astype(np.float64).T for values in lowest]
+    return pair, np.concatenate(list(rows))

@@ -86,12 +86,15 @@ class InverseGaussianUnits(NamedTuple):
 class Means(nn.Module):
     """The link of layers that give the means of those below.
 
-    ``shapes`` are those of the layers that are above another, from the lowest. Units,
-    of layers or weights, have two parameters, and messages, which add to the prior's
-    parameters, two numbers each.
+    ``shapes`` are those of the layers that are above another, from the lowest, if their
+    posteriors are found in closed form. Units, of layers or weights, have two
+    parameters, and messages, which add to the prior's parameters, two numbers each.
     """
 
-    def __init__(self, shapes, weight_shape):
+    #: Whether the bound has E[1 / y] of the units and weights above.
+    divides = True
+
+    def __init__(self, shapes=(), weight_shape=None):
         super().__init__()
         # One family for each layer above the first, and one for weights.
         self.families = nn.ModuleList(map(InverseGaussians, shapes))
@@ -112,9 +115,13 @@ class Means(nn.Module):
 
     def cold(self, layer, below, weights, floor):
         """Units from the means of those below, each shared out by the mean weights."""
-        shares = weights.mean / weights.mean.sum(0)
-        mean = (below @ shares.T / weights.mean.sum(1)).clamp_min(floor)
+        mean = self.cold_mean(below, weights.mean).clamp_min(floor)
         return self.units(layer, *self.families[layer].of_mean(mean))
+
+    def cold_mean(self, below, weights):
+        """Means of units, from those below, shared out by the weights."""
+        shares = weights / weights.sum(0)
+        return below @ shares.T / weights.sum(1)
 
     def start(self, mean, rate):
         """The message that makes weights have about a given mean."""
@@ -134,7 +141,11 @@ class Means(nn.Module):
     def drawn_rates(self, units, weights, alpha):
         """Both of drawn units and weights, as ``draw`` and ``draw_weights`` give."""
         drawn = units @ weights
-        return alpha / drawn, math.log(alpha) - drawn.log()
+        return self.rate(drawn, alpha), math.log(alpha) - drawn.log()
+
+    def rate(self, product, alpha):
+        """The rate of the prior of the units below, given z W."""
+        return alpha / product
 
     def message(self, state, below, alpha, above, weights):
         """What the means below tell the units above."""
@@ -199,7 +210,9 @@ class RateState(NamedTuple):
 class Rates(nn.Module):
     """The link of layers that give the rates of those below; see ``Means``."""
 
-    def __init__(self, shapes, weight_shape):
+    divides = False
+
+    def __init__(self, shapes=(), weight_shape=None):
         super().__init__()
         self.shapes, self.weight_shape = shapes, weight_shape
 
@@ -214,9 +227,12 @@ class Rates(nn.Module):
         return GammaUnits.of(self.weight_shape + shape, rate + exposure)
 
     def cold(self, layer, below, weights, floor):
-        # What is above falls where this rises: it says little of where to start.
-        ones = below.new_ones(len(below), len(weights.mean))
+        ones = self.cold_mean(below, weights.mean)
         return GammaUnits.of((self.shapes[layer] + 1) * ones, ones)
+
+    def cold_mean(self, below, weights):
+        # What is above falls where this rises: it says little of where to start.
+        return below.new_ones(len(below), len(weights))
 
     def start(self, mean, rate):
         exposure = (self.weight_shape + 1) / mean - rate
@@ -235,6 +251,9 @@ class Rates(nn.Module):
     def drawn_rates(self, units, weights, alpha):
         log_rate = log_product(units, weights)
         return log_rate.exp(), log_rate
+
+    def rate(self, product, alpha):
+        return product
 
     def message(self, state, below, alpha, above, weights):
         shares = state.above * ((alpha / state.products) @ state.weights.T)

@@ -1,4 +1,4 @@
-"""The page that ``plotting.topic_page`` writes: what is on it, and its file.
+"""The page that :func:`topic_page` writes: what is on it, and its file.
 
 ``page.html`` beside this module has the looks and the behaviour. What is on the page is
 put into it as JSON: of each topic only the words and rows that can come into view.
@@ -14,8 +14,9 @@ import scipy.sparse
 from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_non_negative
 
-from skdeepfactor import inspection, reading
-from skdeepfactor.projection import two_dimensions
+from skdeepfactor.inspection import hierarchy, reading
+from skdeepfactor.inspection.pyldavis import PROBABILITY_FLOOR
+from skdeepfactor.plotting.projection import two_dimensions
 
 # Words of a topic that are in view, and what the slider can be set to.
 N_WORDS = 20
@@ -44,6 +45,112 @@ ESCAPES = {
 }
 
 
+def topic_page(estimator, X, *, feature_names=None, texts=None, path):
+    r"""Write a page on which topics are looked through, in one file for any browser.
+
+    The page has a map of the topics, the words of the one that is chosen, the rows that
+    show it best, a search for words and, of a model with layers such as
+    :class:`~skdeepfactor.SparseGammaDEF`, the topics of topics as a tree. It needs no
+    network and nothing but the file, which holds of `X` and `texts` what it shows.
+
+    Parameters
+    ----------
+    estimator : estimator or Pipeline
+        Fitted, with ``components_`` and ``transform``, of any package; of a pipeline,
+        the last step.
+    X : {array-like, sparse matrix} of shape (n_rows, n_features)
+        Rows; for a pipeline, what its first step takes. What is missing (NaN), where
+        the estimator takes that, counts as none.
+    feature_names : array-like of str of shape (n_features,), default=None
+        Names of the features, which the page calls words. By default what the steps of
+        the pipeline before the last call them, else ``feature_names_in_`` of that last
+        step, else x0, x1, ...
+    texts : sequence of str of length n_rows, default=None
+        What is shown of a row, up to its 400th character; by default the names of the
+        features that the row has most of.
+    path : str or path-like
+        The file, which is replaced if it is there.
+
+    Returns
+    -------
+    pathlib.Path
+        The absolute path of the file.
+
+    Raises
+    ------
+    ValueError
+        If all rows are empty, the number of names is not that of the features, the
+        number of texts not that of the rows, or the factors not those of one layer.
+    TypeError
+        If the estimator has no ``components_`` or no ``transform``.
+    FileNotFoundError
+        If the folder of `path` does not exist.
+    IsADirectoryError
+        If `path` is a folder.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted, which is a ValueError too.
+
+    See Also
+    --------
+    TopicsDisplay : The largest weights as bars.
+    skdeepfactor.inspection.top_rows : The rows that show a component best.
+    skdeepfactor.inspection.to_pyldavis : The arguments of pyLDAvis.
+
+    Notes
+    -----
+    Where neither factors nor ``components_`` have negative entries, the weight of a
+    topic is the share of all counts in `X` that comes from it, by the shares of
+    :func:`~skdeepfactor.inspection.factor_shares`. The words of topic k come in the
+    order of their relevance (Sievert and Shirley),
+
+    .. math::
+        \lambda \log \beta_{kv} + (1 - \lambda) \log \frac{\beta_{kv}}{p_v}, \qquad
+        p_v = \sum_j \text{weight}_j \, \beta_{jv},
+
+    where :math:`\beta_{kv}` is the probability of word v in the topic and a slider sets
+    :math:`\lambda`: at 1 frequent words come first, at 0 those that are found in this
+    topic alone.
+
+    Else the weight of a topic is the variance of its factor over the rows. Its words
+    are those with the largest and the smallest loadings, as ``components_`` have them:
+    what the factor makes more frequent and less frequent. There is no slider.
+
+    Topics are near each other on the map if they have words in common, and moved apart
+    as far as to be seen: up to ten by principal components of the square roots of their
+    probabilities, more by t-SNE of these, as of :class:`EmbeddingDisplay`. They have
+    the numbers of the components.
+
+    References
+    ----------
+    Sievert, C. and Shirley, K. (2014). LDAvis: a method for visualizing and
+    interpreting topics. ACL workshop on interactive language learning, visualization,
+    and interfaces.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sklearn.feature_extraction.text import CountVectorizer
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skdeepfactor import PoissonFactorization
+    >>> from skdeepfactor.plotting import topic_page
+    >>> texts = ["red apple", "apple pear pear", "bus train", "tram train train"]
+    >>> model = PoissonFactorization(2, random_state=0)
+    >>> pipeline = make_pipeline(CountVectorizer(), model).fit(texts)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     page = topic_page(
+    ...         pipeline, texts, texts=texts, path=Path(folder) / "topics.html"
+    ...     )
+    ...     "tram" in page.read_text(encoding="utf-8")
+    True
+    """
+    path = _checked_path(path)
+    contents = _page_contents(estimator, X, feature_names, texts)
+    # Half of a surrogate pair, as broken texts have, cannot be written.
+    path.write_text(_filled_template(contents), encoding="utf-8", errors="replace")
+    return path
+
+
 @dataclass(frozen=True)
 class _Topics:
     """What is known of topics and features, whatever model they are of."""
@@ -56,7 +163,7 @@ class _Topics:
     frequencies: np.ndarray | None  # (n_features,), of all topics together
 
 
-def checked_path(path):
+def _checked_path(path):
     """Path of a file to be written, which must be in a folder that is there."""
     path = Path(path).expanduser().absolute()
     if not path.parent.is_dir():
@@ -68,16 +175,18 @@ def checked_path(path):
     return path
 
 
-def filled_template(contents):
+def _filled_template(contents):
     """The text of the page with its contents."""
-    template = files("skdeepfactor").joinpath("page.html").read_text(encoding="utf-8")
+    template = (
+        files("skdeepfactor.plotting").joinpath("page.html").read_text(encoding="utf-8")
+    )
     text = json.dumps(
         contents, ensure_ascii=False, allow_nan=False, separators=(",", ":")
     )
     return template.replace(PLACE, text.translate(ESCAPES), 1)
 
 
-def page_contents(estimator, X, feature_names=None, texts=None):
+def _page_contents(estimator, X, feature_names=None, texts=None):
     """What is on the page, as lists and dicts."""
     model, X = reading.last_step(estimator, X)
     n_features = reading.components_of(model).shape[1]
@@ -145,9 +254,7 @@ def page_contents(estimator, X, feature_names=None, texts=None):
             for row in np.unique(rows).tolist()
         },
         "layer": model.transform_layer if has_tree else None,
-        "tree": _branches(inspection.hierarchy(model, names, N_UNITS))
-        if has_tree
-        else [],
+        "tree": _branches(hierarchy(model, names, N_UNITS)) if has_tree else [],
     }
 
 
@@ -161,7 +268,7 @@ def _parts(model, counts, shares):
     # Of all counts, those that come from each topic.
     weights = reading.shares_of((totals @ shares)[np.newaxis])[0]
     # Words of topics without any weight have a relevance, too.
-    frequencies = np.maximum(weights @ profiles, inspection.PROBABILITY_FLOOR)
+    frequencies = np.maximum(weights @ profiles, PROBABILITY_FLOOR)
     return _Topics(
         weights=weights,
         vectors=np.sqrt(profiles),

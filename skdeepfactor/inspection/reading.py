@@ -147,6 +147,15 @@ def shares_of(weights):
     return scaled / np.maximum(scaled.sum(axis=1, keepdims=True), 1)
 
 
+def directions_of(rows):
+    """Rows divided by their lengths; rows of zeros stay as they are."""
+    # Squares of very small or large numbers would be 0 or infinite.
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    scaled = np.divide(rows, largest, out=np.zeros_like(rows), where=largest > 0)
+    # Never below 1, but for rows of zeros.
+    return scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1)
+
+
 def known_feature_names(estimator):
     """Names of the features that the last step was fitted on, None if nobody knows."""
     names = None

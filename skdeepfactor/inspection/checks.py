@@ -1,0 +1,17 @@
+"""Checks of numbers that are given as parameters."""
+
+from numbers import Integral, Real
+
+
+def check_whole(name, number, low, high=None):
+    """ValueError unless a number is an int in a range."""
+    is_whole = isinstance(number, Integral) and number >= low
+    if not is_whole or (high is not None and number > high):
+        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} must be an int {limits}, got {number!r}.")
+
+
+def check_share(name, number):
+    """ValueError unless a number is from 0 to below 1."""
+    if not isinstance(number, Real) or not 0 <= number < 1:
+        raise ValueError(f"{name} must be a number from 0 to below 1, got {number!r}.")

@@ -1,0 +1,105 @@
+"""Figures of known sizes, their legends, and colours and names as these are drawn."""
+
+import math
+
+import numpy as np
+
+# Inches, and points of the words; a name as long as the longest shown fits the width.
+COLUMN_WIDTH = 2.0
+ROW_HEIGHT = 0.17
+TITLE_HEIGHT = 0.4
+MARGIN = 0.12
+FONT_SIZE = 8
+MAX_CHARACTERS = 24
+
+# Inches of the smallest plot.
+MIN_WIDTH = 4.5
+
+
+def new_grid(n_axes, n_top):
+    """Axes of a new figure, as many as asked for, in rows of five or of a square."""
+    import matplotlib.pyplot as plt
+
+    n_columns = min(n_axes, max(5, math.ceil(math.sqrt(n_axes))))
+    n_rows = math.ceil(n_axes / n_columns)
+    bars = ROW_HEIGHT * n_top
+    width = n_columns * (COLUMN_WIDTH + MARGIN) + MARGIN
+    height = n_rows * (bars + TITLE_HEIGHT) + MARGIN
+    figure = plt.figure(figsize=(width, height))
+    # All sizes are known, so that axes are placed without a layout engine, which would
+    # take seconds for a hundred of them.
+    grid = figure.add_gridspec(
+        n_rows,
+        n_columns,
+        left=MARGIN / width,
+        right=1 - MARGIN / width,
+        bottom=MARGIN / height,
+        top=1 - TITLE_HEIGHT / height,
+        wspace=MARGIN / COLUMN_WIDTH,
+        hspace=TITLE_HEIGHT / bars,
+    )
+    axes = np.empty(n_axes, dtype=object)
+    for index in range(n_axes):
+        axes[index] = figure.add_subplot(grid[divmod(index, n_columns)])
+    return axes
+
+
+def new_row(n_axes):
+    """Axes of a new figure, side by side."""
+    import matplotlib.pyplot as plt
+
+    _, axes = plt.subplots(
+        1, n_axes, figsize=(5 * n_axes, 3.6), layout="constrained", squeeze=False
+    )
+    return axes[0]
+
+
+def new_column(n_axes, height):
+    """Axes of a new figure, one above the other, each of this height in inches."""
+    import matplotlib.pyplot as plt
+
+    size = (MIN_WIDTH + 0.6, n_axes * (height + 0.22) + MARGIN)
+    _, axes = plt.subplots(n_axes, 1, figsize=size, layout="constrained", squeeze=False)
+    return axes[:, 0]
+
+
+def new_axes(width, height):
+    """The axes of a new figure, of this size in inches."""
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def new_canvas(width, height):
+    """Axes that fill a new figure but for a margin, of this size in inches."""
+    import matplotlib.pyplot as plt
+
+    full = width + 2 * MARGIN, height + 2 * MARGIN
+    figure = plt.figure(figsize=full)
+    return figure.add_axes(
+        (MARGIN / full[0], MARGIN / full[1], width / full[0], height / full[1])
+    )
+
+
+def draw_legend(ax, named, limit=MAX_CHARACTERS, **style):
+    """Draw a legend of what is drawn, by name, with the names as they are."""
+    # matplotlib leaves out names that start with an underscore, and sets what is
+    # between dollars as mathematics.
+    legend = ax.legend(list(named.values()), [*map(str, range(len(named)))], **style)
+    for text, name in zip(legend.get_texts(), named, strict=True):
+        text.set_parse_math(False)
+        text.set_text(shortened(name, limit))
+
+
+def shortened(name, limit=MAX_CHARACTERS):
+    """The name, or as much of it as fits."""
+    return name if len(name) <= limit else name[: limit - 1] + "…"
+
+
+def distinct_colors(n):
+    """Colours that differ, as far as so many can."""
+    import matplotlib as mpl
+
+    if n <= 10:
+        return [f"C{index}" for index in range(n)]
+    return list(mpl.colormaps["turbo"](np.linspace(0.02, 0.98, n)))

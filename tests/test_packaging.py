@@ -1,0 +1,106 @@
+"""What an installed package holds, where the checkout is out of sight."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "skdeepfactor"
+# What the build reads beside the package.
+BUILT_FROM = ["pyproject.toml", "setup.py", "README.rst", "LICENSE"]
+
+IMPORT_ALL = """
+import importlib, json, pkgutil
+import skdeepfactor
+modules = {"skdeepfactor": skdeepfactor}
+for found in pkgutil.walk_packages(skdeepfactor.__path__, "skdeepfactor."):
+    modules[found.name] = importlib.import_module(found.name)
+print(json.dumps({name: module.__file__ for name, module in modules.items()}))
+"""
+
+
+def run(*arguments, **parameters):
+    """What Python shows when it is run with these arguments."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        **parameters,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def major_version(tool):
+    """Major version of what is installed, -1 if nothing is."""
+    # Importing setuptools would put its own distutils into this process.
+    try:
+        return int(importlib.metadata.version(tool).split(".")[0])
+    except importlib.metadata.PackageNotFoundError:
+        return -1
+
+
+def files(folder):
+    """Paths of the files of a package, relative to the folder that it is in."""
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.joinpath("skdeepfactor").rglob("*")
+        if path.is_file() and path.suffix != ".pyc" and path.name[0] != "."
+    }
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder that holds the package as its wheel has it, and nothing else."""
+    for tool, oldest in {"pip": 0, "setuptools": 77}.items():
+        if major_version(tool) < oldest:
+            pytest.skip(f"needs {tool}>={oldest}, which is not installed")
+    if not all((ROOT / name).exists() for name in BUILT_FROM):
+        pytest.skip("needs a checkout, whose pyproject.toml says what is in a wheel")
+    folder = tmp_path_factory.mktemp("packaging")
+    # A copy is built: a build would leave folders behind in the checkout, and take
+    # from those of earlier ones what no longer belongs to the package.
+    checkout = folder / "checkout"
+    shutil.copytree(
+        PACKAGE,
+        checkout / "skdeepfactor",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    for name in BUILT_FROM:
+        shutil.copy(ROOT / name, checkout)
+    pip = ["-P", "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    offline = ["--no-deps", "--no-index"]
+    build = ["--no-build-isolation", "--wheel-dir", folder / "wheels"]
+    run(*pip, "wheel", *offline, *build, checkout, cwd=folder)
+    [wheel] = folder.glob("wheels/*.whl")
+    run(*pip, "install", *offline, "--target", folder / "installed", wheel, cwd=folder)
+    return folder / "installed"
+
+
+def test_a_wheel_holds_every_file_of_the_package(installed):
+    expected = files(ROOT)
+    assert "skdeepfactor/plotting/page.html" in expected
+    assert files(installed) == expected
+
+
+def test_every_module_of_a_wheel_can_be_imported(installed, tmp_path):
+    # Without the module "site" no editable install leads to the checkout, which would
+    # stand in for what the wheel lacks.
+    others = [path for path in sys.path if path and Path(path).resolve() != ROOT]
+    places = os.pathsep.join(map(str, [installed, *others]))
+    shown = run(
+        *("-S", "-P", "-c", IMPORT_ALL),
+        env={**os.environ, "PYTHONPATH": places},
+        cwd=tmp_path,
+    )
+    found = json.loads(shown)
+    paths = {Path(path).relative_to(installed).as_posix() for path in found.values()}
+    assert paths == {name for name in files(ROOT) if name.endswith(".py")}
+    assert {"skdeepfactor.models", "skdeepfactor.plotting.page"} <= found.keys()
