@@ -138,7 +138,7 @@ def validated(est, valid):
 
     from skdeepfactor._math.batch import to_tensor
     from skdeepfactor.inspection import jacobian_embeddings, latent_usage
-    from skdeepfactor.models.neural_topic_dlgm import ACTIVE_VARIANCE, Posterior
+    from skdeepfactor.models.neural_topic_dlgm.module import ACTIVE_VARIANCE, Posterior
 
     results = {"validation": est.perplexity(valid)}
     embeddings = jacobian_embeddings(est, random_state=0)
@@ -198,7 +198,7 @@ def refine(meter, corpus, seed, k):
 
     from skdeepfactor import NeuralTopicDLGM
     from skdeepfactor._math.batch import to_tensor
-    from skdeepfactor.models.neural_topic_dlgm import Posterior, Rows
+    from skdeepfactor.models.neural_topic_dlgm.module import Posterior, Rows
 
     train, valid, _ = split(corpus)
     est = NeuralTopicDLGM(k, random_state=seed)

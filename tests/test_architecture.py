@@ -51,7 +51,7 @@ MAY_MAKE_DENSE = {
         "dense",
     ): "of a batch whose every entry is predicted by a real number",
     (
-        "models.neural_topic_dlgm",
+        "models.neural_topic_dlgm.module",
         "_initialize_inputs",
     ): "of a few rows, which become parameters",
 }

@@ -18,7 +18,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from skdeepfactor import NeuralTopicDLGM
 from skdeepfactor._math.batch import Batch, to_tensor
-from skdeepfactor.models.neural_topic_dlgm import LIKELIHOODS
+from skdeepfactor.models.neural_topic_dlgm.module import LIKELIHOODS
 
 COUNTS_GIVEN_TOTALS = ["multinomial", "dirichlet_multinomial"]
 OF_TOTALS_TOO = ["poisson", "negative_binomial"]
