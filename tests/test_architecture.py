@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 import skdeepfactor
-from skdeepfactor._estimator.amortized import AmortizedFactorModel, AmortizedModule
+from skdeepfactor._estimator.amortized import AmortizedFactorModel
 from skdeepfactor._estimator.base import BaseFactorModel
 from skdeepfactor._estimator.conjugate import ConjugateFactorModel
 from skdeepfactor._estimator.sampled import SampledFactorModel
+from skdeepfactor._math.autoencoder import AmortizedModule
 from skdeepfactor._math.module import FactorModule
+from skdeepfactor._math.sampled import SampledModule
 
 PACKAGE = Path(skdeepfactor.__file__).parent
 
@@ -113,7 +115,7 @@ BASES = {
         AmortizedFactorModel,
     )
 }
-MODULE_BASES = (FactorModule, AmortizedModule)
+MODULE_BASES = (FactorModule, SampledModule, AmortizedModule)
 ESTIMATORS = [
     getattr(skdeepfactor, name)
     for name in skdeepfactor.__all__

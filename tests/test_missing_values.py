@@ -18,11 +18,12 @@ from skdeepfactor import (
     VariationalAutoencoder,
     VariationalSparseCoding,
 )
-from skdeepfactor._estimator.amortized import Observation
 from skdeepfactor._estimator.conjugate import ConjugateFactorModel
-from skdeepfactor._math.batch import Seen
-from skdeepfactor._math.ops import take_rows
+from skdeepfactor._math.batch import Batch
+from skdeepfactor._math.networks import Decoder
+from skdeepfactor._math.observations import observation_of
 from skdeepfactor._math.starts import column_moments, imputed
+from skdeepfactor._training.plan import Budget
 from skdeepfactor.data import RowBlocks
 from skdeepfactor.datasets import make_poisson_factors
 from skdeepfactor.models.sparse_gamma_def.gradient import N_SHARINGS
@@ -227,7 +228,7 @@ def test_blocks_with_gaps_are_the_matrix(model, holey):
     blocks = RowBlocks([X[:25], X[25:60], X[60:]])
     model.set_params(batch_size=None)
     whole, cut = clone(model).fit(X), clone(model).fit(blocks)
-    if model._full_steps_ascend:
+    if whole._plan(whole._load(torch.float64), Budget(1, 1)).ascends:
         assert_allclose(cut.components_, whole.components_, rtol=1e-6)
     assert np.isfinite(cut.lower_bound_)
     assert_allclose(whole.transform(blocks), whole.transform(X), rtol=1e-9)
@@ -291,7 +292,7 @@ def test_rows_say_nothing_of_what_they_miss(model, holey):
     def gradients(x):
         for parameter in module.parameters():
             parameter.grad = None
-        module.backward(x, 1.0, 1)
+        module.backward(Batch.of(x, may_miss=True), 1)
         found = {name: p.grad for name, p in module.named_parameters()}
         # Products over all rows are there to be divided by.
         found.pop("emission.products", None)
@@ -371,16 +372,19 @@ def test_models_that_cannot_miss_entries_say_nothing_of_it():
 
 def test_a_batch_knows_its_gaps():
     x = torch.tensor([[1.0, torch.nan, 2.0], [0.0, 3.0, torch.nan], [1.0, 1.0, 1.0]])
-    assert Seen.of(x, False).observed is None
-    assert Seen.of(x[2:], True).observed is None
-    seen = Seen.of(x, True).with_sums(lambda: torch.tensor([[1.0], [10.0], [100.0]]))
-    assert seen.x.tolist() == [[1, 0, 2], [0, 3, 0], [1, 1, 1]]
-    assert seen.observed.tolist() == [[1, 0, 1], [1, 1, 0], [1, 1, 1]]
-    assert seen.sums.tolist() == [[101], [11], [111]]
-    part = take_rows(seen, torch.tensor([1]))
-    assert [values.tolist() for values in part] == [[[0, 3, 0]], [[1, 1, 0]], [[11]]]
+    assert Batch.of(x).observed is None
+    assert Batch.of(x[2:], may_miss=True).observed is None
+    batch = Batch.of(x, may_miss=True)
+    sums = batch.observed @ torch.tensor([[1.0], [10.0], [100.0]])
+    batch = batch.with_side(sums=sums)
+    assert batch.x.tolist() == [[1, 0, 2], [0, 3, 0], [1, 1, 1]]
+    assert batch.observed.tolist() == [[1, 0, 1], [1, 1, 0], [1, 1, 1]]
+    assert batch.side["sums"].tolist() == [[101], [11], [111]]
+    part = batch.take(torch.tensor([1]))
+    parts = part.x, part.observed, part.side["sums"]
+    assert [values.tolist() for values in parts] == [[[0, 3, 0]], [[1, 1, 0]], [[11]]]
     assert x.isnan().sum() == 2
-    assert Seen.of(x.nan_to_num().to_sparse_csr(), True).observed is None
+    assert Batch.of(x.nan_to_num().to_sparse_csr(), may_miss=True).observed is None
 
 
 def test_gaps_are_filled_with_what_columns_have():
@@ -397,14 +401,14 @@ def test_gaps_are_filled_with_what_columns_have():
 # Autoencoders.
 
 
-def log_densities(observation, x, z):
+def log_densities(likelihood, observation, x, z):
     """Of each entry, by torch's own distributions."""
     outputs = observation.decoder(z)
-    if observation.likelihood == "bernoulli":
+    if likelihood == "bernoulli":
         return torch.distributions.Bernoulli(logits=outputs).log_prob(x)
-    if observation.likelihood == "poisson":
+    if likelihood == "poisson":
         return torch.distributions.Poisson(outputs.exp()).log_prob(x)
-    scale = observation.scale * observation._noise().sqrt()
+    scale = observation.scale * observation.noise().sqrt()
     normal = torch.distributions.Normal(observation.mean(z), scale)
     return normal.log_prob(x)
 
@@ -420,15 +424,8 @@ def log_densities(observation, x, z):
     ],
 )
 def test_likelihoods_are_of_the_entries_there(holey, likelihood, noise, layers):
-    observation = Observation(
-        2,
-        layers,
-        30,
-        likelihood=likelihood,
-        noise=noise,
-        has_skips=False,
-        may_miss=True,
-    ).double()
+    decoder = Decoder(2, layers, 30, has_skips=False)
+    observation = observation_of(likelihood, noise, decoder, may_miss=True).double()
     observation.initialize(holey, torch.Generator().manual_seed(0))
     x, z = (
         torch.from_numpy(holey),
@@ -436,15 +433,15 @@ def test_likelihoods_are_of_the_entries_there(holey, likelihood, noise, layers):
             (60, 2), generator=torch.Generator().manual_seed(1), dtype=torch.float64
         ),
     )
-    seen = observation.seen(x)
+    rows = Batch.of(x, may_miss=True)
     is_there = ~x.isnan()
-    expected = log_densities(observation, torch.where(is_there, x, 1.0), z)
+    expected = log_densities(likelihood, observation, torch.where(is_there, x, 1.0), z)
     expected = torch.where(is_there, expected, 0.0).sum(1)
-    found = observation.log_likelihood(seen, z)
+    found = observation.log_likelihood(rows, z)
     torch.testing.assert_close(found, expected)
     assert found[3] == 0
     # What is missing is the mean for the encoder, which is 0 of what is centred.
-    inputs = observation.inputs(seen)
+    inputs = observation.inputs(rows)
     mean = torch.from_numpy(imputed(holey))[~is_there]
     level = mean.log1p() if likelihood == "poisson" else 0 * mean
     torch.testing.assert_close(inputs[~is_there], level)
@@ -454,20 +451,12 @@ def test_likelihoods_are_of_the_entries_there(holey, likelihood, noise, layers):
 
 
 def test_words_are_drawn_from_what_a_row_has(holey):
-    observation = Observation(
-        2,
-        (),
-        30,
-        likelihood="poisson",
-        noise="diagonal",
-        has_skips=False,
-        may_miss=True,
-    ).double()
+    decoder = Decoder(2, (), 30, has_skips=False)
+    observation = observation_of("poisson", "diagonal", decoder, may_miss=True).double()
     observation.initialize(holey, torch.Generator().manual_seed(0))
     z = torch.zeros(60, 2, dtype=torch.float64)
-    found = observation.log_likelihood(
-        observation.seen(torch.from_numpy(holey)), z, given_total=True
-    )
+    rows = Batch.of(torch.from_numpy(holey), may_miss=True)
+    found = observation.word_log_likelihood(rows, z)
     logits = observation.decoder(z).detach().numpy()
     for n, x in enumerate(holey):
         is_there = np.isfinite(x)
@@ -491,7 +480,7 @@ def test_the_bound_is_below_the_evidence_of_the_entries_there(holey):
     observation = model._load(torch.float64).observation
     scale = observation.scale[:, None]
     loadings = (scale * observation.decoder.weight).detach().numpy()
-    noise = (observation.scale.square() * observation._noise()).detach().numpy()
+    noise = (observation.scale.square() * observation.noise()).detach().numpy()
     mean = observation.mean(torch.zeros(1, 2).double())[0].detach().numpy()
     bounds = model.score_samples(holey)
     tighter = model.score_samples(holey, metric="iwae", n_particles=2000)
@@ -564,7 +553,7 @@ DEFS = {
 def test_emissions_are_of_the_entries_there(model, holey):
     module = model.fit(holey)._load(torch.float64)
     emission, x = module.emission, torch.from_numpy(holey)
-    seen = emission.seen(x)
+    seen = emission.with_sums(Batch.of(x, may_miss=True))
     factors = module._solve(seen)
     view = emission.view(seen, factors.mean, factors.shape)
     found = emission.likelihood(view) + emission.base(emission.constants(seen), seen)
@@ -603,7 +592,7 @@ def test_drawn_likelihoods_are_of_the_entries_there(holey, likelihood):
         torch.rand(shape, generator=generator, dtype=torch.float64)
         for shape in ((60, 3), (30, 3))
     )
-    seen = module._seen(x)
+    seen = Batch.of(x, may_miss=True)
     found = module._likelihood(seen, z, w, False)
     found = found + module._base(module._constants(seen))
     is_there = ~x.isnan()
@@ -653,7 +642,7 @@ def test_a_network_of_a_deep_family_sees_means(holey):
         **IGNORE,
     )
     module = model.fit(holey)._load(torch.float64)
-    found = module._inputs(module._seen(torch.from_numpy(holey)))
+    found = module._inputs(Batch.of(torch.from_numpy(holey), may_miss=True))
     assert_allclose(found.numpy(), np.log1p(imputed(holey)), rtol=1e-6)
 
 

@@ -1,7 +1,10 @@
-"""Noise that depends on the content of a row alone.
+"""Noise of rows: fresh from a generator, or a function of the content of each row.
 
-A row gets the same draws in any company, order or batch.
+In training each step draws anew. Where a bound or a factor is what users see, a row
+gets the same draws in any company, order or batch. Both kinds have the same methods.
 """
+
+from enum import IntEnum
 
 import torch
 
@@ -46,3 +49,63 @@ def keyed_normal(keys, n_draws, width, *, stream, dtype):
     """Standard normal numbers, likewise."""
     uniform = keyed_uniform(keys, n_draws, width, stream=stream)
     return torch.special.ndtri(uniform).to(dtype)
+
+
+class Stream(IntEnum):
+    """Where the streams of keyed noise begin: one for each purpose.
+
+    A purpose that draws several times counts on from there. The numbers are part of
+    what a seed means: others give other scores.
+    """
+
+    #: Steps of Adam that refine a posterior, one stream for each.
+    REFINEMENT = 0
+    #: Bounds that have no closed form.
+    BOUND = 10**6
+    #: Particles of importance weighted bounds, a stream for each block of them.
+    PARTICLES = 2 * 10**6
+    #: What is expected of a row next.
+    PREDICTION = 3 * 10**6
+    #: Added to the streams above: spikes, beside the slabs that have these.
+    SPIKES = 5 * 10**6
+
+
+class FreshNoise:
+    """Draws of shape (n_draws, n_rows, width) by a generator, anew at each call.
+
+    ``like``, (n_rows, width), has their type and device, that of the generator.
+    """
+
+    def __init__(self, like, n_draws, generator):
+        self.like, self.n_draws, self.generator = like, n_draws, generator
+
+    def normal(self):
+        """Standard normal draws."""
+        return self._empty().normal_(generator=self.generator)
+
+    def uniform(self):
+        """Uniform draws in [0, 1)."""
+        return self._empty().uniform_(generator=self.generator)
+
+    def _empty(self):
+        return self.like.new_empty(self.n_draws, *self.like.shape)
+
+
+class KeyedNoise:
+    """Draws of the same shape that depend on the rows' keys and a stream alone."""
+
+    def __init__(self, like, n_draws, keys, stream):
+        self.like, self.n_draws = like, n_draws
+        self.keys, self.stream = keys, stream
+
+    def normal(self):
+        """Standard normal draws."""
+        return self._keyed(keyed_normal, dtype=self.like.dtype)
+
+    def uniform(self):
+        """Uniform draws in (0, 1)."""
+        return self._keyed(keyed_uniform).to(self.like)
+
+    def _keyed(self, function, **settings):
+        width = self.like.shape[1]
+        return function(self.keys, self.n_draws, width, stream=self.stream, **settings)
