@@ -52,10 +52,6 @@ MAY_MAKE_DENSE = {
         "_math.ops",
         "dense",
     ): "of a batch whose every entry is predicted by a real number",
-    (
-        "models.neural_topic_dlgm.module",
-        "_initialize_inputs",
-    ): "of a few rows, which become parameters",
 }
 
 # Modules that ask what an object has, and why they must.
