@@ -137,8 +137,9 @@ def validated(est, valid):
     import torch
 
     from skdeepfactor._math.batch import Batch, to_tensor
+    from skdeepfactor._math.gaussian import Posterior
+    from skdeepfactor._math.sampled import ACTIVE_VARIANCE
     from skdeepfactor.inspection import jacobian_embeddings, latent_usage
-    from skdeepfactor.models.neural_topic_dlgm import ACTIVE_VARIANCE, Posterior
 
     results = {"validation": est.perplexity(valid)}
     embeddings = jacobian_embeddings(est, random_state=0)
@@ -150,7 +151,7 @@ def validated(est, valid):
     x = to_tensor(valid, slice(None), dtype=torch.float32, device="cpu")
     with torch.no_grad():
         q = Posterior.of(module.posterior(Batch(x)))
-        results["kl"] = float(module._kl(q)[0].mean())
+        results["kl"] = float(module._kl(q).mean())
     results["active"] = int((q.mean.var(0) > ACTIVE_VARIANCE).sum())
     est._fitted_with["max_refine_steps"] = refined
     return results
@@ -198,7 +199,7 @@ def refine(meter, corpus, seed, k):
 
     from skdeepfactor import NeuralTopicDLGM
     from skdeepfactor._math.batch import Batch, to_tensor
-    from skdeepfactor.models.neural_topic_dlgm import Posterior, Rows
+    from skdeepfactor._math.gaussian import Posterior
 
     train, valid, _ = split(corpus)
     est = NeuralTopicDLGM(k, random_state=seed)
@@ -206,17 +207,17 @@ def refine(meter, corpus, seed, k):
         est.fit(train)
     module = est._load(torch.float32)
     x = to_tensor(valid, slice(None), dtype=torch.float32, device="cpu")
-    rows = Rows.of(Batch(x))
+    rows, likelihood = Batch(x), module.likelihood
     dense = x.to_dense()
     totals = dense.sum(1)
     with torch.no_grad():
-        mean, log_var = module._encode(rows.x)
-        start = Posterior(mean, log_var.exp())
+        start = module._encode(rows)
+        mean, log_var = start.mean, start.var.log()
     curve = []
 
     def note(kind, steps, seconds, q):
         with torch.no_grad():
-            bounds = module._bounds(rows, q)
+            bounds = module._bounds(rows, likelihood, q)
             value = float((bounds / totals).mean().neg().exp())
         curve.append(
             {"steps of": kind, "steps": steps, "seconds": seconds, "perplexity": value}
@@ -226,7 +227,7 @@ def refine(meter, corpus, seed, k):
     for steps in (1, 2, 3, 5, 8, 12, 20, 40, 100):
         module.max_refine_steps = steps
         begin = time.perf_counter()
-        q = module._infer(rows)
+        q = module._infer(rows, likelihood)
         note("ours", steps, time.perf_counter() - begin, q)
     # The paper's: every row's own Adam, one draw a step.
     state = torch.cat([mean, log_var], 1)

@@ -50,6 +50,11 @@ class GaussianMixture(NamedTuple):
         # Rounding must not make a divergence negative.
         return (-joint.logsumexp(1)).clamp_min(0), joint.softmax(1)
 
+    def kl(self, q):
+        """The same bound, (n_rows,), of factorised normal distributions."""
+        log_det = q.variance.log().sum(1, dtype=torch.float64)
+        return self.kl_bound(q.mean, q.variance, log_det)[0]
+
     def sample(self, n_draws, generator):
         """Draws, (n_draws, k), by a generator of the CPU."""
         noise = torch.randn(n_draws, self.mean.shape[1], generator=generator)

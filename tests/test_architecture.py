@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 import skdeepfactor
-from skdeepfactor._estimator.amortized import AmortizedFactorModel, AmortizedModule
+from skdeepfactor._estimator.amortized import AmortizedFactorModel
 from skdeepfactor._estimator.base import BaseFactorModel
 from skdeepfactor._estimator.conjugate import ConjugateFactorModel
 from skdeepfactor._estimator.sampled import SampledFactorModel
+from skdeepfactor._math.autoencoder import AmortizedModule
 from skdeepfactor._math.module import FactorModule
+from skdeepfactor._math.sampled import SampledModule
 
 PACKAGE = Path(skdeepfactor.__file__).parent
 
@@ -45,10 +47,6 @@ MAY_MAKE_DENSE = {
         "_math.ops",
         "dense",
     ): "of a batch whose every entry is predicted by a real number",
-    (
-        "models.neural_topic_dlgm",
-        "_initialize_inputs",
-    ): "of a few rows, which become parameters",
 }
 
 # Modules that ask what an object has, and why they must.
@@ -108,7 +106,7 @@ BASES = {
         AmortizedFactorModel,
     )
 }
-MODULE_BASES = (FactorModule, AmortizedModule)
+MODULE_BASES = (FactorModule, SampledModule, AmortizedModule)
 ESTIMATORS = [
     getattr(skdeepfactor, name)
     for name in skdeepfactor.__all__

@@ -973,7 +973,7 @@ def test_parts_add_up(kind, X, request, monkeypatch):
     whole = jacobian_embeddings(model, X)
     width = whole.size
     for rows in (1, 7, 60):
-        monkeypatch.setattr("skdeepfactor.models.neural_topic_dlgm.BLOCK", width * rows)
+        monkeypatch.setattr("skdeepfactor._math.networks.BLOCK", width * rows)
         assert_allclose(jacobian_embeddings(model, X), whole, rtol=1e-10, atol=1e-13)
 
 

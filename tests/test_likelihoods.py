@@ -10,7 +10,8 @@ import torch
 from numpy.testing import assert_allclose
 from scipy.special import gammaln
 
-from skdeepfactor._math.batch import Entries, to_tensor
+from skdeepfactor._math import likelihoods as classes
+from skdeepfactor._math.batch import Batch, Entries, to_tensor
 from skdeepfactor._math.likelihoods import (
     dirichlet_multinomial,
     multinomial,
@@ -258,3 +259,96 @@ def test_the_urn_of_a_total_is_convex_in_it(device):
     bound = dirichlet_multinomial(entries, logits, expected_total, expected_total)
     assert (mean >= bound).all()
     assert (mean > bound)[entries.totals > 0].all()
+
+
+# Objects that models choose from.
+
+OBJECTS = [*classes.LIKELIHOODS.values(), classes.Urn]
+
+
+def batch_of(X, device="cpu", **known):
+    rows = scipy.sparse.csr_matrix(X)
+    x = to_tensor(rows, slice(None), dtype=torch.float64, device=device)
+    return Batch(x, **known)
+
+
+def made(kind, device="cpu"):
+    """A likelihood with parameters of some size."""
+    likelihood = kind().double().to(device)
+    for parameter in likelihood.parameters():
+        parameter.data.fill_(0.7)
+    return likelihood
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_slopes_are_those_of_autograd(kind, device):
+    X, logits = draws_of_counts()
+    likelihood, batch = made(kind, device), batch_of(X, device)
+    logits, log_total = at_entries(batch.entries, tensor(logits, device))
+    inputs = [logits.clone().requires_grad_(), log_total.clone().requires_grad_()]
+    expected = likelihood.of_entries(batch.entries, *inputs)
+    pull, push = torch.autograd.grad(expected.sum(), inputs)
+    with torch.no_grad():
+        value, for_logits, for_total = likelihood.slopes(batch, logits, log_total)
+    assert_allclose(value.cpu(), expected.detach().cpu())
+    assert_allclose(for_logits.values().cpu(), pull.cpu())
+    assert_allclose(for_total[:, 0].cpu(), -push.cpu())
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_what_is_missing_is_left_out(kind, device):
+    X, logits = draws_of_counts()
+    observed = np.random.default_rng(1).random(X.shape) < 0.7
+    likelihood = made(kind, device)
+    gaps = batch_of(X * observed, device, observed=tensor(observed * 1.0, device))
+    found = likelihood.log_likelihood(gaps, tensor(logits, device)).detach().cpu()
+    for n, at in enumerate(observed):
+        row = batch_of(X[n : n + 1, at], device)
+        alone = likelihood.log_likelihood(row, tensor(logits[n : n + 1, at], device))
+        assert_allclose(found[n], alone.item(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_draws_have_the_mean(kind):
+    logits = torch.tensor([[0.2, 1.7, 0.6], [3.0, 0.01, 1.0]]).double().log()
+    likelihood = made(kind)
+    n_draws, n_words = 20_000, 12
+    mean = likelihood.mean(logits).detach().numpy()
+    if likelihood.is_given_total:
+        assert_allclose(mean.sum(1), 1)
+        mean = n_words * mean
+    with torch.no_grad():
+        X = likelihood.sample(
+            logits.repeat(n_draws, 1),
+            np.full(2 * n_draws, n_words),
+            np.random.default_rng(0),
+        ).reshape(n_draws, 2, 3)
+    if likelihood.is_given_total:
+        assert (X.sum(2) == n_words).all()
+    error = X.std(0) / np.sqrt(n_draws)
+    assert (abs(X.mean(0) - mean) < 4.5 * error).all()
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_next_words_are_those_of_rows_with_a_word_more(kind):
+    """Given their number: by the ratio of the likelihoods."""
+    X, logits = draws_of_counts(4, 5)
+    likelihood = made(kind)
+    logits = tensor(logits, "cpu")
+    of_words = likelihood.given_total
+    assert of_words.given_total is of_words
+    assert of_words.is_given_total
+    with torch.no_grad():
+        found = likelihood.next_word(batch_of(X), logits)
+        before = of_words.log_likelihood(batch_of(X), logits)
+        for v in range(5):
+            longer = batch_of(X + (np.arange(5) == v))
+            ratio = (of_words.log_likelihood(longer, logits) - before).exp()
+            assert_allclose(found[:, v], ratio, rtol=1e-9)
+
+
+def test_an_urn_begins_with_its_size():
+    likelihood = classes.DirichletMultinomial().double()
+    likelihood.initialize()
+    size = likelihood.log_concentration.exp().item()
+    assert size == pytest.approx(classes.CONCENTRATION_START, rel=1e-12)

@@ -18,9 +18,10 @@ from skdeepfactor import (
     VariationalAutoencoder,
     VariationalSparseCoding,
 )
-from skdeepfactor._estimator.amortized import Observation
 from skdeepfactor._estimator.conjugate import ConjugateFactorModel
 from skdeepfactor._math.batch import Batch
+from skdeepfactor._math.networks import Decoder
+from skdeepfactor._math.observations import observation_of
 from skdeepfactor._math.starts import column_moments, imputed
 from skdeepfactor._training.plan import Budget
 from skdeepfactor.data import RowBlocks
@@ -400,14 +401,14 @@ def test_gaps_are_filled_with_what_columns_have():
 # Autoencoders.
 
 
-def log_densities(observation, x, z):
+def log_densities(likelihood, observation, x, z):
     """Of each entry, by torch's own distributions."""
     outputs = observation.decoder(z)
-    if observation.likelihood == "bernoulli":
+    if likelihood == "bernoulli":
         return torch.distributions.Bernoulli(logits=outputs).log_prob(x)
-    if observation.likelihood == "poisson":
+    if likelihood == "poisson":
         return torch.distributions.Poisson(outputs.exp()).log_prob(x)
-    scale = observation.scale * observation._noise().sqrt()
+    scale = observation.scale * observation.noise().sqrt()
     normal = torch.distributions.Normal(observation.mean(z), scale)
     return normal.log_prob(x)
 
@@ -423,15 +424,8 @@ def log_densities(observation, x, z):
     ],
 )
 def test_likelihoods_are_of_the_entries_there(holey, likelihood, noise, layers):
-    observation = Observation(
-        2,
-        layers,
-        30,
-        likelihood=likelihood,
-        noise=noise,
-        has_skips=False,
-        may_miss=True,
-    ).double()
+    decoder = Decoder(2, layers, 30, has_skips=False)
+    observation = observation_of(likelihood, noise, decoder, may_miss=True).double()
     observation.initialize(holey, torch.Generator().manual_seed(0))
     x, z = (
         torch.from_numpy(holey),
@@ -439,15 +433,15 @@ def test_likelihoods_are_of_the_entries_there(holey, likelihood, noise, layers):
             (60, 2), generator=torch.Generator().manual_seed(1), dtype=torch.float64
         ),
     )
-    seen = observation.seen(Batch.of(x, may_miss=True))
+    rows = Batch.of(x, may_miss=True)
     is_there = ~x.isnan()
-    expected = log_densities(observation, torch.where(is_there, x, 1.0), z)
+    expected = log_densities(likelihood, observation, torch.where(is_there, x, 1.0), z)
     expected = torch.where(is_there, expected, 0.0).sum(1)
-    found = observation.log_likelihood(seen, z)
+    found = observation.log_likelihood(rows, z)
     torch.testing.assert_close(found, expected)
     assert found[3] == 0
     # What is missing is the mean for the encoder, which is 0 of what is centred.
-    inputs = observation.inputs(seen)
+    inputs = observation.inputs(rows)
     mean = torch.from_numpy(imputed(holey))[~is_there]
     level = mean.log1p() if likelihood == "poisson" else 0 * mean
     torch.testing.assert_close(inputs[~is_there], level)
@@ -457,22 +451,12 @@ def test_likelihoods_are_of_the_entries_there(holey, likelihood, noise, layers):
 
 
 def test_words_are_drawn_from_what_a_row_has(holey):
-    observation = Observation(
-        2,
-        (),
-        30,
-        likelihood="poisson",
-        noise="diagonal",
-        has_skips=False,
-        may_miss=True,
-    ).double()
+    decoder = Decoder(2, (), 30, has_skips=False)
+    observation = observation_of("poisson", "diagonal", decoder, may_miss=True).double()
     observation.initialize(holey, torch.Generator().manual_seed(0))
     z = torch.zeros(60, 2, dtype=torch.float64)
-    found = observation.log_likelihood(
-        observation.seen(Batch.of(torch.from_numpy(holey), may_miss=True)),
-        z,
-        given_total=True,
-    )
+    rows = Batch.of(torch.from_numpy(holey), may_miss=True)
+    found = observation.word_log_likelihood(rows, z)
     logits = observation.decoder(z).detach().numpy()
     for n, x in enumerate(holey):
         is_there = np.isfinite(x)
@@ -496,7 +480,7 @@ def test_the_bound_is_below_the_evidence_of_the_entries_there(holey):
     observation = model._load(torch.float64).observation
     scale = observation.scale[:, None]
     loadings = (scale * observation.decoder.weight).detach().numpy()
-    noise = (observation.scale.square() * observation._noise()).detach().numpy()
+    noise = (observation.scale.square() * observation.noise()).detach().numpy()
     mean = observation.mean(torch.zeros(1, 2).double())[0].detach().numpy()
     bounds = model.score_samples(holey)
     tighter = model.score_samples(holey, metric="iwae", n_particles=2000)

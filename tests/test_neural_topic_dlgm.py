@@ -18,11 +18,13 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from skdeepfactor import NeuralTopicDLGM
 from skdeepfactor._math.batch import Batch, to_tensor
-from skdeepfactor.models.neural_topic_dlgm import LIKELIHOODS
+from skdeepfactor._math.likelihoods import LIKELIHOODS
+from skdeepfactor._math.priors import StandardNormal
 
 COUNTS_GIVEN_TOTALS = ["multinomial", "dirichlet_multinomial"]
 OF_TOTALS_TOO = ["poisson", "negative_binomial"]
 PRIORS = ["normal", "mixture", "vamp"]
+NAMES = {kind: name for name, kind in LIKELIHOODS.items()}
 
 # Parameters of the random modules below.
 LOG_CONCENTRATION, LOG_ODDS = 3.0, 0.4
@@ -39,13 +41,14 @@ def random_module(n_components=3, n_features=12, *, seed=0, scale=0.7, **paramet
     rng = np.random.default_rng(seed)
     parameters.setdefault("n_pseudo_inputs", 3)
     module = small(n_components, **parameters)._build({"n_features": n_features})
+    likelihood = NAMES[type(module.likelihood)]
     for name, parameter in sorted(module.named_parameters()):
         values = rng.normal(size=tuple(parameter.shape))
         if name == "decoder.bias":
             values = 0.5 * values
-            if module.likelihood in OF_TOTALS_TOO:
+            if likelihood in OF_TOTALS_TOO:
                 values += 0.7
-        elif name == "pseudo_inputs":
+        elif name == "prior.pseudo_inputs":
             values = np.abs(values)
         elif name.startswith("decoder"):
             values *= scale
@@ -54,10 +57,10 @@ def random_module(n_components=3, n_features=12, *, seed=0, scale=0.7, **paramet
         else:
             values *= 0.8
         parameter.data = torch.from_numpy(np.asarray(values)).double()
-    if module.likelihood == "dirichlet_multinomial":
-        module.log_concentration.data.fill_(LOG_CONCENTRATION)
-    if module.likelihood == "negative_binomial":
-        module.log_odds.data.fill_(LOG_ODDS)
+    if likelihood == "dirichlet_multinomial":
+        module.likelihood.log_concentration.data.fill_(LOG_CONCENTRATION)
+    if likelihood == "negative_binomial":
+        module.likelihood.log_odds.data.fill_(LOG_ODDS)
     return module.double().eval()
 
 
@@ -82,18 +85,19 @@ def log_likelihood(module, x, z, *, given_total=False):
     """Log p(x | z) of one row by SciPy, one for each row of z; the decoder linear."""
     weight, bias = arrays(module.decoder.weight, module.decoder.bias)
     logits = z @ weight.T + bias
-    if module.likelihood == "multinomial":
+    likelihood = NAMES[type(module.likelihood)]
+    if likelihood == "multinomial":
         return log_softmax(logits, axis=-1) @ x
     in_order = gammaln(x.sum() + 1) - gammaln(x + 1).sum()
     urn = scipy.stats.dirichlet_multinomial
-    if module.likelihood == "dirichlet_multinomial":
+    if likelihood == "dirichlet_multinomial":
         urns = np.exp(log_softmax(logits, axis=-1) + LOG_CONCENTRATION)
         return urn.logpmf(x, urns, int(x.sum())) - in_order
     if given_total:
-        if module.likelihood == "poisson":
+        if likelihood == "poisson":
             return log_softmax(logits, axis=-1) @ x
         return urn.logpmf(x, np.exp(logits), int(x.sum())) - in_order
-    if module.likelihood == "poisson":
+    if likelihood == "poisson":
         return scipy.stats.poisson.logpmf(x, np.exp(logits)).sum(-1)
     p = 1 / (1 + np.exp(LOG_ODDS))
     return scipy.stats.nbinom.logpmf(x, np.exp(logits), p).sum(-1)
@@ -102,9 +106,9 @@ def log_likelihood(module, x, z, *, given_total=False):
 def log_prior(module, z):
     """Log density of the prior at the rows of z, by torch."""
     z = torch.from_numpy(z)
-    if module.prior == "normal":
+    if isinstance(module.prior, StandardNormal):
         return Normal(0.0, 1.0).log_prob(z).sum(-1).numpy()
-    means, log_vars, log_weights = arrays(*module._mixture())
+    means, log_vars, log_weights = arrays(*module._density())
     assert np.exp(log_weights).sum() == pytest.approx(1)
     parts = [
         w + scipy.stats.norm.logpdf(z, a, np.exp(b / 2)).sum(-1)
@@ -246,12 +250,12 @@ def test_divergence_from_the_prior(prior, covariance_type):
 
 def test_mixtures_of_far_components_have_the_divergence_of_the_nearest():
     module = random_module(prior="mixture")
-    module.prior_mean.data *= 50
+    module.prior.mean.data *= 50
     q = Independent(
-        Normal(module.prior_mean.detach(), (module.prior_log_var.detach() / 2).exp()), 1
+        Normal(module.prior.mean.detach(), (module.prior.log_var.detach() / 2).exp()), 1
     )
     (kl,) = arrays(-module.elbo(batch_of(np.zeros((3, 12))), q))
-    np.testing.assert_allclose(kl, -module._mixture()[2].detach().numpy(), rtol=1e-9)
+    np.testing.assert_allclose(kl, -module._density()[2].detach().numpy(), rtol=1e-9)
 
 
 def test_deep_bounds_are_unbiased():
@@ -634,7 +638,7 @@ def test_the_planted_urn_is_recovered(concentration):
         batch_size=100,
         max_iter=15,
     ).fit(X)
-    learnt = np.exp(model._parameters["log_concentration"])
+    learnt = np.exp(model._parameters["likelihood.log_concentration"])
     assert learnt == pytest.approx(concentration, rel=0.3)
     assert canonical_correlations(model.transform(X), z).min() > 0.85
 
@@ -734,11 +738,11 @@ def known(likelihood, *, prior="normal", seed=0):
     changes = {
         "decoder.weight": weight,
         "decoder.bias": bias,
-        "log_concentration": np.array(LOG_CONCENTRATION),
-        "log_odds": np.array(LOG_ODDS),
-        "prior_mean": np.array([[2.0, 0.0], [-1.0, 1.0]]),
-        "prior_log_var": np.log([[0.25, 1.0], [1.0, 0.5]]),
-        "prior_logits": np.log([0.3, 0.7]),
+        "likelihood.log_concentration": np.array(LOG_CONCENTRATION),
+        "likelihood.log_odds": np.array(LOG_ODDS),
+        "prior.mean": np.array([[2.0, 0.0], [-1.0, 1.0]]),
+        "prior.log_var": np.log([[0.25, 1.0], [1.0, 0.5]]),
+        "prior.logits": np.log([0.3, 0.7]),
     }
     for name in model._parameters.keys() & changes.keys():
         model._parameters[name] = changes[name]

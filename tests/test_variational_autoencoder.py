@@ -12,8 +12,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
 
 from skdeepfactor import VariationalAutoencoder
-from skdeepfactor._estimator.amortized import NOISE_FLOOR, Observation
 from skdeepfactor._math.batch import Batch, to_tensor
+from skdeepfactor._math.networks import Decoder
+from skdeepfactor._math.observations import NOISE_FLOOR, observation_of
 
 LINEAR = {"decoder_layers": (), "encoder_layers": ()}
 
@@ -98,7 +99,7 @@ def test_bounds_of_a_linear_model_are_in_order():
     decoder, scale = module.observation.decoder, module.observation.scale.numpy()
     loadings = scale[:, None] * decoder.weight.detach().numpy()
     mean = module.observation.mean(torch.zeros(1, 3).double()).detach().numpy()[0]
-    noise = module.observation._noise().detach().numpy() * scale**2
+    noise = module.observation.noise().detach().numpy() * scale**2
     covariance = loadings @ loadings.T + np.diag(noise)
     evidence = scipy.stats.multivariate_normal(mean, covariance).logpdf(X).mean()
     bounds = [model.score(X)]
@@ -117,18 +118,17 @@ def test_bounds_of_a_linear_model_are_in_order():
 def test_likelihoods_are_those_of_scipy(likelihood):
     rng = np.random.default_rng(0)
     X = rng.uniform(size=(5, 4))
-    observation = Observation(
-        2, (3,), 4, likelihood=likelihood, noise="diagonal", has_skips=True
-    ).double()
+    decoder = Decoder(2, (3,), 4, has_skips=True)
+    observation = observation_of(likelihood, "diagonal", decoder).double()
     for parameter in observation.parameters():
         parameter.data = torch.from_numpy(rng.normal(size=parameter.shape))
     observation.center.copy_(torch.from_numpy(rng.normal(size=4)))
     observation.scale.copy_(torch.from_numpy(rng.uniform(1, 2, 4)))
     z = torch.from_numpy(rng.normal(size=(7, 5, 2)))
-    actual = observation.log_likelihood(observation.seen(batch(X)), z).detach()
+    actual = observation.log_likelihood(batch(X), z).detach()
     mean = observation.mean(z).detach().numpy()
     if likelihood == "gaussian":
-        std = observation.scale * observation._noise().sqrt()
+        std = observation.scale * observation.noise().sqrt()
         expected = scipy.stats.norm(mean, std.detach().numpy()).logpdf(X)
     else:
         expected = X * np.log(mean) + (1 - X) * np.log1p(-mean)
@@ -210,7 +210,7 @@ def test_planted_clusters_are_recovered_by_a_mixture():
     module = module_of(model)
     q = module.posterior(batch(X))
     log_det = q.variance.log().sum(1)
-    shares = module._mixture().kl_bound(q.mean, q.variance, log_det)[1]
+    shares = module._density().kl_bound(q.mean, q.variance, log_det)[1]
     kinds = shares.argmax(1).numpy()
     # Several kinds may share a cluster, but none is in two.
     merged = np.array([np.bincount(labels[kinds == k]).argmax() for k in kinds])
@@ -267,7 +267,7 @@ def test_free_bits_leave_each_factor_that_much():
         3, free_bits=0.4, max_iter=40, batch_size=50, learning_rate=0.01, random_state=0
     ).fit(X)
     module = module_of(model)
-    kl = module._kl_of_factors(module.posterior(batch(X))).mean(0).detach()
+    kl = module.prior.kl_of_factors(module.posterior(batch(X))).mean(0).detach()
     assert ((kl > 0.2) & (kl < 1.2)).all()
 
 
@@ -282,8 +282,7 @@ def test_words_in_order_sum_to_one():
     for first in range(3):
         for second in range(3):
             x = np.bincount([first, second], minlength=3)[None].astype(float)
-            seen = module.observation.seen(batch(x))
-            total += module.observation.log_likelihood(seen, z).exp().item()
+            total += module.observation.log_likelihood(batch(x), z).exp().item()
     assert total == pytest.approx(1)
 
 
@@ -369,12 +368,12 @@ def test_the_elbo_too_is_learnt_from_several_draws():
     )
     module = module_of(several).train()
     module.seed(0)
-    seen = module.observation.seen(batch(X))
-    bounds, _ = module.objective(seen, module._encode(seen))
+    rows = batch(X)
+    bounds, _ = module.objective(rows, module.posterior(rows))
     module.seed(0)
-    q = module._encode(seen)
-    draws = module.draws(q, seen, 5)
-    expected = module.observation.log_likelihood(seen, draws).mean(0) - module.kl(q)
+    q = module.posterior(rows)
+    draws = module.draws(q, rows, 5)
+    expected = module.observation.log_likelihood(rows, draws).mean(0) - module.kl(q)
     assert torch.allclose(bounds, expected)
     assert not np.array_equal(one.components_, several.components_)
 

@@ -58,7 +58,7 @@ def test_the_bound_is_below_the_evidence_summed_over_all_spikes(prior):
             observation.decoder.weight.numpy() * observation.scale.numpy()[:, None]
         )
         offset = observation.mean(torch.zeros(1, 4).double()).numpy()[0]
-        noise = observation._noise().numpy() * observation.scale.numpy() ** 2
+        noise = observation.noise().numpy() * observation.scale.numpy() ** 2
     parts = []
     for kind in range(len(probs)):
         for spikes in itertools.product([False, True], repeat=4):
@@ -80,11 +80,10 @@ def test_the_bound_is_below_the_evidence_summed_over_all_spikes(prior):
 def test_the_closed_form_is_the_mean_over_draws():
     X, _ = sparse_data(20)
     module = module_of(small(**LINEAR).fit(X))
-    seen = module.observation.seen(batch(X))
     q = module.posterior(batch(X))
     z = q.base_dist.sample((20000,))
-    draws = module.observation.log_likelihood(seen, z).detach()
-    closed = module.expected_log_likelihood(seen, q).detach()
+    draws = module.observation.log_likelihood(batch(X), z).detach()
+    closed = module.expected_log_likelihood(batch(X), q).detach()
     error = draws.std(0) / np.sqrt(len(draws))
     assert ((closed - draws.mean(0)).abs() < 4.5 * error).all()
 
@@ -125,8 +124,7 @@ def test_the_penalty_is_beside_the_bound_and_the_same_for_any_batch():
     module.seed(0)
 
     def penalties(x):
-        seen = module.observation.seen(batch(x))
-        bounds, objective = module.objective(seen, module._encode(seen))
+        bounds, objective = module.objective(batch(x), module.posterior(batch(x)))
         return (bounds - objective).detach()
 
     probs = module._kinds().probs.detach().numpy().mean(1)
@@ -140,9 +138,7 @@ def test_slabs_come_in_after_spikes():
     X, _ = sparse_data(40)
     module = module_of(small().fit(X))
     module.spike_warmup, module.slab_warmup = 10, 20
-    outputs = module.encoder(
-        module.observation.inputs(module.observation.seen(batch(X)))
-    )
+    outputs = module.encoder(module.observation.inputs(batch(X)))
     full = module._codes(outputs)
     module.train()
     for n_updates, weight in ((0, 0), (9, 0), (20, 0.5), (30, 1), (99, 1)):
@@ -176,13 +172,12 @@ def test_scores_have_hard_spikes():
     X, _ = sparse_data(20)
     module = module_of(small(spike_gradient="relaxed").fit(X))
     q = module.posterior(batch(X))
-    seen = module.observation.seen(batch(X))
-    z = module.draws(q, seen, 500)
+    z = module.draws(q, batch(X), 500)
     on = (z != 0).double().mean(0)
     np.testing.assert_allclose(on, q.base_dist.probs.detach(), atol=0.1)
     module.train()
     module.seed(0)
-    assert (module.draws(q, seen, 5) != 0).all()
+    assert (module.draws(q, batch(X), 5) != 0).all()
 
 
 def test_planted_sparse_factors_are_recovered():

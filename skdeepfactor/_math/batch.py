@@ -11,6 +11,7 @@ import torch
 from skdeepfactor._math.noise import row_keys
 from skdeepfactor._math.ops import (
     csr,
+    dense,
     map_values,
     missing,
     row_indices,
@@ -99,6 +100,11 @@ class Batch:
     def counts(self):
         """The rows as a CSR tensor that stores no zeros."""
         return without_zeros(self.x)
+
+    @cached_property
+    def dense(self):
+        """The rows as a strided tensor."""
+        return dense(self.x)
 
     @cached_property
     def entries(self):

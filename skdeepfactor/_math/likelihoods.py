@@ -1,24 +1,38 @@
-"""Log likelihoods of rows of counts, given logits of the features.
+"""Likelihoods of rows of counts, given logits of the features.
 
-Each takes the entries of a batch, the logits at them, (..., n_entries), and the log of
-the sum of exponentials of all logits of a row, (..., n_rows), in float64, and gives
-nats, (..., n_rows). Nothing is asked of features that a row does not have.
+The formulas take the entries of a batch, the logits at them, (..., n_entries), and the
+log of the sum of exponentials of all logits of a row, (..., n_rows), in float64, and
+give nats, (..., n_rows). Nothing is asked of features that a row does not have.
 
 They are linear or convex in each logit. The first two are decreasing in the log total;
 the others, and their urns, are linear or convex in the total itself. So with expected
 logits in the place of logits, and an upper bound on the expected log total (or, of the
 others, the log of the expected total) in its place, they are lower bounds on the
 expected log likelihood.
+
+The classes are what models choose from: a formula with its parameters, the mean, draws.
 """
 
-from torch import lgamma
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import lgamma, nn
 from torch.nn.functional import logsigmoid
+
+from skdeepfactor._math.ops import map_values
 
 # Concentrations below it would underflow; the row is then as good as impossible.
 TINY = 1e-300
 
 # Where a Poisson count is drawn, NumPy takes no larger mean.
 LARGEST_MEAN = 1e18
+
+# In the place of logits of what is missing: so low that they are of no weight.
+NO_LOGIT = -1e30
+
+# Words in an urn at first, before it is learnt.
+CONCENTRATION_START = 100.0
 
 
 def multinomial(x, logits, log_total):
@@ -59,3 +73,200 @@ def negative_binomial(x, logits, log_total, log_odds):
 def _of_rows(x, value):
     """A number as it is, or one a row as one an entry."""
     return value if value.dim() == 0 else x.of_rows(value)
+
+
+class CountLikelihood(nn.Module, ABC):
+    """p(x | logits) of rows of counts."""
+
+    #: Whether rows are words in order, given their number: the mean is then shares of
+    #: it, and the level of the logits has no meaning.
+    is_given_total = False
+
+    #: Whether the log total enters linearly, so that any upper bound on its expectation
+    #: will do. The others need the expected total itself: a center of 0.
+    is_centered = False
+
+    @abstractmethod
+    def of_entries(self, x, logits, log_total):
+        """Log likelihood, (..., n_rows), of ``Entries``, logits there and log totals.
+
+        All in float64.
+        """
+
+    def log_likelihood(self, batch, logits):
+        """The same, of logits of all features, (..., n_rows, n_features)."""
+        x, known = batch.entries, logits
+        if batch.observed is not None:
+            known = logits.masked_fill(batch.observed == 0, NO_LOGIT)
+        log_total = known.logsumexp(-1).double()
+        return self.of_entries(x, logits[..., x.rows, x.columns].double(), log_total)
+
+    def slopes(self, batch, logits, log_total):
+        """The log likelihood of each row, and its derivatives.
+
+        In the logits, (n_entries,), a CSR batch; minus that in the log total, (n_rows,
+        1), of the type of the batch.
+        """
+        with torch.enable_grad():
+            logits = logits.double().requires_grad_()
+            log_total.requires_grad_()
+            value = self.of_entries(batch.entries, logits, log_total)
+            pull, push = torch.autograd.grad(value.sum(), (logits, log_total))
+        pull = map_values(pull.to, batch.counts)
+        return value.detach(), pull, -push[:, None].to(pull.dtype)
+
+    @property
+    def given_total(self):
+        """The likelihood of the words in order, given their number."""
+        return self
+
+    @abstractmethod
+    def mean(self, logits):
+        """E[x | logits]; of words given their number, their shares."""
+
+    def next_word(self, batch, logits):
+        """Probabilities of each row's next word, (n_rows, n_features)."""
+        return logits.softmax(1)
+
+    @abstractmethod
+    def sample(self, logits, totals, generator):
+        """Rows of logits as counts, an array, by a NumPy generator."""
+
+    def initialize(self):
+        """Set the parameters for the first pass."""
+
+
+class Multinomial(CountLikelihood):
+    """Words in order, each drawn in proportion to exp(logits)."""
+
+    is_given_total = is_centered = True
+
+    def of_entries(self, x, logits, log_total):
+        return multinomial(x, logits, log_total)
+
+    def mean(self, logits):
+        return logits.softmax(-1)
+
+    def sample(self, logits, totals, generator):
+        return _drawn_words(_array(self.mean(logits)), totals, generator)
+
+
+class DirichletMultinomial(CountLikelihood):
+    """Words in order out of a Polya urn, whose size is learnt."""
+
+    is_given_total = is_centered = True
+
+    def __init__(self):
+        super().__init__()
+        self.log_concentration = nn.Parameter(torch.zeros(()))
+
+    def of_entries(self, x, logits, log_total):
+        concentration = self.log_concentration.double()
+        return dirichlet_multinomial(x, logits, log_total, concentration)
+
+    def mean(self, logits):
+        return logits.softmax(-1)
+
+    def next_word(self, batch, logits):
+        return _next_of_urn(batch, logits.log_softmax(1) + self.log_concentration)
+
+    def sample(self, logits, totals, generator):
+        size = self.log_concentration.double().exp().item()
+        p = generator.gamma(_array(self.mean(logits)) * size)
+        return _drawn_words(np.maximum(p, TINY), totals, generator)
+
+    def initialize(self):
+        self.log_concentration.data.fill_(np.log(CONCENTRATION_START))
+
+
+class Poisson(CountLikelihood):
+    """Independent counts with means exp(logits)."""
+
+    def of_entries(self, x, logits, log_total):
+        return poisson(x, logits, log_total)
+
+    @property
+    def given_total(self):
+        return Multinomial()
+
+    def mean(self, logits):
+        return logits.exp()
+
+    def sample(self, logits, totals, generator):
+        return _drawn_counts(_array(self.mean(logits)), generator)
+
+
+class NegativeBinomial(CountLikelihood):
+    """Independent counts of sizes exp(logits), and odds that are learnt."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_odds = nn.Parameter(torch.zeros(()))
+
+    def of_entries(self, x, logits, log_total):
+        return negative_binomial(x, logits, log_total, self.log_odds.double())
+
+    @property
+    def given_total(self):
+        return Urn()
+
+    def mean(self, logits):
+        return logits.exp() * self.log_odds.exp()
+
+    def next_word(self, batch, logits):
+        return _next_of_urn(batch, logits)
+
+    def sample(self, logits, totals, generator):
+        odds = self.log_odds.double().exp().item()
+        return _drawn_counts(generator.gamma(_array(logits.exp()), odds), generator)
+
+
+class Urn(CountLikelihood):
+    """Words in order out of a Polya urn that has exp(logits) of each at first."""
+
+    is_given_total = True
+
+    def of_entries(self, x, logits, log_total):
+        return dirichlet_multinomial(x, logits, log_total, log_total)
+
+    def mean(self, logits):
+        return logits.softmax(-1)
+
+    def next_word(self, batch, logits):
+        return _next_of_urn(batch, logits)
+
+    def sample(self, logits, totals, generator):
+        p = generator.gamma(_array(logits.exp()))
+        return _drawn_words(np.maximum(p, TINY), totals, generator)
+
+
+#: What the parameter ``likelihood`` of a model of counts names.
+LIKELIHOODS = {
+    "multinomial": Multinomial,
+    "dirichlet_multinomial": DirichletMultinomial,
+    "poisson": Poisson,
+    "negative_binomial": NegativeBinomial,
+}
+
+
+def _next_of_urn(batch, log_sizes):
+    """Shares of an urn that has these words at first, and those of the row."""
+    words = log_sizes.exp()
+    x = batch.entries
+    words[x.rows, x.columns] += batch.counts.values()
+    return words / words.sum(1, keepdim=True)
+
+
+def _array(values):
+    """Numbers in float64, as NumPy's generators take them."""
+    return values.double().cpu().numpy()
+
+
+def _drawn_words(p, totals, generator):
+    """Numbers of words, given their totals, in proportion to ``p``."""
+    return generator.multinomial(totals, p / p.sum(1, keepdims=True))
+
+
+def _drawn_counts(means, generator):
+    """Poisson counts."""
+    return generator.poisson(np.minimum(means, LARGEST_MEAN))

@@ -85,6 +85,10 @@ class Encoder(nn.Module):
                 return values * (draws < kept) / kept
 
             inputs = map_values(drop, inputs)
+        return self.moments(inputs)
+
+    def moments(self, inputs):
+        """The same with all inputs, in training too."""
         mean, log_var = self.layers(inputs).chunk(2, -1)
         # A variance beyond these is a network that has not learnt yet.
         return mean, log_var.clamp(-12, 6)

@@ -13,15 +13,21 @@ def iterate_rows(step, batch, state, *, max_steps, drops=True):
     state is a list of tensors whose first dimension is that of the rows. A row that is
     done keeps its state, so that the rows beside it change nothing for it. Rows that
     are done are dropped once they are half of all: to drop them one by one would cost
-    more than it saves. With ``drops=False`` all rows take all steps.
+    more than it saves. With ``drops=False`` none is, and where ``step`` gives None for
+    the mask all rows take all steps.
     """
-    if not drops:
-        for _ in range(max_steps):
-            state, _ = step(batch, state)
-        return state
-    result = [torch.empty_like(part) for part in state]
     places = torch.arange(len(batch), device=batch.x.device)
     is_done = torch.zeros_like(places, dtype=torch.bool)
+    if not drops:
+        for _ in range(max_steps):
+            new, stops = step(batch, state)
+            if stops is None:
+                state = new
+            else:
+                state = choose(is_done, state, new)
+                is_done = is_done | stops
+        return state
+    result = [torch.empty_like(part) for part in state]
     for _ in range(max_steps):
         new, stops = step(batch, state)
         state = choose(is_done, state, new)

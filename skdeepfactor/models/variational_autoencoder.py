@@ -4,7 +4,7 @@ r"""Variational autoencoders: Gaussian posteriors by one network, rows by anothe
     z_n \sim p(z), \qquad x_n \sim p(x | f(z_n)), \qquad
     q(z | x) = N(\mu(x), \text{diag}(\sigma^2(x))),
 
-with the likelihoods of ``amortized.py`` and the bound
+with the likelihoods of ``observations.py`` and the bound
 
 .. math:: L(x) = E_q[\log p(x | z)] - KL(q(z | x) \| p(z)).
 
@@ -41,14 +41,20 @@ from typing import ClassVar
 
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
-from torch import nn
-from torch.distributions import Independent, Laplace, Normal, kl_divergence
+from torch.distributions import Independent, Normal
 
-from skdeepfactor._estimator.amortized import AmortizedFactorModel, AmortizedModule
+from skdeepfactor._estimator.amortized import AmortizedFactorModel
 from skdeepfactor._estimator.sampled import SampledFactorModel
+from skdeepfactor._math.autoencoder import AmortizedModule
+from skdeepfactor._math.gaussian import draws_of
 from skdeepfactor._math.importance import check_objective, importance_bound
-from skdeepfactor._math.module import in_updates
-from skdeepfactor.distributions import GaussianMixture
+from skdeepfactor._math.priors import (
+    LaplaceFactors,
+    Mixture,
+    NormalFactors,
+    PseudoInputs,
+    with_free_bits,
+)
 
 # Spread of the means of a mixture at first.
 MIXTURE_START = 1.0
@@ -56,39 +62,37 @@ MIXTURE_START = 1.0
 # A log variance beyond these is a network that has not learnt yet.
 LOG_VAR_RANGE = (-16.0, 6.0)
 
+PRIORS = {
+    "normal": NormalFactors,
+    "laplace": LaplaceFactors,
+    "mixture": Mixture,
+    "vamp": PseudoInputs,
+}
+
 
 class GaussianAutoencoder(AmortizedModule):
     """Rows from factors through a decoder, with Gaussian posteriors of the factors."""
 
     def __init__(
         self,
-        shape,
-        *,
+        n_components,
+        observation,
+        encoder_layers,
         prior,
-        n_pseudo_inputs,
+        *,
         posterior_variance,
         beta,
         kl_warmup,
         free_bits,
         alpha,
         n_particles,
-        **settings,
     ):
-        has_inputs = prior == "vamp"
-        super().__init__(
-            shape, n_pseudo_inputs=n_pseudo_inputs if has_inputs else 0, **settings
-        )
-        self.prior = prior
+        super().__init__(n_components, observation, encoder_layers, prior)
         self.posterior_variance = posterior_variance
         self.beta, self.free_bits = beta, free_bits
+        self.kl_warmup = kl_warmup
         self.alpha = alpha
         self.n_particles = self.n_training_draws = n_particles
-        if prior == "mixture":
-            self.prior_mean = nn.Parameter(torch.zeros(n_pseudo_inputs, shape[0]))
-            self.prior_log_var = nn.Parameter(torch.zeros_like(self.prior_mean))
-            self.prior_logits = nn.Parameter(torch.zeros(n_pseudo_inputs))
-        # Updates, or the share of training, over which the divergence comes in.
-        self.kl_warmup = kl_warmup
 
     def distribution(self, outputs):
         mean, log_var = self._parts(outputs)
@@ -101,83 +105,41 @@ class GaussianAutoencoder(AmortizedModule):
             return mean, torch.full_like(mean, math.log(self.posterior_variance))
         return mean, log_var.clamp(*LOG_VAR_RANGE)
 
-    def draws(self, q, seen, n_draws, stream=0):
-        return q.mean + q.stddev * self.normal(seen, n_draws, q.mean, stream)
+    def draws(self, q, batch, n_draws, stream=0):
+        return draws_of(q, self.noise(batch, q.mean, n_draws, stream).normal())
+
+    def _density(self):
+        """The prior as it is now."""
+        return self.prior.density(lambda inputs: self._parts(self.encoder(inputs)))
 
     def kl(self, q):
-        if self.prior in ("mixture", "vamp"):
-            log_det = q.variance.log().sum(1, dtype=torch.float64)
-            return self._mixture().kl_bound(q.mean, q.variance, log_det)[0]
-        return self._kl_of_factors(q).sum(1, dtype=torch.float64)
-
-    def _kl_of_factors(self, q):
-        """The same of each factor, (n_rows, k), for priors whose factors are apart."""
-        return kl_divergence(q.base_dist, self._factor_prior(q.mean))
-
-    def _factor_prior(self, like):
-        zero, one = torch.zeros(()).to(like), torch.ones(()).to(like)
-        if self.prior == "laplace":
-            return Laplace(zero, one / math.sqrt(2), validate_args=False)
-        return Normal(zero, one, validate_args=False)
-
-    def _mixture(self):
-        log_weights = self.prior_logits.log_softmax(0)
-        if self.prior == "mixture":
-            return GaussianMixture(self.prior_mean, self.prior_log_var, log_weights)
-        return GaussianMixture(
-            *self._parts(self.encoder(self.pseudo_inputs)), log_weights
-        )
+        return self._density().kl(q)
 
     def log_prior(self, z):
-        if self.prior in ("mixture", "vamp"):
-            return self._mixture().log_prob(z)
-        return self._factor_prior(z).log_prob(z).sum(-1, dtype=torch.float64)
+        return self._density().log_prob(z)
 
     @torch.no_grad()
     def draw_prior(self, n_rows, generator):
-        like = self.moments
-        if self.prior in ("mixture", "vamp"):
-            return self._mixture().sample(n_rows, generator)
-        if self.prior == "laplace":
-            # The difference of two exponential draws.
-            shape = (2, n_rows, self.n_components)
-            one, other = torch.empty(shape).exponential_(generator=generator)
-            return ((one - other) / math.sqrt(2)).to(like)
-        return GaussianMixture.standard(self.n_components, like=like).sample(
-            n_rows, generator
-        )
+        return self._density().sample(n_rows, generator)
 
-    def objective(self, seen, q):
+    def objective(self, batch, q):
         if self.alpha != 1.0:
             return importance_bound(
-                lambda z: self._log_joint(seen, z),
+                lambda z: self.log_joint(batch, z),
                 q,
                 self.alpha,
                 self.n_particles,
                 generator=self.generator,
             )
-        likelihood = self.expected_log_likelihood(seen, q)
+        likelihood = self.expected_log_likelihood(batch, q)
         kl = self.kl(q)
         bounds = likelihood - kl
         if self.free_bits > 0:
-            of_factors = self._kl_of_factors(q)
-            # Where the batch's mean is below, the factor's share is a constant.
-            is_paid = of_factors.mean(0) > self.free_bits
-            kl = torch.where(is_paid, of_factors, self.free_bits).sum(1).double()
-        warmth = 1.0
-        warmup = in_updates(self.kl_warmup, self.n_total)
-        if warmup > 0:
-            warmth = min(1.0, (1 + self.n_updates.item()) / warmup)
-        return bounds, likelihood - warmth * self.beta * kl
+            kl = with_free_bits(self.prior.kl_of_factors(q), self.free_bits)
+        return bounds, likelihood - self.kl_weight() * self.beta * kl
 
     def activity(self, q):
         return torch.stack([q.mean, q.mean.square()])
-
-    def initialize(self, X, random_state):
-        super().initialize(X, random_state)
-        if self.prior == "mixture":
-            noise = random_state.normal(0, MIXTURE_START, self.prior_mean.shape)
-            self.prior_mean.data.copy_(torch.from_numpy(noise))
 
 
 class VariationalAutoencoder(AmortizedFactorModel):
@@ -302,7 +264,7 @@ class VariationalAutoencoder(AmortizedFactorModel):
 
     _parameter_constraints: ClassVar[dict] = {
         **AmortizedFactorModel._parameter_constraints,
-        "prior": [StrOptions({"normal", "laplace", "mixture", "vamp"})],
+        "prior": [StrOptions(set(PRIORS))],
         "posterior_variance": [Interval(Real, 0, None, closed="neither"), None],
         "beta": [Interval(Real, 0, None, closed="left")],
         "kl_warmup": SampledFactorModel._warmup,
@@ -385,18 +347,26 @@ class VariationalAutoencoder(AmortizedFactorModel):
                 "beta, kl_warmup and free_bits weigh a divergence that only "
                 f"objective='elbo' has, got objective={self.objective!r}."
             )
+        shape = self.n_components, sizes["n_features"]
         return GaussianAutoencoder(
-            (self.n_components, sizes["n_features"]),
-            prior=self.prior,
-            n_pseudo_inputs=self.n_pseudo_inputs,
+            self.n_components,
+            self._observation(sizes),
+            tuple(self.encoder_layers),
+            PRIORS[self.prior](shape, self.n_pseudo_inputs),
             posterior_variance=self.posterior_variance,
             beta=self.beta,
             kl_warmup=self.kl_warmup,
             free_bits=self.free_bits,
             alpha=check_objective(self.objective, self.renyi_alpha, self.n_particles),
             n_particles=self.n_particles,
-            **self._shared_settings(),
         )
+
+    def _initialize(self, module, start):
+        super()._initialize(module, start)
+        if self.prior == "mixture":
+            means = module.prior.mean.data
+            noise = start.random_state.normal(0, MIXTURE_START, means.shape)
+            means.copy_(torch.from_numpy(noise))
 
     def _warmups(self):
         return [self.kl_warmup]

@@ -6,7 +6,7 @@ Spikes and slabs for a posterior, all of it from a network of the row:
     q(z | x) = \prod_j \gamma_j N(z_j; \mu_j, \sigma_j^2) + (1 - \gamma_j)
     \delta_0(z_j), \qquad x \sim p(x | f(z)),
 
-with the likelihoods of ``amortized.py``. Two such distributions have the divergence
+with the likelihoods of ``observations.py``. Two such distributions have the divergence
 
 .. math::
     KL(q \| p) = \sum_j \gamma_j \Big[\log \frac{s_j}{\sigma_j} + \frac{\sigma_j^2 +
@@ -65,13 +65,12 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch.distributions import Independent, kl_divergence
 from torch.nn.functional import logsigmoid
 
-from skdeepfactor._estimator.amortized import (
-    ENCODER_START,
-    AmortizedFactorModel,
-    AmortizedModule,
-)
+from skdeepfactor._estimator.amortized import AmortizedFactorModel
 from skdeepfactor._estimator.sampled import SampledFactorModel
+from skdeepfactor._math.autoencoder import ENCODER_START, AmortizedModule
 from skdeepfactor._math.module import in_updates
+from skdeepfactor._math.noise import Stream
+from skdeepfactor._math.priors import PseudoInputs
 from skdeepfactor.data import as_csr
 from skdeepfactor.distributions import SpikeSlab
 
@@ -90,27 +89,24 @@ PENALTY_ROWS = 500
 class SpikeSlabAutoencoder(AmortizedModule):
     """Rows from sparse factors through a decoder; spikes and slabs by an encoder."""
 
-    n_heads = 3
+    n_heads = n_moments = 3
 
     def __init__(
         self,
-        shape,
-        *,
+        n_components,
+        observation,
+        encoder_layers,
         prior,
-        n_pseudo_inputs,
+        *,
         alpha,
         sparsity_penalty,
         spike_gradient,
         temperature,
         spike_warmup,
         slab_warmup,
-        **settings,
     ):
-        has_inputs = prior == "pseudo_inputs"
-        super().__init__(
-            shape, n_pseudo_inputs=n_pseudo_inputs if has_inputs else 0, **settings
-        )
-        self.prior, self.sparsity_penalty = prior, sparsity_penalty
+        super().__init__(n_components, observation, encoder_layers, prior)
+        self.sparsity_penalty = sparsity_penalty
         self.spike_gradient, self.temperature = spike_gradient, temperature
         self.prior_odds = math.log(alpha) - math.log1p(-alpha)
         # Updates, or shares of training: until slabs come in, and until they are there.
@@ -148,10 +144,11 @@ class SpikeSlabAutoencoder(AmortizedModule):
         share = self.n_updates.item() / self.n_total if self.n_total else 1.0
         return first + (last - first) * min(1.0, share)
 
-    def draws(self, q, seen, n_draws, stream=0):
+    def draws(self, q, batch, n_draws, stream=0):
         codes = q.base_dist
-        normal = self.normal(seen, n_draws, codes.loc, stream)
-        uniform = self.uniform(seen, n_draws, codes.loc, stream + 5 * 10**6)
+        normal = self.noise(batch, codes.loc, n_draws, stream).normal()
+        stream = Stream.SPIKES + stream
+        uniform = self.noise(batch, codes.loc, n_draws, stream).uniform()
         if not self.training:
             return codes.of_noise(uniform, normal)
         if self.spike_gradient == "relaxed":
@@ -165,8 +162,8 @@ class SpikeSlabAutoencoder(AmortizedModule):
 
     def _kinds(self):
         """Spikes and slabs of each kind of row, (n_kinds, k)."""
-        if self.prior == "pseudo_inputs":
-            codes = self._codes(self.encoder(self.pseudo_inputs))
+        if self.prior is not None:
+            codes = self._codes(self.encoder(self.prior.pseudo_inputs))
             odds = torch.full_like(codes.logits, self.prior_odds)
             logits = torch.logaddexp(codes.logits, odds)
             return SpikeSlab(logits, codes.loc, codes.scale, validate_args=False)
@@ -174,8 +171,8 @@ class SpikeSlabAutoencoder(AmortizedModule):
         return SpikeSlab(zeros + self.prior_odds, zeros, zeros + 1, validate_args=False)
 
     def _log_weights(self):
-        if self.prior == "pseudo_inputs":
-            return self.prior_logits.double().log_softmax(0)
+        if self.prior is not None:
+            return self.prior.logits.double().log_softmax(0)
         return torch.zeros(1, dtype=torch.float64, device=self.moments.device)
 
     def _kl_of_kinds(self, q, kinds):
@@ -213,9 +210,9 @@ class SpikeSlabAutoencoder(AmortizedModule):
         )
         return codes.of_noise(uniform, normal)
 
-    def objective(self, seen, q):
-        bounds = self.expected_log_likelihood(seen, q) - self.kl(q)
-        if self.prior == "fixed" or self.sparsity_penalty == 0:
+    def objective(self, batch, q):
+        bounds = self.elbo(batch, q)
+        if self.prior is None or self.sparsity_penalty == 0:
             return bounds, bounds
         share = self._kinds().probs.mean(1)
         odds = torch.tensor(self.prior_odds, dtype=torch.float64)
@@ -515,17 +512,20 @@ class VariationalSparseCoding(AmortizedFactorModel):
 
     def _build(self, sizes):
         first, last = self._check_temperature()
+        prior, shape = None, (self.n_components, sizes["n_features"])
+        if self.prior == "pseudo_inputs":
+            prior = PseudoInputs(shape, self.n_pseudo_inputs)
         return SpikeSlabAutoencoder(
-            (self.n_components, sizes["n_features"]),
-            prior=self.prior,
-            n_pseudo_inputs=self.n_pseudo_inputs,
+            self.n_components,
+            self._observation(sizes),
+            tuple(self.encoder_layers),
+            prior,
             alpha=self.alpha,
             sparsity_penalty=self.sparsity_penalty,
             spike_gradient=self.spike_gradient,
             temperature=(first, last),
             spike_warmup=self.spike_warmup,
             slab_warmup=self.slab_warmup,
-            **self._shared_settings(),
         )
 
     def _check_temperature(self):

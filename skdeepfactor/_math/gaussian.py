@@ -1,0 +1,215 @@
+r"""Gaussian posteriors of rows, and steps that refine them.
+
+A model says of a posterior :math:`q(z_n) = N(\mu_n, S_n)` what the row's bound L is,
+its gradient g in the mean, and the precision :math:`\Lambda = -2 \partial L / \partial
+S + S^{-1}`, which is the posterior's own where L is stationary. The same precisions
+scale the steps in the mean, :math:`\Lambda^{-1} g`. With diagonal covariances a step
+that does not raise the row's bound is taken back, and the row's next one is shorter. So
+some ten steps do what takes hundreds of steps of a stochastic gradient.
+
+Where a bound is sampled, each row's parameters follow Adam.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch.distributions import Independent, MultivariateNormal, Normal
+
+from skdeepfactor._math.row_iteration import choose, iterate_rows
+
+# Share of a step of Newton that is taken at first, by how much it grows and shrinks,
+# and where a row that still finds no gain is done.
+FIRST_RATE, LONGER, SHORTER, LEAST_RATE = 0.7, 1.3, 0.4, 1e-4
+
+# A gain says that a row is done only where the step was longer than this.
+TELLING_RATE = 0.3
+
+# Steps with full covariances, after those with diagonal ones.
+N_FULL_STEPS = 3
+
+# Step size of Adam at first, and the share of itself by which it falls.
+ADAM_RATE, ADAM_FALL = 0.05, 0.9
+
+# Log variances after steps of Adam: beyond these, noise has led them astray.
+LOG_VAR_RANGE = (-30, 10)
+
+
+class Posterior(NamedTuple):
+    """Gaussians, one a row: means, variances and, if full, Cholesky factors.
+
+    ``center`` is c of the bound on the log total, where that is known already.
+    """
+
+    mean: torch.Tensor
+    var: torch.Tensor
+    tril: torch.Tensor | None = None
+    center: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, q):
+        """What a ``torch.distributions`` posterior holds."""
+        if isinstance(q, MultivariateNormal):
+            return cls(q.mean, q.variance, q.scale_tril)
+        return cls(q.mean, q.variance)
+
+    def distribution(self):
+        """The same as a distribution of torch."""
+        if self.tril is not None:
+            return MultivariateNormal(
+                self.mean, scale_tril=self.tril, validate_args=False
+            )
+        normal = Normal(self.mean, self.var.sqrt(), validate_args=False)
+        return Independent(normal, 1, validate_args=False)
+
+    def log_det(self):
+        """Log determinants of the covariances, (n_rows,), float64."""
+        if self.tril is None:
+            return self.var.log().sum(1, dtype=torch.float64)
+        diagonal = self.tril.diagonal(dim1=1, dim2=2)
+        return 2 * diagonal.log().sum(1, dtype=torch.float64)
+
+
+def draws_of(q, noise):
+    """Draws (n_draws, n_rows, k) of a Gaussian ``q`` from standard normal ones."""
+    if isinstance(q, MultivariateNormal):
+        return q.mean + torch.einsum("nij,dnj->dni", q.scale_tril, noise)
+    return q.mean + q.stddev * noise
+
+
+def diagonal_kl(p, q):
+    """KL(p || q) of posteriors with diagonal covariances, (n_rows,), float64."""
+    ratio = p.var / q.var
+    square = (p.mean - q.mean).square() / q.var
+    return 0.5 * (ratio + square - 1 - ratio.log()).sum(1, dtype=torch.float64)
+
+
+def kl_of_factors(q):
+    """KL of each factor, (n_rows, k), from a standard normal one."""
+    return 0.5 * (q.mean.square() + q.var - 1 - q.var.log())
+
+
+def kl_to_mixture(q, mixture):
+    """KL(q || mixture) or its bound, (n_rows,), float64, and its slopes.
+
+    Its gradient in the mean and twice that in the variances, but for that of the
+    entropy, each (n_rows, k).
+    """
+    kl, shares = mixture.kl_bound(q.mean, q.var, q.log_det())
+    precision = (-mixture.log_var).exp()
+    shares = shares.to(precision)
+    pull = shares @ (precision * mixture.mean)
+    precision = shares @ precision
+    return kl, q.mean * precision - pull, precision
+
+
+def inverse_root(precision):
+    """Lower triangular L, (n, k, k), with L L^T the inverse of each matrix.
+
+    A matrix that rounding has robbed of its definiteness is taken by its diagonal.
+    """
+    factor, info = torch.linalg.cholesky_ex(precision.flip(1, 2))
+    if bool((info > 0).any()):
+        diagonal = precision.diagonal(dim1=1, dim2=2).nan_to_num(1).clamp(1, 1e30)
+        diagonal = torch.diag_embed(diagonal)
+        precision = torch.where((info > 0)[:, None, None], diagonal, precision)
+        factor = torch.linalg.cholesky(precision.flip(1, 2))
+    identity = torch.eye(precision.shape[1]).to(precision).expand_as(precision)
+    root = factor.flip(1, 2).mT
+    return torch.linalg.solve_triangular(root, identity, upper=False)
+
+
+@torch.no_grad()
+def refine(
+    slopes, batch, starts, *, max_steps, tol, kl_weight=1.0, fixes_variances=False
+):
+    """Posteriors with diagonal covariances after Newton's steps on each row's bound.
+
+    ``slopes(batch, q)`` gives, for posteriors with centers, the bound of each row,
+    (n_rows,), its gradient in the mean and the precision of a stationary posterior,
+    both (n_rows, k), and the best centers. A row begins at that of the ``starts`` at
+    which its bound is higher. It is done when a step gains at most ``tol`` times the
+    bound; with ``tol=0`` rows take all steps together.
+
+    Where a divergence counts ``kl_weight`` times in the bound, the entropy does too.
+    """
+    q, *others = starts
+    best, at = [q.mean, q.var], slopes(batch, q)
+    for other in others:
+        other_at = slopes(batch, other)
+        is_better = at[0] >= other_at[0]
+        best = choose(is_better, best, [other.mean, other.var])
+        at = choose(is_better, at, other_at)
+
+    def step(batch, state):
+        mean, var, value, gradient, precision, center, rate = state
+        new_var = var
+        if not fixes_variances:
+            new_var = 1 / ((1 - rate) / var + rate * precision / kl_weight)
+        new = Posterior(mean + rate * (gradient / precision), new_var, None, center)
+        new_at = slopes(batch, new)
+        gain = new_at[0] - value
+        is_better = gain >= 0
+        # Neither a step that was taken back nor a short one says that it is over.
+        is_done = is_better & (gain <= tol * value.abs()) & (rate[:, 0] > TELLING_RATE)
+        is_done |= rate[:, 0] < LEAST_RATE
+        longer = (LONGER * rate).clamp_max(1)
+        rate = torch.where(is_better[:, None], longer, SHORTER * rate)
+        kept = choose(is_better, [new.mean, new.var, *new_at], state[:-1])
+        return [*kept, rate], is_done
+
+    rate = torch.full_like(q.mean[:, :1], FIRST_RATE)
+    state = [*best, *at, rate]
+    state = iterate_rows(step, batch, state, max_steps=max_steps, drops=tol > 0)
+    mean, var, *_, center, _ = state
+    return Posterior(mean, var, None, center)
+
+
+@torch.no_grad()
+def refine_fully(slopes, batch, q):
+    """Posteriors with full covariances, from diagonal ones: the best on the way.
+
+    ``slopes`` is as that of ``refine``, with precisions (n_rows, k, k).
+    """
+
+    def step(batch, state):
+        at, best, best_value = Posterior(*state[:4]), state[4:8], state[8]
+        value, gradient, precision, center = slopes(batch, at)
+        is_better = value > best_value
+        best = choose(is_better, at, best)
+        best_value = torch.where(is_better, value, best_value)
+        tril = inverse_root(precision)
+        move = (tril @ (tril.mT @ gradient[:, :, None]))[:, :, 0]
+        following = [at.mean + move, tril.square().sum(2), tril, center]
+        return [*following, *best, best_value], None
+
+    start = [q.mean, q.var, torch.diag_embed(q.var.sqrt()), q.center]
+    nothing = q.mean.new_full((len(q.mean),), -torch.inf, dtype=torch.float64)
+    state = [*start, *start, nothing]
+    state = iterate_rows(step, batch, state, max_steps=1 + N_FULL_STEPS, drops=False)
+    return Posterior(*state[4:8])
+
+
+def refine_by_adam(bounds, q, *, n_steps, fixes_variances=False):
+    """Posteriors with diagonal covariances after steps of Adam, moments by row.
+
+    ``bounds(t, q)`` gives the bound of each row, by draws of step t = 1, 2, ...
+    """
+    state = torch.cat([q.mean, q.var.log()], 1).detach()
+    first, second = torch.zeros_like(state), torch.zeros_like(state)
+
+    def posterior(mean, log_var):
+        return Posterior(mean, q.var if fixes_variances else log_var.exp())
+
+    for t in range(1, n_steps + 1):
+        with torch.enable_grad():
+            state.requires_grad_()
+            value = bounds(t, posterior(*state.chunk(2, 1)))
+            (gradient,) = torch.autograd.grad(value.sum(), state)
+        gradient = gradient.nan_to_num(0, 0, 0)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.99 * second + 0.01 * gradient.square()
+        step = (first / (1 - 0.9**t)) / ((second / (1 - 0.99**t)).sqrt() + 1e-8)
+        rate = ADAM_RATE * (1 - ADAM_FALL * (t - 1) / n_steps)
+        state = state.detach() + rate * step
+    mean, log_var = state.chunk(2, 1)
+    return posterior(mean, log_var.clamp(*LOG_VAR_RANGE))

@@ -1,0 +1,439 @@
+r"""Deep latent Gaussian models of sparse counts, with posteriors optimised row by row.
+
+The story of row n with :math:`N_n` words:
+
+.. math::
+    z_n \sim p(z), \qquad x_n \sim \text{Multinomial}(N_n, \text{softmax}(f(z_n))),
+
+with logits f linear in z, or a network of it, and p(z) standard normal or a mixture of
+Gaussians. Instead of the multinomial: a Polya urn that starts with A words in
+proportion to softmax(f), since a word that was used once comes again (Dirichlet-
+multinomial); or counts without a given total, Poisson with means exp(f), or negative
+binomial with sizes exp(f). The weights of the logits have a Gaussian prior and are
+estimated by their mode.
+
+The posterior of a row is :math:`q(z_n) = N(\mu_n, \text{diag}(s_n^2))`, and the bound
+
+.. math::
+    L_n = E_q[\log p(x_n | z)] - KL(q(z_n) \| p(z_n)).
+
+**Linear decoder:** all in closed form. Log likelihoods are linear or convex in single
+logits and decreasing in the log total, so that expected logits and the bound T of
+``log_total.py`` in their places give a lower bound (``likelihoods.py``). Poisson and
+negative binomial take the total itself, :math:`\log E \sum_v e^{\ell_v}`, which is a
+center of 0. With :math:`g_v = \partial L / \partial m_v` at the row's words,
+:math:`t = -\partial L / \partial T`, and the shares :math:`\tilde p` and center c of T,
+
+.. math::
+    \nabla_\mu L = \sum_v g_v w_v - t \sum_v \tilde p_v w_v - \mu, \qquad
+    s_k^{-2} = 1 + t \sum_v \tilde p_v (w_{vk} - c_k)^2
+
+where L is stationary in s; with a full covariance :math:`S^{-1} = I + t\,\text{Cov}_{
+\tilde p}(w)`. Steps of Newton by these precisions refine each row (``gaussian.py``).
+
+**Deep decoder:** the bound is sampled, and refined by Adam. The noise of a row that is
+scored is a function of its content, so that a score depends on that row alone.
+
+**Learning:** each row's q starts from where it stood a pass ago (a closed-form
+decoder) or from the encoder; the decoder follows the gradient of the bound at these
+refined q, and the encoder learns to predict them: it descends KL(encoder || q), which
+is the loss of its own bound to second order. Without refinement both follow the
+gradient of the encoder's bound.
+
+For mixtures, :math:`p(z) = \sum_c \pi_c N(a_c, B_c)`, the divergence is bounded
+(``priors.py``).
+
+Krishnan, Liang and Hoffman (2018), On the challenges of learning with inference
+networks on sparse, high-dimensional data; Burda, Grosse and Salakhutdinov (2016),
+Importance weighted autoencoders; Li and Turner (2016), Renyi divergence variational
+inference.
+"""
+
+import numpy as np
+import scipy.sparse
+import torch
+
+from skdeepfactor._math.batch import to_tensor
+from skdeepfactor._math.gaussian import (
+    Posterior,
+    diagonal_kl,
+    draws_of,
+    kl_of_factors,
+    kl_to_mixture,
+    refine,
+    refine_by_adam,
+    refine_fully,
+)
+from skdeepfactor._math.importance import importance_bound
+from skdeepfactor._math.log_total import LogTotal
+from skdeepfactor._math.noise import Stream
+from skdeepfactor._math.ops import map_values, products_at_entries
+from skdeepfactor._math.priors import with_free_bits
+from skdeepfactor._math.row_iteration import choose
+from skdeepfactor._math.sampled import N_DRAWS, SampledModule
+
+# A row is refined until its bound gains less than this share of itself.
+REFINE_TOL = {torch.float32: 1e-7, torch.float64: 1e-11}
+
+# Times the steps of a pass, where a row has none behind it.
+N_COLD = 3
+
+# Draws for the next word, whose noise costs as much as there is of it.
+N_NEXT_DRAWS = 100
+
+# Variance of a deep decoder's posteriors where the network has gone astray.
+PLAIN_VARIANCE = 0.1
+
+# The least weight of a divergence by which variances are divided.
+LEAST_KL_WEIGHT = 0.01
+
+
+class ClosedBound:
+    """The bound of rows under a linear decoder, and its slopes, in closed form.
+
+    Parameters
+    ----------
+    likelihood : CountLikelihood
+    decoder : Decoder
+    prior : GaussianMixture
+    kl_weight : float, default=1.0
+        How often the divergence from the prior counts.
+    """
+
+    def __init__(self, likelihood, decoder, prior, kl_weight=1.0):
+        self.likelihood, self.decoder = likelihood, decoder
+        self.prior, self.kl_weight = prior, kl_weight
+        self.total = LogTotal(decoder.weight, decoder.bias)
+
+    def plain(self, batch, q, *, fixes_variances):
+        """Posteriors with mean 0, as narrow as the rows are long, and their centers."""
+        center, spread = self.total.prior_slopes()
+        var = q.var
+        if not fixes_variances:
+            var = 1 / (1 + batch.entries.totals.to(var)[:, None] * spread)
+        if not self.likelihood.is_centered:
+            center = torch.zeros_like(center)
+        mean = torch.zeros_like(q.mean)
+        return Posterior(mean, var, None, center.expand_as(mean))
+
+    @torch.no_grad()
+    def centered(self, q, *, is_best):
+        """Posteriors with the centers that they have, or good ones, or the best."""
+        if q.center is not None:
+            return q
+        if not self.likelihood.is_centered:
+            return q._replace(center=torch.zeros_like(q.mean))
+        q = q._replace(center=self.total.prior_slopes()[0].expand_as(q.mean))
+        return q._replace(center=self.total.best_center(q)) if is_best else q
+
+    def log_likelihood(self, batch, q):
+        """A lower bound on E_q[log p(x | z)], for posteriors with centers."""
+        logits = self._logits(batch, q).double()
+        return self.likelihood.of_entries(batch.entries, logits, self.total.bound(q))
+
+    def slopes(self, batch, q):
+        """What ``gaussian.refine`` asks for: the bound, and how it moves."""
+        value, pull, push, shares = self._pulls(batch, q)
+        mean_loading, curvature = self.total.slopes(shares, q.center)
+        kl, prior_gradient, prior_precision = kl_to_mixture(q, self.prior)
+        gradient = pull @ self.decoder.weight - push * mean_loading
+        gradient -= self.kl_weight * prior_gradient
+        precision = push * curvature + self.kl_weight * prior_precision
+        center = mean_loading if self.likelihood.is_centered else q.center
+        return value - self.kl_weight * kl, gradient, precision, center
+
+    def full_slopes(self, batch, q):
+        """The same for full covariances, with precisions (n_rows, k, k)."""
+        value, pull, push, shares = self._pulls(batch, q)
+        mean_loading, curvature = self.total.full_slopes(shares, q.center)
+        kl, prior_gradient, prior_precision = kl_to_mixture(q, self.prior)
+        gradient = pull @ self.decoder.weight - push * mean_loading
+        gradient -= self.kl_weight * prior_gradient
+        precision = curvature.mul_(push[:, :, None])
+        diagonal = precision.diagonal(dim1=1, dim2=2)
+        diagonal.add_(self.kl_weight * prior_precision)
+        center = mean_loading if self.likelihood.is_centered else q.center
+        return value - self.kl_weight * kl, gradient, precision, center
+
+    def _pulls(self, batch, q):
+        """The expected log likelihood of each row, and how it moves.
+
+        Its slopes in the logits of the row's words, a batch, minus that in the log
+        total, (n_rows, 1), and the shares of the words, (n_rows, n_features).
+        """
+        log_total, shares = self.total.bound_and_shares(q)
+        logits = self._logits(batch, q)
+        return *self.likelihood.slopes(batch, logits, log_total), shares
+
+    def _logits(self, batch, q):
+        """Mean logits at the entries of the rows, (n_entries,)."""
+        logits = products_at_entries(batch.counts, q.mean, self.decoder.weight)
+        return logits + self.decoder.bias[batch.entries.columns]
+
+
+class DeepLatentGaussian(SampledModule):
+    """Counts of a row from a Gaussian vector through a decoder.
+
+    Local parameters of a row are the mean and the log variance of its posterior, and
+    the center of the bound on its log total.
+    """
+
+    def __init__(
+        self,
+        n_components,
+        likelihood,
+        prior,
+        encoder,
+        decoder,
+        *,
+        input_transform,
+        weight_scale,
+        posterior_variance,
+        has_full_covariance,
+        refine_steps,
+        max_refine_steps,
+        alpha,
+        n_particles,
+        kl_warmup,
+        free_bits,
+    ):
+        super().__init__(n_components)
+        self.likelihood, self.prior = likelihood, prior
+        self.encoder, self.decoder = encoder, decoder
+        self.input_transform = input_transform
+        self.weight_scale, self.free_bits = weight_scale, free_bits
+        self.posterior_variance = posterior_variance
+        self.has_full_covariance = has_full_covariance
+        self.refine_steps, self.max_refine_steps = refine_steps, max_refine_steps
+        self.alpha, self.n_particles = alpha, n_particles
+        self.kl_warmup = kl_warmup
+        self.register_buffer("idf", torch.ones(len(decoder.bias)))
+        remembers = refine_steps > 0 and decoder.is_linear
+        self.local_width = 3 * n_components if remembers else 0
+
+    @property
+    def work_width(self):
+        # One array of a batch holds all features, and is worth the size of four.
+        return max(self.local_width, len(self.idf) // 4)
+
+    def posterior(self, batch, start=None):
+        return self._infer(batch, self.likelihood, start).distribution()
+
+    def elbo(self, batch, q=None):
+        q = self._infer(batch, self.likelihood) if q is None else Posterior.of(q)
+        return self._bounds(batch, self.likelihood, q)
+
+    def word_bound(self, batch):
+        likelihood = self.likelihood.given_total
+        return self._bounds(batch, likelihood, self._infer(batch, likelihood))
+
+    def log_joint(self, batch, z):
+        log_likelihood = self.likelihood.log_likelihood(batch, self.decoder(z))
+        return log_likelihood + self._density().log_prob(z)
+
+    def draws(self, q, batch, n_draws, stream=0):
+        return draws_of(q, self.noise(batch, q.mean, n_draws, stream).normal())
+
+    def decode(self, z):
+        return self.likelihood.mean(self.decoder(z))
+
+    def jacobian(self, z):
+        """The mean of d log E[x | z] / dz over the rows of z, (n_features, k)."""
+        return self.decoder.jacobian(z, of_shares=self.likelihood.is_given_total)
+
+    @torch.no_grad()
+    def draw_prior(self, n_rows, generator):
+        return self._density().sample(n_rows, generator)
+
+    @torch.no_grad()
+    def sample(self, totals, generator):
+        seed = int(generator.integers(2**31))
+        z = self.draw_prior(len(totals), torch.Generator().manual_seed(seed))
+        return self.likelihood.sample(self.decoder(z).double(), totals, generator)
+
+    def predictive(self, batch):
+        """Probabilities of the next word of each row, (n_rows, n_features).
+
+        Their mean over the posterior: of a linear decoder to second order, in closed
+        form, of others by draws that depend on the row alone.
+        """
+        q = self._infer(batch, self.likelihood)
+        if self.decoder.is_linear:
+            closed = self._closed(self.likelihood)
+            q = closed.centered(q, is_best=not self.training)
+            return self.likelihood.next_word(batch, closed.total.exponents(q)[0])
+        draws = self.draws(q.distribution(), batch, N_NEXT_DRAWS, Stream.PREDICTION)
+        parts = (self.likelihood.next_word(batch, self.decoder(z)) for z in draws)
+        return sum(parts) / N_NEXT_DRAWS
+
+    def global_kl(self):
+        """Minus the log density of the decoder's weights, except for its constant."""
+        return self.decoder.squared_norm() / (2 * self.weight_scale**2)
+
+    def backward(self, batch, n_samples, start=None):
+        network = self._encode(batch)
+        if self.refine_steps > 0:
+            with torch.no_grad():
+                proposed = Posterior(network.mean.detach(), network.var.detach())
+                q = self._infer(batch, self.likelihood, start, proposed)
+            # To second order, what the network's own bound is short of this one.
+            amortisation = diagonal_kl(network, q)
+        else:
+            q, amortisation = network, torch.zeros(())
+        if self.alpha == 1.0:
+            # A linear decoder needs no noise, but the seed's later draws follow it.
+            noise = self.noise(batch, q.mean, 1).normal()
+            likelihood = self._expected_log_likelihood(batch, self.likelihood, q, noise)
+            kl = self._kl(q)
+            bounds = likelihood - kl
+            if self.free_bits > 0:
+                kl = with_free_bits(kl_of_factors(q), self.free_bits)
+            objective = likelihood - self.kl_weight() * kl
+        else:
+            bounds, objective = importance_bound(
+                lambda z: self.log_joint(batch, z),
+                q.distribution(),
+                self.alpha,
+                self.n_particles,
+                generator=self.generator,
+            )
+        loss = batch.share / n_samples * self.global_kl()
+        loss = loss + batch.weight * (amortisation.sum() - objective.sum())
+        loss.backward()
+        with torch.no_grad():
+            moments = torch.stack([q.mean.mean(0), q.mean.square().mean(0)])
+            self.note_moments(moments, batch.share)
+            local = None
+            if self.local_width:
+                local = torch.cat([q.mean, q.var.log(), q.center], 1)
+        return bounds.detach(), local
+
+    def inputs(self, batch):
+        """What the encoder sees of a batch."""
+        x, entries = batch.counts, batch.entries
+        if self.input_transform == "counts":
+            return x
+        if self.input_transform == "normalize":
+            return map_values(lambda v: v / entries.totals[entries.rows].to(v), x)
+        if self.input_transform == "tfidf":
+            values = x.values() * self.idf[entries.columns]
+            lengths = entries.row_sum(values.square()).sqrt()
+            lengths = lengths.clamp_min(torch.finfo(values.dtype).tiny)
+            return map_values(lambda _: values / lengths[entries.rows], x)
+        rows = scipy.sparse.csr_matrix(
+            (
+                x.values().cpu().numpy(),
+                x.col_indices().cpu().numpy(),
+                x.crow_indices().cpu().numpy(),
+            ),
+            shape=x.shape,
+        )
+        seen = self.input_transform.transform(rows)
+        if scipy.sparse.issparse(seen):
+            seen = scipy.sparse.csr_matrix(seen)
+        return to_tensor(seen, slice(None), dtype=x.dtype, device=x.device)
+
+    def _encode(self, batch):
+        """Posteriors as the network has them."""
+        mean, log_var = self.encoder(self.inputs(batch), self.generator)
+        if self.posterior_variance is not None:
+            log_var = torch.full_like(log_var, np.log(self.posterior_variance))
+        return Posterior(mean, log_var.exp())
+
+    def _infer(self, batch, likelihood, start=None, network=None):
+        """Posteriors of the rows, refined from what is remembered or encoded."""
+        if start is not None:
+            mean, log_var, center = start.chunk(3, 1)
+            q = Posterior(mean, log_var.exp(), None, center)
+        else:
+            q = self._encode(batch) if network is None else network
+        n_steps = self.refine_steps if self.training else self.max_refine_steps
+        if self.training and self.decoder.is_linear and start is None:
+            # The first pass starts from a network that knows nothing yet.
+            n_steps *= N_COLD
+        if n_steps == 0 or len(batch) == 0:
+            return q
+        refined = self._refine if self.decoder.is_linear else self._refine_by_adam
+        return refined(batch, likelihood, q, n_steps)
+
+    @torch.no_grad()
+    def _refine(self, batch, likelihood, q, n_steps):
+        """Steps of Newton on the closed bound."""
+        closed = self._closed(likelihood)
+        fixes_variances = self.posterior_variance is not None
+        starts = [closed.centered(q, is_best=not self.training)]
+        if q.center is None:
+            # A network that has not learnt yet, or gone astray, is no better start.
+            starts.append(closed.plain(batch, q, fixes_variances=fixes_variances))
+        q = refine(
+            closed.slopes,
+            batch,
+            starts,
+            max_steps=n_steps,
+            tol=0.0 if self.training else REFINE_TOL[q.mean.dtype],
+            kl_weight=max(closed.kl_weight, LEAST_KL_WEIGHT),
+            fixes_variances=fixes_variances,
+        )
+        if self.has_full_covariance and not self.training:
+            q = refine_fully(closed.full_slopes, batch, q)
+        return q
+
+    def _refine_by_adam(self, batch, likelihood, q, n_steps):
+        """Steps of Adam on sampled bounds."""
+        q = self._better_start(batch, likelihood, q)
+        prior, kl_weight = self._density(), self.kl_weight()
+
+        def bounds(step, q):
+            noise = self.noise(batch, q.mean, 1, Stream.REFINEMENT + step).normal()
+            value = self._expected_log_likelihood(batch, likelihood, q, noise)
+            return value - kl_weight * kl_to_mixture(q, prior)[0]
+
+        fixes_variances = self.posterior_variance is not None
+        return refine_by_adam(
+            bounds, q, n_steps=n_steps, fixes_variances=fixes_variances
+        )
+
+    @torch.no_grad()
+    def _better_start(self, batch, likelihood, q):
+        """The network's posteriors, or narrow ones at 0 where it has gone astray."""
+        var = q.var
+        if self.posterior_variance is None:
+            var = torch.full_like(var, PLAIN_VARIANCE)
+        plain = Posterior(torch.zeros_like(q.mean), var)
+        values = []
+        for at in (q, plain):
+            noise = self.noise(batch, q.mean, 1, Stream.REFINEMENT).normal()
+            expected = self._expected_log_likelihood(batch, likelihood, at, noise)
+            values.append(expected - self._kl(at))
+        return Posterior(*choose(values[0] >= values[1], q[:2], plain[:2]))
+
+    def _bounds(self, batch, likelihood, q):
+        """The bound of each row."""
+        noise = None
+        if not self.decoder.is_linear:
+            noise = self.noise(batch, q.mean, N_DRAWS, Stream.BOUND).normal()
+        expected = self._expected_log_likelihood(batch, likelihood, q, noise)
+        return expected - self._kl(q)
+
+    def _expected_log_likelihood(self, batch, likelihood, q, noise):
+        """E_q[log p(x | z)] or a lower bound of it, of each row."""
+        if self.decoder.is_linear:
+            closed = self._closed(likelihood)
+            q = closed.centered(q, is_best=not self.training)
+            return closed.log_likelihood(batch, q)
+        draws = draws_of(q.distribution(), noise)
+        parts = [likelihood.log_likelihood(batch, self.decoder(z)) for z in draws]
+        return torch.stack(parts).mean(0)
+
+    def _closed(self, likelihood):
+        """The closed bound under a linear decoder as it is now."""
+        density, kl_weight = self._density(), self.kl_weight()
+        return ClosedBound(likelihood, self.decoder, density, kl_weight)
+
+    def _density(self):
+        """The prior as it is now."""
+        return self.prior.density(self.encoder.moments)
+
+    def _kl(self, q):
+        """KL(q || prior), or its bound, (n_rows,), float64."""
+        return self._density().kl_bound(q.mean, q.var, q.log_det())[0]
