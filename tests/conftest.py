@@ -13,7 +13,7 @@ from skdeepfactor import (
     VariationalAutoencoder,
     VariationalSparseCoding,
 )
-from skdeepfactor._estimator.conjugate import ConjugateFactorModel
+from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
 
 # Every model and variant that the contract is checked for: small, and quick to fit.
 # Batches of 32 are parts of most data here, but not of those on which scikit-learn
@@ -197,7 +197,7 @@ ESTIMATORS = {
 CLOSED_FORMS = {
     name: model
     for name, model in ESTIMATORS.items()
-    if isinstance(model, ConjugateFactorModel)
+    if isinstance(model, ClosedFormFactorModel)
     and model.get_params().get("solver") != "gradient"
 }
 

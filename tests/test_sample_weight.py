@@ -19,7 +19,7 @@ from skdeepfactor import (
     PoissonFactorization,
     SparseGammaDEF,
 )
-from skdeepfactor._estimator.conjugate import ConjugateFactorModel
+from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
 from skdeepfactor._training.loop import train_pass
 from skdeepfactor._training.rows import MatrixRows, _levels
 from skdeepfactor._training.streams import CheckedBlocks, StreamedRows
@@ -376,7 +376,7 @@ def test_only_models_in_closed_form_take_weights():
         {type(model) for model in ESTIMATORS.values()}, ("fit", "partial_fit")
     ):
         taken = inspect.signature(getattr(kind, method)).parameters
-        is_conjugate = issubclass(kind, ConjugateFactorModel)
+        is_conjugate = issubclass(kind, ClosedFormFactorModel)
         assert ("sample_weight" in taken) == is_conjugate
         assert is_conjugate == (kind in KINDS)
     assert len(KINDS) < len(skdeepfactor.__all__) - 1
