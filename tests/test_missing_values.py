@@ -19,7 +19,7 @@ from skdeepfactor import (
     VariationalSparseCoding,
 )
 from skdeepfactor._estimator.amortized import Observation
-from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
+from skdeepfactor._estimator.conjugate import ConjugateFactorModel
 from skdeepfactor._math.batch import Seen
 from skdeepfactor._math.ops import take_rows
 from skdeepfactor._math.starts import column_moments, imputed
@@ -114,7 +114,7 @@ every_model = pytest.mark.parametrize(
 CLOSED_FORMS = {
     name: model
     for name, model in MODELS.items()
-    if isinstance(model, ClosedFormFactorModel)
+    if isinstance(model, ConjugateFactorModel)
     and model.get_params().get("solver") != "gradient"
 }
 closed_forms = pytest.mark.parametrize(
