@@ -2,6 +2,7 @@
 
 from skdeepfactor._version import __version__
 from skdeepfactor.models.latent_dirichlet_allocation import LatentDirichletAllocation
+from skdeepfactor.models.multinomial_mixture import MultinomialMixture
 from skdeepfactor.models.neural_topic_dlgm import NeuralTopicDLGM
 from skdeepfactor.models.poisson_factorization import PoissonFactorization
 from skdeepfactor.models.sparse_gamma_def import SparseGammaDEF
@@ -10,6 +11,7 @@ from skdeepfactor.models.variational_sparse_coding import VariationalSparseCodin
 
 __all__ = [
     "LatentDirichletAllocation",
+    "MultinomialMixture",
     "NeuralTopicDLGM",
     "PoissonFactorization",
     "SparseGammaDEF",

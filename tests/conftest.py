@@ -7,6 +7,7 @@ import torch
 
 from skdeepfactor import (
     LatentDirichletAllocation,
+    MultinomialMixture,
     NeuralTopicDLGM,
     PoissonFactorization,
     SparseGammaDEF,
@@ -87,6 +88,14 @@ ESTIMATORS = {
         3, doc_topic_prior="auto", topic_word_prior="auto", random_state=0
     ),
     "LatentDirichletAllocation-stochastic": LatentDirichletAllocation(
+        3, batch_size=32, random_state=0
+    ),
+    "MultinomialMixture": MultinomialMixture(3, random_state=0),
+    "MultinomialMixture-mean_field": MultinomialMixture(
+        3, inference="mean_field", random_state=0
+    ),
+    "MultinomialMixture-em": MultinomialMixture(3, inference="em", random_state=0),
+    "MultinomialMixture-stochastic": MultinomialMixture(
         3, batch_size=32, random_state=0
     ),
     "NeuralTopicDLGM": NeuralTopicDLGM(
