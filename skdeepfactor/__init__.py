@@ -4,6 +4,7 @@ import importlib
 
 from skdeepfactor._version import __version__
 from skdeepfactor.models.latent_dirichlet_allocation import LatentDirichletAllocation
+from skdeepfactor.models.multinomial_mixture import MultinomialMixture
 from skdeepfactor.models.neural_topic_dlgm import NeuralTopicDLGM
 from skdeepfactor.models.poisson_factorization import PoissonFactorization
 from skdeepfactor.models.sparse_gamma_def import SparseGammaDEF
@@ -12,6 +13,7 @@ from skdeepfactor.models.variational_sparse_coding import VariationalSparseCodin
 
 __all__ = [
     "LatentDirichletAllocation",
+    "MultinomialMixture",
     "NeuralTopicDLGM",
     "PoissonFactorization",
     "SparseGammaDEF",

@@ -7,13 +7,14 @@ import torch
 
 from skdeepfactor import (
     LatentDirichletAllocation,
+    MultinomialMixture,
     NeuralTopicDLGM,
     PoissonFactorization,
     SparseGammaDEF,
     VariationalAutoencoder,
     VariationalSparseCoding,
 )
-from skdeepfactor._estimator.conjugate import ConjugateFactorModel
+from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
 
 # Every model and variant that the contract is checked for: small, and quick to fit.
 # Batches of 32 are parts of most data here, but not of those on which scikit-learn
@@ -87,6 +88,14 @@ ESTIMATORS = {
         3, doc_topic_prior="auto", topic_word_prior="auto", random_state=0
     ),
     "LatentDirichletAllocation-stochastic": LatentDirichletAllocation(
+        3, batch_size=32, random_state=0
+    ),
+    "MultinomialMixture": MultinomialMixture(3, random_state=0),
+    "MultinomialMixture-mean_field": MultinomialMixture(
+        3, inference="mean_field", random_state=0
+    ),
+    "MultinomialMixture-em": MultinomialMixture(3, inference="em", random_state=0),
+    "MultinomialMixture-stochastic": MultinomialMixture(
         3, batch_size=32, random_state=0
     ),
     "NeuralTopicDLGM": NeuralTopicDLGM(
@@ -197,7 +206,7 @@ ESTIMATORS = {
 CLOSED_FORMS = {
     name: model
     for name, model in ESTIMATORS.items()
-    if isinstance(model, ConjugateFactorModel)
+    if isinstance(model, ClosedFormFactorModel)
     and model.get_params().get("solver") != "gradient"
 }
 

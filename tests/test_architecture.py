@@ -13,7 +13,10 @@ import pytest
 import skdeepfactor
 from skdeepfactor._estimator.amortized import AmortizedFactorModel
 from skdeepfactor._estimator.base import BaseFactorModel
-from skdeepfactor._estimator.conjugate import ConjugateFactorModel
+from skdeepfactor._estimator.conjugate import (
+    ClosedFormFactorModel,
+    ConjugateFactorModel,
+)
 from skdeepfactor._estimator.sampled import SampledFactorModel
 from skdeepfactor._math.autoencoder import AmortizedModule
 from skdeepfactor._math.module import FactorModule
@@ -101,6 +104,7 @@ BASES = {
     base.__name__: base
     for base in (
         BaseFactorModel,
+        ClosedFormFactorModel,
         ConjugateFactorModel,
         SampledFactorModel,
         AmortizedFactorModel,

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from sklearn.exceptions import NotFittedError
 
 from skdeepfactor import PoissonFactorization
-from skdeepfactor._estimator.conjugate import ConjugateFactorModel
+from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
 from tests.conftest import ESTIMATORS
 
 ROW_METHODS = ["transform", "score_samples"]
@@ -31,9 +31,14 @@ def fresh(estimator, n_components=None, **changes):
     return type(estimator)(**{**estimator.get_params(), **changes})
 
 
-def climbing(estimator, **changes):
-    """A fresh estimator whose full steps climb the bound."""
-    model = fresh(estimator, batch_size=None, tol=0, **changes)
+def climbing(estimator, *, iteration=None, **changes):
+    """A fresh estimator whose full steps climb the bound.
+
+    ``iteration`` has parameters of an iteration over rows, for models that have one.
+    """
+    taken = estimator.get_params()
+    of_rows = {name: x for name, x in (iteration or {}).items() if name in taken}
+    model = fresh(estimator, batch_size=None, tol=0, **of_rows, **changes)
     if "inference" in model.get_params():
         model.inference = "mean_field"
     if "solver" in model.get_params():
@@ -121,7 +126,7 @@ def test_scores_agree_with_each_other(estimator, counts):
     ("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 1e-6)]
 )
 def test_the_bound_rises_in_full_batches(conjugate, counts, dtype, tolerance):
-    model = climbing(conjugate, max_iter=60, n_cold_iter=1)
+    model = climbing(conjugate, max_iter=60, iteration={"n_cold_iter": 1})
     bounds = np.array(model.fit(counts.astype(dtype)).history_["lower_bound"])
     assert len(bounds) > 5
     assert (np.diff(bounds) >= -tolerance * np.abs(bounds[1:])).all()
@@ -131,7 +136,8 @@ def test_the_bound_rises_in_full_batches(conjugate, counts, dtype, tolerance):
 def test_the_bound_of_training_is_that_of_its_rows(conjugate, counts):
     """At convergence: what the loop summed up is score_samples less the globals' KL."""
     X = counts.astype(np.float64)
-    model = climbing(conjugate, max_iter=400, n_cold_iter=200, inner_tol=1e-9).fit(X)
+    iteration = {"n_cold_iter": 200, "inner_tol": 1e-9}
+    model = climbing(conjugate, max_iter=400, iteration=iteration).fit(X)
     module = model._load(torch.float64, torch.device(model.device))
     expected = model.score_samples(X).sum() - float(module.global_kl())
     assert model.lower_bound_ == pytest.approx(expected, rel=1e-4)
@@ -214,7 +220,7 @@ def test_restarts_keep_the_best(estimator, counts):
 
 def test_warm_start_goes_on(estimator, counts):
     X = counts.astype(np.float64)
-    is_sampled = not isinstance(estimator, ConjugateFactorModel)
+    is_sampled = not isinstance(estimator, ClosedFormFactorModel)
     model = climbing(estimator, warm_start=True, max_iter=40)
     if is_sampled:
         # What is learnt must stand out from the noise of the bounds.
@@ -335,7 +341,7 @@ def check_outputs(model, X):
         Z = model.fit_transform(X)
     assert Z.shape == (X.shape[0], len(model.components_))
     assert np.isfinite(Z).all()
-    if isinstance(model, ConjugateFactorModel):
+    if isinstance(model, ClosedFormFactorModel):
         assert (Z >= 0).all()
     assert np.isfinite(model.components_).all()
     assert np.isfinite(model.lower_bound_)

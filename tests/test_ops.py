@@ -144,6 +144,16 @@ def test_transposed_product(batch, size, monkeypatch):
     assert_allclose(result.cpu(), expected, rtol=rtol, atol=10 * rtol)
 
 
+def test_feature_sums(batch):
+    a = batch.normal(batch.X.shape[0], 5)
+    result = ops.feature_sums(batch.x, a)
+    assert result.layout == torch.strided
+    assert result.dtype == batch.dtype
+    rtol = RTOL[batch.dtype]
+    expected = batch.dense.T @ numbers(a)[0]
+    assert_allclose(result.cpu(), expected, rtol=rtol, atol=10 * rtol)
+
+
 def test_transposed_product_of_one_column(batch):
     a = batch.normal(batch.X.shape[0], 1)
     rtol = RTOL[batch.dtype]

@@ -150,7 +150,9 @@ def test_a_full_fit_is_that_in_memory(conjugate, doubles, is_warm):
         found.fit(RowBlocks(cut(doubles)))
     assert_allclose(found.components_, expected.components_, rtol=1e-6, atol=1e-9)
     bounds = [m.history_["lower_bound"] for m in (found, expected)]
-    assert_allclose(*bounds, rtol=1e-7)
+    # Where the bound stands still, rounding says which pass is the last.
+    n_passes = min(map(len, bounds))
+    assert_allclose(*(bound[:n_passes] for bound in bounds), rtol=1e-7)
     assert_array_equal(found._row_totals, expected._row_totals)
     assert found.n_features_in_ == 30
 

@@ -74,15 +74,20 @@ def fitted_attributes(
 ):
     """All that a fitted estimator has, as a dict."""
     module.eval()
+    parameters = estimator.get_params(deep=False)
+    scale = (
+        {"input_scale_": sizes["input_scale"]} if "input_scale" in parameters else {}
+    )
     return {
         "_parameters": {
             name: to_numpy(tensor) for name, tensor in module.state_dict().items()
         },
         "_optimizer_state": optimizer_arrays(optimizer),
-        "_fitted_with": estimator.get_params(deep=False),
+        "_fitted_with": parameters,
         "_fitted_sizes": sizes,
         "_row_totals": rows.total_levels(),
         "components_": to_numpy(module.components()),
+        **scale,
         "n_iter_": len(history["lower_bound"]),
         "n_samples_seen_": n_seen,
         "lower_bound_": lower_bound,

@@ -321,8 +321,8 @@ class BaseFactorModel(
         module = loaded_module(self, rows.dtype)
         decoded = map_rows(module, rows, lambda module, z: module.decode(z.x))
         expected = np.concatenate(list(decoded))
-        if self.input_scale_ != 1 and not module.is_given_total:
-            expected /= self.input_scale_
+        if self._input_scale != 1 and not module.is_given_total:
+            expected /= self._input_scale
         return expected
 
     def score_samples(self, X):
@@ -476,7 +476,7 @@ class BaseFactorModel(
         return self.components_.shape[0]
 
     @property
-    def input_scale_(self):
+    def _input_scale(self):
         """By what X is multiplied; 1.0 where it was counts that were fitted."""
         check_is_fitted(self)
         return self._fitted_sizes["input_scale"]

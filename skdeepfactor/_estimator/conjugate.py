@@ -1,5 +1,6 @@
-"""The base of models whose parameters all have updates in closed form."""
+"""The bases of models whose parameters all have updates in closed form."""
 
+import dataclasses
 from numbers import Integral, Real
 from typing import ClassVar
 
@@ -12,18 +13,12 @@ from skdeepfactor._training.plan import TrainingPlan
 from skdeepfactor._training.progress import with_callbacks
 
 
-class ConjugateFactorModel(BaseFactorModel):
-    """A model whose parameters all have updates in closed form.
-
-    Its module says in ``learns_shape`` whether a prior's shape is learnt.
-    """
+class ClosedFormFactorModel(BaseFactorModel):
+    """A model whose parameters all have updates in closed form."""
 
     _parameter_constraints: ClassVar[dict] = {
         **BaseFactorModel._parameter_constraints,
         "init": [StrOptions({"kmeans", "random"}), "array-like"],
-        "max_inner_iter": [Interval(Integral, 1, None, closed="left")],
-        "inner_tol": [Interval(Real, 0, None, closed="left")],
-        "n_cold_iter": [Interval(Integral, 1, None, closed="left"), None],
         "learning_offset": [Interval(Real, 0, None, closed="left")],
         "learning_decay": [Interval(Real, 0.5, 1, closed="right")],
     }
@@ -175,7 +170,24 @@ class ConjugateFactorModel(BaseFactorModel):
             learning_offset=self.learning_offset,
             learning_decay=self.learning_decay if is_stochastic else 0.0,
         )
+        return TrainingPlan(optimizer, ascends=True)
+
+
+class ConjugateFactorModel(ClosedFormFactorModel):
+    """One whose rows have factors that are iterated on, within each pass.
+
+    Its module says in ``learns_shape`` whether a prior's shape is learnt.
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **ClosedFormFactorModel._parameter_constraints,
+        "max_inner_iter": [Interval(Integral, 1, None, closed="left")],
+        "inner_tol": [Interval(Real, 0, None, closed="left")],
+        "n_cold_iter": [Interval(Integral, 1, None, closed="left"), None],
+    }
+
+    def _plan(self, module, budget):
         n_cold = n_cold_passes(
             self.n_cold_iter, self.init, self.max_iter, module.learns_shape
         )
-        return TrainingPlan(optimizer, ascends=True, n_cold=n_cold)
+        return dataclasses.replace(super()._plan(module, budget), n_cold=n_cold)

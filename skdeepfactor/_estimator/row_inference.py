@@ -34,14 +34,14 @@ def _inferred_parts(estimator, X, function):
     """
     if not is_streamed(X):
         rows = MatrixRows(checked_matrix(estimator, X, reset=False))
-        rows = rows.scaled(estimator.input_scale_)
+        rows = rows.scaled(estimator._input_scale)
         yield from map_rows(loaded_module(estimator, rows.dtype), rows, function)
         return
     module = None
     blocks = checked_blocks(estimator, X, reset=False).read()
     with contextlib.closing(blocks):
         for _, block in blocks:
-            rows = MatrixRows(block).scaled(estimator.input_scale_)
+            rows = MatrixRows(block).scaled(estimator._input_scale)
             module = module or loaded_module(estimator, rows.dtype)
             yield from map_rows(module, rows, function)
     if module is None:

@@ -72,6 +72,23 @@ def transposed_products(x, a):
         )
 
 
+def feature_sums(x, a):
+    """``x.T @ a``, (n_features, k), for ``a`` (n_rows, k).
+
+    For parameters that fit in memory twice. On a CPU no pattern is transposed: half the
+    time of ``transposed_products`` on one thread.
+    """
+    if x.layout == torch.strided:
+        return x.T @ a
+    if x.device.type != "cpu":
+        return x.t().to_sparse_csr() @ a
+    by_feature = scipy.sparse.csc_matrix(
+        (x.values().numpy(), x.col_indices().numpy(), x.crow_indices().numpy()),
+        shape=x.shape[::-1],
+    )
+    return torch.from_numpy(by_feature @ a.numpy())
+
+
 def map_values(function, *batches):
     """``function`` of the stored values of batches that share one pattern."""
     x = batches[0]

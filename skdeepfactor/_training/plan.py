@@ -48,6 +48,8 @@ class TrainingPlan:
         in them, which does not end training.
     n_warmup : int
         Passes until the objective is what it will be; none of them ends training.
+    remembers : bool
+        Whether what the module gives back of rows is kept from pass to pass.
     guard : callable or None
         Makes, from ``(module, memory, rows)``, what extrapolates steps on all rows and
         takes them back where the bound falls; None for no such thing.
@@ -57,4 +59,5 @@ class TrainingPlan:
     ascends: bool = False
     n_cold: int = 1
     n_warmup: int = 0
+    remembers: bool = True
     guard: Callable | None = None

@@ -72,7 +72,7 @@ class Run:
         self.is_validated = is_validated
         like = next(module.parameters())
         self.memory = self.guard = None
-        if module.local_width:
+        if module.local_width and plan.remembers:
             self.memory = Memory(
                 rows.n_samples, module.local_width, dtype=like.dtype, device=like.device
             )
