@@ -344,7 +344,7 @@ def test_the_temperature_falls_to_one(max_iter, divisors):
     assert (plan.n_warmup, plan.remembers) == (n_warm, True)
     assert model.n_iter_ == max_iter or model.n_iter_ > n_warm
     # In stochastic steps it takes as large a share of them.
-    module.begin(10 * max_iter)
+    module.begin(Budget(max_iter, 10 * max_iter, 32))
     assert module.n_annealed == pytest.approx(10 * n_warm)
     assert not model._plan(module, Budget(max_iter, 10 * max_iter, 6)).remembers
 
