@@ -295,7 +295,7 @@ def test_rows_say_nothing_of_what_they_miss(model, holey):
         module.backward(Batch.of(x, may_miss=True), 1)
         found = {name: p.grad for name, p in module.named_parameters()}
         # Products over all rows are there to be divided by.
-        found.pop("emission.products", None)
+        found.pop("lowest.products", None)
         return {name: grad for name, grad in found.items() if 30 in grad.shape}
 
     x = torch.from_numpy(holey)
@@ -552,13 +552,13 @@ DEFS = {
 @pytest.mark.parametrize("model", DEFS.values(), ids=DEFS.keys(), indirect=True)
 def test_emissions_are_of_the_entries_there(model, holey):
     module = model.fit(holey)._load(torch.float64)
-    emission, x = module.emission, torch.from_numpy(holey)
-    seen = emission.with_sums(Batch.of(x, may_miss=True))
+    lowest, emission, x = module.lowest, module.emission, torch.from_numpy(holey)
+    seen = lowest.with_sums(Batch.of(x, may_miss=True))
     factors = module._solve(seen)
-    view = emission.view(seen, factors.mean, factors.shape)
-    found = emission.likelihood(view) + emission.base(emission.constants(seen), seen)
-    z, w = factors.mean, emission.weight_mean
-    shape_z, shape_w = factors.shape, emission.weight_concentration
+    view = lowest.view(seen, factors.mean, factors.shape)
+    found = lowest.likelihood(view) + emission.base(emission.constants(seen), seen)
+    z, w = factors.mean, lowest.weight_mean
+    shape_z, shape_w = factors.shape, lowest.weight_concentration
     m = z @ w.T
     square = (z**2 * (1 + 1 / shape_z)) @ (w**2 * (1 + 1 / shape_w)).T
     spread = square - z**2 @ (w**2).T
@@ -570,7 +570,7 @@ def test_emissions_are_of_the_entries_there(model, holey):
         log_p = m.log() - spread / (2 * m**2)
         if model.solver == "auxiliary":
             log_z = torch.digamma(shape_z) - (shape_z / z).log()
-            log_w = emission.mean_log_weights(slice(None))
+            log_w = lowest.mean_log_weights(slice(None))
             log_p = (log_z[:, :, None] + log_w).logsumexp(1)
         # With 0 and 1 for data there are no factorials.
         terms = x * log_p
@@ -592,13 +592,13 @@ def test_drawn_likelihoods_are_of_the_entries_there(holey, likelihood):
         torch.rand(shape, generator=generator, dtype=torch.float64)
         for shape in ((60, 3), (30, 3))
     )
-    seen = Batch.of(x, may_miss=True)
-    found = module._likelihood(seen, z, w, False)
-    found = found + module._base(module._constants(seen))
+    seen, emission = Batch.of(x, may_miss=True), module.emission
+    found = emission.drawn(seen, z, w)
+    found = found + emission.base(emission.constants(seen), seen)
     is_there = ~x.isnan()
     known, m = torch.where(is_there, x, 1.0), z @ w.T
     if likelihood == "gaussian":
-        p = torch.distributions.Normal(m, module._noise().sqrt())
+        p = torch.distributions.Normal(m, emission.variance().sqrt())
     elif likelihood == "bernoulli":
         p = torch.distributions.Bernoulli(-torch.expm1(-m))
     else:
@@ -607,7 +607,7 @@ def test_drawn_likelihoods_are_of_the_entries_there(holey, likelihood):
     torch.testing.assert_close(found, expected)
     # Words, given their number, are drawn from what a row has.
     if likelihood == "poisson":
-        of_words = module._likelihood(seen, z, w, True)
+        of_words = emission.drawn(seen, z, w, given_total=True)
         shares = m / torch.where(is_there, m, 0.0).sum(1, keepdim=True)
         expected = torch.where(is_there, known * shares.log(), 0.0).sum(1)
         has_words = torch.where(is_there, x, 0.0).sum(1) > 0

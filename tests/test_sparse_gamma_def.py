@@ -18,12 +18,9 @@ from sklearn.metrics import f1_score
 from skdeepfactor import PoissonFactorization, SparseGammaDEF
 from skdeepfactor._math.allocation import indicator_excess
 from skdeepfactor._math.batch import Batch, to_tensor
-from skdeepfactor.models.sparse_gamma_def.gradient import (
-    FAMILIES,
-    FreshNoise,
-    KeyedNoise,
-    PathwiseBelief,
-)
+from skdeepfactor._math.noise import FreshNoise, KeyedNoise
+from skdeepfactor.models.sparse_gamma_def import gradient
+from skdeepfactor.models.sparse_gamma_def.families import FAMILIES
 from skdeepfactor.models.sparse_gamma_def.inverse_gaussians import InverseGaussians
 
 RHO, TAU = [0.5, 2.0, 3e-3, 50.0, 1.0], [0.3, 1e-6, 40.0, 20.0, 200.0]
@@ -139,9 +136,9 @@ def test_the_bound_is_that_of_an_independent_estimate(likelihood, link):
 
     uppers = q.factors.uppers
     families = [by_shape(q.factors.shape, q.factors.mean), *map(upper, uppers)]
-    emission = module.emission
+    lowest = module.lowest
     weights = [
-        by_shape(emission.weight_concentration.T, emission.weight_mean.T),
+        by_shape(lowest.weight_concentration.T, lowest.weight_mean.T),
         *map(upper, module._uppers),
     ]
     generator = np.random.default_rng(2)
@@ -186,10 +183,10 @@ def test_one_layer_is_poisson_factorization():
     )
     flat.set_params(random_state=0, max_iter=30).fit(X)
     deep = SparseGammaDEF((4,), solver="auxiliary", max_iter=1, random_state=0).fit(X)
-    deep._parameters["emission.weight_concentration"] = (
+    deep._parameters["lowest.weight_concentration"] = (
         flat.weight_concentration_.T.copy()
     )
-    deep._parameters["emission.weight_mean"] = flat.components_.T.copy()
+    deep._parameters["lowest.weight_mean"] = flat.components_.T.copy()
     for model in (flat, deep):
         model._fitted_with["inner_tol"] = 1e-10
     assert_allclose(deep.score_samples(X), flat.score_samples(X), rtol=1e-6)
@@ -493,10 +490,10 @@ def test_draws_of_a_family_have_its_moments(family):
     relative = expected.variance / expected.mean**2
     assert_allclose(functions.relative_variance(pair[1]), relative, rtol=1e-6)
     for noise in (
-        FreshNoise(first, torch.Generator().manual_seed(0)),
-        KeyedNoise(keys, first, 3),
+        FreshNoise(first, 1, torch.Generator().manual_seed(0)),
+        KeyedNoise(first, 1, keys, 3),
     ):
-        draws = functions.log_draw(first, second, noise)
+        (draws,) = functions.log_draw(first, second, noise)
         for own, cdf in zip(
             draws.exp().detach().T, expected_cdfs(expected), strict=True
         ):
@@ -636,11 +633,11 @@ def test_means_of_wide_weights_stand_for_their_draws(family, likelihood):
             (lowest,), variance = module._expanded(weights)
             assert_allclose(lowest[:, 2:], mean[:, 2:])
             at_mean, expanded, drawn = (
-                float(module._likelihood(seen, z, *given).sum())
-                for given in (
-                    (lowest, False, None),
-                    (lowest, False, variance),
-                    (weights[0], False, None),
+                float(module.emission.drawn(seen, z, w, variance=of_w).sum())
+                for w, of_w in (
+                    (lowest, None),
+                    (lowest, variance),
+                    (weights[0], None),
                 )
             )
             changes.append(drawn - at_mean)
@@ -663,7 +660,7 @@ def test_slopes_are_finite_where_draws_of_units_are_near_zero(likelihood):
     assert (variance == 0).any()
     for size in (1e-12, 1e-20, 1e-30, 0.0):
         z = torch.full((len(X), 4), size, requires_grad=True)
-        bounds = module._likelihood(seen, z, weights[0], False, variance)
+        bounds = module.emission.drawn(seen, z, weights[0], variance=variance)
         both = z, module.weight_parameters[0]
         for slope in torch.autograd.grad(bounds.sum(), both, retain_graph=True):
             assert slope.isfinite().all()
@@ -738,12 +735,12 @@ def test_gradients_that_go_on_take_steps_on_rows_again(monkeypatch):
     model = by_gradients((4,), max_iter=4).fit(X)
     rates = []
 
-    def moved(self, local, slope, rate):
+    def step(state, moments, slope, rate):
         rates.append(rate)
-        return plain(self, local, slope, rate)
+        return plain(state, moments, slope, rate)
 
-    plain = PathwiseBelief._moved
-    monkeypatch.setattr(PathwiseBelief, "_moved", moved)
+    plain = gradient.adam_step
+    monkeypatch.setattr(gradient, "adam_step", step)
     by_gradients((4,), max_iter=4).fit(X)
     n_cold = len(rates)
     model.set_params(warm_start=True).fit(X)
@@ -867,23 +864,23 @@ def test_steps_with_spikes_climb_the_bound(likelihood):
 def test_the_posterior_of_spikes_is_that_of_a_mixture():
     """Of the weights given what rows say of them: by quadrature."""
     model = spiked().fit(sparse_and_layered(0, 100)[0])
-    emission = model._load(torch.float64).emission
-    slab, spike = (scipy.stats.gamma(a, scale=1 / b) for a, b in emission.kinds)
-    share = float(emission.inclusion_rate)
+    lowest = model._load(torch.float64).lowest
+    slab, spike = (scipy.stats.gamma(a, scale=1 / b) for a, b in lowest.kinds)
+    share = float(lowest.inclusion_rate)
     t = np.linspace(-60, 8, 200_001)
     w, step = np.exp(t), t[1] - t[0]
     density = share * slab.pdf(w) + (1 - share) * spike.pdf(w)
     for feature, unit in ((0, 0), (5, 3), (11, 2)):
-        counts = float(emission.counts.detach()[feature, unit])
-        total = float(emission.totals.detach()[unit])
+        counts = float(lowest.counts.detach()[feature, unit])
+        total = float(lowest.totals.detach()[unit])
         weight = density * w * np.exp(counts * t - total * w - counts)
         mean = (weight * w).sum() / weight.sum()
-        actual = float(emission.weight_mean[feature, unit])
+        actual = float(lowest.weight_mean[feature, unit])
         # The share of slabs was renewed after the odds were.
         assert actual == pytest.approx(mean, rel=1e-3)
         assert step < 1e-3
-    draws = emission.draw(np.random.default_rng(0))
-    assert draws.mean() == pytest.approx(float(emission.weight_mean.mean()), rel=0.05)
+    draws = lowest.draw(np.random.default_rng(0))
+    assert draws.mean() == pytest.approx(float(lowest.weight_mean.mean()), rel=0.05)
 
 
 @pytest.mark.parametrize(

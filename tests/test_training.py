@@ -740,14 +740,14 @@ def test_estimators_take_the_same_step_in_chunks(conjugate, counts, monkeypatch)
 # Steps that may lower the bound.
 
 
-def on_path(X, module, n_passes):
+def on_path(X, module, n_passes, is_large=False):
     """Train on a path: the logarithm where it ends, all bounds, and the one there."""
-    is_small = Guard.has_room_for(len(X) + 1)
     guard = partial(
         Guard,
         positions=module.positions,
-        depth=module.acceleration if is_small else 0,
-        holds_rows=is_small,
+        # Of large models rows are not kept, but inferred again from the parameters.
+        depth=0 if is_large else module.acceleration,
+        holds_rows=not is_large,
     )
     history, bound = run(
         module, X, max_iter=n_passes, tol=-1.0, ascends=False, guard=guard
@@ -785,18 +785,14 @@ def test_an_extrapolation_that_lowers_the_bound_is_taken_back(X):
 
 @pytest.mark.parametrize("acceleration", [0, 1])
 @pytest.mark.parametrize("is_large", [False, True])
-def test_training_ends_with_the_best_pass(acceleration, is_large, X, monkeypatch):
-    if is_large:
-        # The rows are then not kept, and inferred again from the parameters.
-        monkeypatch.setattr("skdeepfactor._training.guard.MAX_EXTRAPOLATED", 0)
-
+def test_training_ends_with_the_best_pass(acceleration, is_large, X):
     def step(log_place):
         return log_place - 1
 
     def bound(log_place):
         return -(log_place - 1.5).square()
 
-    place, bounds, final = on_path(X, Path(step, bound, acceleration), 9)
+    place, bounds, final = on_path(X, Path(step, bound, acceleration), 9, is_large)
     assert bounds[-1] < bounds.max()
     assert final == pytest.approx(bounds.max())
     # The parameters are those of that pass as well.

@@ -17,14 +17,14 @@ class Budget:
         Steps in all these passes; None in a stream.
     batch_size : int or None
         Rows in a step; None for all rows.
-    n_rows : int or None
-        Rows of the process that has most; None in a stream.
+    n_rows : int
+        Rows of the process that has most; 0 in a stream, which is not held.
     """
 
     n_passes: int | None = None
     n_updates: int | None = None
     batch_size: int | None = None
-    n_rows: int | None = None
+    n_rows: int = 0
 
     @property
     def is_stochastic(self):
