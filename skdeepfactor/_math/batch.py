@@ -30,18 +30,23 @@ def compute_dtype(X):
 def to_tensor(X, rows, *, dtype, device):
     """``X[rows]`` as a strided or a CSR tensor.
 
-    ``X`` is an ndarray or a canonical SciPy CSR matrix; ``rows`` a slice or an array of
-    integers. What comes back never shares memory with ``X``.
+    ``X`` is an ndarray or a canonical SciPy CSR matrix; ``rows`` a slice of step 1 or an
+    array of integers. What comes back never shares memory with ``X``.
     """
-    part = X[rows]
-    if not scipy.sparse.issparse(part):
+    if not scipy.sparse.issparse(X):
         # torch takes no read-only memory, and neither big-endian nor boolean numbers.
-        values = np.array(part, dtype=np.float64 if dtype == torch.float64 else "f4")
+        values = np.array(X[rows], dtype=np.float64 if dtype == torch.float64 else "f4")
         return torch.from_numpy(values).to(device)
-    values = torch.from_numpy(part.data.astype(np.float64)).to(device, dtype)
-    crow = torch.from_numpy(part.indptr.astype(np.int32)).to(device)
-    columns = torch.from_numpy(part.indices.astype(np.int32)).to(device)
-    return csr(crow, columns, values, part.shape)
+    if not isinstance(rows, slice):
+        X, rows = X[rows], slice(None)
+    # SciPy would copy a slice of rows once more, though its entries are adjacent.
+    start, stop, _ = rows.indices(X.shape[0])
+    starts = X.indptr[start : max(start, stop) + 1]
+    entries = slice(starts[0], starts[-1])
+    values = torch.from_numpy(X.data[entries].astype(np.float64)).to(device, dtype)
+    crow = torch.from_numpy((starts - starts[0]).astype(np.int32)).to(device)
+    columns = torch.from_numpy(X.indices[entries].astype(np.int32)).to(device)
+    return csr(crow, columns, values, (len(starts) - 1, X.shape[1]))
 
 
 class Wanted(NamedTuple):

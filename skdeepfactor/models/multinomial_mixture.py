@@ -314,11 +314,15 @@ class CategoricalMultinomial(FactorModule):
         shares, bounds = self._inferred(batch, own, self._divisor())
         if self.is_collapsed:
             bounds = self._bounds(batch, shares)
-        counted = scaled(shares / self._sizes.to(shares.dtype), weight)
-        sums = feature_sums(batch.x, counted)
-        self.gradient(self.topic_counts).sub_(sums.T[self._column])
-        rows = counted.sum(0, dtype=torch.float64)[self._column]
-        self.gradient(self.component_rows).sub_(rows.to(counted.dtype))
+        counted = self._each(shares)
+        if isinstance(weight, torch.Tensor):
+            counted, weight = scaled(counted, weight), 1.0
+        sums = feature_sums(batch.x, counted).T
+        rows = counted.sum(0)
+        if self.has_empty:
+            sums, rows = sums[self._column], rows[self._column]
+        self.gradient(self.topic_counts).sub_(sums, alpha=weight)
+        self.gradient(self.component_rows).sub_(rows, alpha=weight)
         return bounds, self._by_component(shares) if self.is_collapsed else None
 
     @torch.no_grad()
@@ -334,15 +338,18 @@ class CategoricalMultinomial(FactorModule):
             is_held = rows >= HELD
         self._held = is_held.nonzero()[:, 0]
         n_held, n_empty = len(self._held), len(rows) - len(self._held)
+        self.has_empty = n_empty > 0
         # The column of each component, and the number of components in each column.
         self._column = torch.where(is_held, is_held.cumsum(0) - 1, n_held)
         self._sizes = torch.ones(n_held, dtype=torch.float64, device=rows.device)
-        if n_empty:
+        if self.has_empty:
             self._sizes = nn.functional.pad(self._sizes, (0, 1), value=n_empty)
-        self._rows = torch.zeros_like(self._sizes)
+        if self.has_empty:
+            counts, rows = counts[self._held], rows[self._held]
         self._counts = counts.new_zeros(self.n_features, len(self._sizes))
-        self._rows[:n_held] = rows[self._held].double()
-        self._counts[:, :n_held] = counts[self._held].T
+        self._counts[:, :n_held] = counts.T
+        self._rows = torch.zeros_like(self._sizes)
+        self._rows[:n_held] = rows.double()
         self._totals = self._counts.sum(0, dtype=torch.float64)
         self._totals += self.n_features * self.eta
         self._table = None
@@ -362,12 +369,13 @@ class CategoricalMultinomial(FactorModule):
             weight = min(1.0, weight)
         return scaled(start[:, self._held], weight)
 
-    def _by_component(self, shares):
-        """Responsibilities of components, (n_rows, n_components), of those of columns.
+    def _each(self, shares):
+        """Responsibilities of one component of each column, which has their sum."""
+        return shares / self._sizes.to(shares.dtype) if self.has_empty else shares
 
-        Where several share a column, it has their sum.
-        """
-        return (shares / self._sizes.to(shares.dtype))[:, self._column]
+    def _by_component(self, shares):
+        """Responsibilities of all components, (n_rows, n_components)."""
+        return self._each(shares)[:, self._column] if self.has_empty else shares
 
     def _inferred(self, batch, own=None, divisor=1.0):
         """Responsibilities of the columns, (n_rows, n_columns), and scores of rows."""
