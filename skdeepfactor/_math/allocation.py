@@ -90,9 +90,18 @@ def log_factorials(x):
     return row_sum(map_values(lambda counts: torch.lgamma(counts.double() + 1), x))
 
 
-def allocate(x, mean_log_z, weights):
-    """Allocate the counts of ``x`` given E[log z], shape (n_rows, k)."""
+def allocate(x, mean_log_z, weights, allowed=None):
+    """Allocate the counts of ``x`` given E[log z], shape (n_rows, k).
+
+    ``allowed``, a mask of the same shape, says which factors each row may use: at least
+    one. The others get exactly 0.
+    """
+    if allowed is not None:
+        # Before the largest is scaled to 1, which must be one that is allowed.
+        mean_log_z = mean_log_z.masked_fill(~allowed, -torch.inf)
     z, log_scale = scaled_exp(mean_log_z, 1)
+    if allowed is not None:
+        z *= allowed  # Its floor is not 0.
     products = product_at(x, z, weights.scaled.T)
     return Allocation(z, map_values(torch.div, x, products), products, log_scale)
 
