@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.distributions import Dirichlet, kl_divergence
 
-from skdeepfactor._math.allocation import Weights, allocate
+from skdeepfactor._math.allocation import Weights, allocate, expected_counts
 from skdeepfactor._math.batch import Batch
 from skdeepfactor._math.gammas import dirichlet_kl
 from skdeepfactor._math.ops import dense, without_zeros
@@ -236,3 +236,77 @@ def test_what_is_allowed_is_not_lost_beside_what_is_not(dtype):
     allocation = allocate(x, mean_log, weights, torch.tensor([[False, True]]))
     assert allocation.row_counts(weights).tolist() == [[0.0, 3.0]]
     assert allocation.log_likelihood(x, weights).tolist() == [-15000.0]
+
+
+# Derivatives.
+
+
+@pytest.mark.parametrize("layout", [dense, without_zeros])
+def test_derivatives_of_allocated_counts(layout):
+    x = layout(made_rows())
+    generator = torch.Generator().manual_seed(0)
+    z, w = (
+        (
+            0.1 + torch.rand(n, 3, generator=generator, dtype=torch.float64)
+        ).requires_grad_()
+        for n in (6, N_FEATURES)
+    )
+    assert torch.autograd.gradcheck(lambda z, w: expected_counts(x, z, w), (z, w))
+    # One of the two may be fixed.
+    fixed = w.detach()
+    assert torch.autograd.gradcheck(lambda z: expected_counts(x, z, fixed), z)
+    fixed_z = z.detach()
+    assert torch.autograd.gradcheck(lambda w: expected_counts(x, fixed_z, w), w)
+
+
+@pytest.mark.parametrize("layout", [dense, without_zeros])
+def test_derivatives_through_steps_of_inference(layout):
+    x = layout(made_rows())
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(N_FEATURES, 3, generator=generator, dtype=torch.float64)
+
+    def proportions(logits):
+        topics = logits.softmax(0)
+        theta = torch.full((6, 3), 1 / 3, dtype=torch.float64)
+        for _ in range(4):
+            theta = 0.2 + expected_counts(x, theta, topics)
+        return theta / theta.sum(1, keepdim=True)
+
+    assert torch.autograd.gradcheck(proportions, logits.requires_grad_())
+
+
+def test_allocated_counts_are_those_of_an_allocation():
+    topics, x = made_topics(), without_zeros(made_rows())
+    weights = topics.collapsed_weights
+    generator = torch.Generator().manual_seed(0)
+    theta = 0.1 + torch.rand(6, N_TOPICS, generator=generator, dtype=torch.float64)
+    expected = allocate(x, theta.log(), weights).row_counts(weights)
+    found = expected_counts(x, theta, topics.mean().T.contiguous())
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found.sum(1), dense(x).sum(1))
+
+
+def test_nothing_but_sparse_products_of_sparse_rows(monkeypatch):
+    """No array of (entries, factors), and none of (rows, features), is made."""
+    x = without_zeros(made_rows())
+
+    def refuse(*_, **__):
+        raise AssertionError("made dense")
+
+    monkeypatch.setattr(torch.Tensor, "to_dense", refuse)
+    z = torch.ones(6, 3, dtype=torch.float64, requires_grad=True)
+    w = torch.ones(N_FEATURES, 3, dtype=torch.float64, requires_grad=True)
+    shapes = []
+
+    class Shapes(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.layout == torch.strided:
+                shapes.append(tuple(result.shape))
+            return result
+
+    with Shapes():
+        expected_counts(x, z, w).sum().backward()
+    n_entries = len(x.values())
+    assert shapes
+    assert not {(n_entries, 3), (3, n_entries), (6, N_FEATURES)} & set(shapes)
