@@ -83,6 +83,13 @@ class BaseFactorModel(
         """What the module's shape needs, as a dict that is kept with the fit."""
         return {"n_features": rows.n_features}
 
+    def _sizes_of_all(self, sizes):
+        """The sizes for the rows of all processes, from those that each has found.
+
+        Where each process has rows of its own; all must come to the same.
+        """
+        return sizes[0]
+
     def _known_of_rows(self, rows, y, sizes):
         """What is known of each row beside X, as arrays by name; see ``Batch.side``."""
         return {}
