@@ -77,7 +77,13 @@ class BaseFactorModel(
     _domain = Counts()
 
     #: Parameters that give what is fitted its meaning, and may not change after it.
-    _kept_parameters = ("n_components", "likelihood", "link", "family", "weight_prior")
+    _kept_parameters: tuple = (
+        "n_components",
+        "likelihood",
+        "link",
+        "family",
+        "weight_prior",
+    )
 
     def _sizes(self, rows, y):
         """What the module's shape needs, as a dict that is kept with the fit."""
