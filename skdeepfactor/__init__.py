@@ -1,6 +1,7 @@
 """Deep probabilistic factor models of counts, as scikit-learn estimators."""
 
 from skdeepfactor._version import __version__
+from skdeepfactor.models.labeled_lda import LabeledLDA
 from skdeepfactor.models.latent_dirichlet_allocation import LatentDirichletAllocation
 from skdeepfactor.models.neural_topic_dlgm import NeuralTopicDLGM
 from skdeepfactor.models.poisson_factorization import PoissonFactorization
@@ -9,6 +10,7 @@ from skdeepfactor.models.variational_autoencoder import VariationalAutoencoder
 from skdeepfactor.models.variational_sparse_coding import VariationalSparseCoding
 
 __all__ = [
+    "LabeledLDA",
     "LatentDirichletAllocation",
     "NeuralTopicDLGM",
     "PoissonFactorization",
