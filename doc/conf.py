@@ -62,6 +62,7 @@ ORDER = [
     "plot_topics_of_docstrings.py",
     "plot_number_of_components.py",
     "plot_themes_of_topics.py",
+    "plot_labeled_topics.py",
     "plot_word_embeddings.py",
     "plot_listeners.py",
     "plot_single_cells.py",

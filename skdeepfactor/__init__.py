@@ -3,6 +3,7 @@
 import importlib
 
 from skdeepfactor._version import __version__
+from skdeepfactor.models.labeled_lda import LabeledLDA
 from skdeepfactor.models.latent_dirichlet_allocation import LatentDirichletAllocation
 from skdeepfactor.models.multinomial_mixture import MultinomialMixture
 from skdeepfactor.models.neural_topic_dlgm import NeuralTopicDLGM
@@ -12,6 +13,7 @@ from skdeepfactor.models.variational_autoencoder import VariationalAutoencoder
 from skdeepfactor.models.variational_sparse_coding import VariationalSparseCoding
 
 __all__ = [
+    "LabeledLDA",
     "LatentDirichletAllocation",
     "MultinomialMixture",
     "NeuralTopicDLGM",

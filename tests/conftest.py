@@ -1,11 +1,14 @@
 """The table of models, and data for all tests."""
 
+import functools
+
 import numpy as np
 import pytest
 import scipy.sparse
 import torch
 
 from skdeepfactor import (
+    LabeledLDA,
     LatentDirichletAllocation,
     MultinomialMixture,
     NeuralTopicDLGM,
@@ -14,7 +17,9 @@ from skdeepfactor import (
     VariationalAutoencoder,
     VariationalSparseCoding,
 )
+from skdeepfactor._estimator.base import BaseFactorModel
 from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
+from skdeepfactor.data import RowBlocks
 
 # Every model and variant that the contract is checked for: small, and quick to fit.
 # Batches of 32 are parts of most data here, but not of those on which scikit-learn
@@ -97,6 +102,10 @@ ESTIMATORS = {
     "MultinomialMixture-em": MultinomialMixture(3, inference="em", random_state=0),
     "MultinomialMixture-stochastic": MultinomialMixture(
         3, batch_size=32, random_state=0
+    ),
+    "LabeledLDA": LabeledLDA(random_state=0),
+    "LabeledLDA-shared": LabeledLDA(
+        2, 1, inference="mean_field", max_iter=20, random_state=0
     ),
     "NeuralTopicDLGM": NeuralTopicDLGM(
         3, encoder_layers=(8,), max_iter=3, max_refine_steps=30, random_state=0
@@ -209,6 +218,59 @@ CLOSED_FORMS = {
     if isinstance(model, ClosedFormFactorModel)
     and model.get_params().get("solver") != "gradient"
 }
+
+
+def labels_of(X):
+    """An indicator of three labels: thirds of the columns that have much of a row.
+
+    It depends on the row alone: rows keep theirs in any order and number. Empty rows
+    have none, unless all are empty.
+    """
+    if isinstance(X, RowBlocks):
+        return np.concatenate([labels_of(block) for _, block in X.blocks()])
+    try:
+        X = scipy.sparse.csr_matrix(X).astype(np.float64)
+    except (TypeError, ValueError, Warning):
+        # What is no matrix of numbers is the estimator's to refuse.
+        return np.ones((len(X), 3))
+    thirds = np.arange(X.shape[1]) * 3 // max(X.shape[1], 1)
+    counts = X @ np.eye(3)[thirds]
+    has_label = counts > 0.25 * counts.sum(axis=1, keepdims=True)
+    return has_label if has_label.any() else ~has_label
+
+
+# What models that need y are given where a test of the contract has none.
+TARGETS = {LabeledLDA: labels_of}
+
+
+def supply_targets(setattr=setattr):
+    """Let models that need y make it of X, and score words rather than labels.
+
+    So that one test serves all models. ``setattr`` is that of a monkeypatch.
+    """
+
+    def with_target(method, target_of):
+        @functools.wraps(method)
+        def call(self, X, y=None, **options):
+            return method(self, X, target_of(X) if y is None else y, **options)
+
+        return call
+
+    for kind, target_of in TARGETS.items():
+        for name in ("fit", "partial_fit"):
+            setattr(kind, name, with_target(getattr(kind, name), target_of))
+        setattr(kind, "score", BaseFactorModel.score)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def targets(request):
+    """Targets where a module's tests give none to models that need some."""
+    if request.module.__name__.split(".")[-1] in ("test_sklearn", "test_labeled_lda"):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        supply_targets(patch.setattr)
+        yield
 
 
 # More threads gain nothing on data this small, and two such processes on one machine

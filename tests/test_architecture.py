@@ -337,6 +337,7 @@ print([name for name in heavy if name in sys.modules])
 import numpy
 from skdeepfactor._estimator.sampled import SampledFactorModel
 X = numpy.random.RandomState(0).poisson(1.0, (20, 8))
+y = [0, 1] * 10
 for name in skdeepfactor.__all__:
     if name == "__version__":
         continue
@@ -345,8 +346,8 @@ for name in skdeepfactor.__all__:
         continue
     for parameters in ({}, {"batch_size": 8}, {"validation_fraction": 0.2}):
         estimator = kind(max_iter=2, **parameters)
-        estimator.fit(X).score(X)
-        estimator.partial_fit(X)
+        estimator.fit(X, y).score(X, y)
+        estimator.partial_fit(X, y)
 print([name for name in heavy if name in sys.modules])
 """
 

@@ -29,7 +29,8 @@ torch.set_num_threads(1)
 warnings.simplefilter("ignore")
 from skdeepfactor.data import RowBlocks
 from sklearn.base import clone
-from tests.conftest import ESTIMATORS
+from tests.conftest import ESTIMATORS, supply_targets
+supply_targets()
 
 rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 if world > 1:

@@ -180,6 +180,8 @@ def test_refitting_leaves_earlier_arrays_alone(fitted, counts):
 
 OTHER_PROCESS = """
 import hashlib, pickle, sys, torch
+from tests.conftest import supply_targets
+supply_targets()
 torch.set_num_threads(int(sys.argv[1]))
 for path in sys.stdin:
     with open(path.strip(), "rb") as file:

@@ -77,7 +77,13 @@ class BaseFactorModel(
     _domain = Counts()
 
     #: Parameters that give what is fitted its meaning, and may not change after it.
-    _kept_parameters = ("n_components", "likelihood", "link", "family", "weight_prior")
+    _kept_parameters: tuple = (
+        "n_components",
+        "likelihood",
+        "link",
+        "family",
+        "weight_prior",
+    )
 
     #: By what X is multiplied; a parameter of those models whose priors have a scale.
     input_scale: float | str = 1.0
@@ -85,6 +91,13 @@ class BaseFactorModel(
     def _sizes(self, rows, y):
         """What the module's shape needs, as a dict that is kept with the fit."""
         return {"n_features": rows.n_features}
+
+    def _sizes_of_all(self, sizes):
+        """The sizes for the rows of all processes, from those that each has found.
+
+        Where each process has rows of its own; all must come to the same.
+        """
+        return sizes[0]
 
     def _known_of_rows(self, rows, y, sizes):
         """What is known of each row beside X, as arrays by name; see ``Batch.side``."""

@@ -99,6 +99,9 @@ class Fit:
             self.sizes = (
                 estimator._fitted_sizes if self.is_warm else estimator._sizes(rows, y)
             )
+        if share.is_sharded:
+            self.sizes = estimator._sizes_of_all(share.gathered(self.sizes))
+        with share.agreement():
             rows = rows.knowing(**estimator._known_of_rows(rows, y, self.sizes))
             if sample_weight is not None:
                 rows = weighted_rows(rows, sample_weight)

@@ -14,6 +14,7 @@ one of the two factors.
 from typing import NamedTuple
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from skdeepfactor._math.gammas import scaled_exp
 from skdeepfactor._math.ops import (
@@ -90,11 +91,64 @@ def log_factorials(x):
     return row_sum(map_values(lambda counts: torch.lgamma(counts.double() + 1), x))
 
 
-def allocate(x, mean_log_z, weights):
-    """Allocate the counts of ``x`` given E[log z], shape (n_rows, k)."""
+def allocate(x, mean_log_z, weights, allowed=None):
+    """Allocate the counts of ``x`` given E[log z], shape (n_rows, k).
+
+    ``allowed``, a mask of the same shape, says which factors each row may use: at least
+    one. The others get exactly 0.
+    """
+    if allowed is not None:
+        # Before the largest is scaled to 1, which must be one that is allowed.
+        mean_log_z = mean_log_z.masked_fill(~allowed, -torch.inf)
     z, log_scale = scaled_exp(mean_log_z, 1)
+    if allowed is not None:
+        z *= allowed  # Its floor is not 0.
     products = product_at(x, z, weights.scaled.T)
     return Allocation(z, map_values(torch.div, x, products), products, log_scale)
+
+
+def expected_counts(x, z, w):
+    """Counts of ``x`` allocated to factors, (n_rows, k), to be differentiated.
+
+    ``z``, (n_rows, k), and ``w``, (n_features, k), are positive, and gradients flow to
+    both: c_nk = z_nk sum_v x_nv w_vk / p_nv, with p = z w' at the entries of ``x``.
+    """
+    return _ExpectedCounts.apply(x, z, w)
+
+
+class _ExpectedCounts(torch.autograd.Function):
+    """c = z * u, u = (x / p) w; only sparse products, and nothing else is kept."""
+
+    @staticmethod
+    def forward(ctx, x, z, w):
+        products = product_at(x, z, w.T)
+        ratio = map_values(torch.div, x, products)
+        u = ratio @ w
+        ctx.products, ctx.ratio = products, ratio
+        ctx.save_for_backward(z, w, u)
+        return z * u
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        z, w, u = ctx.saved_tensors
+        for_u = (gradient * z).contiguous()
+        for_products = map_values(
+            lambda for_ratio, ratio, p: -for_ratio * ratio / p,
+            product_at(ctx.ratio, for_u, w.T),
+            ctx.ratio,
+            ctx.products,
+        )
+        for_z = for_w = None
+        if ctx.needs_input_grad[1]:
+            for_z = gradient * u + for_products @ w
+        if ctx.needs_input_grad[2]:
+            for_w = torch.empty_like(w)
+            for features, part in transposed_products(ctx.ratio, for_u):
+                for_w[features] = part
+            for features, part in transposed_products(for_products, z):
+                for_w[features] += part
+        return None, for_z, for_w
 
 
 def indicator_excess(log_p):

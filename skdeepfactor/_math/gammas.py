@@ -110,18 +110,23 @@ def log_product(a, b):
     return result
 
 
-def dirichlet_kl(concentration, mean_log, prior):
+def dirichlet_kl(concentration, mean_log, prior, allowed=None):
     """KL(Dirichlet(concentration) || Dirichlet(prior)), float64.
 
     ``mean_log`` is digamma(concentration) - digamma(its sum), the expected logarithm.
+    Where ``allowed`` is not so, both are 0 with certainty, whatever stands there.
     """
     prior = torch.as_tensor(
         prior, dtype=concentration.dtype, device=concentration.device
     )
     divergence = (concentration - prior) * mean_log
     divergence -= torch.lgamma(concentration) - torch.lgamma(prior)
+    prior = prior.expand_as(concentration)
+    if allowed is not None:
+        divergence = divergence.masked_fill(~allowed, 0)
+        concentration, prior = concentration * allowed, prior * allowed
     totals = torch.lgamma(concentration.sum(-1, dtype=torch.float64))
-    prior_totals = prior.expand_as(concentration).sum(-1, dtype=torch.float64)
+    prior_totals = prior.sum(-1, dtype=torch.float64)
     totals -= torch.lgamma(prior_totals)
     return totals + divergence.sum(-1, dtype=torch.float64)
 

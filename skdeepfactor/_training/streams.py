@@ -4,6 +4,7 @@ import contextlib
 import copy
 
 import numpy as np
+import scipy.sparse
 import torch
 
 from skdeepfactor._math.batch import compute_dtype
@@ -183,9 +184,7 @@ class StreamedRows(Rows):
         rows = copy.copy(self)
         rows._arrays = dict(self._arrays)
         for name, array in arrays.items():
-            whole = np.zeros((len(self._totals), *array.shape[1:]), array.dtype)
-            whole[self._kept] = array
-            rows._arrays[name] = whole
+            rows._arrays[name] = _spread(array, self._kept, len(self._totals))
         kept = self._kept
         if "weight" in rows._arrays:
             kept = kept[rows._arrays["weight"][kept] > 0]
@@ -269,3 +268,16 @@ class StreamedRows(Rows):
         for matrix, numbers in self._kept_blocks(order):
             shuffled = rng.permutation(len(numbers))
             yield matrix[shuffled], numbers[shuffled]
+
+
+def _spread(array, places, n_rows):
+    """An array, or a CSR matrix, whose rows stand at their places among zeros."""
+    if not scipy.sparse.issparse(array):
+        whole = np.zeros((n_rows, *array.shape[1:]), array.dtype)
+        whole[places] = array
+        return whole
+    lengths = np.zeros(n_rows, dtype=array.indptr.dtype)
+    lengths[places] = np.diff(array.indptr)
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(array.indptr.dtype)
+    shape = (n_rows, array.shape[1])
+    return scipy.sparse.csr_matrix((array.data, array.indices, starts), shape)

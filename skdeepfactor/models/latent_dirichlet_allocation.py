@@ -43,20 +43,12 @@ from torch import nn
 from torch.distributions import Dirichlet
 
 from skdeepfactor._estimator.conjugate import ConjugateFactorModel
-from skdeepfactor._math.allocation import Weights, allocate
-from skdeepfactor._math.gammas import (
-    check_prior,
-    digamma,
-    dirichlet,
-    dirichlet_kl,
-    symmetric_dirichlet,
-)
+from skdeepfactor._math.gammas import check_prior, dirichlet, symmetric_dirichlet
 from skdeepfactor._math.module import FactorModule
-from skdeepfactor._math.ops import scaled, slices
-from skdeepfactor._math.row_iteration import MAX_STEPS, fixed_point
+from skdeepfactor._math.ops import scaled
+from skdeepfactor._math.row_iteration import MAX_STEPS
 from skdeepfactor._math.starts import check_init, initial_counts
-
-ALL = slice(None)
+from skdeepfactor._math.topics import Admixture, Topics
 
 
 class DirichletTopics(FactorModule):
@@ -100,22 +92,16 @@ class DirichletTopics(FactorModule):
 
     def elbo(self, batch, q=None):
         if q is not None:
-            return self._bounds(batch, q.concentration)[0]
+            return self._rows.bounds(batch, q.concentration)[0]
         # The best q(theta) for the bound is the mean-field one.
-        counts = self._solve(batch, None, self._mean_field_update)
-        return self._bounds(batch, self.alpha + counts)[0]
+        counts = self._solve(batch, is_collapsed=False)
+        return self._rows.bounds(batch, self.alpha + counts)[0]
 
     def decode(self, z):
         return z @ self.components()
 
     def components(self):
-        topics = self.concentration()
-        return topics.div_(topics.sum(1, keepdim=True))
-
-    def concentration(self, topics=ALL, words=ALL):
-        """Parameters of the posterior of the topics, (n_components, n_features)."""
-        counts = self.topic_counts.detach()
-        return self.eta.expand_as(counts)[topics, words] + counts[topics, words]
+        return self.topics.mean()
 
     def sample(self, totals, generator):
         proportions = generator.dirichlet(self.alpha.cpu().numpy(), size=len(totals))
@@ -123,24 +109,12 @@ class DirichletTopics(FactorModule):
         return generator.multinomial(totals, p / p.sum(1, keepdims=True))
 
     def global_kl(self):
-        eta = self.eta.expand_as(self.topic_counts)
-        return sum(
-            dirichlet_kl(
-                self.concentration(topics), self._mean_log_topics(topics), eta[topics]
-            ).sum()
-            for topics in slices(*self.topic_counts.shape)
-        )
+        return self.topics.kl()
 
     @torch.no_grad()
     def backward(self, batch, n_samples, start=None):
         counts = self._solve(batch, start)
-        bounds, allocation, mean_log = self._bounds(batch, self.alpha + counts)
-        if self.is_collapsed:
-            mean_counts = (self.alpha + counts).log_()
-            allocation = allocate(batch.x, mean_counts, self._collapsed_weights)
-            weights = self._collapsed_weights
-        else:
-            weights = self._weights
+        bounds, allocation, weights, mean_log = self._rows.expectations(batch, counts)
         gradient = self.gradient(self.topic_counts)
         allocation.add_feature_counts(gradient, weights, -batch.weight * n_samples)
         gradient = self.gradient(self.mean_log_proportions)
@@ -154,64 +128,24 @@ class DirichletTopics(FactorModule):
             learnt = dirichlet(mean_log, start=self.alpha.double().cpu().numpy())
             self.alpha.copy_(torch.from_numpy(learnt))
         if "eta" in self.learnt:
-            mean_log = self._mean_log_topics().mean(dtype=torch.float64).item()
+            mean_log = self.topics.mean_log().mean(dtype=torch.float64).item()
             self.eta.fill_(symmetric_dirichlet(mean_log, self.topic_counts.shape[1]))
         self.refresh()
 
     @torch.no_grad()
     def refresh(self):
-        counts = self.topic_counts.detach()
-        eta = self.eta.expand_as(counts)
-        self._totals = counts.sum(1, keepdim=True) + eta.sum(1, keepdim=True)
-        self._weights = Weights.from_mean_log(
-            lambda words: self._mean_log_topics(ALL, words), counts.shape, counts
-        )
-        if self.is_collapsed:
-            self._collapsed_weights = Weights.from_mean_log(
-                lambda words: (self.concentration(ALL, words) / self._totals).log_(),
-                counts.shape,
-                counts,
-            )
+        self.topics = Topics(self.topic_counts.detach(), self.eta)
+        self._rows = Admixture(self.topics, self.alpha, is_collapsed=self.is_collapsed)
 
-    def _mean_log_topics(self, topics=ALL, words=ALL):
-        """E[log beta]."""
-        mean_log = digamma(self.concentration(topics, words))
-        return mean_log.sub_(digamma(self._totals[topics]))
-
-    def _solve(self, batch, start, update=None):
+    def _solve(self, batch, start=None, is_collapsed=None):
         """Expected counts of the topics in each row, from ``start`` or from none."""
-        if update is None:
-            is_collapsed = self.is_collapsed
-            update = self._collapsed_update if is_collapsed else self._mean_field_update
-        if start is None:
-            totals = batch.totals[:, None].to(self.alpha.dtype)
-            start = totals.expand(-1, len(self.alpha)) / len(self.alpha)
-        return fixed_point(
-            update,
+        return self._rows.solve(
             batch,
             start,
             max_steps=self.inner_iter if self.training else MAX_STEPS,
             tol=self.inner_tol,
+            is_collapsed=is_collapsed,
         )
-
-    def _collapsed_update(self, batch, counts):
-        mean_log = (self.alpha + counts).log_()
-        allocation = allocate(batch.x, mean_log, self._collapsed_weights)
-        return allocation.row_counts(self._collapsed_weights)
-
-    def _mean_field_update(self, batch, counts):
-        # The digamma of the total is the same for all topics and cancels in shares.
-        mean_log = digamma(self.alpha + counts)
-        return allocate(batch.x, mean_log, self._weights).row_counts(self._weights)
-
-    def _bounds(self, batch, concentration):
-        """The rows' bounds, the allocation of their counts and E[log theta]."""
-        mean_log = digamma(concentration)
-        mean_log -= digamma(concentration.sum(1, keepdim=True))
-        allocation = allocate(batch.x, mean_log, self._weights)
-        bounds = allocation.log_likelihood(batch.x, self._weights)
-        bounds -= dirichlet_kl(concentration, mean_log, self.alpha)
-        return bounds, allocation, mean_log
 
 
 class LatentDirichletAllocation(ConjugateFactorModel):
@@ -507,7 +441,7 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     def _fitted(self, module):
         eta = module.eta.cpu().numpy().copy()
         return {
-            "topic_word_concentration_": module.concentration().cpu().numpy(),
+            "topic_word_concentration_": module.topics.concentration().cpu().numpy(),
             "doc_topic_prior_": module.alpha.cpu().numpy().copy(),
             "topic_word_prior_": float(eta) if eta.ndim == 0 else eta,
         }

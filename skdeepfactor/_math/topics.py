@@ -1,0 +1,231 @@
+"""Topics with a Dirichlet posterior, and rows that mix them.
+
+Latent Dirichlet allocation and its relatives share two halves, which stand here. The
+topics: probabilities of the features that sum to 1 for each topic, or for each topic
+and group of features. The rows: words from the topics, in proportions of each row's
+own, among the topics that it may use.
+"""
+
+from functools import cached_property
+
+import torch
+
+from skdeepfactor._math.allocation import Weights, allocate
+from skdeepfactor._math.gammas import digamma, dirichlet_kl
+from skdeepfactor._math.ops import csr, row_indices, slices
+from skdeepfactor._math.row_iteration import fixed_point
+
+ALL = slice(None)
+
+
+class Topics:
+    """Posterior of topics: q(beta_kg) = Dirichlet(prior + counts).
+
+    There is one for each topic k and group g of features, whose probabilities sum to 1.
+    It reads the tensors it is given, and holds what follows from them: to be made anew
+    when they change.
+
+    Parameters
+    ----------
+    counts : Tensor of shape (n_topics, n_features)
+        Expected counts of the features in each topic.
+    prior : Tensor
+        Concentration of the prior, of a shape that broadcasts to that of ``counts``.
+    groups : Tensor of int, shape (n_features,), default=None
+        The group of each feature, such as its modality or its slice (``in_slices``);
+        None for a single one.
+    """
+
+    def __init__(self, counts, prior, groups=None):
+        self.counts, self.prior, self.groups = counts, prior.expand_as(counts), groups
+        self._totals = self._group_sums(counts) + self._group_sums(self.prior)
+
+    def concentration(self, topics=ALL, features=ALL):
+        """Parameters of the posterior, (n_topics, n_features)."""
+        return self.prior[topics, features] + self.counts[topics, features]
+
+    def mean(self):
+        """E[beta], (n_topics, n_features)."""
+        concentration = self.concentration()
+        return concentration.div_(self._of_features(self._group_sums(concentration)))
+
+    def mean_log(self, topics=ALL, features=ALL):
+        """E[log beta], (n_topics, n_features)."""
+        mean_log = digamma(self.concentration(topics, features))
+        totals = digamma(self._totals[topics])
+        return mean_log.sub_(self._of_features(totals, features))
+
+    def kl(self):
+        """KL divergence from the prior, summed over topics and groups, float64."""
+        n_topics, total = len(self.counts), 0
+        for features in self._groups():
+            n_features = self.counts[:1, features].shape[1]
+            for topics in slices(n_topics, n_features):
+                total = (
+                    total
+                    + dirichlet_kl(
+                        self.concentration(topics, features),
+                        self.mean_log(topics, features),
+                        self.prior[topics, features],
+                    ).sum()
+                )
+        return total
+
+    @cached_property
+    def weights(self):
+        """exp(E[log beta]), by which mean-field updates share counts out."""
+        return Weights.from_mean_log(
+            lambda features: self.mean_log(ALL, features),
+            self.counts.shape,
+            self.counts,
+        )
+
+    @cached_property
+    def collapsed_weights(self):
+        """E[beta], by which collapsed updates do."""
+
+        def log_mean(features):
+            totals = self._of_features(self._totals, features)
+            return (self.concentration(ALL, features) / totals).log_()
+
+        return Weights.from_mean_log(log_mean, self.counts.shape, self.counts)
+
+    def _groups(self):
+        """The features of each group."""
+        if self.groups is None:
+            return [ALL]
+        return [(self.groups == g).nonzero()[:, 0] for g in self.groups.unique()]
+
+    def _group_sums(self, values):
+        """Sums over the features of each group, (n_topics, n_groups)."""
+        if self.groups is None:
+            return values.sum(1, keepdim=True)
+        n_groups = int(self.groups.max()) + 1
+        sums = values.new_zeros(len(values), n_groups)
+        return sums.index_add_(1, self.groups, values)
+
+    def _of_features(self, values, features=ALL):
+        """What the group of each feature has, of (n_topics, n_groups)."""
+        return values if self.groups is None else values[:, self.groups[features]]
+
+
+class Admixture:
+    """Rows whose words come from topics, in Dirichlet proportions of each row's own.
+
+    The posterior is q(theta_n) = Dirichlet(alpha + counts), with the expected counts of
+    the topics in row n. A batch may have ``alpha``, (n_rows, n_topics), or ``allowed``,
+    a mask of that shape, among its ``side``: the prior of each row, and the topics that
+    it may use, where the proportions of the others are 0 with certainty.
+
+    Mean-field updates share the word v of row n out by exp(E[log theta_nk] +
+    E[log beta_kv]); they are coordinate ascent. Collapsed ones take E[theta_nk]
+    E[beta_kv] in its place: the zeroth-order collapsed updates (CVB0) with each count's
+    own share left in.
+
+    Parameters
+    ----------
+    topics : Topics
+    alpha : Tensor of shape (n_topics,)
+        Concentration of the prior of the proportions.
+    is_collapsed : bool
+    """
+
+    def __init__(self, topics, alpha, *, is_collapsed):
+        self.topics, self.alpha, self.is_collapsed = topics, alpha, is_collapsed
+
+    def solve(self, batch, start=None, *, max_steps, tol, is_collapsed=None):
+        """Expected counts of the topics in each row, (n_rows, n_topics).
+
+        Updates from ``start``, or from even shares, until each row stands still;
+        collapsed ones or not, where that is not to be as always.
+        """
+        if is_collapsed is None:
+            is_collapsed = self.is_collapsed
+        if start is None:
+            start = self._even_counts(batch)
+
+        def update(batch, counts):
+            allocation, weights = self._allocation(batch, counts, is_collapsed)
+            return allocation.row_counts(weights)
+
+        return fixed_point(update, batch, start, max_steps=max_steps, tol=tol)
+
+    def concentration(self, batch, counts):
+        """Parameters of q(theta), (n_rows, n_topics); 0 where not allowed."""
+        concentration = self._prior(batch) + counts
+        allowed = batch.side.get("allowed")
+        return concentration if allowed is None else concentration * allowed
+
+    def bounds(self, batch, concentration):
+        """Each row's bound given q(theta), its allocated counts and E[log theta].
+
+        The allocation is by the topics' ``weights``, whatever the updates are.
+        """
+        allowed = batch.side.get("allowed")
+        totals = digamma(concentration.sum(1, keepdim=True))
+        if allowed is not None:
+            concentration = concentration.masked_fill(~allowed, 1)
+        mean_log = digamma(concentration)
+        mean_log -= totals
+        weights = self.topics.weights
+        allocation = allocate(batch.x, mean_log, weights, allowed)
+        bounds = allocation.log_likelihood(batch.x, weights)
+        bounds -= dirichlet_kl(concentration, mean_log, self._prior(batch), allowed)
+        return bounds, allocation, mean_log
+
+    def expectations(self, batch, counts):
+        """Bounds of rows, the expected counts of their words, and E[log theta].
+
+        The counts come as an ``Allocation`` and the ``Weights`` that belong to it.
+        """
+        concentration = self.concentration(batch, counts)
+        bounds, allocation, mean_log = self.bounds(batch, concentration)
+        if self.is_collapsed:
+            allocation, weights = self._allocation(batch, counts, is_collapsed=True)
+        else:
+            weights = self.topics.weights
+        return bounds, allocation, weights, mean_log
+
+    def _allocation(self, batch, counts, is_collapsed):
+        """The words of each row, allocated to the topics, and by which weights."""
+        concentration = self._prior(batch) + counts
+        if is_collapsed:
+            mean_log, weights = concentration.log_(), self.topics.collapsed_weights
+        else:
+            # The digamma of the total is the same for all topics and cancels in shares.
+            mean_log, weights = digamma(concentration), self.topics.weights
+        return allocate(batch.x, mean_log, weights, batch.side.get("allowed")), weights
+
+    def _prior(self, batch):
+        return batch.side.get("alpha", self.alpha)
+
+    def _even_counts(self, batch):
+        """The words of each row, evenly among the topics that it may use."""
+        totals = batch.totals[:, None].to(self.alpha.dtype)
+        allowed = batch.side.get("allowed")
+        if allowed is None:
+            return totals.expand(-1, len(self.alpha)) / len(self.alpha)
+        return totals * allowed / allowed.sum(1, keepdim=True)
+
+
+def in_slices(x, numbers, n_slices):
+    """Rows whose features are moved to the slice of each row, as a wider CSR batch.
+
+    ``x`` is CSR, ``numbers`` the slice of each row, an integer tensor. Feature v of
+    slice t becomes t * n_features + v, so that topics that differ from slice to slice
+    are topics in groups: see ``slice_groups``.
+    """
+    n_rows, n_features = x.shape
+    columns = x.col_indices() + n_features * numbers[row_indices(x)]
+    return csr(
+        x.crow_indices(),
+        columns.to(x.col_indices().dtype),
+        x.values(),
+        (n_rows, n_slices * n_features),
+    )
+
+
+def slice_groups(n_slices, n_features, device=None):
+    """The groups of the features that ``in_slices`` gives, (n_slices * n_features,)."""
+    slices_of = torch.arange(n_slices, device=device)
+    return slices_of.repeat_interleave(n_features)
