@@ -422,7 +422,7 @@ class AmortizedModule(FactorModule):
         """Standard normal draws: fresh in training, else keyed by the rows."""
         if self.training:
             shape = (n_draws, *like.shape)
-            return torch.empty(shape).to(like).normal_(generator=self.generator)
+            return like.new_empty(shape).normal_(generator=self.generator)
         return keyed_normal(
             seen.keys(), n_draws, like.shape[1], stream=stream, dtype=like.dtype
         )
@@ -431,7 +431,7 @@ class AmortizedModule(FactorModule):
         """Uniform draws, likewise."""
         if self.training:
             shape = (n_draws, *like.shape)
-            return torch.empty(shape).to(like).uniform_(generator=self.generator)
+            return like.new_empty(shape).uniform_(generator=self.generator)
         keys = seen.keys()
         return keyed_uniform(keys, n_draws, like.shape[1], stream=stream).to(like)
 

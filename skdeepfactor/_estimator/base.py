@@ -20,17 +20,17 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from skdeepfactor._estimator.arrays import load, loaded_module
+from skdeepfactor._estimator.arrays import load
 from skdeepfactor._estimator.domains import Counts
+from skdeepfactor._estimator.environment import own_environment
 from skdeepfactor._estimator.fitting import Fit, take_steps, unchanged_on_error
-from skdeepfactor._estimator.row_inference import drawn_rows, inferred, map_rows
+from skdeepfactor._estimator.row_inference import decoded, drawn_rows, inferred
 from skdeepfactor._estimator.validation import (
     checked_weights,
     ignores_missing,
     weighted_average,
 )
 from skdeepfactor._training.progress import CallbackSupportMixin, with_callbacks
-from skdeepfactor._training.rows import MatrixRows
 from skdeepfactor._training.run import Interrupted
 
 
@@ -186,7 +186,7 @@ class BaseFactorModel(
 
     def _fit(self, X, y=None, **options):
         """Fit by the options that ``Fit`` documents."""
-        with unchanged_on_error(self):
+        with own_environment(), unchanged_on_error(self):
             self._validate_params()
             try:
                 vars(self).update(Fit(self, X, y, **options).attributes())
@@ -241,7 +241,7 @@ class BaseFactorModel(
 
     def _partial_fit(self, X, y=None, **options):
         """Take steps by the options that ``take_steps`` documents."""
-        with unchanged_on_error(self):
+        with own_environment(), unchanged_on_error(self):
             self._validate_params()
             vars(self).update(take_steps(self, X, y, **options))
         return self
@@ -314,10 +314,7 @@ class BaseFactorModel(
                 f"Z has {Z.shape[1]} columns, but {type(self).__name__} has "
                 f"{n_components} components."
             )
-        rows = MatrixRows(Z)
-        module = loaded_module(self, rows.dtype)
-        decoded = map_rows(module, rows, lambda module, z: module.decode(z.x))
-        return np.concatenate(list(decoded))
+        return self._decoded(Z)
 
     def score_samples(self, X):
         """Evidence lower bound of each row, in nats.
@@ -474,14 +471,31 @@ class BaseFactorModel(
         """Whether NaN stands for entries that are missing."""
         return ignores_missing(self.get_params(deep=False))
 
+    # Whatever a public method has torch do goes through these, or through ``_fit`` and
+    # ``_partial_fit``.
+
+    @own_environment()
     def _infer(self, X, function, out=None):
         """``function(module, batch)`` of each batch of X, as an array or in a file."""
         return inferred(self, X, function, out)
 
+    @own_environment()
+    def _decoded(self, Z):
+        """Expected rows given factors, an array."""
+        return decoded(self, Z)
+
+    @own_environment()
     def _sample(self, n_samples, totals, random_state):
         """Rows drawn from the model, given their totals if it needs them."""
         return drawn_rows(self, n_samples, totals, random_state)
 
+    @own_environment()
     def _load(self, dtype, device=None):
         """The fitted module, made anew from its arrays, to do with as one likes."""
         return load(self, dtype, device)
+
+    @own_environment()
+    def _ask(self, module, function):
+        """``function(module)``, without gradients, of a module that was loaded."""
+        with torch.no_grad():
+            return function(module)

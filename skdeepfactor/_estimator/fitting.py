@@ -19,6 +19,7 @@ from skdeepfactor._estimator.arrays import (
     resolve_device,
     to_numpy,
 )
+from skdeepfactor._estimator.environment import own_environment
 from skdeepfactor._estimator.row_inference import map_rows
 from skdeepfactor._estimator.validation import (
     checked_matrix,
@@ -155,6 +156,8 @@ class Fit:
             known.attributes = best
             raise known from None
 
+    # Entered anew, since workers of other threads or processes start here.
+    @own_environment()
     def _run(self, seed):
         """Train once; the fitted attributes, as a dict."""
         estimator, rows = self.estimator, self.rows

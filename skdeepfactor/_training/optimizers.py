@@ -23,7 +23,7 @@ class NaturalGradient:
         self.params = list(params)
         self.learning_offset = learning_offset
         self.learning_decay = learning_decay
-        self.n_steps = torch.zeros(())
+        self.n_steps = torch.zeros((), dtype=torch.float32)
 
     @torch.no_grad()
     def step(self):

@@ -389,7 +389,7 @@ class DeepLatentGaussian(FactorModule):
             # To second order, what the network's own bound is short of this one.
             amortisation = _gaussian_kl(network, q)
         else:
-            q, amortisation = network, torch.zeros(())
+            q, amortisation = network, torch.zeros((), dtype=mean.dtype)
         if self.alpha == 1.0:
             noise = self._noise(rows, 1, q.mean)
             likelihood = self._expected_log_likelihood(rows, q, noise)
@@ -815,7 +815,8 @@ def _inverse_root(precision):
         diagonal = torch.diag_embed(diagonal)
         precision = torch.where((info > 0)[:, None, None], diagonal, precision)
         factor = torch.linalg.cholesky(precision.flip(1, 2))
-    identity = torch.eye(precision.shape[1]).to(precision).expand_as(precision)
+    identity = torch.eye(precision.shape[1], dtype=torch.float32).to(precision)
+    identity = identity.expand_as(precision)
     root = factor.flip(1, 2).mT
     return torch.linalg.solve_triangular(root, identity, upper=False)
 

@@ -115,7 +115,7 @@ class GaussianAutoencoder(AmortizedModule):
         return kl_divergence(q.base_dist, self._factor_prior(q.mean))
 
     def _factor_prior(self, like):
-        zero, one = torch.zeros(()).to(like), torch.ones(()).to(like)
+        zero, one = like.new_zeros(()), like.new_ones(())
         if self.prior == "laplace":
             return Laplace(zero, one / math.sqrt(2), validate_args=False)
         return Normal(zero, one, validate_args=False)
@@ -141,7 +141,8 @@ class GaussianAutoencoder(AmortizedModule):
         if self.prior == "laplace":
             # The difference of two exponential draws.
             shape = (2, n_rows, self.n_components)
-            one, other = torch.empty(shape).exponential_(generator=generator)
+            draws = torch.empty(shape, dtype=torch.float32)
+            one, other = draws.exponential_(generator=generator)
             return ((one - other) / math.sqrt(2)).to(like)
         return GaussianMixture.standard(self.n_components, like=like).sample(
             n_rows, generator
