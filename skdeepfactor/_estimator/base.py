@@ -20,7 +20,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from skdeepfactor._estimator.arrays import load
+from skdeepfactor._estimator.arrays import load, pickled_state, restore, take_up
 from skdeepfactor._estimator.domains import Counts
 from skdeepfactor._estimator.environment import own_environment
 from skdeepfactor._estimator.fitting import Fit, take_steps, unchanged_on_error
@@ -152,7 +152,8 @@ class BaseFactorModel(
         Returns
         -------
         object
-            The fitted estimator.
+            The fitted estimator. Its arrays are read-only: what is made of them would
+            not follow a change.
 
         Raises
         ------
@@ -189,9 +190,9 @@ class BaseFactorModel(
         with own_environment(), unchanged_on_error(self):
             self._validate_params()
             try:
-                vars(self).update(Fit(self, X, y, **options).attributes())
+                take_up(self, Fit(self, X, y, **options).attributes())
             except Interrupted as interrupt:
-                vars(self).update(interrupt.attributes)
+                take_up(self, interrupt.attributes)
                 raise
         return self
 
@@ -199,7 +200,8 @@ class BaseFactorModel(
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
         The first call starts the model, and later ones go on. Rows are forgotten after
-        their step, so that a stream may be longer than memory.
+        their step, so that a stream may be longer than memory. After a ``fit`` the
+        moments of gradients, for models that are learnt by these, start anew.
 
         Parameters
         ----------
@@ -243,7 +245,7 @@ class BaseFactorModel(
         """Take steps by the options that ``take_steps`` documents."""
         with own_environment(), unchanged_on_error(self):
             self._validate_params()
-            vars(self).update(take_steps(self, X, y, **options))
+            take_up(self, take_steps(self, X, y, **options))
         return self
 
     def transform(self, X, *, out=None):
@@ -449,6 +451,14 @@ class BaseFactorModel(
         with np.errstate(over="ignore"):
             return float(np.exp(-per_count))
 
+    def __getstate__(self):
+        """What is pickled: what can be derived from the rest is left out."""
+        return pickled_state(self)
+
+    def __setstate__(self, state):
+        """Take up what was pickled, by this version or, with a warning, another."""
+        restore(self, state)
+
     def __sklearn_is_fitted__(self):
         """Whether the estimator has been fitted."""
         return "_parameters" in vars(self)
@@ -469,7 +479,7 @@ class BaseFactorModel(
     @property
     def _may_miss(self):
         """Whether NaN stands for entries that are missing."""
-        return ignores_missing(self.get_params(deep=False))
+        return ignores_missing(vars(self))
 
     # Whatever a public method has torch do goes through these, or through ``_fit`` and
     # ``_partial_fit``.

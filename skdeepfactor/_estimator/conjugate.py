@@ -79,7 +79,8 @@ class ConjugateFactorModel(BaseFactorModel):
         Returns
         -------
         object
-            The fitted estimator.
+            The fitted estimator. Its arrays are read-only: what is made of them would
+            not follow a change.
 
         Raises
         ------
@@ -118,7 +119,8 @@ class ConjugateFactorModel(BaseFactorModel):
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
         The first call starts the model, and later ones go on. Rows are forgotten after
-        their step, so that a stream may be longer than memory.
+        their step, so that a stream may be longer than memory. After a ``fit`` the
+        moments of gradients, for models that are learnt by these, start anew.
 
         Parameters
         ----------

@@ -16,6 +16,7 @@ from skdeepfactor._estimator.arrays import (
     check_what_is_kept,
     fitted_attributes,
     load,
+    parameters_of,
     resolve_device,
     to_numpy,
 )
@@ -180,6 +181,7 @@ class Fit:
                 history,
                 lower_bound,
                 rows.total_weight,
+                is_stream=False,
             )
 
         def report_pass(history):
@@ -270,9 +272,9 @@ class Fit:
 
     def _identity(self, seed, module):
         """What a checkpoint must agree with to be resumed from, as strings."""
-        parameters = self.estimator.get_params(deep=False)
+        parameters = parameters_of(self.estimator)
         for name in ("device", "verbose", "n_jobs", "random_state"):
-            parameters.pop(name)
+            parameters.pop(name, None)
         start, rows = hashlib.sha256(), self.rows
         for tensor in module.state_dict().values():
             start.update(to_numpy(tensor).tobytes())
@@ -337,9 +339,18 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
         "lower_bound": [*past["lower_bound"], lower_bound],
         "seconds": [*past["seconds"], seconds],
     }
-    return fitted_attributes(
-        estimator, module, sizes, optimizer, rows, history, lower_bound, n_seen
+    attributes = fitted_attributes(
+        estimator,
+        module,
+        sizes,
+        optimizer,
+        rows,
+        history,
+        lower_bound,
+        n_seen,
+        is_stream=True,
     )
+    return attributes
 
 
 def started_module(estimator, rows, sizes, random_state, *, is_warm):

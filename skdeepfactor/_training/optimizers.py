@@ -19,6 +19,9 @@ class NaturalGradient:
     Hoffman, Blei, Wang and Paisley (2013), Stochastic variational inference.
     """
 
+    #: Whether its state is as large as the parameters.
+    has_moments = False
+
     def __init__(self, params, *, learning_offset=0.0, learning_decay=0.0):
         self.params = list(params)
         self.learning_offset = learning_offset
@@ -53,6 +56,9 @@ class AnnealedAdam:
 
     Like ``NaturalGradient`` it has the methods of an optimizer that training uses.
     """
+
+    #: Whether its state is as large as the parameters.
+    has_moments = True
 
     def __init__(self, groups, n_updates=None):
         is_fused = groups[0]["params"][0].device.type in ("cpu", "cuda")
