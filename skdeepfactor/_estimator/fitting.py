@@ -28,7 +28,7 @@ from skdeepfactor._estimator.validation import (
     weighted_rows,
 )
 from skdeepfactor._math.starts import distinct_rows
-from skdeepfactor._training.checkpoint import CheckpointFile
+from skdeepfactor._training.checkpoint import CheckpointFile, canonical
 from skdeepfactor._training.distributed import alone, current_share
 from skdeepfactor._training.loop import global_kl, train, train_pass
 from skdeepfactor._training.optimizers import load_optimizer
@@ -281,7 +281,9 @@ class Fit:
         digests = rows.digests()
         return {
             "estimator": type(self.estimator).__name__,
-            "parameters": {name: repr(value) for name, value in parameters.items()},
+            "parameters": {
+                name: canonical(value) for name, value in parameters.items()
+            },
             "seed": int(seed),
             "processes": [rows.share.n_processes, rows.share.is_sharded],
             "rows": [rows.n_total, rows.n_samples, rows.n_features],
