@@ -174,6 +174,15 @@ def _protect(value):
             _protect(part)
 
 
+def are_finite(attributes):
+    """Whether all parameters are finite, and what users see of them."""
+    arrays = list(attributes["_parameters"].values())
+    for name in attributes["_derived"]:
+        value = attributes[name]
+        arrays += value if isinstance(value, list) else [value]
+    return all(bool(np.isfinite(array).all()) for array in arrays)
+
+
 def pickled_state(estimator):
     """What is pickled of an estimator: each number once, and the version."""
     state = dict(vars(estimator))

@@ -222,8 +222,8 @@ class BaseFactorModel(
         Raises
         ------
         ValueError
-            If the data or a parameter is not what it must be. The estimator is then
-            left as it was.
+            If the data or a parameter is not what it must be, or a step leads to
+            numbers that are not finite. The estimator is then left as it was.
 
         See Also
         --------

@@ -143,8 +143,8 @@ class ConjugateFactorModel(BaseFactorModel):
         Raises
         ------
         ValueError
-            If the data, the weights or a parameter are not what they must be. The
-            estimator is then left as it was.
+            If the data, the weights or a parameter are not what they must be, or a step
+            leads to numbers that are not finite. The estimator is then left as it was.
 
         See Also
         --------

@@ -13,6 +13,7 @@ import torch
 from joblib import Parallel, delayed
 
 from skdeepfactor._estimator.arrays import (
+    are_finite,
     check_what_is_kept,
     fitted_attributes,
     load,
@@ -308,8 +309,11 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
     rows = rows.knowing(**estimator._known_of_rows(rows, y, sizes))
     if sample_weight is not None:
         rows = weighted_rows(rows, sample_weight)
-    if total_samples is not None and total_samples < 1:
-        raise ValueError(f"total_samples must be at least 1, got {total_samples!r}.")
+    if total_samples is not None and not 1 <= total_samples < math.inf:
+        raise ValueError(
+            f"total_samples must be a finite number of at least 1, got "
+            f"{total_samples!r}."
+        )
     n_seen = rows.total_weight + (0 if is_first else estimator.n_samples_seen_)
     n_samples = n_seen if total_samples is None else total_samples
     random_state = new_random_state(estimator.random_state)
@@ -352,6 +356,14 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
         n_seen,
         is_stream=True,
     )
+    # The bound is that before the steps.
+    if not (math.isfinite(lower_bound) and are_finite(attributes)):
+        raise ValueError(
+            "The steps on these rows gave parameters that are not finite: numbers in X "
+            "are too large for the floating-point type of the data, or steps are too "
+            "long. The estimator is as it was; leave such rows out, pass float64 data, "
+            "or lower the step size."
+        )
     return attributes
 
 
