@@ -21,7 +21,7 @@ class GaussianMixture(NamedTuple):
     @classmethod
     def standard(cls, k, *, like):
         """One standard normal."""
-        zeros = torch.zeros(1, k).to(like)
+        zeros = like.new_zeros(1, k)
         return cls(zeros, zeros, zeros[:, 0])
 
     def _square(self, z):
@@ -57,7 +57,8 @@ class GaussianMixture(NamedTuple):
 
     def sample(self, n_draws, generator):
         """Draws, (n_draws, k), by a generator of the CPU."""
-        noise = torch.randn(n_draws, self.mean.shape[1], generator=generator)
+        shape = n_draws, self.mean.shape[1]
+        noise = torch.randn(shape, dtype=torch.float32, generator=generator)
         shares = self.log_weights.exp().cpu()
         which = torch.multinomial(
             shares, n_draws, replacement=True, generator=generator
@@ -148,8 +149,8 @@ class SpikeSlab(Distribution):
 
     def _noise(self, sample_shape):
         shape = self._extended_shape(sample_shape)
-        uniform = torch.rand(shape).to(self.loc)
-        return uniform, torch.randn(shape).to(self.loc)
+        uniform = torch.rand(shape, dtype=torch.float32).to(self.loc)
+        return uniform, torch.randn(shape, dtype=torch.float32).to(self.loc)
 
     def log_prob(self, value):
         if self._validate_args:

@@ -1,16 +1,24 @@
 """Fitted arrays from a module, and a module from fitted arrays, on a device."""
 
+import inspect
+import warnings
 import weakref
 
 import numpy as np
 import torch
+from sklearn.exceptions import InconsistentVersionWarning
 
+from skdeepfactor._estimator.environment import own_environment
 from skdeepfactor._estimator.validation import ignores_missing
 from skdeepfactor._training.optimizers import optimizer_arrays
+from skdeepfactor._version import __version__
 
 # Modules of fitted estimators, ready for inference: outside of the estimators, so that
 # they are neither pickled nor cloned, and are freed with them.
 _loaded: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+# Fitted arrays that users do not see.
+OWN = ("_parameters", "_optimizer_state", "_row_totals")
 
 
 def loaded_module(estimator, dtype, device=None):
@@ -41,9 +49,7 @@ def load(estimator, dtype, device=None, *, maker=None):
             "missing_values='ignore' cannot go on from a model fitted with "
             "missing_values='error'; fit it anew."
         )
-    if maker is None:
-        maker = type(estimator)(**estimator._fitted_with)
-    module = maker._build(estimator._fitted_sizes).to(dtype)
+    module = (maker or _as_fitted(estimator))._build(estimator._fitted_sizes).to(dtype)
     state = {name: torch.tensor(a) for name, a in estimator._parameters.items()}
     try:
         module.load_state_dict(state)
@@ -57,9 +63,17 @@ def load(estimator, dtype, device=None, *, maker=None):
     return module
 
 
+def _as_fitted(estimator):
+    """An estimator with the parameters that this one was fitted with."""
+    # Not by its constructor, which may take fewer of these.
+    twin = type(estimator).__new__(type(estimator))
+    vars(twin).update(estimator._fitted_with)
+    return twin
+
+
 def check_what_is_kept(estimator):
     """Raise a ``ValueError`` where what is fitted would get another meaning."""
-    given = estimator.get_params(deep=False)
+    given = parameters_of(estimator)
     for name in estimator._kept_parameters:
         value, fitted = given.get(name), estimator._fitted_with.get(name)
         if not np.array_equal(value, fitted):
@@ -69,31 +83,155 @@ def check_what_is_kept(estimator):
             )
 
 
+def constructor_parameters(kind):
+    """Parameters of a class, and of those that it derives from, by name.
+
+    A derived class may give some of them a value, instead of taking it.
+    """
+    found = {}
+    for parent in reversed(kind.__mro__):
+        if parent is not object and "__init__" in vars(parent):
+            found.update(inspect.signature(parent.__init__).parameters)
+    return found
+
+
+def parameters_of(estimator):
+    """What an estimator is set to, by name, whether its constructor takes it or not."""
+    values = vars(estimator)
+    names = constructor_parameters(type(estimator))
+    return {name: values[name] for name in names if name in values}
+
+
 def fitted_attributes(
-    estimator, module, sizes, optimizer, rows, history, lower_bound, n_seen
+    estimator,
+    module,
+    sizes,
+    optimizer,
+    rows,
+    history,
+    lower_bound,
+    n_seen,
+    *,
+    is_stream,
 ):
-    """All that a fitted estimator has, as a dict."""
+    """All that a fitted estimator has, as a dict.
+
+    Of a stream that is all that its next step starts from; after a ``fit`` the moments
+    of gradients, as large as the parameters, are left out.
+    """
     module.eval()
-    parameters = estimator.get_params(deep=False)
-    scale = (
-        {"input_scale_": sizes["input_scale"]} if "input_scale" in parameters else {}
-    )
+    keeps_steps = is_stream or not optimizer.has_moments
+    shown = _shown(estimator, module)
+    has_scale = "input_scale" in constructor_parameters(type(estimator))
     return {
         "_parameters": {
             name: to_numpy(tensor) for name, tensor in module.state_dict().items()
         },
-        "_optimizer_state": optimizer_arrays(optimizer),
-        "_fitted_with": parameters,
+        "_optimizer_state": optimizer_arrays(optimizer) if keeps_steps else {},
+        "_fitted_with": parameters_of(estimator),
         "_fitted_sizes": sizes,
         "_row_totals": rows.total_levels(),
-        "components_": to_numpy(module.components()),
-        **scale,
+        "_derived": [name for name, value in shown.items() if _is_arrays(value)],
         "n_iter_": len(history["lower_bound"]),
         "n_samples_seen_": n_seen,
         "lower_bound_": lower_bound,
         "history_": {name: list(values) for name, values in history.items()},
-        **estimator._fitted(module),
+        **({"input_scale_": sizes["input_scale"]} if has_scale else {}),
+        **shown,
     }
+
+
+def _shown(estimator, module):
+    """What users see of the parameters."""
+    components = to_numpy(module.components())
+    return {"components_": components, **estimator._fitted(module)}
+
+
+def _is_arrays(value):
+    """Whether a fitted attribute is an array, or some of them."""
+    values = value if isinstance(value, list) else [value]
+    return bool(values) and all(isinstance(v, np.ndarray) for v in values)
+
+
+def take_up(estimator, attributes):
+    """Set fitted attributes, whose arrays are then read-only.
+
+    What was made of them would not follow a change.
+    """
+    vars(estimator).update(attributes)
+    for name, value in vars(estimator).items():
+        # Parameters are the caller's.
+        if name.endswith("_") or name in OWN:
+            _protect(value)
+
+
+def _protect(value):
+    if isinstance(value, np.ndarray):
+        value.setflags(write=False)
+    elif isinstance(value, dict):
+        for part in value.values():
+            _protect(part)
+    elif isinstance(value, list) and _is_arrays(value):
+        for part in value:
+            _protect(part)
+
+
+def are_finite(attributes):
+    """Whether all parameters are finite, and what users see of them."""
+    arrays = list(attributes["_parameters"].values())
+    for name in attributes["_derived"]:
+        value = attributes[name]
+        arrays += value if isinstance(value, list) else [value]
+    return all(bool(np.isfinite(array).all()) for array in arrays)
+
+
+def pickled_state(estimator):
+    """What is pickled of an estimator: each number once, and the version."""
+    state = dict(vars(estimator))
+    for name in state.get("_derived", ()):
+        state.pop(name, None)
+    state["_skdeepfactor_version"] = __version__
+    return state
+
+
+@own_environment()
+def restore(estimator, state):
+    """Take up what was pickled, and derive the rest.
+
+    Warns
+    -----
+    InconsistentVersionWarning
+        If another version has pickled it. Parameters that it did not have get their
+        defaults.
+    """
+    state = dict(state)
+    version = state.pop("_skdeepfactor_version", "before 0.1.0")
+    if version != __version__:
+        warnings.warn(
+            InconsistentVersionWarning(
+                estimator_name=type(estimator).__name__,
+                current_sklearn_version=__version__,
+                original_sklearn_version=version,
+            ),
+            stacklevel=2,
+        )
+    known = constructor_parameters(type(estimator)).items()
+    defaults = {
+        name: parameter.default
+        for name, parameter in known
+        if parameter.default is not inspect.Parameter.empty
+    }
+    take_up(estimator, {**defaults, **state})
+    if "_derived" not in state:
+        return
+    estimator._fitted_with = {**defaults, **estimator._fitted_with}
+    if estimator._derived:
+        are_double = [a.dtype == np.float64 for a in estimator._parameters.values()]
+        dtype = torch.float64 if any(are_double) else torch.float32
+        # A GPU that it was fitted on need not be here.
+        module = load(estimator, dtype, torch.device("cpu"))
+        shown = _shown(_as_fitted(estimator), module)
+        take_up(estimator, {name: shown[name] for name in estimator._derived})
 
 
 def to_numpy(tensor):

@@ -20,17 +20,17 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from skdeepfactor._estimator.arrays import load, loaded_module
+from skdeepfactor._estimator.arrays import load, pickled_state, restore, take_up
 from skdeepfactor._estimator.domains import Counts
+from skdeepfactor._estimator.environment import own_environment
 from skdeepfactor._estimator.fitting import Fit, take_steps, unchanged_on_error
-from skdeepfactor._estimator.row_inference import drawn_rows, inferred, map_rows
+from skdeepfactor._estimator.row_inference import decoded, drawn_rows, inferred
 from skdeepfactor._estimator.validation import (
     checked_weights,
     ignores_missing,
     weighted_average,
 )
 from skdeepfactor._training.progress import CallbackSupportMixin, with_callbacks
-from skdeepfactor._training.rows import MatrixRows
 from skdeepfactor._training.run import Interrupted
 
 
@@ -168,7 +168,8 @@ class BaseFactorModel(
         Returns
         -------
         object
-            The fitted estimator.
+            The fitted estimator. Its arrays are read-only: what is made of them would
+            not follow a change.
 
         Raises
         ------
@@ -202,12 +203,12 @@ class BaseFactorModel(
 
     def _fit(self, X, y=None, **options):
         """Fit by the options that ``Fit`` documents."""
-        with unchanged_on_error(self):
+        with own_environment(), unchanged_on_error(self):
             self._validate_params()
             try:
-                vars(self).update(Fit(self, X, y, **options).attributes(X))
+                take_up(self, Fit(self, X, y, **options).attributes(X))
             except Interrupted as interrupt:
-                vars(self).update(interrupt.attributes)
+                take_up(self, interrupt.attributes)
                 raise
         return self
 
@@ -215,7 +216,8 @@ class BaseFactorModel(
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
         The first call starts the model, and later ones go on. Rows are forgotten after
-        their step, so that a stream may be longer than memory.
+        their step, so that a stream may be longer than memory. After a ``fit`` the
+        moments of gradients, for models that are learnt by these, start anew.
 
         Parameters
         ----------
@@ -236,8 +238,8 @@ class BaseFactorModel(
         Raises
         ------
         ValueError
-            If the data or a parameter is not what it must be. The estimator is then
-            left as it was.
+            If the data or a parameter is not what it must be, or a step leads to
+            numbers that are not finite. The estimator is then left as it was.
 
         See Also
         --------
@@ -257,9 +259,9 @@ class BaseFactorModel(
 
     def _partial_fit(self, X, y=None, **options):
         """Take steps by the options that ``take_steps`` documents."""
-        with unchanged_on_error(self):
+        with own_environment(), unchanged_on_error(self):
             self._validate_params()
-            vars(self).update(take_steps(self, X, y, **options))
+            take_up(self, take_steps(self, X, y, **options))
         return self
 
     def transform(self, X, *, out=None):
@@ -330,13 +332,7 @@ class BaseFactorModel(
                 f"Z has {Z.shape[1]} columns, but {type(self).__name__} has "
                 f"{n_components} components."
             )
-        rows = MatrixRows(Z)
-        module = loaded_module(self, rows.dtype)
-        decoded = map_rows(module, rows, lambda module, z: module.decode(z.x))
-        expected = np.concatenate(list(decoded))
-        if self._input_scale != 1 and not module.is_given_total:
-            expected /= self._input_scale
-        return expected
+        return self._decoded(Z)
 
     def score_samples(self, X):
         """Evidence lower bound of each row, in nats.
@@ -471,6 +467,14 @@ class BaseFactorModel(
         with np.errstate(over="ignore"):
             return float(np.exp(-per_count))
 
+    def __getstate__(self):
+        """What is pickled: what can be derived from the rest is left out."""
+        return pickled_state(self)
+
+    def __setstate__(self, state):
+        """Take up what was pickled, by this version or, with a warning, another."""
+        restore(self, state)
+
     def __sklearn_is_fitted__(self):
         """Whether the estimator has been fitted."""
         return "_parameters" in vars(self)
@@ -497,16 +501,33 @@ class BaseFactorModel(
     @property
     def _may_miss(self):
         """Whether NaN stands for entries that are missing."""
-        return ignores_missing(self.get_params(deep=False))
+        return ignores_missing(vars(self))
 
+    # Whatever a public method has torch do goes through these, or through ``_fit`` and
+    # ``_partial_fit``.
+
+    @own_environment()
     def _infer(self, X, function, out=None):
         """``function(module, batch)`` of each batch of X, as an array or in a file."""
         return inferred(self, X, function, out)
 
+    @own_environment()
+    def _decoded(self, Z):
+        """Expected rows given factors, an array."""
+        return decoded(self, Z)
+
+    @own_environment()
     def _sample(self, n_samples, totals, random_state):
         """Rows drawn from the model, given their totals if it needs them."""
         return drawn_rows(self, n_samples, totals, random_state)
 
+    @own_environment()
     def _load(self, dtype, device=None):
         """The fitted module, made anew from its arrays, to do with as one likes."""
         return load(self, dtype, device)
+
+    @own_environment()
+    def _ask(self, module, function):
+        """``function(module)``, without gradients, of a module that was loaded."""
+        with torch.no_grad():
+            return function(module)

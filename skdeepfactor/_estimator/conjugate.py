@@ -74,7 +74,8 @@ class ClosedFormFactorModel(BaseFactorModel):
         Returns
         -------
         object
-            The fitted estimator.
+            The fitted estimator. Its arrays are read-only: what is made of them would
+            not follow a change.
 
         Raises
         ------
@@ -113,7 +114,8 @@ class ClosedFormFactorModel(BaseFactorModel):
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
         The first call starts the model, and later ones go on. Rows are forgotten after
-        their step, so that a stream may be longer than memory.
+        their step, so that a stream may be longer than memory. After a ``fit`` the
+        moments of gradients, for models that are learnt by these, start anew.
 
         Parameters
         ----------
@@ -136,8 +138,8 @@ class ClosedFormFactorModel(BaseFactorModel):
         Raises
         ------
         ValueError
-            If the data, the weights or a parameter are not what they must be. The
-            estimator is then left as it was.
+            If the data, the weights or a parameter are not what they must be, or a step
+            leads to numbers that are not finite. The estimator is then left as it was.
 
         See Also
         --------

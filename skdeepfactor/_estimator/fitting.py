@@ -13,12 +13,15 @@ import torch
 from joblib import Parallel, delayed
 
 from skdeepfactor._estimator.arrays import (
+    are_finite,
     check_what_is_kept,
     fitted_attributes,
     load,
+    parameters_of,
     resolve_device,
     to_numpy,
 )
+from skdeepfactor._estimator.environment import own_environment
 from skdeepfactor._estimator.row_inference import map_rows
 from skdeepfactor._estimator.validation import (
     checked_matrix,
@@ -26,7 +29,7 @@ from skdeepfactor._estimator.validation import (
     weighted_rows,
 )
 from skdeepfactor._math.starts import distinct_rows
-from skdeepfactor._training.checkpoint import CheckpointFile
+from skdeepfactor._training.checkpoint import CheckpointFile, canonical
 from skdeepfactor._training.distributed import alone, current_share
 from skdeepfactor._training.loop import global_kl, train, train_pass
 from skdeepfactor._training.optimizers import load_optimizer
@@ -165,6 +168,8 @@ class Fit:
             known.attributes = best
             raise known from None
 
+    # Entered anew, since workers of other threads or processes start here.
+    @own_environment()
     def _run(self, seed):
         """Train once; the fitted attributes, as a dict."""
         estimator, rows = self.estimator, self.rows
@@ -187,6 +192,7 @@ class Fit:
                 history,
                 lower_bound,
                 rows.total_weight,
+                is_stream=False,
             )
 
         def report_pass(history):
@@ -282,16 +288,18 @@ class Fit:
 
     def _identity(self, seed, module):
         """What a checkpoint must agree with to be resumed from, as strings."""
-        parameters = self.estimator.get_params(deep=False)
+        parameters = parameters_of(self.estimator)
         for name in ("device", "verbose", "n_jobs", "random_state"):
-            parameters.pop(name)
+            parameters.pop(name, None)
         start, rows = hashlib.sha256(), self.rows
         for tensor in module.state_dict().values():
             start.update(to_numpy(tensor).tobytes())
         digests = rows.digests()
         return {
             "estimator": type(self.estimator).__name__,
-            "parameters": {name: repr(value) for name, value in parameters.items()},
+            "parameters": {
+                name: canonical(value) for name, value in parameters.items()
+            },
             "seed": int(seed),
             "processes": [rows.share.n_processes, rows.share.is_sharded],
             "rows": [rows.n_total, rows.n_samples, rows.n_features],
@@ -316,8 +324,11 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
     rows = rows.knowing(**estimator._known_of_rows(rows, y, sizes))
     if sample_weight is not None:
         rows = weighted_rows(rows, sample_weight)
-    if total_samples is not None and total_samples < 1:
-        raise ValueError(f"total_samples must be at least 1, got {total_samples!r}.")
+    if total_samples is not None and not 1 <= total_samples < math.inf:
+        raise ValueError(
+            f"total_samples must be a finite number of at least 1, got "
+            f"{total_samples!r}."
+        )
     if is_first:
         sizes = {**sizes, "input_scale": input_scale(estimator, rows)}
     rows = rows.scaled(sizes["input_scale"])
@@ -353,9 +364,26 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
         "lower_bound": [*past["lower_bound"], lower_bound],
         "seconds": [*past["seconds"], seconds],
     }
-    return fitted_attributes(
-        estimator, module, sizes, optimizer, rows, history, lower_bound, n_seen
+    attributes = fitted_attributes(
+        estimator,
+        module,
+        sizes,
+        optimizer,
+        rows,
+        history,
+        lower_bound,
+        n_seen,
+        is_stream=True,
     )
+    # The bound is that before the steps.
+    if not (math.isfinite(lower_bound) and are_finite(attributes)):
+        raise ValueError(
+            "The steps on these rows gave parameters that are not finite: numbers in X "
+            "are too large for the floating-point type of the data, or steps are too "
+            "long. The estimator is as it was; leave such rows out, pass float64 data, "
+            "or lower the step size."
+        )
+    return attributes
 
 
 def input_scale(estimator, rows):

@@ -27,6 +27,17 @@ def inferred(estimator, X, function, out=None):
         return np.concatenate(list(parts)) if out is None else _written(parts, out)
 
 
+def decoded(estimator, Z):
+    """``module.decode`` of checked factors, as an array."""
+    rows = MatrixRows(Z)
+    module = loaded_module(estimator, rows.dtype)
+    parts = map_rows(module, rows, lambda module, z: module.decode(z.x))
+    expected = np.concatenate(list(parts))
+    if estimator._input_scale != 1 and not module.is_given_total:
+        expected /= estimator._input_scale
+    return expected
+
+
 def _inferred_parts(estimator, X, function):
     """Yield the same for each batch, an array; a stream is read once.
 

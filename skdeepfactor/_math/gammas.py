@@ -207,9 +207,15 @@ def check_prior(prior, name, *shapes):
 
 
 def _root(increasing):
-    """The root of an increasing function of a positive number, within PRIOR_RANGE."""
+    """The root of an increasing function of a positive number, within PRIOR_RANGE.
+
+    No number where the function has none, as after numbers that are too large.
+    """
     low, high = np.log(PRIOR_RANGE)
-    if increasing(math.exp(low)) >= 0:
+    lowest = increasing(math.exp(low))
+    if math.isnan(lowest):
+        return math.nan
+    if lowest >= 0:
         return PRIOR_RANGE[0]
     if increasing(math.exp(high)) <= 0:
         return PRIOR_RANGE[1]

@@ -113,7 +113,8 @@ def inverse_root(precision):
         diagonal = torch.diag_embed(diagonal)
         precision = torch.where((info > 0)[:, None, None], diagonal, precision)
         factor = torch.linalg.cholesky(precision.flip(1, 2))
-    identity = torch.eye(precision.shape[1]).to(precision).expand_as(precision)
+    identity = torch.eye(precision.shape[1], dtype=torch.float32).to(precision)
+    identity = identity.expand_as(precision)
     root = factor.flip(1, 2).mT
     return torch.linalg.solve_triangular(root, identity, upper=False)
 

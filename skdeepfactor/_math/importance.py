@@ -11,10 +11,32 @@ estimates the ELBO, is lower still. Both belong to one family of bounds, indexed
 sum: rows never share a logarithm.
 """
 
-import contextlib
 import math
 
 import torch
+from torch.overrides import TorchFunctionMode
+
+# All that torch's distributions draw with.
+_DRAWS = {
+    torch.bernoulli,
+    torch.binomial,
+    torch.multinomial,
+    torch.normal,
+    torch.poisson,
+    torch.rand,
+    torch.randint,
+    torch.randn,
+    torch._sample_dirichlet,
+    torch._standard_gamma,
+    torch.Tensor.bernoulli_,
+    torch.Tensor.cauchy_,
+    torch.Tensor.exponential_,
+    torch.Tensor.geometric_,
+    torch.Tensor.log_normal_,
+    torch.Tensor.normal_,
+    torch.Tensor.random_,
+    torch.Tensor.uniform_,
+}
 
 
 def renyi_bound(log_weights, alpha):
@@ -94,8 +116,8 @@ def importance_bound(log_joint, q, alpha, n_particles, *, generator):
         The number of draws for each row. Where a ``q`` without reparameterisation is
         to be differentiated, memory grows with its square.
     generator : torch.Generator
-        Where the noise comes from, on the device of ``q``. torch's global states stay
-        as they are; but no other thread should draw from them meanwhile.
+        Where the noise comes from, on the device of ``q``. torch's global states are
+        neither read nor changed.
 
     Returns
     -------
@@ -126,7 +148,7 @@ def importance_bound(log_joint, q, alpha, n_particles, *, generator):
         )
     sites = q if isinstance(q, dict) else {"z": q}
     is_pathwise = _is_reparameterised(sites)
-    with _drawing_from(generator):
+    with _DrawingFrom(generator):
         draws = {
             name: (site.rsample if is_pathwise else site.sample)((n_particles,))
             for name, site in sites.items()
@@ -214,23 +236,21 @@ def _is_reparameterised(sites):
     return not others
 
 
-@contextlib.contextmanager
-def _drawing_from(generator):
-    """Let draws on the generator's device that can take no generator come from it.
+class _DrawingFrom(TorchFunctionMode):
+    """Lets this thread's draws come from a generator, where they name none.
 
-    ``torch.manual_seed`` would reach devices that are not forked, those included that
-    nobody has used yet.
+    Distributions of torch have no place to name one.
     """
-    device = generator.device
-    is_cpu = device.type == "cpu"
-    module = torch.random if is_cpu else torch.get_device_module(device)
-    # The CPU is always forked.
-    forked = [] if is_cpu else [device]
-    # torch 2.6 wants a type even where no device is forked.
-    with torch.random.fork_rng(forked, device_type="cuda" if is_cpu else device.type):
-        module.set_rng_state(generator.get_state(), *forked)
-        yield
-        generator.set_state(module.get_rng_state(*forked))
+
+    def __init__(self, generator):
+        super().__init__()
+        self.generator = generator
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in _DRAWS:
+            kwargs = {"generator": self.generator, **kwargs}
+        return function(*args, **kwargs)
 
 
 def _leave_one_out(log_weights, alpha):

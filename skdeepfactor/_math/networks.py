@@ -80,7 +80,10 @@ class Encoder(nn.Module):
 
             def drop(values):
                 draws = torch.rand(
-                    values.shape, generator=generator, device=values.device
+                    values.shape,
+                    generator=generator,
+                    dtype=torch.float32,
+                    device=values.device,
                 )
                 return values * (draws < kept) / kept
 
@@ -133,7 +136,8 @@ class Decoder(nn.Module):
         Shapes (n_rows, width) and (n_rows, k, width); exact, since layers are linear
         where a ReLU is not at 0.
         """
-        slope = torch.eye(z.shape[1]).to(z).expand(len(z), -1, -1)
+        slope = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+        slope = slope.expand(len(z), -1, -1)
         if self.hidden is None:
             return z, slope
         direct, h = slope, z

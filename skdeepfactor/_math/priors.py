@@ -108,7 +108,8 @@ class NormalFactors(Factors):
 
     def sample(self, n_rows, generator):
         shape = n_rows, self.origin.shape[1]
-        return torch.randn(shape, generator=generator).to(self.origin)
+        draws = torch.randn(shape, generator=generator, dtype=torch.float32)
+        return draws.to(self.origin)
 
 
 class LaplaceFactors(Factors):
@@ -121,7 +122,8 @@ class LaplaceFactors(Factors):
     def sample(self, n_rows, generator):
         # The difference of two exponential draws.
         shape = 2, n_rows, self.origin.shape[1]
-        one, other = torch.empty(shape).exponential_(generator=generator)
+        draws = torch.empty(shape, dtype=torch.float32)
+        one, other = draws.exponential_(generator=generator)
         return ((one - other) / math.sqrt(2)).to(self.origin)
 
 

@@ -6,6 +6,8 @@ then moved there, so that there is a whole one at any time.
 """
 
 import contextlib
+import hashlib
+import inspect
 import json
 import os
 import time
@@ -13,10 +15,12 @@ import warnings
 import zipfile
 import zlib
 
+import joblib
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 
-FORMAT = 1
+FORMAT = 2
 DAMAGE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, EOFError)
 
 
@@ -159,6 +163,40 @@ class CheckpointFile:
                 )
             states.append(found["state"])
         return states
+
+
+def canonical(value):
+    """A parameter as what JSON has, the same for values that mean the same.
+
+    Numbers of NumPy are those of Python, and lists, tuples and arrays are alike. An int
+    and a float are not.
+    """
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return repr(value)
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, dict):
+        return [[canonical(part) for part in item] for item in sorted(value.items())]
+    if isinstance(value, np.ndarray | list | tuple):
+        with contextlib.suppress(ValueError, TypeError):
+            return _array_digest(np.asarray(value, dtype=np.float64))
+        return [canonical(part) for part in value]
+    if isinstance(value, type) or inspect.isroutine(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    name = canonical(type(value))
+    if isinstance(value, BaseEstimator):
+        return [name, canonical(value.get_params(deep=False))]
+    return [name, joblib.hash(value)]
+
+
+def _array_digest(array):
+    """The shape of an array and a checksum of its numbers."""
+    numbers = np.ascontiguousarray(array + 0.0)
+    return [list(array.shape), hashlib.sha256(numbers.tobytes()).hexdigest()]
 
 
 def _flat(state, prefix=""):

@@ -19,11 +19,14 @@ class NaturalGradient:
     Hoffman, Blei, Wang and Paisley (2013), Stochastic variational inference.
     """
 
+    #: Whether its state is as large as the parameters.
+    has_moments = False
+
     def __init__(self, params, *, learning_offset=0.0, learning_decay=0.0):
         self.params = list(params)
         self.learning_offset = learning_offset
         self.learning_decay = learning_decay
-        self.n_steps = torch.zeros(())
+        self.n_steps = torch.zeros((), dtype=torch.float32)
 
     @torch.no_grad()
     def step(self):
@@ -53,6 +56,9 @@ class AnnealedAdam:
 
     Like ``NaturalGradient`` it has the methods of an optimizer that training uses.
     """
+
+    #: Whether its state is as large as the parameters.
+    has_moments = True
 
     def __init__(self, groups, n_updates=None):
         is_fused = groups[0]["params"][0].device.type in ("cpu", "cuda")

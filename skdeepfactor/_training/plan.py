@@ -40,7 +40,8 @@ class TrainingPlan:
     ----------
     optimizer : object
         Has the methods of a ``torch.optim.Optimizer`` that training uses: ``step``,
-        ``zero_grad``, ``state_dict``, ``load_state_dict``.
+        ``zero_grad``, ``state_dict``, ``load_state_dict``; and says in ``has_moments``
+        whether its state is as large as the parameters, and not worth keeping.
     ascends : bool
         Whether steps on all rows raise the bound, so that one without gain is the last.
     n_cold : int

@@ -110,7 +110,8 @@ def jacobian_embeddings(
             "at must be 'prior_mean', 'zero' or data of shape (n_rows, n_features), "
             f"got {shown}."
         )
-    with torch.no_grad():
+
+    def slopes(module):
         like = next(module.parameters())
         if not is_name:
             means = estimator._infer(
@@ -122,6 +123,8 @@ def jacobian_embeddings(
         else:
             z = module.draw_prior(n_samples, _torch_generator(random_state))
         return module.jacobian(z).cpu().numpy()
+
+    return estimator._ask(module, slopes)
 
 
 def nearest_features(embeddings, feature, n=10, *, feature_names=None):

@@ -167,7 +167,7 @@ class SpikeSlabAutoencoder(AmortizedModule):
             odds = torch.full_like(codes.logits, self.prior_odds)
             logits = torch.logaddexp(codes.logits, odds)
             return SpikeSlab(logits, codes.loc, codes.scale, validate_args=False)
-        zeros = torch.zeros(1, self.n_components).to(self.moments)
+        zeros = self.moments.new_zeros(1, self.n_components)
         return SpikeSlab(zeros + self.prior_odds, zeros, zeros + 1, validate_args=False)
 
     def _log_weights(self):
@@ -202,8 +202,9 @@ class SpikeSlabAutoencoder(AmortizedModule):
         share = self._log_weights().exp().cpu()
         which = torch.multinomial(share, n_rows, replacement=True, generator=generator)
         which = which.to(self.moments.device)
-        uniform = torch.rand(shape, generator=generator).to(self.moments)
-        normal = torch.randn(shape, generator=generator).to(self.moments)
+        single = torch.float32
+        uniform = torch.rand(shape, generator=generator, dtype=single).to(self.moments)
+        normal = torch.randn(shape, generator=generator, dtype=single).to(self.moments)
         codes = SpikeSlab(
             *(part[which] for part in (kinds.logits, kinds.loc, kinds.scale)),
             validate_args=False,

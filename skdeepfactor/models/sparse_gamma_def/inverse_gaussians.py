@@ -77,7 +77,8 @@ class InverseGaussians(nn.Module):
 
     def of_mean(self, mean):
         """Parameters rho and tau with that mean and rho tau = 1."""
-        ratio = self._curves(torch.full((), math.log(2)).to(mean))[0].exp().to(mean)
+        log_s = torch.full((), math.log(2), dtype=torch.float32).to(mean)
+        ratio = self._curves(log_s)[0].exp().to(mean)
         return ratio / mean, mean / ratio
 
     def sample(self, rho, tau, n_draws, generator):

@@ -1,0 +1,80 @@
+"""What the caller has set torch to, undone for as long as a method runs.
+
+The data and the parameters of an estimator alone decide what comes out, not whether it
+is called in a forked process, without gradients, or under autocast.
+"""
+
+import contextlib
+import os
+import threading
+
+import torch
+from threadpoolctl import ThreadpoolController
+
+# In a child that was forked from this process, threads that it had do not exist.
+_IMPORTED_BY = os.getpid()
+
+# What autocast may be on for.
+_DEVICE_TYPES = ("cpu", "cuda", "mps")
+
+
+@contextlib.contextmanager
+def own_environment():
+    """Compute as if the caller had set nothing; what was set is set again afterwards.
+
+    Gradients can be taken, autocast is off, and tensors without a device of their own
+    are the CPU's. A forked process computes on one thread: it would wait for ever for
+    those that its parent has. All of it is this thread's alone, except for the number
+    of threads of a forked process. torch's default type is every thread's and stays as
+    it is: outside of the constructors of modules, which are given a type afterwards,
+    tensors of floats must name theirs.
+    """
+    with contextlib.ExitStack() as stack:
+        if os.getpid() != _IMPORTED_BY:
+            stack.enter_context(_one_thread())
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device_type in _DEVICE_TYPES:
+            if torch.is_autocast_enabled(device_type):
+                stack.enter_context(torch.autocast(device_type, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
+
+
+class _Limit:
+    """One thread for torch and OpenMP, for as long as some thread is inside."""
+
+    def __init__(self):
+        self._lock, self._n_inside, self._before = threading.Lock(), 0, 1
+        self._openmp = ThreadpoolController().select(user_api="openmp")
+
+    @contextlib.contextmanager
+    def __call__(self):
+        with self._lock:
+            if self._n_inside == 0:
+                self._before = torch.get_num_threads()
+            self._n_inside += 1
+            # Each thread has a number of its own, which this sets too.
+            torch.set_num_threads(1)
+        try:
+            with self._openmp.limit(limits=1):
+                yield
+        finally:
+            with self._lock:
+                self._n_inside -= 1
+                if self._n_inside == 0:
+                    torch.set_num_threads(self._before)
+
+
+# By process, since one that is forked while another holds a lock finds it locked.
+_limits: dict = {}
+
+
+def _one_thread():
+    """The limit of this process, as a context."""
+    number = os.getpid()
+    if number not in _limits:
+        _limits.setdefault(number, _Limit())
+    return _limits[number]()
