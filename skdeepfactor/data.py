@@ -9,6 +9,8 @@ import scipy.sparse
 import sklearn
 from sklearn.utils import check_random_state
 
+from skdeepfactor._input import received
+
 # Rows of a block, where the source leaves it open.
 BLOCK_ROWS = 10_000
 
@@ -94,6 +96,7 @@ class RowBlocks:
             raise ValueError(
                 f"block_rows must be an int of at least 1, got {block_rows!r}."
             )
+        source = received(source)
         if scipy.sparse.issparse(source):
             source = source.tocsr()
         self.source = source
@@ -175,17 +178,26 @@ class RowBlocks:
         >>> [X.shape for _, X in RowBlocks(np.ones((5, 2)), block_rows=3).blocks()]
         [(3, 2), (2, 2)]
         """
+        for number, item in self._numbered_items(order):
+            try:
+                block = _loaded(item)
+            except ValueError as error:
+                raise ValueError(f"Block {number} of the source: {error}") from error
+            yield number, block
+
+    def _numbered_items(self, order):
+        """Yield the number of each block, and what it is to be made of."""
         if not self._is_indexed:
-            items = self._items() if callable(self._items) else self._items
-            for number, item in enumerate(items):
-                yield number, _loaded(item)
+            yield from enumerate(
+                self._items() if callable(self._items) else self._items
+            )
             return
         for number in range(len(self)) if order is None else order:
             if self._is_cut:
                 start = number * self.block_rows
                 yield number, self.source[start : start + self.block_rows]
             else:
-                yield number, _loaded(self._items[number])
+                yield number, self._items[number]
 
 
 def _dask_partitions(source):
@@ -226,7 +238,8 @@ def _loaded(item):
     if hasattr(item, "compute"):
         item = item.compute()
     if isinstance(item, list) and item and hasattr(item[0], "shape"):
-        item = stacked(item)
+        item = stacked([received(part) for part in item])
+    item = received(item)
     return item.tocsr() if scipy.sparse.issparse(item) else item
 
 

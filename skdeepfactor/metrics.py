@@ -29,6 +29,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_random_state, gen_batches
 from sklearn.utils.validation import check_non_negative
 
+from skdeepfactor._input import received
+
 __all__ = [
     "completion_perplexity",
     "npmi_coherence",
@@ -267,7 +269,7 @@ def npmi_coherence(components, X, *, top_n=10, average=True):
     top = _top_features(components, top_n)
     if top.shape[1] < 2:
         raise ValueError("npmi_coherence needs two or more features per component.")
-    X = check_array(X, accept_sparse="csr", input_name="X")
+    X = check_array(received(X), accept_sparse="csr", input_name="X")
     check_non_negative(X, "npmi_coherence")
     n_features = np.shape(components)[1]
     if X.shape[1] != n_features:
@@ -339,6 +341,7 @@ def topic_diversity(components, *, top_n=25):
 
 def _check_counts(X):
     """Make a canonical CSR of X, never in place; ValueError if these are no counts."""
+    X = received(X)
     X = check_array(X, accept_sparse="csr", input_name="X", copy=sp.issparse(X))
     if not sp.issparse(X):
         X = sp.csr_array(X)
@@ -433,6 +436,7 @@ def _unique_features(top):
 
 def _last_step(estimator, X):
     """Return the last step of a pipeline, and what the steps before make of X."""
+    X = received(X)
     while isinstance(estimator, Pipeline):
         if len(estimator) > 1:
             X = estimator[:-1].transform(X)

@@ -10,6 +10,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from skdeepfactor._input import received
 from skdeepfactor._training.rows import MatrixRows
 from skdeepfactor._training.streams import CheckedBlocks, StreamedRows
 from skdeepfactor.data import RowBlocks, is_streamed
@@ -18,6 +19,7 @@ from skdeepfactor.data import RowBlocks, is_streamed
 def checked_matrix(estimator, X, *, reset, min_rows=1):
     """X as canonical CSR or an array, which is never the caller's to be changed."""
     given, domain, may_miss = X, estimator._domain, estimator._may_miss
+    X = received(X)
     try:
         X = validate_data(
             estimator,

@@ -9,6 +9,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from skdeepfactor._input import received
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_whole
 
@@ -97,6 +98,7 @@ def jacobian_embeddings(
     >>> jacobian_embeddings(model, X[:2]).shape
     (4, 2)
     """
+    at = received(at)
     while isinstance(estimator, Pipeline):
         if len(estimator) > 1 and not isinstance(at, str):
             at = estimator[:-1].transform(at)

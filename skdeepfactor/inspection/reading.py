@@ -12,6 +12,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
+from skdeepfactor._input import received
+
 
 def is_estimator(fit):
     """Whether it is an estimator, and not an array."""
@@ -20,6 +22,7 @@ def is_estimator(fit):
 
 def last_step(estimator, X=None):
     """The fitted model at the end, and what the steps before it make of X."""
+    X = received(X)
     while isinstance(estimator, Pipeline):
         if X is not None and len(estimator) > 1:
             X = estimator[:-1].transform(X)
