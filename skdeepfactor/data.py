@@ -96,12 +96,11 @@ class RowBlocks:
             raise ValueError(
                 f"block_rows must be an int of at least 1, got {block_rows!r}."
             )
-        source = received(source)
         if scipy.sparse.issparse(source):
-            source = source.tocsr()
+            source = received(source).tocsr()
         self.source = source
         self.block_rows = block_rows
-        package = type(source).__module__.split(".")[0]
+        package = _package(source)
         self._is_cut = (
             scipy.sparse.issparse(source)
             or isinstance(source, np.ndarray)
@@ -239,8 +238,7 @@ def _loaded(item):
         item = item.compute()
     if isinstance(item, list) and item and hasattr(item[0], "shape"):
         item = stacked([received(part) for part in item])
-    item = received(item)
-    return item.tocsr() if scipy.sparse.issparse(item) else item
+    return received(item).tocsr() if scipy.sparse.issparse(item) else item
 
 
 def stacked(parts):
@@ -255,5 +253,14 @@ def stacked(parts):
 
 def is_streamed(X):
     """Whether rows come in blocks rather than as one matrix."""
-    package = type(X).__module__.split(".")[0]
-    return isinstance(X, RowBlocks) or package in STREAMED
+    if isinstance(X, np.ndarray) or scipy.sparse.issparse(X):
+        # Of whichever package: views of an AnnData are such arrays of anndata's.
+        return False
+    bases = {base.__module__.split(".")[0] for base in type(X).__mro__}
+    is_table = not bases.isdisjoint(IN_MEMORY)
+    return isinstance(X, RowBlocks) or (not is_table and _package(X) in STREAMED)
+
+
+def _package(value):
+    """The package that a value's type is of."""
+    return type(value).__module__.split(".")[0]
