@@ -5,7 +5,9 @@ import scipy.sparse
 
 
 def received(X):
-    """X as all that follows can take it; what is no matrix comes back as it is.
+    """X as all that follows can take it; what needs nothing comes back as it is.
+
+    What is masked becomes NaN.
 
     Raises
     ------
@@ -14,7 +16,35 @@ def received(X):
     """
     if scipy.sparse.issparse(X):
         return _holding_together(X)
-    return X
+    masked = _as_masked(X)
+    if masked is None:
+        return X
+    if not np.ma.is_masked(masked):
+        return masked.data
+    return masked.astype(np.result_type(masked.dtype, np.float32)).filled(np.nan)
+
+
+def n_masked(X):
+    """Number of entries that are masked."""
+    masked = _as_masked(X)
+    return 0 if masked is None else np.ma.count_masked(masked)
+
+
+def _as_masked(X):
+    """A masked array, of the rows of a list too; None if X is neither."""
+    if isinstance(X, list | tuple) and any(
+        isinstance(row, np.ma.MaskedArray) and row.ndim == 1 for row in X
+    ):
+        X = np.ma.array(X)
+    return X if isinstance(X, np.ma.MaskedArray) else None
+
+
+def without_half(X):
+    """A matrix, of float32 if it was of float16, which SciPy has not.
+
+    Sums of it are soon infinite, too.
+    """
+    return X.astype(np.float32) if X.dtype == np.float16 else X
 
 
 def _holding_together(X):

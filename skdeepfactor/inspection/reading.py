@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
-from skdeepfactor._input import received
+from skdeepfactor._input import received, without_half
 
 
 def is_estimator(fit):
@@ -82,7 +82,14 @@ def counts_of(X):
     counts = check_array(
         X, accept_sparse="csr", ensure_all_finite="allow-nan", input_name="X"
     )
+    counts = without_half(counts)
     return counts if scipy.sparse.issparse(counts) else np.nan_to_num(counts)
+
+
+def totals_of(counts, axis):
+    """Sums of counts over the rows (0) or the features (1); exact for integers."""
+    dtype = np.float64 if counts.dtype.kind == "f" else None
+    return np.asarray(counts.sum(axis=axis, dtype=dtype)).ravel()
 
 
 def rows_with_factor(model, factors, component, values):

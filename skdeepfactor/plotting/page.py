@@ -346,7 +346,7 @@ def _words_of_row(row, names):
 
 
 def _row_sums(counts):
-    return np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    return reading.totals_of(counts, 1).astype(np.float64)
 
 
 def _in_unit_square(positions):
