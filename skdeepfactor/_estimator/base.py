@@ -29,6 +29,7 @@ from skdeepfactor._estimator.validation import (
     ignores_missing,
     weighted_average,
 )
+from skdeepfactor._input import received
 from skdeepfactor._training.progress import CallbackSupportMixin, with_callbacks
 from skdeepfactor._training.rows import MatrixRows
 from skdeepfactor._training.run import Interrupted
@@ -307,7 +308,7 @@ class BaseFactorModel(
         (4, 4)
         """
         check_is_fitted(self)
-        Z = check_array(Z, dtype=[np.float64, np.float32])
+        Z = check_array(received(Z), dtype=[np.float64, np.float32])
         n_components = len(self.components_)
         if Z.shape[1] != n_components:
             raise ValueError(

@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdeepfactor._estimator.arrays import load, loaded_module, to_numpy
 from skdeepfactor._estimator.validation import checked_blocks, checked_matrix
+from skdeepfactor._input import received
 from skdeepfactor._training.checkpoint import whole_file
 from skdeepfactor._training.rows import MatrixRows
 from skdeepfactor.data import as_csr, is_streamed, new_random_state
@@ -96,7 +97,7 @@ def drawn_rows(estimator, n_samples, totals, random_state):
         totals = np.rint(np.interp(positions, levels, estimator._row_totals))
         # Of real numbers, whose models have no use for it.
         totals = np.maximum(totals, 0)
-    given, totals = totals, np.asarray(totals)
+    given, totals = totals, np.asarray(received(totals))
     if totals.shape not in ((), (n_samples,)) or not _are_whole(totals):
         raise ValueError(
             "n_tokens must be a whole number, or one for each of the "

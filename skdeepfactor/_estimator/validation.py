@@ -10,7 +10,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from skdeepfactor._input import received
+from skdeepfactor._input import n_masked, received
 from skdeepfactor._training.rows import MatrixRows
 from skdeepfactor._training.streams import CheckedBlocks, StreamedRows
 from skdeepfactor.data import RowBlocks, is_streamed
@@ -88,7 +88,7 @@ def weighted_rows(rows, sample_weight):
     n_rows = rows.n_visible
     if rows.share.is_sharded:
         # A process whose rows are its own may have none that counts.
-        given = np.asarray(sample_weight)
+        given = np.asarray(received(sample_weight))
         if given.shape == (n_rows,) and not given.any():
             return rows.knowing(weight=np.zeros(n_rows))
     return rows.knowing(weight=checked_weights(sample_weight, n_rows))
@@ -100,7 +100,12 @@ def checked_weights(sample_weight, n_rows):
         return np.ones(n_rows)
     rows = np.empty((n_rows, 1))
     weights = _check_sample_weight(
-        sample_weight, rows, dtype=np.float64, ensure_non_negative=True
+        received(sample_weight),
+        rows,
+        dtype=np.float64,
+        ensure_non_negative=True,
+        # torch takes neither what is read-only nor what runs backwards.
+        copy=True,
     )
     if not weights.any():
         raise ValueError("sample_weight must not be 0 for every row.")
@@ -135,12 +140,18 @@ def advice(estimator, X, error):
         )
     is_sparse = scipy.sparse.issparse(X)
     if "contains NaN" in error and not is_sparse:
-        if "missing_values" not in estimator.get_params(deep=False):
-            return None
-        return (
-            "Input X contains NaN. missing_values='ignore' takes such entries to be "
-            "missing, leaves them out, and lets inverse_transform say what they may be."
+        may_ignore = "missing_values" in estimator.get_params(deep=False)
+        hint = (
+            " missing_values='ignore' takes such entries to be missing, leaves them "
+            "out, and lets inverse_transform say what they may be."
         )
+        n_missing = n_masked(X)
+        if n_missing > 0:
+            return (
+                f"X is an array of which {n_missing} entries are masked, where "
+                f"{type(estimator).__name__} needs all." + hint * may_ignore
+            )
+        return "Input X contains NaN." + hint if may_ignore else None
     if "features as input" in error:
         n_features = estimator.n_features_in_
         n_rows = X.shape[0] if is_sparse else len(X)

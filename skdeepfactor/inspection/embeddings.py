@@ -282,7 +282,7 @@ def _torch_generator(random_state):
 
 def _check_embeddings(embeddings):
     return check_array(
-        embeddings, dtype=[np.float64, np.float32], input_name="embeddings"
+        received(embeddings), dtype=[np.float64, np.float32], input_name="embeddings"
     )
 
 

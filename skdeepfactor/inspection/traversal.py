@@ -58,7 +58,7 @@ def traverse(estimator, x, component, values):
     (3, 4)
     """
     x = _single_row(received(x))
-    values = check_array(np.asarray(values), ensure_2d=False, dtype=np.float64)
+    values = check_array(np.asarray(received(values)), ensure_2d=False, dtype="f8")
     if values.ndim != 1:
         raise ValueError(f"values must have 1 dimension, got {values.ndim}.")
     model, x = reading.last_step(estimator, x)
