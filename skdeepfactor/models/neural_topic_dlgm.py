@@ -64,6 +64,7 @@ VAE with a VampPrior; Burda, Grosse and Salakhutdinov (2016), Importance weighte
 autoencoders; Li and Turner (2016), Renyi divergence variational inference.
 """
 
+import contextlib
 from numbers import Integral, Real
 from typing import ClassVar, NamedTuple
 
@@ -1220,6 +1221,9 @@ class NeuralTopicDLGM(SampledFactorModel):
             module.idf.copy_(torch.from_numpy(idf))
         elif not isinstance(self.input_transform, str):
             transformer = clone(self.input_transform)
+            # Matrices, whatever transform_output is; not all transformers can be told.
+            with contextlib.suppress(AttributeError, ValueError):
+                transformer.set_output(transform="default")
             shape = transformer.fit_transform(X).shape
             if shape[1] != X.shape[1]:
                 raise ValueError(
