@@ -1,19 +1,36 @@
 """What users hand over, as NumPy arrays and SciPy matrices that hold together."""
 
+from numbers import Integral
+
 import numpy as np
 import scipy.sparse
+import sklearn
+import torch
+
+
+def is_whole(number, low):
+    """Whether it is an int of at least so much, and no truth value."""
+    is_int = isinstance(number, Integral) and not isinstance(number, bool)
+    return is_int and number >= low
 
 
 def received(X):
     """X as all that follows can take it; what needs nothing comes back as it is.
 
-    What is masked becomes NaN.
+    What is masked becomes NaN, and a tensor, on whichever device, an array or a CSR
+    matrix.
 
     Raises
     ------
     ValueError
         If X is a sparse matrix with an entry outside of its shape.
+    TypeError
+        If it is a plan for rows, and holds none.
     """
+    if type(X).__name__ == "LazyFrame":
+        raise TypeError("X is a LazyFrame, which holds no rows: give X.collect().")
+    if isinstance(X, torch.Tensor):
+        X = _of_tensor(X)
     if scipy.sparse.issparse(X):
         return _holding_together(X)
     masked = _as_masked(X)
@@ -22,6 +39,29 @@ def received(X):
     if not np.ma.is_masked(masked):
         return masked.data
     return masked.astype(np.result_type(masked.dtype, np.float32)).filled(np.nan)
+
+
+def returned(values, X):
+    """An array as users want what comes of X: a tensor where X is one, and dispatched.
+
+    Without ``array_api_dispatch`` arrays come back of tensors, as from scikit-learn.
+    """
+    if isinstance(X, torch.Tensor) and sklearn.get_config()["array_api_dispatch"]:
+        return torch.from_numpy(values).to(X.device)
+    return values
+
+
+def _of_tensor(X):
+    """A tensor as an array or a CSR matrix."""
+    X = X.detach()
+    if X.layout != torch.strided:
+        X = X.to_sparse_csr()
+        parts = X.values(), X.col_indices(), X.crow_indices()
+        return scipy.sparse.csr_matrix(tuple(map(_of_tensor, parts)), shape=X.shape)
+    if X.dtype == torch.bfloat16:
+        # NumPy has no such type.
+        X = X.float()
+    return X.cpu().numpy()
 
 
 def n_masked(X):

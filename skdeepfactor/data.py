@@ -2,14 +2,14 @@
 
 import math
 import os
-from numbers import Integral
 
 import numpy as np
 import scipy.sparse
 import sklearn
+import torch
 from sklearn.utils import check_random_state
 
-from skdeepfactor._input import received
+from skdeepfactor._input import is_whole, received
 
 # Rows of a block, where the source leaves it open.
 BLOCK_ROWS = 10_000
@@ -92,12 +92,14 @@ class RowBlocks:
     """
 
     def __init__(self, source, *, block_rows=BLOCK_ROWS):
-        if not isinstance(block_rows, Integral) or block_rows < 1:
+        if not is_whole(block_rows, 1):
             raise ValueError(
                 f"block_rows must be an int of at least 1, got {block_rows!r}."
             )
+        if scipy.sparse.issparse(source) or isinstance(source, torch.Tensor):
+            source = received(source)
         if scipy.sparse.issparse(source):
-            source = received(source).tocsr()
+            source = source.tocsr()
         self.source = source
         self.block_rows = block_rows
         package = _package(source)
@@ -106,11 +108,25 @@ class RowBlocks:
             or isinstance(source, np.ndarray)
             or package in STREAMED - {"dask"}
         )
+        refuse_iterators(source)
         has_shape = len(getattr(source, "shape", ())) == 2
-        if package in IN_MEMORY:
+        name = type(source).__name__
+        if package in IN_MEMORY and name == "LazyFrame":
             raise TypeError(
-                f"RowBlocks got a {type(source).__name__} of {package}, which is in "
-                "memory: pass it to fit itself."
+                "RowBlocks got a LazyFrame, which holds no rows: give a function that "
+                "makes an iterator of its frames, such as frame.collect_batches, or "
+                "frame.collect() to fit itself."
+            )
+        if package in IN_MEMORY:
+            if "GroupBy" in name:
+                raise TypeError(
+                    f"RowBlocks got a {name}, an iterator of which gives pairs: give a "
+                    "function that makes one of matrices, such as "
+                    "lambda: (frame for _, frame in groups)."
+                )
+            raise TypeError(
+                f"RowBlocks got a {name} of {package}, which is in memory: pass it to "
+                "fit itself."
             )
         if self._is_cut and (not has_shape or type(source).__name__ == "AnnData"):
             raise TypeError(
@@ -128,12 +144,6 @@ class RowBlocks:
                     "RowBlocks needs a sequence or an iterable of matrices, a function "
                     "that gives an iterator, or an array to cut by rows, got "
                     f"{type(source).__name__}."
-                )
-            if hasattr(source, "__next__"):
-                raise TypeError(
-                    "RowBlocks needs a source that can be started again, got an "
-                    "iterator, which ends: give the function that makes it, or feed "
-                    "its blocks to partial_fit."
                 )
 
     def __len__(self):
@@ -231,8 +241,15 @@ def _loaded(item):
     """A block as a matrix: read from its file, or stacked from its parts."""
     if isinstance(item, str | os.PathLike):
         path = os.fspath(item)
-        if path.endswith(".npz"):
+        ending = os.path.splitext(path)[1].lower()
+        if ending == ".npz":
             return scipy.sparse.load_npz(path)
+        if ending != ".npy":
+            raise ValueError(
+                f"{path!r} has an unknown ending, {ending!r}: .npy and .npz are read; "
+                "of other files, give a function that makes an iterator of matrices, "
+                "such as lambda: (pandas.read_parquet(path) for path in paths)."
+            )
         return np.load(path, mmap_mode="r", allow_pickle=False)
     if hasattr(item, "compute"):
         item = item.compute()
@@ -259,6 +276,16 @@ def is_streamed(X):
     bases = {base.__module__.split(".")[0] for base in type(X).__mro__}
     is_table = not bases.isdisjoint(IN_MEMORY)
     return isinstance(X, RowBlocks) or (not is_table and _package(X) in STREAMED)
+
+
+def refuse_iterators(source):
+    """Raise a ``TypeError`` for rows that come only once."""
+    if hasattr(source, "__next__"):
+        raise TypeError(
+            f"Rows are read more than once, but {type(source).__name__} is an "
+            "iterator, which ends: give RowBlocks a function that makes it, or feed "
+            "its blocks to partial_fit."
+        )
 
 
 def _package(value):

@@ -19,7 +19,6 @@ before it make of the data, so that the data may be texts.
 """
 
 import warnings
-from numbers import Integral
 
 import numpy as np
 import scipy.sparse as sp
@@ -29,7 +28,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_random_state, gen_batches
 from sklearn.utils.validation import check_non_negative
 
-from skdeepfactor._input import received, without_half
+from skdeepfactor._input import is_whole, received, without_half
 
 __all__ = [
     "completion_perplexity",
@@ -424,7 +423,7 @@ def _top_features(components, top_n):
     components = check_array(
         received(components), dtype=[np.float64, np.float32], input_name="components"
     )
-    if not isinstance(top_n, Integral) or top_n < 1:
+    if not is_whole(top_n, 1):
         raise ValueError(f"top_n must be a positive integer, got {top_n!r}.")
     return np.argsort(-components, axis=1, kind="stable")[:, :top_n]
 

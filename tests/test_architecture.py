@@ -397,6 +397,7 @@ THEIRS = {
     "_n_features_out",
     "_abc_impl",
     "_check_layers",
+    "_validate_params",
     "_sklearn_auto_wrap_output_keys",
 }
 

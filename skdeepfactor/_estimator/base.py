@@ -5,6 +5,8 @@ so that it pickles, and moves between devices, like any scikit-learn estimator. 
 the methods that users call, and what a model must say of itself.
 """
 
+import functools
+import inspect
 from abc import ABC, abstractmethod
 from numbers import Integral, Real
 from typing import ClassVar
@@ -25,11 +27,12 @@ from skdeepfactor._estimator.domains import Counts
 from skdeepfactor._estimator.fitting import Fit, take_steps, unchanged_on_error
 from skdeepfactor._estimator.row_inference import drawn_rows, inferred, map_rows
 from skdeepfactor._estimator.validation import (
+    check_truth_values,
     checked_weights,
     ignores_missing,
     weighted_average,
 )
-from skdeepfactor._input import received
+from skdeepfactor._input import received, returned
 from skdeepfactor._training.progress import CallbackSupportMixin, with_callbacks
 from skdeepfactor._training.rows import MatrixRows
 from skdeepfactor._training.run import Interrupted
@@ -43,6 +46,41 @@ def _has_perplexity(estimator):
             f"{estimator.likelihood!r}."
         )
     return True
+
+
+def naming_itself(method):
+    """Name the estimator that an unknown argument was given to, not its base class."""
+    known = inspect.signature(method).parameters
+
+    @functools.wraps(method)
+    def call(self, *args, **options):
+        for name in options:
+            if name in known:
+                continue
+            message = f"{type(self).__name__}.{method.__name__}() takes no {name}"
+            if name == "sample_weight":
+                message += (
+                    ": repeat rows that count more than once, or take a model with "
+                    "updates in closed form, such as PoissonFactorization"
+                )
+            raise TypeError(f"{message}.")
+        return method(self, *args, **options)
+
+    return call
+
+
+def leaving_maps(transform):
+    """Give the map of a file that rows were written to as it is.
+
+    scikit-learn would read it into the frame that ``transform_output`` asks for.
+    """
+
+    @functools.wraps(transform)
+    def call(self, X, *args, **options):
+        method = transform if options.get("out") is None else transform.__wrapped__
+        return method(self, X, *args, **options)
+
+    return call
 
 
 class BaseFactorModel(
@@ -110,7 +148,18 @@ class BaseFactorModel(
     def _fitted(self, module):
         """Fitted attributes that show the module's parameters, as a dict."""
 
+    def __init_subclass__(cls, **options):
+        """Have ``transform`` give frames, as scikit-learn does, but no maps as such."""
+        super().__init_subclass__(**options)
+        if "transform" in vars(cls):
+            cls.transform = leaving_maps(cls.transform)
+
+    def _validate_params(self):
+        super()._validate_params()
+        check_truth_values(self)
+
     @with_callbacks
+    @naming_itself
     def fit(
         self,
         X,
@@ -196,6 +245,7 @@ class BaseFactorModel(
                 raise
         return self
 
+    @naming_itself
     def partial_fit(self, X, y=None, *, total_samples=None):
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
@@ -308,7 +358,7 @@ class BaseFactorModel(
         (4, 4)
         """
         check_is_fitted(self)
-        Z = check_array(received(Z), dtype=[np.float64, np.float32])
+        given, Z = Z, check_array(received(Z), dtype=[np.float64, np.float32])
         n_components = len(self.components_)
         if Z.shape[1] != n_components:
             raise ValueError(
@@ -318,7 +368,7 @@ class BaseFactorModel(
         rows = MatrixRows(Z)
         module = loaded_module(self, rows.dtype)
         decoded = map_rows(module, rows, lambda module, z: module.decode(z.x))
-        return np.concatenate(list(decoded))
+        return returned(np.concatenate(list(decoded)), given)
 
     def score_samples(self, X):
         """Evidence lower bound of each row, in nats.
@@ -437,7 +487,7 @@ class BaseFactorModel(
         def bounds_and_totals(module, batch):
             return torch.stack([module.word_bound(batch), batch.totals], 1)
 
-        both = self._infer(X, bounds_and_totals)
+        both = inferred(self, X, bounds_and_totals)
         weights = checked_weights(sample_weight, len(both))
         is_there = (both[:, 1] > 0) & (weights > 0)
         bounds, totals = both[is_there].T
@@ -476,8 +526,12 @@ class BaseFactorModel(
         return ignores_missing(self.get_params(deep=False))
 
     def _infer(self, X, function, out=None):
-        """``function(module, batch)`` of each batch of X, as an array or in a file."""
-        return inferred(self, X, function, out)
+        """``function(module, batch)`` of each batch of X, as an array or in a file.
+
+        As a tensor, where X is one and ``array_api_dispatch`` is on.
+        """
+        values = inferred(self, X, function, out)
+        return values if out is not None else returned(values, X)
 
     def _sample(self, n_samples, totals, random_state):
         """Rows drawn from the model, given their totals if it needs them."""
@@ -486,3 +540,9 @@ class BaseFactorModel(
     def _load(self, dtype, device=None):
         """The fitted module, made anew from its arrays, to do with as one likes."""
         return load(self, dtype, device)
+
+
+# What __init_subclass__ does for others.
+BaseFactorModel.transform = leaving_maps(  # type: ignore[method-assign]
+    BaseFactorModel.transform
+)

@@ -1,19 +1,19 @@
 """Data and weights, checked by scikit-learn's own functions, and advice on bad ones."""
 
-from numbers import Integral
-
 import numpy as np
 import scipy.sparse
+import sklearn
+from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_non_negative,
     validate_data,
 )
 
-from skdeepfactor._input import n_masked, received
+from skdeepfactor._input import is_whole, n_masked, received
 from skdeepfactor._training.rows import MatrixRows
 from skdeepfactor._training.streams import CheckedBlocks, StreamedRows
-from skdeepfactor.data import RowBlocks, is_streamed
+from skdeepfactor.data import RowBlocks, is_streamed, refuse_iterators
 
 
 def checked_matrix(estimator, X, *, reset, min_rows=1):
@@ -21,16 +21,18 @@ def checked_matrix(estimator, X, *, reset, min_rows=1):
     given, domain, may_miss = X, estimator._domain, estimator._may_miss
     X = received(X)
     try:
-        X = validate_data(
-            estimator,
-            X,
-            accept_sparse="csr",
-            dtype="numeric",
-            ensure_all_finite="allow-nan" if may_miss else True,
-            ensure_non_negative=domain.is_non_negative,
-            ensure_min_samples=min_rows,
-            reset=reset,
-        )
+        refuse_iterators(X)
+        with sklearn.config_context(array_api_dispatch=False):
+            X = validate_data(
+                estimator,
+                X,
+                accept_sparse="csr",
+                dtype="numeric",
+                ensure_all_finite="allow-nan" if may_miss else True,
+                ensure_non_negative=domain.is_non_negative,
+                ensure_min_samples=min_rows,
+                reset=reset,
+            )
         if may_miss:
             _check_what_is_there(estimator, X)
     except (TypeError, ValueError) as error:
@@ -115,13 +117,29 @@ def checked_weights(sample_weight, n_rows):
 def weighted_average(values, sample_weight):
     """The mean over rows, each as often as it counts, a float."""
     return float(
-        np.average(values, weights=checked_weights(sample_weight, len(values)))
+        np.average(
+            received(values), weights=checked_weights(sample_weight, len(values))
+        )
     )
+
+
+def check_truth_values(estimator):
+    """Raise where a truth value is given for a number, as Python takes True for 1."""
+    constraints = estimator._parameter_constraints
+    for name, value in estimator.get_params(deep=False).items():
+        known = constraints.get(name, ["boolean"])
+        if isinstance(value, bool) and not any(
+            constraint in known for constraint in ("boolean", "verbose")
+        ):
+            raise InvalidParameterError(
+                f"The {name!r} parameter of {type(estimator).__name__} must not be a "
+                f"truth value, got {value!r}."
+            )
 
 
 def check_layers(name, layers):
     """Raise a ``ValueError`` unless layers are positive ints."""
-    if not all(isinstance(n, Integral) and n >= 1 for n in layers):
+    if not all(is_whole(n, 1) for n in layers):
         raise ValueError(f"{name} must hold positive ints, got {layers!r}.")
 
 
@@ -132,13 +150,21 @@ def ignores_missing(parameters):
 
 def advice(estimator, X, error):
     """What to do about data that scikit-learn refused, None where it says so itself."""
+    is_sparse = scipy.sparse.issparse(X)
     if error.startswith("Negative values"):
         return (
             f"{error} Counts cannot be negative: leave out what centres them, such as "
             "StandardScaler, or take a model of real numbers, such as "
             "VariationalAutoencoder."
+            + " Of a HashingVectorizer, set alternate_sign=False."
+            * is_sparse
         )
-    is_sparse = scipy.sparse.issparse(X)
+    if "fill value must be 0" in error:
+        return (
+            "X is a data frame of sparse columns that leave out other values than 0, "
+            "such as NaN. X.sparse.to_dense() keeps these; "
+            "X.fillna(0).astype(pandas.SparseDtype(float, 0)) makes 0 of NaN."
+        )
     if "contains NaN" in error and not is_sparse:
         may_ignore = "missing_values" in estimator.get_params(deep=False)
         hint = (

@@ -118,7 +118,7 @@ def jacobian_embeddings(
             means = estimator._infer(
                 at, lambda model, batch: model.posterior(batch).mean
             )
-            z = torch.from_numpy(means).to(like)
+            z = torch.as_tensor(means).to(like)
         elif at == "zero":
             z = like.new_zeros(1, len(estimator.components_))
         else:

@@ -48,7 +48,7 @@ def factors_of(model, X):
             "The estimator must be able to transform rows, but "
             f"{type(model).__name__} has no transform."
         )
-    factors = model.transform(X)
+    factors = received(model.transform(X))
     if scipy.sparse.issparse(factors):
         factors = factors.toarray()
     return check_array(factors, dtype=np.float64, input_name="transform(X)")
@@ -101,7 +101,7 @@ def rows_with_factor(model, factors, component, values):
         )
     rows = np.repeat(factors, len(values), axis=0)
     rows[:, component] = values
-    return np.asarray(model.inverse_transform(rows))
+    return np.asarray(received(model.inverse_transform(rows)))
 
 
 def factor_profiles(model):

@@ -71,6 +71,7 @@ from skdeepfactor._estimator.amortized import (
     AmortizedModule,
 )
 from skdeepfactor._estimator.sampled import SampledFactorModel
+from skdeepfactor._input import received
 from skdeepfactor._math.module import in_updates
 from skdeepfactor.data import as_csr
 from skdeepfactor.distributions import SpikeSlab
@@ -479,7 +480,7 @@ class VariationalSparseCoding(AmortizedFactorModel):
         Z = self._infer(X, codes, out)
         if out is not None or not self.sparse_output:
             return Z
-        return as_csr(scipy.sparse.csr_matrix(Z))
+        return as_csr(scipy.sparse.csr_matrix(received(Z)))
 
     def activations(self, X):
         """Infer the probability that each factor is there in each row.
