@@ -25,6 +25,7 @@ from skdeepfactor._estimator.validation import (
     checked_rows,
     weighted_rows,
 )
+from skdeepfactor._files import check_place
 from skdeepfactor._math.starts import distinct_rows
 from skdeepfactor._training.checkpoint import CheckpointFile
 from skdeepfactor._training.distributed import alone, current_share
@@ -250,9 +251,7 @@ class Fit:
                 f"checkpoint needs n_init=1, got n_init={self.estimator.n_init}."
             )
         path = os.fspath(path)
-        folder = os.path.dirname(os.path.abspath(path))
-        if not os.path.isdir(folder):
-            raise ValueError(f"checkpoint={path!r} is in a folder that does not exist.")
+        check_place("checkpoint", path)
         is_alone = self.share.n_processes == 1
         if not is_alone:
             path = f"{path}.{self.share.rank}"
@@ -301,7 +300,9 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
     rows = rows.knowing(**estimator._known_of_rows(rows, y, sizes))
     if sample_weight is not None:
         rows = weighted_rows(rows, sample_weight)
-    if total_samples is not None and total_samples < 1:
+    if isinstance(total_samples, bool) or (
+        total_samples is not None and total_samples < 1
+    ):
         raise ValueError(f"total_samples must be at least 1, got {total_samples!r}.")
     n_seen = rows.total_weight + (0 if is_first else estimator.n_samples_seen_)
     n_samples = n_seen if total_samples is None else total_samples
