@@ -2,12 +2,14 @@
 
 import math
 import os
-from numbers import Integral
 
 import numpy as np
 import scipy.sparse
 import sklearn
+import torch
 from sklearn.utils import check_random_state
+
+from skdeepfactor._input import is_whole, received
 
 # Rows of a block, where the source leaves it open.
 BLOCK_ROWS = 10_000
@@ -90,25 +92,41 @@ class RowBlocks:
     """
 
     def __init__(self, source, *, block_rows=BLOCK_ROWS):
-        if not isinstance(block_rows, Integral) or block_rows < 1:
+        if not is_whole(block_rows, 1):
             raise ValueError(
                 f"block_rows must be an int of at least 1, got {block_rows!r}."
             )
+        if scipy.sparse.issparse(source) or isinstance(source, torch.Tensor):
+            source = received(source)
         if scipy.sparse.issparse(source):
             source = source.tocsr()
         self.source = source
         self.block_rows = block_rows
-        package = type(source).__module__.split(".")[0]
+        package = _package(source)
         self._is_cut = (
             scipy.sparse.issparse(source)
             or isinstance(source, np.ndarray)
             or package in STREAMED - {"dask"}
         )
+        refuse_iterators(source)
         has_shape = len(getattr(source, "shape", ())) == 2
-        if package in IN_MEMORY:
+        name = type(source).__name__
+        if package in IN_MEMORY and name == "LazyFrame":
             raise TypeError(
-                f"RowBlocks got a {type(source).__name__} of {package}, which is in "
-                "memory: pass it to fit itself."
+                "RowBlocks got a LazyFrame, which holds no rows: give a function that "
+                "makes an iterator of its frames, such as frame.collect_batches, or "
+                "frame.collect() to fit itself."
+            )
+        if package in IN_MEMORY:
+            if "GroupBy" in name:
+                raise TypeError(
+                    f"RowBlocks got a {name}, an iterator of which gives pairs: give a "
+                    "function that makes one of matrices, such as "
+                    "lambda: (frame for _, frame in groups)."
+                )
+            raise TypeError(
+                f"RowBlocks got a {name} of {package}, which is in memory: pass it to "
+                "fit itself."
             )
         if self._is_cut and (not has_shape or type(source).__name__ == "AnnData"):
             raise TypeError(
@@ -126,12 +144,6 @@ class RowBlocks:
                     "RowBlocks needs a sequence or an iterable of matrices, a function "
                     "that gives an iterator, or an array to cut by rows, got "
                     f"{type(source).__name__}."
-                )
-            if hasattr(source, "__next__"):
-                raise TypeError(
-                    "RowBlocks needs a source that can be started again, got an "
-                    "iterator, which ends: give the function that makes it, or feed "
-                    "its blocks to partial_fit."
                 )
 
     def __len__(self):
@@ -175,17 +187,26 @@ class RowBlocks:
         >>> [X.shape for _, X in RowBlocks(np.ones((5, 2)), block_rows=3).blocks()]
         [(3, 2), (2, 2)]
         """
+        for number, item in self._numbered_items(order):
+            try:
+                block = _loaded(item)
+            except ValueError as error:
+                raise ValueError(f"Block {number} of the source: {error}") from error
+            yield number, block
+
+    def _numbered_items(self, order):
+        """Yield the number of each block, and what it is to be made of."""
         if not self._is_indexed:
-            items = self._items() if callable(self._items) else self._items
-            for number, item in enumerate(items):
-                yield number, _loaded(item)
+            yield from enumerate(
+                self._items() if callable(self._items) else self._items
+            )
             return
         for number in range(len(self)) if order is None else order:
             if self._is_cut:
                 start = number * self.block_rows
                 yield number, self.source[start : start + self.block_rows]
             else:
-                yield number, _loaded(self._items[number])
+                yield number, self._items[number]
 
 
 def _dask_partitions(source):
@@ -220,14 +241,21 @@ def _loaded(item):
     """A block as a matrix: read from its file, or stacked from its parts."""
     if isinstance(item, str | os.PathLike):
         path = os.fspath(item)
-        if path.endswith(".npz"):
+        ending = os.path.splitext(path)[1].lower()
+        if ending == ".npz":
             return scipy.sparse.load_npz(path)
+        if ending != ".npy":
+            raise ValueError(
+                f"{path!r} has an unknown ending, {ending!r}: .npy and .npz are read; "
+                "of other files, give a function that makes an iterator of matrices, "
+                "such as lambda: (pandas.read_parquet(path) for path in paths)."
+            )
         return np.load(path, mmap_mode="r", allow_pickle=False)
     if hasattr(item, "compute"):
         item = item.compute()
     if isinstance(item, list) and item and hasattr(item[0], "shape"):
-        item = stacked(item)
-    return item.tocsr() if scipy.sparse.issparse(item) else item
+        item = stacked([received(part) for part in item])
+    return received(item).tocsr() if scipy.sparse.issparse(item) else item
 
 
 def stacked(parts):
@@ -242,5 +270,24 @@ def stacked(parts):
 
 def is_streamed(X):
     """Whether rows come in blocks rather than as one matrix."""
-    package = type(X).__module__.split(".")[0]
-    return isinstance(X, RowBlocks) or package in STREAMED
+    if isinstance(X, np.ndarray) or scipy.sparse.issparse(X):
+        # Of whichever package: views of an AnnData are such arrays of anndata's.
+        return False
+    bases = {base.__module__.split(".")[0] for base in type(X).__mro__}
+    is_table = not bases.isdisjoint(IN_MEMORY)
+    return isinstance(X, RowBlocks) or (not is_table and _package(X) in STREAMED)
+
+
+def refuse_iterators(source):
+    """Raise a ``TypeError`` for rows that come only once."""
+    if hasattr(source, "__next__"):
+        raise TypeError(
+            f"Rows are read more than once, but {type(source).__name__} is an "
+            "iterator, which ends: give RowBlocks a function that makes it, or feed "
+            "its blocks to partial_fit."
+        )
+
+
+def _package(value):
+    """The package that a value's type is of."""
+    return type(value).__module__.split(".")[0]

@@ -19,7 +19,6 @@ before it make of the data, so that the data may be texts.
 """
 
 import warnings
-from numbers import Integral
 
 import numpy as np
 import scipy.sparse as sp
@@ -28,6 +27,8 @@ from sklearn.decomposition import LatentDirichletAllocation
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_random_state, gen_batches
 from sklearn.utils.validation import check_non_negative
+
+from skdeepfactor._input import is_whole, received, without_half
 
 __all__ = [
     "completion_perplexity",
@@ -63,8 +64,8 @@ def split_tokens(X, *, random_state=None):
     -------
     observed : CSR matrix or array of shape (n_samples, n_features)
         The counts that stay, without explicit zeros. A sparse array unless `X` is a
-        sparse matrix. The type of number is that of `X`, or float64 where that cannot
-        hold the counts exactly.
+        sparse matrix. The type of number is that of `X`, float32 for float16, or
+        float64 where that cannot hold the counts exactly.
     hidden : CSR matrix or array of shape (n_samples, n_features)
         The counts hidden. ``observed + hidden`` equals `X`.
 
@@ -267,7 +268,7 @@ def npmi_coherence(components, X, *, top_n=10, average=True):
     top = _top_features(components, top_n)
     if top.shape[1] < 2:
         raise ValueError("npmi_coherence needs two or more features per component.")
-    X = check_array(X, accept_sparse="csr", input_name="X")
+    X = without_half(check_array(received(X), accept_sparse="csr", input_name="X"))
     check_non_negative(X, "npmi_coherence")
     n_features = np.shape(components)[1]
     if X.shape[1] != n_features:
@@ -339,7 +340,9 @@ def topic_diversity(components, *, top_n=25):
 
 def _check_counts(X):
     """Make a canonical CSR of X, never in place; ValueError if these are no counts."""
+    X = received(X)
     X = check_array(X, accept_sparse="csr", input_name="X", copy=sp.issparse(X))
+    X = without_half(X)
     if not sp.issparse(X):
         X = sp.csr_array(X)
     X.sum_duplicates()
@@ -418,9 +421,9 @@ def _top_features(components, top_n):
             f"{type(components).__name__} itself."
         )
     components = check_array(
-        components, dtype=[np.float64, np.float32], input_name="components"
+        received(components), dtype=[np.float64, np.float32], input_name="components"
     )
-    if not isinstance(top_n, Integral) or top_n < 1:
+    if not is_whole(top_n, 1):
         raise ValueError(f"top_n must be a positive integer, got {top_n!r}.")
     return np.argsort(-components, axis=1, kind="stable")[:, :top_n]
 
@@ -433,6 +436,7 @@ def _unique_features(top):
 
 def _last_step(estimator, X):
     """Return the last step of a pipeline, and what the steps before make of X."""
+    X = received(X)
     while isinstance(estimator, Pipeline):
         if len(estimator) > 1:
             X = estimator[:-1].transform(X)

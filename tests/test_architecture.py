@@ -34,9 +34,10 @@ ORDER = re.findall(
     flags=re.M,
 )
 
-# These read estimators or arrays, and import only readers before them; nothing else
-# imports them.
+# These read estimators or arrays, and import only readers before them, and what takes
+# in data and writes files for all; nothing else imports them.
 READERS = ["datasets", "inspection", "metrics", "plotting"]
+FOR_ALL = ["_input", "_files"]
 
 # Where a sparse matrix is made dense, and why it may be.
 MAY_MAKE_DENSE = {
@@ -182,7 +183,7 @@ def test_every_module_has_its_place():
 def test_imports_run_one_way(name):
     found = imported(SOURCES[name])
     if part(name) in READERS:
-        places = READERS[: READERS.index(part(name)) + 1]
+        places = FOR_ALL + READERS[: READERS.index(part(name)) + 1]
         assert {part(other) for other in found} <= set(places)
         return
     place = ORDER.index(part(name))
@@ -395,6 +396,7 @@ def test_names_that_the_package_lacks_are_mistakes():
 CALLED = {
     *("_fit", "_partial_fit", "_infer", "_decoded", "_sample", "_load", "_ask"),
     "_may_miss",
+    "_input_scale",
 }
 # Names of scikit-learn's, and of Python's.
 THEIRS = {
@@ -402,6 +404,7 @@ THEIRS = {
     "_n_features_out",
     "_abc_impl",
     "_check_layers",
+    "_validate_params",
     "_sklearn_auto_wrap_output_keys",
 }
 

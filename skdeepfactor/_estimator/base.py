@@ -5,6 +5,8 @@ so that it pickles, and moves between devices, like any scikit-learn estimator. 
 the methods that users call, and what a model must say of itself.
 """
 
+import functools
+import inspect
 from abc import ABC, abstractmethod
 from numbers import Integral, Real
 from typing import ClassVar
@@ -26,10 +28,12 @@ from skdeepfactor._estimator.environment import own_environment
 from skdeepfactor._estimator.fitting import Fit, take_steps, unchanged_on_error
 from skdeepfactor._estimator.row_inference import decoded, drawn_rows, inferred
 from skdeepfactor._estimator.validation import (
+    check_truth_values,
     checked_weights,
     ignores_missing,
     weighted_average,
 )
+from skdeepfactor._input import received, returned
 from skdeepfactor._training.progress import CallbackSupportMixin, with_callbacks
 from skdeepfactor._training.run import Interrupted
 
@@ -42,6 +46,41 @@ def _has_perplexity(estimator):
             f"{type(estimator).__name__} do not give."
         )
     return True
+
+
+def naming_itself(method):
+    """Name the estimator that an unknown argument was given to, not its base class."""
+    known = inspect.signature(method).parameters
+
+    @functools.wraps(method)
+    def call(self, *args, **options):
+        for name in options:
+            if name in known:
+                continue
+            message = f"{type(self).__name__}.{method.__name__}() takes no {name}"
+            if name == "sample_weight":
+                message += (
+                    ": repeat rows that count more than once, or take a model with "
+                    "updates in closed form, such as PoissonFactorization"
+                )
+            raise TypeError(f"{message}.")
+        return method(self, *args, **options)
+
+    return call
+
+
+def leaving_maps(transform):
+    """Give the map of a file that rows were written to as it is.
+
+    scikit-learn would read it into the frame that ``transform_output`` asks for.
+    """
+
+    @functools.wraps(transform)
+    def call(self, X, *args, **options):
+        method = transform if options.get("out") is None else transform.__wrapped__
+        return method(self, X, *args, **options)
+
+    return call
 
 
 class BaseFactorModel(
@@ -125,7 +164,18 @@ class BaseFactorModel(
     def _fitted(self, module):
         """Fitted attributes that show the module's parameters, as a dict."""
 
+    def __init_subclass__(cls, **options):
+        """Have ``transform`` give frames, as scikit-learn does, but no maps as such."""
+        super().__init_subclass__(**options)
+        if "transform" in vars(cls):
+            cls.transform = leaving_maps(cls.transform)
+
+    def _validate_params(self):
+        super()._validate_params()
+        check_truth_values(self)
+
     @with_callbacks
+    @naming_itself
     def fit(
         self,
         X,
@@ -212,6 +262,7 @@ class BaseFactorModel(
                 raise
         return self
 
+    @naming_itself
     def partial_fit(self, X, y=None, *, total_samples=None):
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
@@ -325,14 +376,14 @@ class BaseFactorModel(
         (4, 4)
         """
         check_is_fitted(self)
-        Z = check_array(Z, dtype=[np.float64, np.float32])
+        given, Z = Z, check_array(received(Z), dtype=[np.float64, np.float32])
         n_components = len(self.components_)
         if Z.shape[1] != n_components:
             raise ValueError(
                 f"Z has {Z.shape[1]} columns, but {type(self).__name__} has "
                 f"{n_components} components."
             )
-        return self._decoded(Z)
+        return returned(self._decoded(Z), given)
 
     def score_samples(self, X):
         """Evidence lower bound of each row, in nats.
@@ -451,7 +502,7 @@ class BaseFactorModel(
         def bounds_and_totals(module, batch):
             return torch.stack([module.word_bound(batch), batch.totals], 1)
 
-        both = self._infer(X, bounds_and_totals)
+        both = inferred(self, X, bounds_and_totals)
         weights = checked_weights(sample_weight, len(both))
         is_there = (both[:, 1] > 0) & (weights > 0)
         bounds, totals = both[is_there].T
@@ -508,8 +559,12 @@ class BaseFactorModel(
 
     @own_environment()
     def _infer(self, X, function, out=None):
-        """``function(module, batch)`` of each batch of X, as an array or in a file."""
-        return inferred(self, X, function, out)
+        """``function(module, batch)`` of each batch of X, as an array or in a file.
+
+        As a tensor, where X is one and ``array_api_dispatch`` is on.
+        """
+        values = inferred(self, X, function, out)
+        return values if out is not None else returned(values, X)
 
     @own_environment()
     def _decoded(self, Z):
@@ -531,3 +586,9 @@ class BaseFactorModel(
         """``function(module)``, without gradients, of a module that was loaded."""
         with torch.no_grad():
             return function(module)
+
+
+# What __init_subclass__ does for others.
+BaseFactorModel.transform = leaving_maps(  # type: ignore[method-assign]
+    BaseFactorModel.transform
+)

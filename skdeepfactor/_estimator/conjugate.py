@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skdeepfactor._estimator.base import BaseFactorModel
+from skdeepfactor._estimator.base import BaseFactorModel, naming_itself
 from skdeepfactor._math.starts import n_cold_passes
 from skdeepfactor._training.optimizers import NaturalGradient
 from skdeepfactor._training.plan import TrainingPlan
@@ -24,6 +24,7 @@ class ClosedFormFactorModel(BaseFactorModel):
     }
 
     @with_callbacks
+    @naming_itself
     def fit(
         self,
         X,
@@ -110,6 +111,7 @@ class ClosedFormFactorModel(BaseFactorModel):
             sample_weight=sample_weight,
         )
 
+    @naming_itself
     def partial_fit(self, X, y=None, *, sample_weight=None, total_samples=None):
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 

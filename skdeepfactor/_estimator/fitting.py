@@ -28,6 +28,7 @@ from skdeepfactor._estimator.validation import (
     checked_rows,
     weighted_rows,
 )
+from skdeepfactor._files import check_place
 from skdeepfactor._math.starts import distinct_rows
 from skdeepfactor._training.checkpoint import CheckpointFile, canonical
 from skdeepfactor._training.distributed import alone, current_share
@@ -271,9 +272,7 @@ class Fit:
                 f"checkpoint needs n_init=1, got n_init={self.estimator.n_init}."
             )
         path = os.fspath(path)
-        folder = os.path.dirname(os.path.abspath(path))
-        if not os.path.isdir(folder):
-            raise ValueError(f"checkpoint={path!r} is in a folder that does not exist.")
+        check_place("checkpoint", path)
         is_alone = self.share.n_processes == 1
         if not is_alone:
             path = f"{path}.{self.share.rank}"
@@ -324,7 +323,8 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
     rows = rows.knowing(**estimator._known_of_rows(rows, y, sizes))
     if sample_weight is not None:
         rows = weighted_rows(rows, sample_weight)
-    if total_samples is not None and not 1 <= total_samples < math.inf:
+    is_number = total_samples is None or not isinstance(total_samples, bool)
+    if not (is_number and (total_samples is None or 1 <= total_samples < math.inf)):
         raise ValueError(
             f"total_samples must be a finite number of at least 1, got "
             f"{total_samples!r}."

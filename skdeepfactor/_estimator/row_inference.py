@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from numbers import Integral
 
 import numpy as np
 import scipy.sparse
@@ -11,7 +10,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdeepfactor._estimator.arrays import load, loaded_module, to_numpy
 from skdeepfactor._estimator.validation import checked_blocks, checked_matrix
-from skdeepfactor._training.checkpoint import whole_file
+from skdeepfactor._files import check_place, whole_file
+from skdeepfactor._input import is_whole, received
 from skdeepfactor._training.rows import MatrixRows
 from skdeepfactor.data import as_csr, is_streamed, new_random_state
 
@@ -21,8 +21,7 @@ def inferred(estimator, X, function, out=None):
     check_is_fitted(estimator)
     if out is not None:
         out = os.fspath(out)
-        if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
-            raise ValueError(f"out={out!r} is in a folder that does not exist.")
+        check_place("out", out)
     with contextlib.closing(_inferred_parts(estimator, X, function)) as parts:
         return np.concatenate(list(parts)) if out is None else _written(parts, out)
 
@@ -98,7 +97,7 @@ def _write_header(file, part, n_rows):
 def drawn_rows(estimator, n_samples, totals, random_state):
     """Rows drawn from the model, a batch at a time; counts as a CSR matrix."""
     check_is_fitted(estimator)
-    if not isinstance(n_samples, Integral) or n_samples < 1:
+    if not is_whole(n_samples, 1):
         raise ValueError(f"n_samples must be an int of at least 1, got {n_samples!r}.")
     seed = new_random_state(random_state).randint(2**31 - 1, size=4)
     generator = np.random.default_rng(seed)
@@ -108,7 +107,7 @@ def drawn_rows(estimator, n_samples, totals, random_state):
         totals = np.rint(np.interp(positions, levels, estimator._row_totals))
         # Of real numbers, whose models have no use for it.
         totals = np.maximum(totals, 0)
-    given, totals = totals, np.asarray(totals)
+    given, totals = totals, np.asarray(received(totals))
     if totals.shape not in ((), (n_samples,)) or not _are_whole(totals):
         raise ValueError(
             "n_tokens must be a whole number, or one for each of the "

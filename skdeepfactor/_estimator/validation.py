@@ -1,34 +1,38 @@
 """Data and weights, checked by scikit-learn's own functions, and advice on bad ones."""
 
-from numbers import Integral
-
 import numpy as np
 import scipy.sparse
+import sklearn
+from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_non_negative,
     validate_data,
 )
 
+from skdeepfactor._input import is_whole, n_masked, received
 from skdeepfactor._training.rows import MatrixRows
 from skdeepfactor._training.streams import CheckedBlocks, StreamedRows
-from skdeepfactor.data import RowBlocks, is_streamed
+from skdeepfactor.data import RowBlocks, is_streamed, refuse_iterators
 
 
 def checked_matrix(estimator, X, *, reset, min_rows=1):
     """X as canonical CSR or an array, which is never the caller's to be changed."""
     given, domain, may_miss = X, estimator._domain, estimator._may_miss
+    X = received(X)
     try:
-        X = validate_data(
-            estimator,
-            X,
-            accept_sparse="csr",
-            dtype="numeric",
-            ensure_all_finite="allow-nan" if may_miss else True,
-            ensure_non_negative=domain.is_non_negative,
-            ensure_min_samples=min_rows,
-            reset=reset,
-        )
+        refuse_iterators(X)
+        with sklearn.config_context(array_api_dispatch=False):
+            X = validate_data(
+                estimator,
+                X,
+                accept_sparse="csr",
+                dtype="numeric",
+                ensure_all_finite="allow-nan" if may_miss else True,
+                ensure_non_negative=domain.is_non_negative,
+                ensure_min_samples=min_rows,
+                reset=reset,
+            )
         if may_miss:
             _check_what_is_there(estimator, X)
     except (TypeError, ValueError) as error:
@@ -86,7 +90,7 @@ def weighted_rows(rows, sample_weight):
     n_rows = rows.n_visible
     if rows.share.is_sharded:
         # A process whose rows are its own may have none that counts.
-        given = np.asarray(sample_weight)
+        given = np.asarray(received(sample_weight))
         if given.shape == (n_rows,) and not given.any():
             return rows.knowing(weight=np.zeros(n_rows))
     return rows.knowing(weight=checked_weights(sample_weight, n_rows))
@@ -98,7 +102,12 @@ def checked_weights(sample_weight, n_rows):
         return np.ones(n_rows)
     rows = np.empty((n_rows, 1))
     weights = _check_sample_weight(
-        sample_weight, rows, dtype=np.float64, ensure_non_negative=True
+        received(sample_weight),
+        rows,
+        dtype=np.float64,
+        ensure_non_negative=True,
+        # torch takes neither what is read-only nor what runs backwards.
+        copy=True,
     )
     if not weights.any():
         raise ValueError("sample_weight must not be 0 for every row.")
@@ -108,13 +117,29 @@ def checked_weights(sample_weight, n_rows):
 def weighted_average(values, sample_weight):
     """The mean over rows, each as often as it counts, a float."""
     return float(
-        np.average(values, weights=checked_weights(sample_weight, len(values)))
+        np.average(
+            received(values), weights=checked_weights(sample_weight, len(values))
+        )
     )
+
+
+def check_truth_values(estimator):
+    """Raise where a truth value is given for a number, as Python takes True for 1."""
+    constraints = estimator._parameter_constraints
+    for name, value in estimator.get_params(deep=False).items():
+        known = constraints.get(name, ["boolean"])
+        if isinstance(value, bool) and not any(
+            constraint in known for constraint in ("boolean", "verbose")
+        ):
+            raise InvalidParameterError(
+                f"The {name!r} parameter of {type(estimator).__name__} must not be a "
+                f"truth value, got {value!r}."
+            )
 
 
 def check_layers(name, layers):
     """Raise a ``ValueError`` unless layers are positive ints."""
-    if not all(isinstance(n, Integral) and n >= 1 for n in layers):
+    if not all(is_whole(n, 1) for n in layers):
         raise ValueError(f"{name} must hold positive ints, got {layers!r}.")
 
 
@@ -125,20 +150,34 @@ def ignores_missing(parameters):
 
 def advice(estimator, X, error):
     """What to do about data that scikit-learn refused, None where it says so itself."""
+    is_sparse = scipy.sparse.issparse(X)
     if error.startswith("Negative values"):
         return (
             f"{error} Counts cannot be negative: leave out what centres them, such as "
             "StandardScaler, or take a model of real numbers, such as "
             "VariationalAutoencoder."
+            + " Of a HashingVectorizer, set alternate_sign=False."
+            * is_sparse
         )
-    is_sparse = scipy.sparse.issparse(X)
-    if "contains NaN" in error and not is_sparse:
-        if "missing_values" not in estimator.get_params(deep=False):
-            return None
+    if "fill value must be 0" in error:
         return (
-            "Input X contains NaN. missing_values='ignore' takes such entries to be "
-            "missing, leaves them out, and lets inverse_transform say what they may be."
+            "X is a data frame of sparse columns that leave out other values than 0, "
+            "such as NaN. X.sparse.to_dense() keeps these; "
+            "X.fillna(0).astype(pandas.SparseDtype(float, 0)) makes 0 of NaN."
         )
+    if "contains NaN" in error and not is_sparse:
+        may_ignore = "missing_values" in estimator.get_params(deep=False)
+        hint = (
+            " missing_values='ignore' takes such entries to be missing, leaves them "
+            "out, and lets inverse_transform say what they may be."
+        )
+        n_missing = n_masked(X)
+        if n_missing > 0:
+            return (
+                f"X is an array of which {n_missing} entries are masked, where "
+                f"{type(estimator).__name__} needs all." + hint * may_ignore
+            )
+        return "Input X contains NaN." + hint if may_ignore else None
     if "features as input" in error:
         n_features = estimator.n_features_in_
         n_rows = X.shape[0] if is_sparse else len(X)

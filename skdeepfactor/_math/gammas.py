@@ -11,6 +11,7 @@ import scipy.optimize
 import scipy.special
 import torch
 
+from skdeepfactor._input import received
 from skdeepfactor._math.ops import SLICE
 
 # Priors are learnt within this range; the bound is flat beyond it.
@@ -195,7 +196,8 @@ def check_prior(prior, name, *shapes):
     """
     if isinstance(prior, str):
         return prior
-    array = np.asarray(prior, dtype=np.float64)
+    # A copy, since torch takes nothing that runs backwards.
+    array = np.array(received(prior), dtype=np.float64, order="C")
     if array.ndim == 0:
         return float(array)
     if array.shape not in shapes:

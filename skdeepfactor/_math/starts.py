@@ -17,6 +17,8 @@ from sklearn.utils.extmath import randomized_svd, safe_sparse_dot
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from sklearn.utils.validation import check_array
 
+from skdeepfactor._input import received
+
 SVD_POWER_ITERATIONS = 2
 KMEANS_ITERATIONS = 20
 # How fast a feature's share falls with its distance from a cluster's centre.
@@ -209,7 +211,7 @@ def check_init(init, shape):
     """
     if isinstance(init, str):
         return init
-    array = check_array(init, dtype=np.float64, ensure_non_negative=True)
+    array = check_array(received(init), dtype=np.float64, ensure_non_negative=True)
     if array.shape != shape:
         raise ValueError(f"init must have shape {tuple(shape)}, got {array.shape}.")
     if not array.any():

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 
+from skdeepfactor._files import whole_file
+
 FORMAT = 2
 DAMAGE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, EOFError)
 
@@ -218,36 +220,3 @@ def _nested(flat):
             inner = inner.setdefault(key, {})
         inner[last] = value
     return state
-
-
-@contextlib.contextmanager
-def whole_file(path, before=None):
-    """A file to write to, which takes its place when it is whole and on the disk.
-
-    What was in this place goes to ``before``, if that is given. An error leaves all as
-    it was.
-    """
-    partial = f"{path}.partial"
-    try:
-        with open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if before is not None and os.path.exists(path):
-            os.replace(path, before)
-        os.replace(partial, path)
-        _sync_folder(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(partial)
-        raise
-
-
-def _sync_folder(path):
-    """Make sure that the name of a new file is on the disk, where that can be done."""
-    with contextlib.suppress(OSError):
-        folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

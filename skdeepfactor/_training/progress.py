@@ -1,6 +1,7 @@
 """What a fit shows of itself: a progress bar, and scikit-learn's callbacks."""
 
 import contextlib
+import sys
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -51,7 +52,12 @@ def pass_reports(estimator, X):
 
 
 def _progress_bar(estimator):
-    """A function of the history that shows the latest bound; of None, that closes."""
+    """A function of the history that shows the latest bound; of None, that closes.
+
+    None where there is nowhere to show it, as in services.
+    """
+    if sys.stderr is None:
+        return None
     name = type(estimator).__name__
     try:
         from tqdm.auto import tqdm

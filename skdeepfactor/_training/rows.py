@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import math
 import queue
+import sys
 import threading
 import zlib
 from abc import ABC, abstractmethod
@@ -476,4 +477,13 @@ def ahead(items, n_ahead):
             yield item
     finally:
         is_closed.set()
-        thread.join()
+        if not _is_interrupted():
+            thread.join()
+
+
+def _is_interrupted():
+    """Whether the user wants to stop, and not to wait for what is being read."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None

@@ -1,12 +1,13 @@
 """Checks of numbers that are given as parameters."""
 
-from numbers import Integral, Real
+from numbers import Real
+
+from skdeepfactor._input import is_whole
 
 
 def check_whole(name, number, low, high=None):
     """ValueError unless a number is an int in a range."""
-    is_whole = isinstance(number, Integral) and number >= low
-    if not is_whole or (high is not None and number > high):
+    if not is_whole(number, low) or (high is not None and number > high):
         limits = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name} must be an int {limits}, got {number!r}.")
 

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn.utils import check_array
 
+from skdeepfactor._input import received
 from skdeepfactor.inspection import reading
 
 
@@ -195,7 +196,8 @@ def sparsity(weights, threshold=0.01):
     >>> sparsity([[100.0, 1.0, 0.5, 0.0], [0.001, 0.0005, 0.0, 0.0]], threshold=0)
     0.375
     """
-    weights = np.abs(check_array(weights, dtype=np.float64, input_name="weights"))
+    weights = check_array(received(weights), dtype=np.float64, input_name="weights")
+    weights = np.abs(weights)
     if not isinstance(threshold, Real) or not 0 <= threshold <= 1:
         raise ValueError(
             f"threshold must be a number between 0 and 1, got {threshold!r}."
@@ -206,7 +208,9 @@ def sparsity(weights, threshold=0.01):
 def _named_components(fit):
     """Components of an estimator and names of their features; an array has none."""
     if not reading.is_estimator(fit):
-        components = check_array(fit, dtype=np.float64, input_name="components")
+        components = check_array(
+            received(fit), dtype=np.float64, input_name="components"
+        )
         return components, None
     model, _ = reading.last_step(fit)
     return reading.components_of(model), reading.known_feature_names(fit)

@@ -9,6 +9,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from skdeepfactor._input import received
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_whole
 
@@ -97,6 +98,7 @@ def jacobian_embeddings(
     >>> jacobian_embeddings(model, X[:2]).shape
     (4, 2)
     """
+    at = received(at)
     while isinstance(estimator, Pipeline):
         if len(estimator) > 1 and not isinstance(at, str):
             at = estimator[:-1].transform(at)
@@ -117,7 +119,7 @@ def jacobian_embeddings(
             means = estimator._infer(
                 at, lambda model, batch: model.posterior(batch).mean
             )
-            z = torch.from_numpy(means).to(like)
+            z = torch.as_tensor(means).to(like)
         elif at == "zero":
             z = like.new_zeros(1, len(estimator.components_))
         else:
@@ -283,7 +285,7 @@ def _torch_generator(random_state):
 
 def _check_embeddings(embeddings):
     return check_array(
-        embeddings, dtype=[np.float64, np.float32], input_name="embeddings"
+        received(embeddings), dtype=[np.float64, np.float32], input_name="embeddings"
     )
 
 

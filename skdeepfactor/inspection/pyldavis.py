@@ -78,7 +78,7 @@ def to_pyldavis(estimator, X, feature_names=None):
     model, X = reading.last_step(estimator, X)
     counts = reading.counts_of(X)
     check_non_negative(counts, "to_pyldavis")
-    lengths = np.asarray(counts.sum(axis=1)).ravel()
+    lengths = reading.totals_of(counts, 1)
     is_left = lengths > 0
     if not is_left.any():
         raise ValueError("to_pyldavis needs a row with a count; every row is empty.")
@@ -90,7 +90,7 @@ def to_pyldavis(estimator, X, feature_names=None):
         "doc_topic_dists": _distributions(shares[is_left]),
         "doc_lengths": lengths[is_left],
         "vocab": names.tolist(),
-        "term_frequency": np.asarray(counts.sum(axis=0)).ravel(),
+        "term_frequency": reading.totals_of(counts, 0),
     }
 
 

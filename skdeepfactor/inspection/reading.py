@@ -12,6 +12,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
+from skdeepfactor._input import received, without_half
+
 
 def is_estimator(fit):
     """Whether it is an estimator, and not an array."""
@@ -20,6 +22,7 @@ def is_estimator(fit):
 
 def last_step(estimator, X=None):
     """The fitted model at the end, and what the steps before it make of X."""
+    X = received(X)
     while isinstance(estimator, Pipeline):
         if X is not None and len(estimator) > 1:
             X = estimator[:-1].transform(X)
@@ -45,7 +48,7 @@ def factors_of(model, X):
             "The estimator must be able to transform rows, but "
             f"{type(model).__name__} has no transform."
         )
-    factors = model.transform(X)
+    factors = received(model.transform(X))
     if scipy.sparse.issparse(factors):
         factors = factors.toarray()
     return check_array(factors, dtype=np.float64, input_name="transform(X)")
@@ -79,7 +82,14 @@ def counts_of(X):
     counts = check_array(
         X, accept_sparse="csr", ensure_all_finite="allow-nan", input_name="X"
     )
+    counts = without_half(counts)
     return counts if scipy.sparse.issparse(counts) else np.nan_to_num(counts)
+
+
+def totals_of(counts, axis):
+    """Sums of counts over the rows (0) or the features (1); exact for integers."""
+    dtype = np.float64 if counts.dtype.kind == "f" else None
+    return np.asarray(counts.sum(axis=axis, dtype=dtype)).ravel()
 
 
 def rows_with_factor(model, factors, component, values):
@@ -91,7 +101,7 @@ def rows_with_factor(model, factors, component, values):
         )
     rows = np.repeat(factors, len(values), axis=0)
     rows[:, component] = values
-    return np.asarray(model.inverse_transform(rows))
+    return np.asarray(received(model.inverse_transform(rows)))
 
 
 def factor_profiles(model):

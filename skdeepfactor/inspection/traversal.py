@@ -4,6 +4,7 @@ import numpy as np
 import scipy.sparse
 from sklearn.utils import check_array
 
+from skdeepfactor._input import received
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_whole
 
@@ -56,8 +57,8 @@ def traverse(estimator, x, component, values):
     >>> traverse(model, X[0], 0, [-2, 0, 2]).shape
     (3, 4)
     """
-    x = _single_row(x)
-    values = check_array(np.asarray(values), ensure_2d=False, dtype=np.float64)
+    x = _single_row(received(x))
+    values = check_array(np.asarray(received(values)), ensure_2d=False, dtype="f8")
     if values.ndim != 1:
         raise ValueError(f"values must have 1 dimension, got {values.ndim}.")
     model, x = reading.last_step(estimator, x)

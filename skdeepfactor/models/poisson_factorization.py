@@ -72,7 +72,7 @@ Cemgil (2009), Bayesian inference for nonnegative matrix factorisation models; G
 Hofman and Blei (2015), Scalable recommendation with hierarchical Poisson factorization.
 """
 
-from numbers import Integral, Real
+from numbers import Real
 from typing import ClassVar
 
 import numpy as np
@@ -83,6 +83,7 @@ from torch import nn
 from torch.distributions import Gamma
 
 from skdeepfactor._estimator.conjugate import ConjugateFactorModel
+from skdeepfactor._input import is_whole
 from skdeepfactor._math.allocation import Weights, allocate, log_factorials
 from skdeepfactor._math.gammas import (
     check_prior,
@@ -821,7 +822,7 @@ class PoissonFactorization(ConjugateFactorModel):
         array([[1]])
         """
         check_is_fitted(self)
-        if not isinstance(n, Integral) or not 1 <= n <= self.n_features_in_:
+        if not is_whole(n, 1) or n > self.n_features_in_:
             raise ValueError(
                 f"n must be an int from 1 to {self.n_features_in_}, got {n!r}."
             )

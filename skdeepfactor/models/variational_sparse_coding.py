@@ -67,6 +67,7 @@ from torch.nn.functional import logsigmoid
 
 from skdeepfactor._estimator.amortized import AmortizedFactorModel
 from skdeepfactor._estimator.sampled import SampledFactorModel
+from skdeepfactor._input import received
 from skdeepfactor._math.autoencoder import ENCODER_START, AmortizedModule
 from skdeepfactor._math.module import in_updates
 from skdeepfactor._math.noise import Stream
@@ -477,7 +478,7 @@ class VariationalSparseCoding(AmortizedFactorModel):
         Z = self._infer(X, codes, out)
         if out is not None or not self.sparse_output:
             return Z
-        return as_csr(scipy.sparse.csr_matrix(Z))
+        return as_csr(scipy.sparse.csr_matrix(received(Z)))
 
     def activations(self, X):
         """Infer the probability that each factor is there in each row.

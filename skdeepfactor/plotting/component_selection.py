@@ -8,6 +8,7 @@ from skdeepfactor.inspection import reading
 from skdeepfactor.plotting.drawing import (
     FONT_SIZE,
     MAX_CHARACTERS,
+    distinct_curves,
     draw_legend,
     new_axes,
     shortened,
@@ -191,25 +192,26 @@ class ComponentSelectionDisplay:
         positions = ordered if is_number else list(range(len(ordered)))
         place = dict(zip(map(str, ordered), positions, strict=True))
         best, named = None, {}
-        for index, (name, (sizes, means, stds)) in enumerate(self.curves.items()):
+        styles = distinct_curves(len(self.curves))
+        for (name, (sizes, means, stds)), style in zip(
+            self.curves.items(), styles, strict=True
+        ):
             at = [place[str(size)] for size in sizes]
             drawn = ax.errorbar(
                 at,
                 means,
                 yerr=stds,
-                marker="o",
                 markersize=3,
                 capsize=3,
                 linewidth=1.2,
-                color=f"C{index % 10}",
-                linestyle=("-", "--", ":")[index // 10 % 3],
+                **style,
                 label=None if name is None else str(name),
             )
             if name is not None:
                 named[str(name)] = drawn
             for position, mean in zip(at, means, strict=True):
                 if np.isfinite(mean) and (best is None or mean > best[1]):
-                    best = position, mean, f"C{index % 10}"
+                    best = position, mean, style["color"]
         if best is not None:
             ax.plot(*best[:2], marker="*", markersize=13, color=best[2])
         is_wide = is_number and 0 < min(positions) * LINEAR_SPAN <= max(positions)

@@ -1,5 +1,6 @@
 """Figures of known sizes, their legends, and colours and names as these are drawn."""
 
+import itertools
 import math
 
 import numpy as np
@@ -14,6 +15,10 @@ MAX_CHARACTERS = 24
 
 # Inches of the smallest plot.
 MIN_WIDTH = 4.5
+
+# What curves of one colour differ in.
+LINE_STYLES = "-", "--", ":", "-."
+MARKERS = "o", "s", "^", "D", "v"
 
 
 def new_grid(n_axes, n_top):
@@ -100,6 +105,29 @@ def distinct_colors(n):
     """Colours that differ, as far as so many can."""
     import matplotlib as mpl
 
-    if n <= 10:
+    if n <= _n_cycled():
         return [f"C{index}" for index in range(n)]
     return list(mpl.colormaps["turbo"](np.linspace(0.02, 0.98, n)))
+
+
+def distinct_curves(n):
+    """Colours, line styles and markers of curves, no two alike, as keywords."""
+    n_colors = _n_cycled()
+    styles = itertools.product(MARKERS, LINE_STYLES, range(n_colors))
+    return [
+        {"color": f"C{color}", "linestyle": line, "marker": marker}
+        for marker, line, color in itertools.islice(itertools.cycle(styles), n)
+    ]
+
+
+def _n_cycled():
+    """Number of colours that the style in use has before one comes again, up to ten."""
+    import matplotlib as mpl
+    from matplotlib.colors import to_hex
+
+    cycle = mpl.rcParams["axes.prop_cycle"].by_key().get("color", ["C0"])
+    colors = [to_hex(color) for color in cycle[:10]]
+    n_distinct = 1
+    while n_distinct < len(colors) and colors[n_distinct] not in colors[:n_distinct]:
+        n_distinct += 1
+    return n_distinct

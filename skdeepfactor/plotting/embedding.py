@@ -5,6 +5,7 @@ import math
 import numpy as np
 from sklearn.utils import check_array
 
+from skdeepfactor._input import received
 from skdeepfactor.inspection.checks import check_whole
 from skdeepfactor.plotting.drawing import (
     FONT_SIZE,
@@ -85,6 +86,8 @@ class EmbeddingDisplay:
         self.names = None if names is None else np.asarray(names, dtype=object)
         self.ranking = np.arange(n_points) if ranking is None else np.asarray(ranking)
         self.n_labels = n_labels
+        if isinstance(groups, np.ma.MaskedArray):
+            groups = groups.astype(object).filled(None)
         self.groups = None if groups is None else np.asarray(groups, dtype=object)
 
     @classmethod
@@ -152,7 +155,7 @@ class EmbeddingDisplay:
         >>> EmbeddingDisplay.from_embeddings(embeddings, names=names)  # doctest: +SKIP
         """
         embeddings = check_array(
-            embeddings, dtype=np.float64, input_name="embeddings", ensure_min_samples=1
+            received(embeddings), dtype=np.float64, input_name="embeddings"
         )
         n_points = len(embeddings)
         for parameter, values in {"names": names, "groups": groups}.items():

@@ -14,6 +14,7 @@ import scipy.sparse
 from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_non_negative
 
+from skdeepfactor._files import check_place, whole_file
 from skdeepfactor.inspection import hierarchy, reading
 from skdeepfactor.inspection.pyldavis import PROBABILITY_FLOOR
 from skdeepfactor.plotting.projection import two_dimensions
@@ -69,7 +70,7 @@ def topic_page(estimator, X, *, feature_names=None, texts=None, path):
         What is shown of a row, up to its 400th character; by default the names of the
         features that the row has most of.
     path : str or path-like
-        The file, which is replaced if it is there.
+        The file, which is replaced once the page is whole if it is there.
 
     Returns
     -------
@@ -80,7 +81,8 @@ def topic_page(estimator, X, *, feature_names=None, texts=None, path):
     ------
     ValueError
         If all rows are empty, the number of names is not that of the features, the
-        number of texts not that of the rows, or the factors not those of one layer.
+        number of texts not that of the rows, the factors not those of one layer, or
+        `path` that of a device.
     TypeError
         If the estimator has no ``components_`` or no ``transform``.
     FileNotFoundError
@@ -147,7 +149,9 @@ def topic_page(estimator, X, *, feature_names=None, texts=None, path):
     path = _checked_path(path)
     contents = _page_contents(estimator, X, feature_names, texts)
     # Half of a surrogate pair, as broken texts have, cannot be written.
-    path.write_text(_filled_template(contents), encoding="utf-8", errors="replace")
+    page = _filled_template(contents).encode("utf-8", errors="replace")
+    with whole_file(path) as file:
+        file.write(page)
     return path
 
 
@@ -172,6 +176,7 @@ def _checked_path(path):
         )
     if path.is_dir():
         raise IsADirectoryError(f"path must be that of a file, but {path} is a folder.")
+    check_place("path", str(path))
     return path
 
 
@@ -346,7 +351,7 @@ def _words_of_row(row, names):
 
 
 def _row_sums(counts):
-    return np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    return reading.totals_of(counts, 1).astype(np.float64)
 
 
 def _in_unit_square(positions):

@@ -23,6 +23,9 @@ def two_dimensions(embeddings, projection, random_state):
         # spread, and where that is 0 the whole process ends.
         return np.zeros((n_points, 2))
     if projection == "pca":
-        return PCA(2, svd_solver="full").fit_transform(points)
-    perplexity = min(30.0, (n_points - 1) / 3)
-    return TSNE(perplexity=perplexity, random_state=random_state).fit_transform(points)
+        projector = PCA(2, svd_solver="full")
+    else:
+        perplexity = min(30.0, (n_points - 1) / 3)
+        projector = TSNE(perplexity=perplexity, random_state=random_state)
+    # An array, whatever users have set scikit-learn to give.
+    return projector.set_output(transform="default").fit_transform(points)

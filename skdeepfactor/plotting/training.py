@@ -5,7 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from skdeepfactor.inspection import reading
-from skdeepfactor.plotting.drawing import MAX_CHARACTERS, draw_legend, new_row
+from skdeepfactor.plotting.drawing import (
+    MAX_CHARACTERS,
+    distinct_curves,
+    draw_legend,
+    new_row,
+)
 
 
 class TrainingDisplay:
@@ -145,14 +150,16 @@ class TrainingDisplay:
             )
         lines = {}
         for axis, (key, label) in zip(axes, panels.items(), strict=True):
-            for index, (name, history) in enumerate(self.histories.items()):
+            styles = distinct_curves(len(self.histories))
+            for (name, history), style in zip(
+                self.histories.items(), styles, strict=True
+            ):
                 values = history.get(key, [])
                 lines[key, name], *_ = axis.plot(
                     np.arange(1, len(values) + 1),
                     values,
-                    marker="o",
+                    **style,
                     markersize=3,
-                    color=f"C{index}",
                     label=None if name is None else str(name),
                 )
             axis.set_xlabel("pass")

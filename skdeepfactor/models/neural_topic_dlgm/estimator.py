@@ -1,5 +1,6 @@
 """The estimator of deep latent Gaussian models; ``module.py`` has the model."""
 
+import contextlib
 from numbers import Integral, Real
 from typing import ClassVar
 
@@ -431,6 +432,9 @@ class NeuralTopicDLGM(SampledFactorModel):
             module.idf.copy_(torch.from_numpy(idf))
         elif not isinstance(self.input_transform, str):
             transformer = clone(self.input_transform)
+            # Matrices, whatever transform_output is; not all transformers can be told.
+            with contextlib.suppress(AttributeError, ValueError):
+                transformer.set_output(transform="default")
             shape = transformer.fit_transform(X).shape
             if shape[1] != X.shape[1]:
                 raise ValueError(

@@ -1,0 +1,156 @@
+"""What users hand over, as NumPy arrays and SciPy matrices that hold together."""
+
+from numbers import Integral
+
+import numpy as np
+import scipy.sparse
+import sklearn
+import torch
+
+
+def is_whole(number, low):
+    """Whether it is an int of at least so much, and no truth value."""
+    is_int = isinstance(number, Integral) and not isinstance(number, bool)
+    return is_int and number >= low
+
+
+def received(X):
+    """X as all that follows can take it; what needs nothing comes back as it is.
+
+    What is masked becomes NaN, and a tensor, on whichever device, an array or a CSR
+    matrix.
+
+    Raises
+    ------
+    ValueError
+        If X is a sparse matrix with an entry outside of its shape.
+    TypeError
+        If it is a plan for rows, and holds none.
+    """
+    if type(X).__name__ == "LazyFrame":
+        raise TypeError("X is a LazyFrame, which holds no rows: give X.collect().")
+    if isinstance(X, torch.Tensor):
+        X = _of_tensor(X)
+    if scipy.sparse.issparse(X):
+        return _holding_together(X)
+    masked = _as_masked(X)
+    if masked is None:
+        return X
+    if not np.ma.is_masked(masked):
+        return masked.data
+    return masked.astype(np.result_type(masked.dtype, np.float32)).filled(np.nan)
+
+
+def returned(values, X):
+    """An array as users want what comes of X: a tensor where X is one, and dispatched.
+
+    Without ``array_api_dispatch`` arrays come back of tensors, as from scikit-learn.
+    """
+    if isinstance(X, torch.Tensor) and sklearn.get_config()["array_api_dispatch"]:
+        return torch.from_numpy(values).to(X.device)
+    return values
+
+
+def _of_tensor(X):
+    """A tensor as an array or a CSR matrix."""
+    X = X.detach()
+    if X.layout != torch.strided:
+        X = X.to_sparse_csr()
+        parts = X.values(), X.col_indices(), X.crow_indices()
+        return scipy.sparse.csr_matrix(tuple(map(_of_tensor, parts)), shape=X.shape)
+    if X.dtype == torch.bfloat16:
+        # NumPy has no such type.
+        X = X.float()
+    return X.cpu().numpy()
+
+
+def n_masked(X):
+    """Number of entries that are masked."""
+    masked = _as_masked(X)
+    return 0 if masked is None else np.ma.count_masked(masked)
+
+
+def _as_masked(X):
+    """A masked array, of the rows of a list too; None if X is neither."""
+    if isinstance(X, list | tuple) and any(
+        isinstance(row, np.ma.MaskedArray) and row.ndim == 1 for row in X
+    ):
+        X = np.ma.array(X)
+    return X if isinstance(X, np.ma.MaskedArray) else None
+
+
+def without_half(X):
+    """A matrix, of float32 if it was of float16, which SciPy has not.
+
+    Sums of it are soon infinite, too.
+    """
+    return X.astype(np.float32) if X.dtype == np.float16 else X
+
+
+def _holding_together(X):
+    """A sparse matrix whose entries are all in its rows and columns.
+
+    SciPy does not look at the indices that it is given, and what works on bad ones
+    reads and writes memory that is not the matrix's.
+    """
+    if X.format == "lil":
+        # Lists of the columns of each row, which this copies as they are.
+        X = X.tocsr()
+    if X.format == "coo" and X.ndim == 2:
+        for indices, n_places in ((X.row, X.shape[0]), (X.col, X.shape[1])):
+            place = _first_outside(indices, n_places)
+            if place is not None:
+                _refuse(X, X.row[place], X.col[place])
+    if X.format in ("csr", "csc", "bsr"):
+        _check_compressed(X)
+        if max(len(X.indices), len(X.data)) > X.indptr[-1]:
+            # SciPy takes room for further entries to be no entries; others do not.
+            X = X.copy()
+            X.prune()
+    return X
+
+
+def _check_compressed(X):
+    """Raise a ``ValueError`` where a CSR, CSC or BSR matrix does not hold together."""
+    height, width = X.blocksize if X.format == "bsr" else (1, 1)
+    # One that has a single dimension is a row.
+    n_rows = X.shape[0] // height if X.ndim == 2 else 1
+    n_lines, n_places = n_rows, X.shape[-1] // width
+    if X.format == "csc":
+        n_lines, n_places = n_places, n_lines
+    indptr, n_stored = X.indptr, min(len(X.indices), len(X.data))
+    if len(indptr) != n_lines + 1 or indptr[0] != 0:
+        raise ValueError(
+            f"X is a {X.format.upper()} matrix that does not hold together: indptr "
+            f"must start with 0 and have {n_lines + 1} entries, got {len(indptr)} from "
+            f"{indptr[:1].tolist()} on."
+        )
+    is_bad = (indptr[1:] < indptr[:-1]) | (indptr[1:] > n_stored)
+    if is_bad.any():
+        line = is_bad.argmax()
+        raise ValueError(
+            f"X is a {X.format.upper()} matrix that does not hold together: by indptr, "
+            f"{'column' if X.format == 'csc' else 'row'} {line} goes from entry "
+            f"{indptr[line]} to entry {indptr[line + 1]} of {n_stored}."
+        )
+    place = _first_outside(X.indices[: indptr[-1]], n_places)
+    if place is not None:
+        line = np.searchsorted(indptr, place, side="right") - 1
+        pair = (line * height, X.indices[place] * width)
+        _refuse(X, *(reversed(pair) if X.format == "csc" else pair))
+
+
+def _first_outside(indices, n_places):
+    """The place of the first index below 0 or too large, None if there is none."""
+    if len(indices) == 0 or (indices.min() >= 0 and indices.max() < n_places):
+        return None
+    return ((indices < 0) | (indices >= n_places)).argmax()
+
+
+def _refuse(X, row, column):
+    """Say which entry is outside of the matrix, and why that may be."""
+    raise ValueError(
+        f"X is a sparse matrix of shape {X.shape} with an entry at row {row}, column "
+        f"{column}, where rows and columns are counted from 0. Perhaps ids were "
+        "counted from 1: subtract 1 from them."
+    )
