@@ -175,7 +175,7 @@ def fitted(X, seconds, clock, seed, **parameters):
 
     from skdeepfactor import SparseGammaDEF
     from skdeepfactor._math.batch import Batch, to_tensor
-    from skdeepfactor.models.sparse_gamma_def.estimator import GammaBelief
+    from skdeepfactor.models.sparse_gamma_def.closed import GammaBelief
 
     caught = []
     data_bound = GammaBelief.data_bound
@@ -246,9 +246,7 @@ def posterior(module, factors):
     def uppers(values):
         return [InverseGaussian(SHAPE, value.rho, value.tau) for value in values]
 
-    weights = gamma(
-        module.emission.weight_concentration.T, module.emission.weight_mean.T
-    )
+    weights = gamma(module.lowest.weight_concentration.T, module.lowest.weight_mean.T)
     return (
         [gamma(factors.shape, factors.mean), *uppers(factors.uppers)],
         [weights, *uppers(module._uppers)],
