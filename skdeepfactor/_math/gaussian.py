@@ -91,7 +91,7 @@ def kl_of_factors(q):
 def kl_to_mixture(q, mixture):
     """KL(q || mixture) or its bound, (n_rows,), float64, and its slopes.
 
-    Its gradient in the mean and twice that in the variances, but for that of the
+    Its gradient in the mean and twice that in the variances, except for that of the
     entropy, each (n_rows, k).
     """
     kl, shares = mixture.kl_bound(q.mean, q.var, q.log_det())

@@ -42,7 +42,7 @@ class NeuralTopicDLGM(SampledFactorModel):
     Row n is N_n words with ``z_n ~ N(0, I)`` and ``x_n ~ Multinomial(N_n, softmax(f(
     z_n)))``: f is linear or a network, the prior may be a mixture, and the likelihood
     may allow for bursts of words or explain totals. A network proposes the posterior of
-    each row, and second-order steps refine it. Sparse data stay sparse, but for one
+    each row, and second-order steps refine it. Sparse data stay sparse, except for one
     dense array of a batch.
 
     Parameters
@@ -138,7 +138,7 @@ class NeuralTopicDLGM(SampledFactorModel):
         Dimensions whose posterior mean has a variance above 0.01 over training rows.
     lower_bound_ : float
         Bound of the training data in nats, plus the log density of the decoder's
-        weights under their prior (but for its constant).
+        weights under their prior (except for its constant).
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
         for each pass.
