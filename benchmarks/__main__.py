@@ -9,6 +9,7 @@ NAMES = (
     "neural_topics",
     "gamma_def",
     "sparse_codes",
+    "labels",
     "recommend",
     "scale",
     "gpu",
