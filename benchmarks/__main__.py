@@ -10,6 +10,7 @@ NAMES = (
     "gamma_def",
     "sparse_codes",
     "mixtures",
+    "labels",
     "recommend",
     "scale",
     "gpu",
