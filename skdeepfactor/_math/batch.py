@@ -29,8 +29,8 @@ def compute_dtype(X):
 def to_tensor(X, rows, *, dtype, device):
     """``X[rows]`` as a strided or a CSR tensor.
 
-    ``X`` is an ndarray or a canonical SciPy CSR matrix; ``rows`` a slice of step 1 or an
-    array of integers. What comes back never shares memory with ``X``.
+    ``X`` is an ndarray or a canonical SciPy CSR matrix; ``rows`` a slice of step 1 or
+    an array of integers. What comes back never shares memory with ``X``.
     """
     if not scipy.sparse.issparse(X):
         # torch takes no read-only memory, and neither big-endian nor boolean numbers.
