@@ -61,6 +61,7 @@ exclude_patterns = [
 ORDER = [
     "plot_topics_of_docstrings.py",
     "plot_number_of_components.py",
+    "plot_short_texts.py",
     "plot_themes_of_topics.py",
     "plot_labeled_topics.py",
     "plot_word_embeddings.py",
