@@ -13,9 +13,16 @@ import pytest
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.preprocessing import Normalizer
 
 import skdeepfactor
-from skdeepfactor import LatentDirichletAllocation, VariationalAutoencoder
+from skdeepfactor import (
+    LatentDirichletAllocation,
+    NeuralTopicDLGM,
+    PoissonFactorization,
+    SparseGammaDEF,
+    VariationalAutoencoder,
+)
 from skdeepfactor._estimator import arrays
 from tests.forked import everything
 
@@ -128,6 +135,26 @@ def test_what_is_derived_is_bit_by_bit_the_same(estimator, counts):
             for value, other in zip(values, found[name], strict=True):
                 assert value.dtype == other.dtype
                 assert_array_equal(other, value)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        (PoissonFactorization(2), {"missing_values": "ignore", "n_components": 5}),
+        (SparseGammaDEF((3, 2), max_iter=5), {"layer_sizes": (2,), "link": "rate"}),
+        (VariationalAutoencoder(2), {"likelihood": "poisson", "device": "mps"}),
+        (NeuralTopicDLGM(2), {"input_transform": Normalizer(), "prior": "vamp"}),
+        (
+            NeuralTopicDLGM(2, input_transform=Normalizer()),
+            {"input_transform": "counts"},
+        ),
+    ],
+)
+def test_parameters_that_were_set_since_do_not_matter(model, changes, counts):
+    model.set_params(max_iter=2, random_state=0).fit(counts)
+    restored = by_pickle(model.set_params(**changes))
+    assert_array_equal(restored.components_, model.components_)
+    assert str(restored.get_params()) == str(model.get_params())
 
 
 def test_moments_are_kept_of_streams_alone(counts):

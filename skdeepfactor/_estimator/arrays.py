@@ -64,10 +64,10 @@ def load(estimator, dtype, device=None, *, maker=None):
 
 
 def _as_fitted(estimator):
-    """An estimator with the parameters that this one was fitted with."""
+    """The same fit, with the parameters that it was made with."""
     # Not by its constructor, which may take fewer of these.
     twin = type(estimator).__new__(type(estimator))
-    vars(twin).update(estimator._fitted_with)
+    vars(twin).update({**vars(estimator), **estimator._fitted_with})
     return twin
 
 
@@ -229,8 +229,8 @@ def restore(estimator, state):
         are_double = [a.dtype == np.float64 for a in estimator._parameters.values()]
         dtype = torch.float64 if any(are_double) else torch.float32
         # A GPU that it was fitted on need not be here.
-        module = load(estimator, dtype, torch.device("cpu"))
-        shown = _shown(_as_fitted(estimator), module)
+        fitted = _as_fitted(estimator)
+        shown = _shown(fitted, load(fitted, dtype, torch.device("cpu")))
         take_up(estimator, {name: shown[name] for name in estimator._derived})
 
 
