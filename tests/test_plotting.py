@@ -573,7 +573,7 @@ def test_legends_of_many_settings_are_whole(n_curves):
         (container.lines[0].get_color(), container.lines[0].get_linestyle())
         for container in display.ax_.containers
     }
-    assert len(styles) == min(n_curves, 30)
+    assert len(styles) == n_curves
 
 
 def test_a_search_in_axes_that_are_given(X):
