@@ -306,7 +306,9 @@ def test_an_estimator_derives_from_one_base_alone(estimator):
     assert len(estimator.__bases__) == 1
     assert estimator.__bases__[0] in BASES.values()
     assert estimator.__module__.startswith("skdeepfactor.models.")
-    assert estimator.__subclasses__() == []
+    # Other tests may derive from it.
+    derived = [kind.__module__ for kind in estimator.__subclasses__()]
+    assert not [name for name in derived if name.startswith("skdeepfactor")]
     assert inspect.getdoc(sys.modules[estimator.__module__])
 
 

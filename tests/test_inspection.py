@@ -943,9 +943,9 @@ def test_the_mean_is_over_the_prior(X, prior, decoder_layers):
     if prior == "mixture":
         # Far from a standard normal, and from each other.
         means, variances = np.array([[-3.0], [2.0]]), np.array([[0.5], [0.2]])
-        model._parameters["prior_mean"] = means
-        model._parameters["prior_log_var"] = np.log(variances)
-        model._parameters["prior_logits"] = np.log([1.0, 3.0])
+        model._parameters["prior.mean"] = means
+        model._parameters["prior.log_var"] = np.log(variances)
+        model._parameters["prior.logits"] = np.log([1.0, 3.0])
         parts = norm.pdf(z, means, np.sqrt(variances))
         density = np.array([0.25, 0.75]) @ parts
     gradient = np.gradient(log_means(model, z[:, None]), z, axis=0)
@@ -1128,8 +1128,9 @@ def test_words_used_alike_are_nearest():
 @pytest.mark.parametrize("kind", ["linear", "deep"])
 def test_equal_loadings_are_equal_embeddings(kind, X, request):
     model = pickle.loads(pickle.dumps(request.getfixturevalue(kind)))
-    weight = model._parameters["decoder.weight"]
+    weight = model._parameters["decoder.weight"].copy()
     weight[4] = weight[17]
+    model._parameters["decoder.weight"] = weight
     for at in ("prior_mean", X):
         embeddings = jacobian_embeddings(model, at, random_state=0)
         assert_allclose(embeddings[4], embeddings[17], rtol=1e-12)
@@ -1295,7 +1296,9 @@ def test_singular_values():
 
 def test_dimensions_without_use_are_seen(linear):
     model = pickle.loads(pickle.dumps(linear))
-    model._parameters["decoder.weight"][:, 1] = 0
+    weight = model._parameters["decoder.weight"].copy()
+    weight[:, 1] = 0
+    model._parameters["decoder.weight"] = weight
     values = latent_usage(jacobian_embeddings(model, random_state=0))
     assert values[1] > 1e-2
     assert values[2] < 1e-12

@@ -163,10 +163,10 @@ def test_fitted_state_is_arrays_and_plain_python(how, estimator, counts):
 
 def test_fitted_arrays_are_nobody_else_s(fitted, counts):
     twin = copy.deepcopy(fitted)
-    for value in vars(twin).values():
+    for name, value in vars(twin).items():
         if isinstance(value, np.ndarray):
-            # What is shown may be changed; what is used is kept apart.
-            value[...] = 0
+            # What is shown may be replaced; what is used is kept apart.
+            vars(twin)[name] = np.zeros_like(value)
     assert_array_equal(twin.transform(counts), fitted.transform(counts))
 
 

@@ -182,7 +182,8 @@ def are_finite(attributes):
     for name in attributes["_derived"]:
         value = attributes[name]
         arrays += value if isinstance(value, list) else [value]
-    return all(bool(np.isfinite(array).all()) for array in arrays)
+    numbers = (array for array in arrays if array.dtype.kind == "f")
+    return all(bool(np.isfinite(array).all()) for array in numbers)
 
 
 def pickled_state(estimator):

@@ -502,7 +502,7 @@ class BaseFactorModel(
         def bounds_and_totals(module, batch):
             return torch.stack([module.word_bound(batch), batch.totals], 1)
 
-        both = inferred(self, X, bounds_and_totals)
+        both = received(self._infer(X, bounds_and_totals))
         weights = checked_weights(sample_weight, len(both))
         is_there = (both[:, 1] > 0) & (weights > 0)
         bounds, totals = both[is_there].T

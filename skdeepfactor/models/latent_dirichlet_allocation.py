@@ -230,6 +230,7 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     components_ : ndarray of shape (n_components, n_features)
         The topics: the posterior mean of each one's distribution over words, rows sum
         to 1.
+        Read-only, as all fitted arrays: change a copy.
     topic_word_concentration_ : ndarray of shape (n_components, n_features)
         Parameters of the Dirichlet posterior of each topic (``components_`` in
         scikit-learn's estimator of this name).

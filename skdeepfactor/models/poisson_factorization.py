@@ -600,6 +600,7 @@ class PoissonFactorization(ConjugateFactorModel):
     ----------
     components_ : ndarray of shape (n_components, n_features)
         Posterior mean of the weights.
+        Read-only, as all fitted arrays: change a copy.
     weight_concentration_ : ndarray of shape (n_components, n_features)
         Shapes of the posterior of the weights (Dirichlet parameters with a Dirichlet
         prior).

@@ -225,6 +225,7 @@ class VariationalAutoencoder(AmortizedFactorModel):
     components_ : ndarray of shape (n_components, n_features)
         Mean slope over the prior of E[x | z] (Gaussian), of the log odds (Bernoulli) or
         of the logarithm of E[x | z] (counts) in each dimension.
+        Read-only, as all fitted arrays: change a copy.
     n_active_components_ : int
         Dimensions whose posterior mean has a variance above 0.01 over training rows.
     lower_bound_ : float

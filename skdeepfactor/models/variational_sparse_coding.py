@@ -318,6 +318,7 @@ class VariationalSparseCoding(AmortizedFactorModel):
     components_ : ndarray of shape (n_components, n_features)
         Mean slope over the prior of E[x | z] (Gaussian), of the log odds (Bernoulli) or
         of the logarithm of E[x | z] (counts) in each dimension.
+        Read-only, as all fitted arrays: change a copy.
     activation_rates_ : ndarray of shape (n_components,)
         Mean of ``gamma`` over training rows.
     n_active_components_ : int

@@ -180,6 +180,7 @@ class SparseGammaDEF(ConjugateFactorModel):
     ----------
     components_ : ndarray of shape (layer_sizes[0], n_features)
         Posterior mean of the weights of the lowest layer.
+        Read-only, as all fitted arrays: change a copy.
     weights_ : list of ndarray
         Posterior means of the weights of all layers: ``components_``, and from each
         layer to the one below, (layer_sizes[l + 1], layer_sizes[l]).
