@@ -39,8 +39,8 @@ print(
 # %%
 # An upper bound in the place of a number
 # ---------------------------------------
-# How many clusters there are is not known, and need not be. ``n_components`` is an upper
-# bound for collapsed inference: components that lose their rows stay empty.
+# How many clusters there are is not known, and need not be. ``n_components`` is an
+# upper bound for collapsed inference: components that lose their rows stay empty.
 
 mixture = MultinomialMixture(300, random_state=0)
 labels = mixture.fit_predict(X)
@@ -56,7 +56,8 @@ axes[0].set(xlabel="components by size", ylabel="sentences")
 TrainingDisplay.from_estimator(mixture, ax=axes[1])
 
 # %%
-# The first passes are softened by a temperature, so that the bound need not rise in them.
+# The first passes are softened by a temperature, so that the bound need not rise in
+# them.
 #
 # What is in the clusters
 # -----------------------

@@ -191,7 +191,8 @@ def test_several_processes_are_one(results, world, name):
         assert_allclose(found["components"], expected["components"], rtol=1e-5)
         assert_array_equal(found["row_totals"], expected["row_totals"])
         assert found["n"] == expected["n"] == 60
-        assert_allclose(found["scores"], expected["scores"], rtol=1e-5)
+        # Of rows without counts scores may be 0, but for rounding.
+        assert_allclose(found["scores"], expected["scores"], rtol=1e-5, atol=1e-12)
 
 
 @pytest.mark.parametrize("world", [2, 3])
