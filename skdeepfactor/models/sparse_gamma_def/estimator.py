@@ -98,15 +98,20 @@ class SparseGammaDEF(ConjugateFactorModel):
         step. With ``likelihood="gaussian"`` both have the same bound, and
         ``"expansion"`` takes longer steps. ``"gradient"`` follows reparameterised
         gradients, after a hundred passes of closed forms for the lowest layer (unless
-        it has spikes): slower, and for any ``family``.
+        it has spikes): slower, and for any ``family``. What a solver has no use for it
+        ignores: ``"gradient"`` ignores ``tol``, ``n_iter_no_change``, ``inner_tol``,
+        ``over_relaxation``, ``acceleration``, ``learning_offset`` and
+        ``learning_decay``; ``"auxiliary"`` ignores ``over_relaxation`` and
+        ``acceleration``; and both closed forms ignore ``family``, ``encoder_layers``
+        and ``learning_rate``.
     family : {"gamma", "lognormal", "weibull"}, default="gamma"
-        Posteriors of units and weights, with ``solver="gradient"``.
+        Posteriors of units and weights with ``solver="gradient"``; ignored otherwise.
     amortized : bool, default=False
-        Whether a network gives the posteriors of rows, with ``solver="gradient"``, as
-        differences from where ten rounds of sharing out the counts lead. If not, each
+        Whether a network gives the posteriors of rows, as differences from where ten
+        rounds of sharing out the counts lead; needs ``solver="gradient"``. If not, each
         row has a posterior of its own, and those of new rows are refined step by step.
     encoder_layers : tuple of int, default=(200,)
-        Hidden layers of that network.
+        Hidden layers of that network; ignored without one.
     missing_values : {"error", "ignore"}, default="error"
         What NaN in dense data is. ``"ignore"``: an entry that was not observed, and is
         left out of the likelihood; ``inverse_transform`` says what may be there, and a
