@@ -6,13 +6,13 @@ import sys
 
 import numpy as np
 import pytest
-from sklearn.base import clone
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import skdeepfactor
 from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
 from tests.conftest import ESTIMATORS
 
@@ -75,9 +75,22 @@ def test_checks_with_array_api_enabled():
     assert done.returncode == 0, done.stderr
 
 
-def test_defaults_are_checked_too():
-    for kind in (LatentDirichletAllocation, PoissonFactorization):
-        assert clone(kind()).get_params() == kind().get_params()
+BARE = [
+    getattr(skdeepfactor, name)()
+    for name in skdeepfactor.__all__
+    if name != "__version__"
+]
+
+
+@pytest.mark.slow
+@parametrize_with_checks(BARE)
+def test_scikit_learn_check_of_bare_defaults(estimator, check):
+    check(estimator)
+
+
+@parametrize_with_checks([LatentDirichletAllocation(), PoissonFactorization()])
+def test_scikit_learn_check_of_quick_bare_defaults(estimator, check):
+    check(estimator)
 
 
 TEXTS = [

@@ -14,9 +14,6 @@ MAX_FALL, MAX_MOVE = 1e-6, 10.0
 # How many numbers may be extrapolated: a dozen copies of them are held for it.
 MAX_EXTRAPOLATED = 2**22
 
-# Parts of 1 that the factors of an extrapolation are rounded to.
-FACTOR_STEPS = 2**8
-
 
 class Anderson:
     """Extrapolation of a fixed-point iteration from its last steps.
@@ -82,10 +79,7 @@ class Anderson:
         # those that do not change say nothing.
         smallest = torch.finfo(products.dtype).tiny
         products.diagonal().add_(1e-8 * products.diagonal().max() + smallest)
-        # Rounded, since rounding elsewhere would grow with each extrapolation, until
-        # weights and repetitions of rows lead to different optima.
         factors = torch.linalg.solve(products, target)
-        factors = (factors * FACTOR_STEPS).round() / FACTOR_STEPS
         return after - factors.to(after) @ images
 
 
