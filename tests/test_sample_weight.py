@@ -8,13 +8,14 @@ import pytest
 import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 import skdeepfactor
 from skdeepfactor import (
+    LabeledLDA,
     LatentDirichletAllocation,
     MultinomialMixture,
     PoissonFactorization,
@@ -22,11 +23,12 @@ from skdeepfactor import (
 )
 from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
 from skdeepfactor._estimator.fitting import started_module
+from skdeepfactor._estimator.labels import Target
 from skdeepfactor._training.loop import train_pass
 from skdeepfactor._training.rows import MatrixRows, _levels
 from skdeepfactor._training.streams import CheckedBlocks, StreamedRows
 from skdeepfactor.data import RowBlocks
-from tests.conftest import CLOSED_FORMS, ESTIMATORS
+from tests.conftest import CLOSED_FORMS, ESTIMATORS, labels_of
 
 ARRAY = np.random.default_rng(3).random((3, 30))
 # Variants beside those of the table.
@@ -45,6 +47,7 @@ MODELS = {
     "LatentDirichletAllocation-one": LatentDirichletAllocation(1),
 }
 KINDS = [
+    LabeledLDA,
     LatentDirichletAllocation,
     MultinomialMixture,
     PoissonFactorization,
@@ -213,7 +216,8 @@ def gradients(name, X, weights, batch_size, is_streamed):
     """Names of a module's parameters, and their gradients in the steps of a pass."""
     model = made(name)
     rows = MatrixRows(X).knowing(weight=weights)
-    sizes = model._sizes(rows, None)
+    target = Target(labels_of(X)) if is_classifier(model) else None
+    sizes = model._sizes(rows, target)
     module = started_module(model, rows, sizes, np.random.RandomState(0), is_warm=False)
     module.after_step = lambda: None
     module.train()

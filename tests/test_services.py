@@ -126,7 +126,7 @@ MESSAGES = {
     "a truth value for a stream": (
         lambda model: model.partial_fit(X, total_samples=True),
         ValueError,
-        "total_samples must be at least 1, got True",
+        "total_samples must be a finite number of at least 1, got True",
     ),
     "an iterator": (
         lambda model: model.fit(iter([X, X])),
@@ -451,7 +451,7 @@ def test_the_usual_style_is_what_it_was():
 
 TENSORS = """
 import numpy as np, scipy.sparse, sklearn, torch, warnings
-from tests.conftest import ESTIMATORS
+from tests.conftest import ESTIMATORS, supply_targets
 from tests.test_border import called, taking_rows
 from skdeepfactor import VariationalSparseCoding
 from skdeepfactor.data import RowBlocks
@@ -478,6 +478,7 @@ def is_right(found, expected):
     return np.array_equal(found, expected) and found.dtype == expected.dtype \
         if isinstance(expected, np.ndarray) else found == expected
 
+supply_targets()
 for name, model in ESTIMATORS.items():
     expected = sklearn.clone(model).fit(X)
     found = sklearn.clone(model).fit(given)

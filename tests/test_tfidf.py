@@ -69,7 +69,16 @@ def test_planted_topics_are_found_behind_tf_idf(model, seed):
         FunctionTransformer(counts_per_million, accept_sparse=True),
         FunctionTransformer(log_counts_per_million, accept_sparse=True),
     ],
-    ids=str,
+    ids=[
+        "use_idf=False",
+        "sublinear_tf=True",
+        "norm=None",
+        "normalize",
+        "log_counts",
+        "shares",
+        "counts_per_million",
+        "log_counts_per_million",
+    ],
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_planted_topics_are_found_behind_other_weights(kind, transformer):

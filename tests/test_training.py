@@ -7,11 +7,13 @@ import scipy.special
 import scipy.stats
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import is_classifier
 from torch import nn
 from torch.distributions import Gamma, MultivariateNormal
 
 from skdeepfactor import PoissonFactorization
 from skdeepfactor._estimator.fitting import started_module
+from skdeepfactor._estimator.labels import Target
 from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._training.guard import Guard
@@ -702,7 +704,9 @@ def started(estimator, counts):
     X = counts.astype(np.float64)
     estimator.set_params(random_state=0)
     rows = MatrixRows(X)
-    sizes = estimator._sizes(rows, None)
+    target = Target(labels_of(counts)) if is_classifier(estimator) else None
+    sizes = estimator._sizes(rows, target)
+    rows = rows.knowing(**estimator._known_of_rows(rows, target, sizes))
     module = started_module(
         estimator, rows, sizes, np.random.RandomState(0), is_warm=False
     )
