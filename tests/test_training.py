@@ -22,6 +22,7 @@ from skdeepfactor._training.memory import Memory
 from skdeepfactor._training.optimizers import NaturalGradient
 from skdeepfactor._training.plan import Budget, TrainingPlan
 from skdeepfactor._training.rows import MatrixRows, chunks
+from tests.conftest import labels_of
 
 N_ROWS, N_FEATURES = 23, 5
 
