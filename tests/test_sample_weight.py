@@ -215,16 +215,18 @@ class Recorder:
 def gradients(name, X, weights, batch_size, is_streamed):
     """Names of a module's parameters, and their gradients in the steps of a pass."""
     model = made(name)
-    rows = MatrixRows(X).knowing(weight=weights)
+    rows = MatrixRows(X)
     target = Target(labels_of(X)) if is_classifier(model) else None
     sizes = model._sizes(rows, target)
+    known = {"weight": weights, **model._known_of_rows(rows, target, sizes)}
+    rows = rows.knowing(**known)
     module = started_module(model, rows, sizes, np.random.RandomState(0), is_warm=False)
     module.after_step = lambda: None
     module.train()
     recorder = Recorder(module)
     if is_streamed:
         blocks = CheckedBlocks(RowBlocks([X[:20], X[20:]]), lambda block, _: block)
-        rows = StreamedRows(blocks).knowing(weight=weights)
+        rows = StreamedRows(blocks).knowing(**known)
     bound = train_pass(
         module,
         recorder,

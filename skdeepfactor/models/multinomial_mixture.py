@@ -89,6 +89,7 @@ from torch.distributions import OneHotCategorical
 
 from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
 from skdeepfactor._estimator.validation import checked_weights
+from skdeepfactor._input import received
 from skdeepfactor._math.gammas import dirichlet_kl
 from skdeepfactor._math.module import FactorModule, in_updates
 from skdeepfactor._math.ops import (
@@ -888,7 +889,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         """Weights of rows, and -2 times their log likelihood, a float."""
         scores = self.score_samples(X)
         weights = checked_weights(sample_weight, len(scores))
-        return weights, -2 * float(weights @ scores)
+        return weights, -2 * float(weights @ received(scores))
 
     def _n_annealed(self, n_passes):
         """Passes until the temperature is 1."""
