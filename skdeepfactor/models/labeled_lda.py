@@ -71,6 +71,7 @@ from skdeepfactor._estimator.labels import (
     right_rows,
 )
 from skdeepfactor._estimator.validation import checked_weights, weighted_average
+from skdeepfactor._input import received, returned
 from skdeepfactor._math.gammas import check_prior
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import dense, product, scaled
@@ -666,14 +667,16 @@ class LabeledLDA(ConjugateFactorModel):
         [[1, 0], [0, 1]]
         """
         if not self._is_multilabel:
-            most_probable = self.predict_proba(X).argmax(axis=1)
+            most_probable = received(self.predict_proba(X)).argmax(axis=1)
             return self._fitted_sizes["classes"][most_probable]
         # Probabilities may be 1 for several; scores are not.
-        scores = self._infer(X, lambda module, batch: module.label_scores(batch))
+        scores = received(
+            self._infer(X, lambda module, batch: module.label_scores(batch))
+        )
         best = np.argsort(-scores, axis=1, kind="stable")[:, : self.n_predicted_]
         predicted = np.zeros(scores.shape, dtype=int)
         np.put_along_axis(predicted, best, 1, axis=1)
-        return predicted
+        return returned(predicted, X)
 
     def score(self, X, y=None, sample_weight=None):
         """Accuracy: the share of rows whose labels are all predicted, and no others.
@@ -706,7 +709,7 @@ class LabeledLDA(ConjugateFactorModel):
         >>> LabeledLDA(random_state=0).fit(X, y).score(X, y)
         1.0
         """
-        predicted = self.predict(X)
+        predicted = received(self.predict(X))
         classes = self._fitted_sizes["classes"]
         is_right, has_label = right_rows(y, predicted, classes, self.unlabeled)
         weights = checked_weights(sample_weight, len(predicted)) * has_label
