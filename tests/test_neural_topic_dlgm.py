@@ -390,7 +390,7 @@ def test_a_network_gone_astray_does_no_harm(likelihood, covariance_type):
     expected = module.elbo(x).detach().numpy()
     for parameter in module.encoder.parameters():
         parameter.data *= 1e3
-    mean = module.encoder(module.inputs(x.counts))[0]
+    mean = module.encoder(module.inputs(x))[0]
     assert mean.abs().max() > 1e4
     q = module.posterior(x)
     assert q.mean.isfinite().all()
@@ -862,7 +862,7 @@ def seen_by_the_network(X, input_transform):
         .fit(X)
         ._load(torch.float64, torch.device("cpu"))
     )
-    return module.inputs(batch_of(X).counts).to_dense().numpy()
+    return module.inputs(batch_of(X)).to_dense().numpy()
 
 
 def test_inputs_of_the_network(counts):
@@ -891,7 +891,7 @@ def test_new_rows_are_seen_with_the_frequencies_of_training(counts):
     idf = np.where(frequency > 0, np.log(30 / np.maximum(frequency, 1)), 0)
     expected = X[30:] * idf
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    actual = module.inputs(batch_of(X[30:]).counts).to_dense().numpy()
+    actual = module.inputs(batch_of(X[30:])).to_dense().numpy()
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
