@@ -323,8 +323,9 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
     rows = rows.knowing(**estimator._known_of_rows(rows, y, sizes))
     if sample_weight is not None:
         rows = weighted_rows(rows, sample_weight)
-    is_number = total_samples is None or not isinstance(total_samples, bool)
-    if not (is_number and (total_samples is None or 1 <= total_samples < math.inf)):
+    if total_samples is not None and (
+        isinstance(total_samples, bool) or not 1 <= total_samples < math.inf
+    ):
         raise ValueError(
             f"total_samples must be a finite number of at least 1, got "
             f"{total_samples!r}."

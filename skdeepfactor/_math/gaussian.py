@@ -16,6 +16,7 @@ import torch
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from skdeepfactor._math.row_iteration import choose, iterate_rows
+from skdeepfactor._math.row_steps import Moments, adam_step
 
 # Share of a step of Newton that is taken at first, by how much it grows and shrinks,
 # and where a row that still finds no gain is done.
@@ -196,7 +197,7 @@ def refine_by_adam(bounds, q, *, n_steps, fixes_variances=False):
     ``bounds(t, q)`` gives the bound of each row, by draws of step t = 1, 2, ...
     """
     state = torch.cat([q.mean, q.var.log()], 1).detach()
-    first, second = torch.zeros_like(state), torch.zeros_like(state)
+    moments = Moments.none(state)
 
     def posterior(mean, log_var):
         return Posterior(mean, q.var if fixes_variances else log_var.exp())
@@ -207,10 +208,7 @@ def refine_by_adam(bounds, q, *, n_steps, fixes_variances=False):
             value = bounds(t, posterior(*state.chunk(2, 1)))
             (gradient,) = torch.autograd.grad(value.sum(), state)
         gradient = gradient.nan_to_num(0, 0, 0)
-        first = 0.9 * first + 0.1 * gradient
-        second = 0.99 * second + 0.01 * gradient.square()
-        step = (first / (1 - 0.9**t)) / ((second / (1 - 0.99**t)).sqrt() + 1e-8)
         rate = ADAM_RATE * (1 - ADAM_FALL * (t - 1) / n_steps)
-        state = state.detach() + rate * step
+        state, moments = adam_step(state.detach(), moments, gradient, rate)
     mean, log_var = state.chunk(2, 1)
     return posterior(mean, log_var.clamp(*LOG_VAR_RANGE))
