@@ -279,7 +279,7 @@ class DeepLatentGaussian(SampledModule):
             # To second order, what the network's own bound is short of this one.
             amortisation = diagonal_kl(network, q)
         else:
-            q, amortisation = network, torch.zeros(())
+            q, amortisation = network, network.mean.new_zeros(())
         if self.alpha == 1.0:
             # A linear decoder needs no noise, but the seed's later draws follow it.
             noise = self.noise(batch, q.mean, 1).normal()
