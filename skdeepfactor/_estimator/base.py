@@ -124,6 +124,9 @@ class BaseFactorModel(
         "weight_prior",
     )
 
+    #: Whether a row of weight w is the same as w rows, in training on all rows.
+    _takes_weights = False
+
     #: By what X is multiplied; a parameter of those models whose priors have a scale.
     input_scale: float | str = 1.0
 

@@ -23,6 +23,8 @@ class ClosedFormFactorModel(BaseFactorModel):
         "learning_decay": [Interval(Real, 0.5, 1, closed="right")],
     }
 
+    _takes_weights = True
+
     @with_callbacks
     @naming_itself
     def fit(

@@ -60,6 +60,10 @@ class Start(NamedTuple):
         return Start(self.X[rows], weights, arrays, self.random_state)
 
 
+# Numbers in the data, zeros included, up to which merging rows costs next to nothing.
+MAX_MERGED = 2**20
+
+
 class Fit:
     """One call of ``fit``, from its arguments to the fitted attributes.
 
@@ -123,6 +127,8 @@ class Fit:
         rows.join()
         if self.rows_val is not None:
             self.rows_val.join()
+        if estimator._takes_weights and estimator.batch_size is None:
+            rows = _merged_if_small(rows)
         if not self.is_warm:
             self.sizes = {**self.sizes, "input_scale": input_scale(estimator, rows)}
         scale = self.sizes["input_scale"]
@@ -308,6 +314,14 @@ class Fit:
             "X_val": None if self.rows_val is None else self.rows_val.digest(),
             "start": start.hexdigest(),
         }
+
+
+def _merged_if_small(rows):
+    """Small data with equal rows merged, since that costs nothing there."""
+    is_at_hand = isinstance(rows, MatrixRows) and not rows.share.is_sharded
+    if is_at_hand and rows.n_visible * rows.n_features <= MAX_MERGED:
+        return rows.merged()
+    return rows
 
 
 def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):

@@ -16,7 +16,7 @@ import sklearn
 import torch
 
 from skdeepfactor._math.batch import Batch, compute_dtype, to_tensor
-from skdeepfactor._math.starts import are_whole
+from skdeepfactor._math.starts import are_whole, distinct_rows
 from skdeepfactor._training.distributed import Share
 from skdeepfactor.data import stacked
 
@@ -383,6 +383,20 @@ class MatrixRows(Rows):
 
     def nonzeros(self):
         return nonzeros_of(self.X)
+
+    def merged(self):
+        """Each different row once, as heavy as its copies, in an order of their own.
+
+        Steps on all rows then come out the same to the last bit in whatever order rows
+        are given, and whether a row is repeated or has a weight.
+        """
+        known = dict(self.arrays)
+        weights = known.pop("weight", None)
+        numbers, weights = distinct_rows(self.X, weights, *known.values())
+        arrays = {name: array[numbers] for name, array in known.items()}
+        if (weights != 1).any():
+            arrays["weight"] = weights
+        return MatrixRows(self.X[numbers], self.share, arrays)
 
     def some(self, numbers):
         """Some of the rows, by an array of their numbers or a slice."""

@@ -370,8 +370,12 @@ class SparseGammaDEF(ConjugateFactorModel):
         """What learns the model: the only use of ``solver``."""
         return PARTS[self.solver]
 
+    @property
+    def _takes_weights(self):
+        return self._part.takes_weights
+
     def _check_takes_weights(self, sample_weight):
-        if sample_weight is not None and not self._part.takes_weights:
+        if sample_weight is not None and not self._takes_weights:
             raise ValueError(
                 "sample_weight needs a solver in closed form, 'expansion' or "
                 f"'auxiliary', got solver={self.solver!r}."
