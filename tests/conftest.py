@@ -1,11 +1,13 @@
 """The table of models, and data for all tests."""
 
 import functools
+import os
 
 import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from hypothesis import HealthCheck, settings
 
 from skdeepfactor import (
     LabeledLDA,
@@ -211,6 +213,13 @@ ESTIMATORS = {
 }
 
 
+# One of each class and way of learning: what the bases do is tested with these alone.
+ONE_OF_EACH = {
+    name: model
+    for name, model in ESTIMATORS.items()
+    if "-" not in name or name == "SparseGammaDEF-gradient"
+}
+
 # Those whose training draws nothing.
 CLOSED_FORMS = {
     name: model
@@ -272,6 +281,32 @@ def targets(request):
         supply_targets(patch.setattr)
         yield
 
+
+def pytest_collection_modifyitems(config, items):
+    """Leave variants out where a test is marked to run once for each class."""
+    variants = {id(ESTIMATORS[name]) for name in ESTIMATORS.keys() - ONE_OF_EACH.keys()}
+    dropped = {
+        item
+        for item in items
+        if item.get_closest_marker("each_class")
+        and hasattr(item, "callspec")
+        and id(item.callspec.params.get("estimator")) in variants
+    }
+    if dropped:
+        config.hook.pytest_deselected(items=list(dropped))
+        items[:] = [item for item in items if item not in dropped]
+
+
+# How many examples hypothesis draws: few in the suite of every day.
+for name, n_examples in {"few": 12, "more": 40, "most": 200}.items():
+    settings.register_profile(
+        name,
+        max_examples=n_examples,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
 # More threads gain nothing on data this small, and two such processes on one machine
 # slow each other tenfold.

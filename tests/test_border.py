@@ -160,6 +160,7 @@ def test_sparse_matrices_hold_together(bad, message, lda):
             read(bad)
 
 
+@pytest.mark.each_class
 def test_no_method_takes_a_matrix_that_does_not_hold_together(estimator, counts):
     estimator.fit(counts)
     bad = counts.copy()
@@ -242,6 +243,7 @@ def test_masked_rows_take_the_type_of_numbers_of_the_rest():
     assert received(whole).dtype == np.int16
 
 
+@pytest.mark.each_class
 def test_no_method_takes_masked_entries_for_numbers(estimator, counts):
     counts = counts.toarray()
     masked = np.ma.array(counts, mask=np.eye(*counts.shape, dtype=bool))

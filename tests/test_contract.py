@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from sklearn.base import is_classifier
@@ -14,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 
 from skdeepfactor import PoissonFactorization
 from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
-from tests.conftest import ESTIMATORS
+from tests.conftest import ESTIMATORS, ONE_OF_EACH
 
 ROW_METHODS = ["transform", "score_samples"]
 
@@ -60,6 +60,7 @@ def test_dense_equals_csr(estimator, counts):
         )
 
 
+@pytest.mark.each_class
 @pytest.mark.parametrize("container", [scipy.sparse.csc_matrix, scipy.sparse.coo_array])
 def test_other_sparse_containers(estimator, counts, container):
     expected = fresh(estimator).fit(counts)
@@ -102,6 +103,7 @@ def test_perplexity_of_a_row_does_not_depend_on_how_many_there_are(estimator, co
     assert all(vars(estimator)[name] is value for name, value in before.items())
 
 
+@pytest.mark.each_class
 def test_perplexity_wants_the_columns_of_fit(estimator, counts):
     needs_perplexity(estimator)
     estimator.fit(counts)
@@ -147,6 +149,7 @@ def test_the_bound_of_training_is_that_of_its_rows(conjugate, counts):
     assert model.lower_bound_ == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.each_class
 def test_fit_transform_is_fit_and_transform(estimator, counts):
     together = fresh(estimator).fit_transform(counts)
     np.testing.assert_array_equal(
@@ -195,6 +198,7 @@ def test_partial_fit_learns_from_a_stream(estimator, counts):
     assert len(model.history_["lower_bound"]) == model.n_iter_ == 36
 
 
+@pytest.mark.each_class
 def test_partial_fit_goes_on_after_pickling(estimator, counts):
     import pickle
 
@@ -205,6 +209,7 @@ def test_partial_fit_goes_on_after_pickling(estimator, counts):
     np.testing.assert_array_equal(one.components_, other.components_)
 
 
+@pytest.mark.each_class
 def test_early_stopping_keeps_the_best_pass(estimator, counts):
     model = fresh(estimator, max_iter=100, n_iter_no_change=2, validation_fraction=0.3)
     scores = model.fit(counts).history_["validation_score"]
@@ -217,6 +222,7 @@ def test_early_stopping_keeps_the_best_pass(estimator, counts):
     assert model.score(counts[40:].astype(np.float32)) == pytest.approx(best, rel=1e-5)
 
 
+@pytest.mark.each_class
 def test_restarts_keep_the_best(estimator, counts):
     several = fresh(estimator, n_init=4).fit(counts)
     single = fresh(estimator).fit(counts)
@@ -242,12 +248,14 @@ def test_warm_start_goes_on(estimator, counts):
         model.fit(X)
 
 
+@pytest.mark.each_class
 def test_verbose_shows_the_bound(estimator, counts, capsys):
     fresh(estimator, verbose=1).fit(counts)
     shown = capsys.readouterr()
     assert "bound" in shown.out + shown.err
 
 
+@pytest.mark.each_class
 def test_predictions_stay_the_same_when_parameters_change_after_fit(estimator, counts):
     expected = estimator.fit(counts).transform(counts)
     estimator.set_params(**sized(estimator, 5))
@@ -301,6 +309,7 @@ def test_bad_input_is_named_and_changes_nothing(estimator, method, X, message):
     assert vars(estimator) == estimator.get_params(deep=False)
 
 
+@pytest.mark.each_class
 def test_a_failed_refit_leaves_the_fitted_model(estimator, counts):
     expected = estimator.fit(counts).transform(counts)
     with pytest.raises(ValueError, match="Complex"):
@@ -308,6 +317,7 @@ def test_a_failed_refit_leaves_the_fitted_model(estimator, counts):
     np.testing.assert_array_equal(estimator.transform(counts), expected)
 
 
+@pytest.mark.each_class
 def test_input_is_not_changed(estimator):
     X = scipy.sparse.csr_matrix(
         (np.array([1.0, 2, 3, 0, 4]), [2, 0, 0, 1, 1], [0, 3, 3, 5]), shape=(3, 3)
@@ -334,6 +344,7 @@ UGLY = {
 }
 
 
+@pytest.mark.each_class
 @pytest.mark.parametrize("X", UGLY.values(), ids=UGLY.keys())
 def test_ugly_input_works(estimator, X):
     check_outputs(fresh(estimator, n_components=5), X)
@@ -383,16 +394,10 @@ def matrices(draw):
     return X
 
 
-ANY_MATRIX = settings(
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-VARIANTS = [name for name in ESTIMATORS if "-" in name]
+VARIANTS = [name for name in ESTIMATORS if name not in ONE_OF_EACH]
 
 
-@pytest.mark.parametrize("name", [n for n in ESTIMATORS if n not in VARIANTS])
-@settings(ANY_MATRIX, max_examples=100)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 @given(X=matrices(), n_components=st.integers(1, 10))
 def test_any_matrix(name, X, n_components):
     model = fresh(ESTIMATORS[name], n_components=n_components, max_iter=3)
@@ -400,7 +405,7 @@ def test_any_matrix(name, X, n_components):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@settings(ANY_MATRIX, max_examples=25)
+@settings(max_examples=settings().max_examples // 4)
 @given(X=matrices(), n_components=st.integers(1, 10))
 def test_any_matrix_of_variants(name, X, n_components):
     model = fresh(ESTIMATORS[name], n_components=n_components, max_iter=3)

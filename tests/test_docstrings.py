@@ -139,6 +139,7 @@ def test_functions_have_examples(path):
     assert FunctionDoc(OBJECTS[path])["Examples"]
 
 
+@pytest.mark.each_class
 def test_fitted_attributes_are_documented(estimator, counts):
     estimator.set_params(max_iter=2, random_state=0).fit(counts)
     doc = ClassDoc(type(estimator))

@@ -88,6 +88,7 @@ def results(estimator, counts):
     return forked.everything(estimator.fit(counts), counts)
 
 
+@pytest.mark.each_class
 @pytest.mark.parametrize("surroundings", SURROUNDINGS)
 def test_surroundings_change_no_bit(surroundings, estimator, counts, expected):
     key = repr((type(estimator), estimator.get_params()))

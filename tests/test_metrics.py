@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
@@ -426,7 +426,6 @@ def test_npmi_of_duplicate_entries():
     assert X.nnz == 4
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.data())
 def test_npmi_is_never_nan(data):
     n_samples = data.draw(st.integers(1, 6))

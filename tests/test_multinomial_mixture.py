@@ -15,7 +15,6 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from sklearn.naive_bayes import MultinomialNB
 from sklearn.utils import get_tags
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skdeepfactor import MultinomialMixture
 from skdeepfactor._math.batch import Batch, to_tensor
@@ -27,11 +26,6 @@ from skdeepfactor.models.multinomial_mixture import CategoricalMultinomial
 INFERENCES = ["collapsed", "mean_field", "em"]
 ALPHA, ETA = 0.3, 0.2
 every_inference = pytest.mark.parametrize("inference", INFERENCES)
-
-
-@parametrize_with_checks([MultinomialMixture(inference=name) for name in INFERENCES])
-def test_scikit_learn_check_of_defaults(estimator, check):
-    check(estimator)
 
 
 def log_beta(a):

@@ -31,16 +31,12 @@ from skdeepfactor import (
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.inspection import top_features
 from skdeepfactor.metrics import completion_perplexity, scorers
-from tests.conftest import ESTIMATORS
+from tests.conftest import ONE_OF_EACH
 
 FRUIT = ["apple pear plum pear", "ripe pear ripe apple", "plum apple pear"]
 TRAFFIC = ["train bus tram", "late bus late train", "tram train bus bus"]
 TEXTS = (FRUIT + TRAFFIC) * 3
 IS_FRUIT = np.array(([True] * 3 + [False] * 3) * 3)
-
-ONE_OF_EACH = {
-    type(model).__name__: model for model in reversed(ESTIMATORS.values())
-}.values()
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +95,7 @@ def test_successive_halving_finds_the_number(topics):
     assert search.transform(topics.data).shape == (300, 4)
 
 
-@pytest.mark.parametrize("model", ONE_OF_EACH, ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize("model", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
 def test_a_column_transformer_has_texts_and_numbers(model):
     table = pd.DataFrame({"text": TEXTS, "stars": np.arange(18.0)})
     columns = ColumnTransformer(
@@ -119,7 +115,7 @@ def test_a_column_transformer_has_texts_and_numbers(model):
 
 
 @pytest.mark.parametrize("package", ["pandas", "polars"])
-@pytest.mark.parametrize("model", ONE_OF_EACH, ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize("model", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
 def test_data_frames_come_in_and_go_out(model, package):
     frames = pytest.importorskip(package)
     counts = CountVectorizer().fit_transform(TEXTS)

@@ -33,6 +33,7 @@ def assert_unchanged(estimator, before):
             assert_array_equal(after[name], before[name])
 
 
+@pytest.mark.each_class
 @pytest.mark.parametrize("size", [9.97e36, 3e38])
 def test_a_fill_value_leaves_the_estimator_as_it_was(size, estimator, counts):
     estimator.set_params(max_iter=2).partial_fit(counts)
@@ -66,6 +67,7 @@ def test_steps_that_are_too_long_are_taken_back(counts):
     assert vars(model).keys() == model.get_params(deep=False).keys()
 
 
+@pytest.mark.each_class
 @pytest.mark.parametrize("total", [np.nan, np.inf, 0, -1.0])
 def test_a_stream_has_a_finite_number_of_rows(total, estimator, counts):
     estimator.partial_fit(counts)

@@ -114,6 +114,7 @@ def test_what_comes_back_can_go_on(trip, fitted, counts, tmp_path):
     assert restored.lower_bound_ == fitted.lower_bound_
 
 
+@pytest.mark.each_class
 def test_an_unfitted_estimator_comes_back_unfitted(estimator, counts, round_trip):
     restored = round_trip(estimator)
     assert str(restored.get_params()) == str(estimator.get_params())
@@ -121,6 +122,7 @@ def test_an_unfitted_estimator_comes_back_unfitted(estimator, counts, round_trip
         restored.transform(counts)
 
 
+@pytest.mark.each_class
 def test_a_stream_of_steps_survives_a_pause(estimator, counts):
     paused = clone(estimator)
     for start in range(0, 60, 15):

@@ -26,6 +26,8 @@ from skdeepfactor import (
 from skdeepfactor._estimator import arrays
 from tests.forked import everything
 
+pytestmark = pytest.mark.each_class
+
 
 @pytest.fixture
 def estimator(estimator):

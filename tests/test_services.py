@@ -38,11 +38,13 @@ from skdeepfactor.plotting import (
 X = np.random.default_rng(0).poisson(1.0, (24, 6)).astype(float)
 
 
+@pytest.mark.each_class
 def test_a_fit_without_standard_error_shows_no_bar(estimator, counts, monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     estimator.set_params(verbose=1).fit(counts)
 
 
+@pytest.mark.each_class
 @pytest.mark.parametrize("output", ["pandas", "polars"])
 def test_a_map_stays_one_whatever_the_output(estimator, counts, output, tmp_path):
     pytest.importorskip(output)
@@ -165,6 +167,7 @@ def test_weights_are_refused_by_the_estimators_own_name(model, method):
         getattr(model(2), method)(X, sample_weight=X[:, 0])
 
 
+@pytest.mark.each_class
 def test_truth_values_are_no_whole_numbers(estimator, counts):
     for name, constraints in estimator._parameter_constraints.items():
         is_number = any(type(c).__name__ == "Interval" for c in constraints)

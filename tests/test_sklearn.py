@@ -13,8 +13,12 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skdeepfactor
-from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
-from tests.conftest import ESTIMATORS
+from skdeepfactor import (
+    LatentDirichletAllocation,
+    MultinomialMixture,
+    PoissonFactorization,
+)
+from tests.conftest import ESTIMATORS, ONE_OF_EACH
 
 NOT_YIELDED = [
     "check_set_output_transform",
@@ -31,7 +35,52 @@ NOT_YIELDED = [
 ]
 
 
-@parametrize_with_checks(list(ESTIMATORS.values()))
+# Checks of what is computed; the others are of the base, and alike for variants.
+OF_NUMBERS = {
+    "check_all_zero_sample_weights_error",
+    "check_array_api_input",
+    "check_estimator_sparse_array",
+    "check_estimator_sparse_matrix",
+    "check_estimator_sparse_tag",
+    "check_estimators_dtypes",
+    "check_estimators_nan_inf",
+    "check_estimators_pickle",
+    "check_fit2d_1feature",
+    "check_fit2d_1sample",
+    "check_fit_idempotent",
+    "check_fit_non_negative",
+    "check_methods_sample_order_invariance",
+    "check_methods_subset_invariance",
+    "check_parameters_default_constructible",
+    "check_positive_only_tag_during_fit",
+    "check_readonly_memmap_input",
+    "check_sample_weight_equivalence_on_dense_data",
+    "check_sample_weight_equivalence_on_sparse_data",
+    "check_transformer_general",
+    "check_transformer_n_iter",
+    "check_transformer_preserve_dtypes",
+}
+
+
+def all_of_each_class():
+    """scikit-learn's checks: all for each class, those of numbers for each variant."""
+    models = ESTIMATORS.items()
+    variants = [model for name, model in models if name not in ONE_OF_EACH]
+    every = parametrize_with_checks(list(ONE_OF_EACH.values()))
+    some = parametrize_with_checks(variants)
+    names, pairs = every.args
+    return pytest.mark.parametrize(
+        names, [*pairs, *filter(_is_of_numbers, some.args[1])], **every.kwargs
+    )
+
+
+def _is_of_numbers(pair):
+    # Where a check is expected to be skipped, the pair comes with a mark.
+    _, check = getattr(pair, "values", pair)
+    return check.func.__name__ in OF_NUMBERS
+
+
+@all_of_each_class()
 def test_scikit_learn_check(estimator, check):
     is_of_weights = "sample_weight" in check.func.__name__
     if is_of_weights and estimator.get_params().get("solver") == "gradient":
@@ -40,6 +89,7 @@ def test_scikit_learn_check(estimator, check):
 
 
 # These checks fit with names and transform without them, and the other way round.
+@pytest.mark.each_class
 @pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names")
 @pytest.mark.parametrize("check", NOT_YIELDED)
 def test_check_that_is_not_yielded(estimator, check):
@@ -56,14 +106,11 @@ def test_checks_with_array_api_enabled():
     """The variable is read when SciPy is imported, hence the process of its own."""
     code = (
         "from sklearn.utils.estimator_checks import check_estimator\n"
-        "from tests.conftest import ESTIMATORS\n"
-        "first = reversed(ESTIMATORS.values())\n"
-        "one_of_each = {type(model): model for model in first}\n"
-        "assert len(one_of_each) >= 3\n"
-        "for model in one_of_each.values():\n"
+        "from tests.conftest import ONE_OF_EACH\n"
+        "for model in ONE_OF_EACH.values():\n"
         "    for result in check_estimator(model, on_skip=None):\n"
-        "        is_for_others = 'have a decision_function' in str(result['exception'])\n"
-        "        assert result['status'] == 'passed' or is_for_others, result\n"
+        "        is_none = 'have a decision_function' in str(result['exception'])\n"
+        "        assert result['status'] == 'passed' or is_none, result\n"
     )
     environment = {**os.environ, "SCIPY_ARRAY_API": "1"}
     done = subprocess.run(
@@ -89,7 +136,9 @@ def test_scikit_learn_check_of_bare_defaults(estimator, check):
     check(estimator)
 
 
-@parametrize_with_checks([LatentDirichletAllocation(), PoissonFactorization()])
+@parametrize_with_checks(
+    [LatentDirichletAllocation(), MultinomialMixture(), PoissonFactorization()]
+)
 def test_scikit_learn_check_of_quick_bare_defaults(estimator, check):
     check(estimator)
 
