@@ -201,6 +201,13 @@ class LabeledTopics(FactorModule):
         scores = self.label_scores(batch)
         return scores.sigmoid() if self.is_multilabel else scores.softmax(1)
 
+    def label_log_probabilities(self, batch):
+        """Log P(label | x), (n_rows, n_labels), float64."""
+        scores = self.label_scores(batch)
+        if self.is_multilabel:
+            return nn.functional.logsigmoid(scores)
+        return scores.log_softmax(1)
+
     def _label_evidence(self):
         """What each word says of each label, (n_features, n_labels), and the priors."""
         of_label = self.label_proportions.detach().double()
@@ -626,6 +633,7 @@ class LabeledLDA(ConjugateFactorModel):
 
         See Also
         --------
+        predict_log_proba : Log probabilities, which are finite in long rows too.
         transform : The proportions of the topics, which say less of the label.
 
         Examples
@@ -637,6 +645,41 @@ class LabeledLDA(ConjugateFactorModel):
         [[0.8, 0.2], [0.5, 0.5]]
         """
         return self._infer(X, lambda module, batch: module.label_probabilities(batch))
+
+    def predict_log_proba(self, X):
+        """Log probability of each label, given the words of each row.
+
+        It stays finite where the probability rounds to 0. Where rows may have several
+        labels, it also stays below 0 where the probability rounds to 1, so that it
+        ranks the labels of long rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_labels), float64
+            In the order of ``classes_``.
+
+        See Also
+        --------
+        predict_proba : Probabilities.
+
+        Examples
+        --------
+        >>> from skdeepfactor import LabeledLDA
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = LabeledLDA(random_state=0).fit(X, ["a", "b", "a", "b"])
+        >>> new = [[900, 0, 0, 0]]
+        >>> model.predict_proba(new).tolist()
+        [[1.0, 0.0]]
+        >>> model.predict_log_proba(new).round().tolist()
+        [[0.0, -1414.0]]
+        """
+        return self._infer(
+            X, lambda module, batch: module.label_log_probabilities(batch)
+        )
 
     def predict(self, X):
         """The labels of rows, from their words.
