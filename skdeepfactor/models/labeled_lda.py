@@ -274,29 +274,30 @@ class LabeledLDA(ConjugateFactorModel):
     n_shared : int, default=0
         Number of topics that all documents may use, whatever their labels.
     doc_topic_prior : float, default=0.1
-        Concentration of the Dirichlet over the topics that a document may use. Where
-        labels are not known, it is multiplied by how often a label's topics would be
-        among these.
+        Concentration of the Dirichlet over a document's topics. These are the topics
+        that the document may use; where labels are not known, the concentration is
+        multiplied by how often a label's topics would be among these.
     topic_word_prior : float or array-like of shape (n_features,), default=0.05
-        Concentration of the Dirichlet over a topic's words: one number, or one for
-        each word.
+        Concentration of the Dirichlet over a topic's words. One number, or one for each
+        word.
     inference : {"collapsed", "mean_field"}, default="collapsed"
         How words are shared out to topics: collapsed updates give better topics and
         predictions, mean-field ones do not lower the bound.
     unlabeled : int or str, default=None
         What else stands for no label in ``y``, such as -1, besides None and NaN.
     init : {"kmeans", "random"} or array-like, default="kmeans"
-        Where topics start: clusters of the documents of each label, exponential
-        weights, or an array of shape (n_components, n_features), up to scale. A
-        label's only topic starts from all its documents.
+        Where the components start: from clusters of the rows, from random weights, or
+        from an array of the shape of ``components_``, up to scale. Clusters are those
+        of each label's rows; a label's only topic starts from all of them.
     max_iter : int, default=4
         Passes over the data. After a k-means start a few are enough for held-out
         scores; the bound itself goes on rising slowly.
     tol : float, default=1e-4
-        Relative gain of the bound, in a pass, below which training ends.
+        Relative gain of the bound below which training ends: over one pass where steps
+        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
     max_inner_iter : int, default=5
-        Steps on the proportions of each row in a pass; rows go on where they stopped
-        a pass ago. ``transform`` goes on until ``inner_tol``.
+        Steps on the factors of each row in a pass. Rows resume where they stopped a
+        pass ago; ``transform`` goes on until ``inner_tol``.
     inner_tol : float, default=1e-3
         Relative change of a row's parameters below which that row is done.
     n_cold_iter : int, default=None
@@ -304,18 +305,18 @@ class LabeledLDA(ConjugateFactorModel):
         of them find a higher bound from a poor start; the bound may fall during them.
         None for 1, or up to 20 (half of ``max_iter`` at most) with ``init="random"``.
     batch_size : int, default=None
-        Rows in a stochastic step; None for full steps on all rows.
+        Rows in a step; None for steps on all rows.
     learning_offset : float, default=10.0
         Slows the first stochastic steps: step t has size
         (1 + learning_offset + t) ** -learning_decay.
     learning_decay : float, default=0.7
         How fast stochastic steps shrink, in (0.5, 1].
     validation_fraction : float, default=None
-        Fraction of the rows held out to stop early, when the mean bound of their words
-        has not risen for ``n_iter_no_change`` passes; None for no early stopping.
+        Fraction of the rows held out to stop early, when their mean bound has not risen
+        for ``n_iter_no_change`` passes; None for no early stopping.
     n_iter_no_change : int, default=3
-        Passes without a better validation score that end training; also the passes
-        over which the bound of stochastic steps must rise by ``tol``.
+        Passes without a better validation score that end training; also the passes over
+        which ``tol`` is measured where steps need not raise the bound.
     n_init : int, default=1
         Number of starts, of which the one with the best bound (or validation score)
         is kept.
@@ -326,7 +327,7 @@ class LabeledLDA(ConjugateFactorModel):
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of the start and of the order of stochastic steps.
+        Seed of all that is drawn, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 

@@ -526,9 +526,9 @@ class MultinomialMixture(ClosedFormFactorModel):
         Concentration alpha of the Dirichlet over the components, as many rows added to
         each.
     topic_word_prior : float, default=0.1
-        Concentration eta of the Dirichlet over a component's words, as many words
-        added to each. Rows with few words in common are more willing to share a
-        component where it is larger.
+        Concentration of the Dirichlet over a topic's words. It adds as much to the
+        count of each word in each component. Rows with few words in common are more
+        willing to share a component where it is larger.
     inference : {"collapsed", "mean_field", "em"}, default="collapsed"
         How components are inferred. ``"collapsed"``: integrated out, each row judged by
         the others, as in the Gibbs sampler GSDMM but with expected counts. It finds the
@@ -537,7 +537,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         priors as pseudo-counts; the fastest, with ``bic`` and ``aic``.
     init : {"kmeans", "random"} or array-like, default="kmeans"
         Where the components start: from clusters of the rows, from random weights, or
-        from an array of shape (n_components, n_features), up to scale. With
+        from an array of the shape of ``components_``, up to scale. With
         ``inference="collapsed"`` at most half as many components as there are rows
         start with anything, unless an array is given.
     temperature : float, default=2.0
@@ -548,21 +548,22 @@ class MultinomialMixture(ClosedFormFactorModel):
     max_iter : int, default=50
         Passes over the data.
     tol : float, default=1e-4
-        Relative gain of the bound, in a pass, below which training ends.
+        Relative gain of the bound below which training ends: over one pass where steps
+        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
     batch_size : int, default=None
-        Rows in a stochastic step; None for full steps on all rows, which find better
-        clusters: in stochastic ones nothing of a row is left out.
+        Rows in a step; None for steps on all rows. These find better clusters: in steps
+        on fewer rows nothing of a row is left out.
     learning_offset : float, default=10.0
         Slows the first stochastic steps: step t has size
         (1 + learning_offset + t) ** -learning_decay.
     learning_decay : float, default=0.7
         How fast stochastic steps shrink, in (0.5, 1].
     validation_fraction : float, default=None
-        Fraction of the rows held out to stop early, when their mean score has not
-        risen for ``n_iter_no_change`` passes; None for no early stopping.
+        Fraction of the rows held out to stop early, when their mean bound has not risen
+        for ``n_iter_no_change`` passes; None for no early stopping.
     n_iter_no_change : int, default=3
-        Passes without a better validation score that end training; also the passes
-        over which the bound of stochastic steps must rise by ``tol``.
+        Passes without a better validation score that end training; also the passes over
+        which ``tol`` is measured where steps need not raise the bound.
     n_init : int, default=1
         Number of starts, of which the one with the best bound (or validation score)
         is kept.
@@ -573,7 +574,7 @@ class MultinomialMixture(ClosedFormFactorModel):
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of the start and of the order of stochastic steps.
+        Seed of all that is drawn, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 

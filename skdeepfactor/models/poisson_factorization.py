@@ -523,15 +523,15 @@ class PoissonFactorization(ConjugateFactorModel):
         number for ``weight_rate`` (factors and weights share one scale) or Dirichlet
         weights.
     weight_shape : float, array-like or "auto", default=0.05
-        Shape c of the prior of the weights: one number, or an array of shape
+        Shape of the prior of the weights. One number, or an array of shape
         (n_components, n_features), where large entries plant seed words. ``"auto"``
         learns one number.
     weight_rate : float or "auto", default="auto"
-        Rate d of the prior of the weights; ``"auto"`` learns it. Not used with
+        Rate of the prior of the weights. ``"auto"`` learns it. Not used with
         ``weight_prior="dirichlet"``.
     weight_prior : {"gamma", "dirichlet"}, default="gamma"
-        ``"dirichlet"``: the weights of each factor sum to 1 over the features, with
-        concentration ``weight_shape``, so that factors are counts.
+        Prior of the weights. ``"dirichlet"``: those of each factor sum to 1 over the
+        features, with concentration ``weight_shape``, so that factors are counts.
     hierarchical : bool, default=False
         Whether each row and each feature has a rate of its own, with priors
         Gamma(rate_shape, rate_shape / factor_rate) and Gamma(rate_shape, rate_shape /
@@ -544,44 +544,45 @@ class PoissonFactorization(ConjugateFactorModel):
         training rows, so that factors do not depend on length or depth.
     missing_values : {"error", "ignore"}, default="error"
         What NaN in dense data is. ``"ignore"``: an entry that was not observed, and is
-        left out of the likelihood; ``inverse_transform`` says what may be there. Needs
-        gamma weights and ``exposure=None``. ``"error"``: a mistake.
+        left out of the likelihood; ``inverse_transform`` says what may be there.
+        ``"error"``: a mistake. Only with gamma weights and ``exposure=None``.
     input_scale : "auto" or float, default="auto"
         By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
         other numbers, such as tf-idf, one over the mean of those that are not 0, so
         that an entry counts one on average. Scores are those of the scaled data, and
         ``inverse_transform`` is on the scale of X. 1.0 takes all data as they are.
     init : {"kmeans", "random"} or array-like, default="kmeans"
-        Where the weights start: from clusters of the rows, from random weights, or from
-        an array of shape (n_components, n_features), up to scale. The start decides the
-        quality more than anything else here.
+        Where the components start: from clusters of the rows, from random weights, or
+        from an array of the shape of ``components_``, up to scale. The start decides
+        the quality more than anything else here.
     max_iter : int, default=10
         Passes over the data.
     tol : float, default=1e-4
-        Relative gain of the bound, in a pass, below which training ends.
+        Relative gain of the bound below which training ends: over one pass where steps
+        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
     max_inner_iter : int, default=5
-        Steps on the factors of each row in a pass; rows go on where they stopped a pass
-        ago. ``transform`` goes on until ``inner_tol``.
+        Steps on the factors of each row in a pass. Rows resume where they stopped a
+        pass ago; ``transform`` goes on until ``inner_tol``.
     inner_tol : float, default=1e-3
         Relative change of a row's parameters below which that row is done.
     n_cold_iter : int, default=None
         How many of the first passes start rows anew instead of where they stopped. More
-        of them find a higher bound from a poor start, and let a learnt prior settle;
-        the bound may fall during them. None for 1, or up to 20 (half of ``max_iter`` at
-        most) with ``init="random"`` or a shape that is learnt.
+        of them find a higher bound from a poor start; the bound may fall during them.
+        None for 1, or up to 20 (half of ``max_iter`` at most) with ``init="random"`` or
+        a shape that is learnt, which settles in them.
     batch_size : int, default=None
-        Rows in a stochastic step; None for full steps on all rows.
+        Rows in a step; None for steps on all rows.
     learning_offset : float, default=10.0
         Slows the first stochastic steps: step t has size
         (1 + learning_offset + t) ** -learning_decay.
     learning_decay : float, default=0.7
         How fast stochastic steps shrink, in (0.5, 1].
     validation_fraction : float, default=None
-        Fraction of the rows held out to stop early, when their mean bound has not
-        risen for ``n_iter_no_change`` passes; None for no early stopping.
+        Fraction of the rows held out to stop early, when their mean bound has not risen
+        for ``n_iter_no_change`` passes; None for no early stopping.
     n_iter_no_change : int, default=3
-        Passes without a better validation score that end training; also the passes
-        over which the bound of stochastic steps must rise by ``tol``.
+        Passes without a better validation score that end training; also the passes over
+        which ``tol`` is measured where steps need not raise the bound.
     n_init : int, default=1
         Number of starts, of which the one with the best bound (or validation score)
         is kept.
@@ -592,7 +593,7 @@ class PoissonFactorization(ConjugateFactorModel):
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of the start and of the order of stochastic steps.
+        Seed of all that is drawn, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 
