@@ -51,8 +51,8 @@ from skdeepfactor._math.importance import check_objective, importance_bound
 from skdeepfactor._math.priors import (
     LaplaceFactors,
     Mixture,
-    NormalFactors,
     PseudoInputs,
+    StandardNormal,
     with_free_bits,
 )
 
@@ -63,7 +63,7 @@ MIXTURE_START = 1.0
 LOG_VAR_RANGE = (-16.0, 6.0)
 
 PRIORS = {
-    "normal": NormalFactors,
+    "normal": StandardNormal,
     "laplace": LaplaceFactors,
     "mixture": Mixture,
     "vamp": PseudoInputs,
