@@ -1,15 +1,12 @@
 """The estimator of labelled LDA; ``module.py`` has the model."""
 
-import itertools
 from numbers import Integral, Real
 from typing import ClassVar
 
 import numpy as np
-import scipy.sparse
 import torch
 from sklearn.utils import ClassifierTags
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import check_is_fitted
 
 from skdeepfactor._estimator.conjugate import ConjugateFactorModel
@@ -24,9 +21,10 @@ from skdeepfactor._estimator.labels import (
 from skdeepfactor._estimator.validation import checked_weights, weighted_average
 from skdeepfactor._input import received, returned
 from skdeepfactor._math.gammas import check_prior
-from skdeepfactor._math.starts import check_init, column_totals, initial_counts
+from skdeepfactor._math.starts import check_init, initial_counts
 from skdeepfactor._training.progress import with_callbacks
 from skdeepfactor.models.labeled_lda.module import LabeledTopics
+from skdeepfactor.models.labeled_lda.starts import label_proportions, label_topic_counts
 
 
 class LabeledLDA(ConjugateFactorModel):
@@ -653,60 +651,24 @@ class LabeledLDA(ConjugateFactorModel):
         labels = arrays["labels"]
         if labels.nnz == 0:
             refuse_without_labels()
+        sizes = {
+            "topics_per_label": self.topics_per_label,
+            "n_shared": self.n_shared,
+            "weights": weights,
+        }
         init = check_init(self.init, module.topic_counts.shape)
         if isinstance(init, str):
-            counts = self._initial_counts(X, labels, init, random_state, weights)
+            counts = label_topic_counts(
+                X, labels, init, random_state=random_state, **sizes
+            )
         else:
             n_components = len(module.topic_counts)
             counts = initial_counts(X, n_components, init, random_state, weights)
         module.topic_counts.data.copy_(torch.from_numpy(counts))
         # Rows of the first pass that have no label need to know how often labels are.
-        n_labels = np.diff(labels.indptr)
-        n_allowed = n_labels * self.topics_per_label + self.n_shared
-        shares = np.where(n_labels > 0, weights / np.maximum(n_allowed, 1), 0)
-        of_labels = _scaled_rows(labels, shares)
-        proportions = np.concatenate(
-            [
-                np.repeat(_product(labels.T, of_labels), self.topics_per_label, 1),
-                np.tile(_product(labels.T, shares)[:, np.newaxis], self.n_shared),
-            ],
-            axis=1,
-        )
-        module.label_proportions.data.copy_(torch.from_numpy(proportions))
-        of_all = np.asarray(of_labels.sum(axis=0)).ravel()
-        of_all = np.repeat(of_all, self.topics_per_label)
-        of_all = np.concatenate([of_all, np.full(self.n_shared, shares.sum())])
+        of_each, of_all = label_proportions(labels, **sizes)
+        module.label_proportions.data.copy_(torch.from_numpy(of_each))
         module.labelled_proportions.data.copy_(torch.from_numpy(of_all))
-
-    def _initial_counts(self, X, labels, init, random_state, weights):
-        """Counts of each topic to start from: of clusters of each label's rows."""
-        # A row of several labels is shared out to them.
-        shares = weights / np.maximum(np.diff(labels.indptr), 1)
-        n_topics = self.topics_per_label
-        n_components = n_topics * labels.shape[1] + self.n_shared
-        average = column_totals(X, weights) / n_components
-        members = labels.tocsc()
-        parts = []
-        for start, stop in itertools.pairwise(members.indptr):
-            rows = members.indices[start:stop]
-            if len(rows) == 0:
-                total = n_topics * average
-            else:
-                total = column_totals(X[rows], shares[rows])
-            if n_topics == 1:
-                part = total[np.newaxis]
-            elif init == "kmeans" and len(rows) >= n_topics:
-                part = initial_counts(
-                    X[rows], n_topics, init, random_state, shares[rows]
-                )
-            else:
-                # They must differ, or they would never part.
-                size = n_topics, len(total)
-                part = random_state.exponential(total / n_topics, size)
-            parts.append(part)
-        if self.n_shared > 0:
-            parts.append(initial_counts(X, self.n_shared, init, random_state, weights))
-        return np.concatenate(parts)
 
     def _fitted(self, module):
         share = module.label_share().cpu().numpy()
@@ -721,14 +683,3 @@ class LabeledLDA(ConjugateFactorModel):
             "label_prior_": share,
             "n_predicted_": max(1, round(mean)) if module.is_multilabel else 1,
         }
-
-
-def _scaled_rows(matrix, scale):
-    """A CSR matrix, its rows times numbers."""
-    data = matrix.data * np.repeat(scale, np.diff(matrix.indptr))
-    return scipy.sparse.csr_matrix((data, matrix.indices, matrix.indptr), matrix.shape)
-
-
-def _product(a, b):
-    """The product of two matrices, dense."""
-    return safe_sparse_dot(a, b, dense_output=True)

@@ -48,8 +48,7 @@ class MultinomialMixture(ClosedFormFactorModel):
     n_components : int, default=10
         Number of components K; with ``inference="collapsed"``, at most.
     weight_concentration : float, default=0.1
-        Concentration alpha of the Dirichlet over the components, as many rows added to
-        each.
+        Concentration of the Dirichlet over the components, as many rows added to each.
     topic_word_prior : float, default=0.1
         Concentration of the Dirichlet over a topic's words. It adds as much to the
         count of each word in each component. Rows with few words in common are more

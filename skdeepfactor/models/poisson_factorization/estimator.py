@@ -35,9 +35,9 @@ class PoissonFactorization(ConjugateFactorModel):
     n_components : int, default=10
         Number of factors K.
     factor_shape : float, array-like of shape (n_components,) or "auto", default=0.05
-        Shape a of the prior of the rows' factors; below 1, few are active in a row.
+        Shape of the prior of the rows' factors; below 1, few are active in a row.
     factor_rate : float or "auto", default=1.0
-        Rate b of the prior of the rows' factors. ``"auto"`` learns it, which needs a
+        Rate of the prior of the rows' factors. ``"auto"`` learns it, which needs a
         number for ``weight_rate`` (factors and weights share one scale) or Dirichlet
         weights.
     weight_shape : float, array-like or "auto", default=0.05
