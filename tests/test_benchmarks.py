@@ -16,7 +16,9 @@ from benchmarks import (
     gamma_def,
     gpu,
     grid,
+    labels,
     measure,
+    mixtures,
     neural_topics,
     recommend,
     scale,
@@ -41,6 +43,8 @@ def run_here(contender, arguments, *, threads=None):
     """What ``measure.run`` does, but in this process, and errors are raised."""
     module, function = contender.split(":")
     meter = measure.Meter()
+    # To collect all that the tests have loaded takes longer than most fits.
+    meter.baseline = measure.resident()
     contend = getattr(importlib.import_module(module), function)
     try:
         found = contend(meter, **json.loads(json.dumps(arguments)))
@@ -80,9 +84,14 @@ def data_folder(tmp_path_factory):
     shapes = {
         "20news_2000/train": (530, 20),
         "20news_2000/test": (30, 20),
+        "bbc_news_octis/train": (30, 20),
+        "delicious/train": (40, 20),
+        "delicious/test": (12, 20),
         "lastfm_hetrec2k/all": (30, 25),
         "nips305_ars/train": (12, 10),
         "pbmc1k_v3/all": (20, 15),
+        "short_tset/all": (30, 20),
+        "short_tweet/all": (30, 20),
     }
     for name, shape in shapes.items():
         path = folder / f"{name}.npz"
@@ -90,8 +99,18 @@ def data_folder(tmp_path_factory):
         scipy.sparse.save_npz(path, counts(*shape))
     texts = folder / "20news_2000"
     (texts / "vocab.txt").write_text("\n".join(f"word{v}" for v in range(20)))
-    for split, n_rows in (("train", 530), ("test", 30)):
-        np.save(texts / f"{split}_labels.npy", np.arange(n_rows) % 2)
+    classes = {
+        "20news_2000/train_labels": 530,
+        "20news_2000/test_labels": 30,
+        "bbc_news_octis/train_labels": 30,
+        "short_tset/labels": 30,
+        "short_tweet/labels": 30,
+    }
+    for name, n_rows in classes.items():
+        np.save(folder / f"{name}.npy", np.arange(n_rows) % 2)
+    for split, n_rows in (("train", 40), ("test", 12)):
+        tags = scipy.sparse.csr_matrix(rng.random((n_rows, 22)) < 0.2)
+        scipy.sparse.save_npz(folder / "delicious" / f"{split}_labels.npz", tags)
     arrays = {}
     for split, n_rows in (("train", 45), ("test", 12)):
         arrays[f"x_{split}"] = rng.integers(256, size=(n_rows, 5, 5), dtype=np.uint8)
@@ -145,6 +164,20 @@ def test_contenders_run_in_a_process_of_their_own():
 def test_topics(written):
     topics.main(["--quick", "--seeds", "0"])
     check(written["topics"], len(topics.CONTENDERS))
+
+
+@pytest.mark.parametrize("corpus", labels.CONTENDERS)
+def test_labels(corpus, written, monkeypatch):
+    monkeypatch.setattr(labels, "QUICK_ROWS", 60)
+    labels.main(["--quick", "--seeds", "0", "--data", corpus])
+    check(written["labels"], len(labels.CONTENDERS[corpus]))
+
+
+def test_mixtures(written, monkeypatch):
+    monkeypatch.setattr(mixtures, "SHORT", dict.fromkeys(mixtures.SHORT, 2))
+    monkeypatch.setattr(mixtures, "LONG", dict.fromkeys(mixtures.LONG, 2))
+    mixtures.main(["--rows", "24", "--k", "5", "--seeds", "0"])
+    check(written["mixtures"], 2 * 2 + 2 * 5 + 3 + 2)
 
 
 @pytest.mark.parametrize("name", ["defaults", "urn 300", "plain (collapse)", "tfidf"])

@@ -52,6 +52,67 @@ def is_method(value):
 
 OBJECTS = dict(public_objects())
 
+# Shared parameters whose text begins alike, and what models add to the first sentence.
+MODELS_ADD = {
+    "batch_size": "what steps on fewer rows lose",
+    "decoder_layers": "what follows for the bound",
+    "doc_topic_prior": "whether it is learnt, and rows without labels",
+    "encoder_layers": "when there is a network",
+    "free_bits": "what it needs",
+    "init": "further starts, and how much they matter",
+    "input_scale": "data that are no counts",
+    "learning_rate": "rates of networks",
+    "likelihood": "the likelihoods that there are",
+    "max_inner_iter": "what the solver makes of it",
+    "max_iter": "how many are enough",
+    "missing_values": "what networks see, and what it needs",
+    "n_cold_iter": "priors that are learnt",
+    "objective": "which are sampled",
+    "prior": "the priors that there are",
+    "topic_word_prior": "arrays, and whether it is learnt",
+    "weight_prior": "the priors that there are",
+    "weight_rate": "whether it is learnt",
+    "weight_shape": "arrays, and whether it is learnt",
+}
+
+# Those of one name that mean something else in each model.
+MODELS_DIFFER = {
+    "inference": "words are shared out to topics, rows to components",
+    "n_components": "each model says what its components are",
+    "temperature": "of responsibilities, or of spikes",
+}
+
+# Those that take other values in other models.
+VALUES_DIFFER = {
+    "doc_topic_prior": "learnt in LatentDirichletAllocation alone",
+    "inference": "a mixture has point estimates too",
+    "init": "layers start from clusters of features",
+    "likelihood": "each model has its own",
+    "prior": "each model has its own",
+    "temperature": "one number, or the first and the last",
+    "topic_word_prior": "learnt in LatentDirichletAllocation alone",
+    "weight_prior": "each model has its own",
+    "weight_rate": "learnt in PoissonFactorization alone",
+    "weight_shape": "learnt in PoissonFactorization alone",
+}
+
+
+def shared_parameters():
+    """Types and texts of each parameter that several estimators have, by name."""
+    found = {}
+    for name in skdeepfactor.__all__:
+        if name == "__version__":
+            continue
+        for parameter in ClassDoc(getattr(skdeepfactor, name))["Parameters"]:
+            kind = parameter.type.split(", default=")[0]
+            found.setdefault(parameter.name, []).append(
+                (kind, " ".join(parameter.desc))
+            )
+    return {name: entries for name, entries in found.items() if len(entries) > 1}
+
+
+SHARED = shared_parameters()
+
 
 def documented(obj):
     """Parameters and their types, in the order of the docstring."""
@@ -151,3 +212,18 @@ def test_fitted_attributes_are_documented(estimator, counts):
     fitted = {name for name in vars(estimator) if name[0] != "_" and name[-1] == "_"}
     assert fitted <= names
     assert names - fitted <= {"feature_names_in_"}
+
+
+def test_exceptions_of_shared_parameters_are_shared():
+    assert {*MODELS_ADD, *MODELS_DIFFER, *VALUES_DIFFER} <= SHARED.keys()
+    assert len(SHARED) > 30
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_shared_parameters_have_the_same_text(name):
+    kinds, texts = map(set, zip(*SHARED[name], strict=True))
+    beginnings = {text.split(". ")[0].removesuffix(".") for text in texts}
+    assert (len(beginnings) > 1) == (name in MODELS_DIFFER)
+    if name not in MODELS_DIFFER:
+        assert (len(texts) > 1) == (name in MODELS_ADD)
+    assert (len(kinds) > 1) == (name in VALUES_DIFFER)

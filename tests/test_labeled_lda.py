@@ -308,6 +308,27 @@ def test_as_many_labels_are_predicted_as_rows_have(several):
     assert (model.predict(long) == model.predict(X[:20])).mean() > 0.9
 
 
+def test_log_probabilities_are_those_of_the_probabilities(single, several):
+    for X, y, _ in (single, several):
+        model = made(2, 1).fit(X, y)
+        logs = model.predict_log_proba(X)
+        assert logs.dtype == np.float64
+        assert_allclose(np.exp(logs), model.predict_proba(X), rtol=1e-12, atol=1e-300)
+
+
+def test_log_probabilities_are_finite_and_rank_long_rows(single, several):
+    for X, y, _ in (single, several):
+        model = made().fit(X, y)
+        long = 100 * X[:20]
+        logs = model.predict_log_proba(long)
+        assert np.isfinite(logs).all()
+        assert (model.predict_proba(long) == 0).any()
+        assert_allclose(logs.max(), 0, atol=1e-6)
+    assert (model.predict_proba(long) == 1).sum(1).max() > 1
+    best = np.argsort(-logs, axis=1)[:, : model.n_predicted_]
+    assert np.take_along_axis(model.predict(long), best, 1).all()
+
+
 # Kinds of y.
 
 

@@ -21,7 +21,7 @@ from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._training.plan import Budget
 from skdeepfactor.data import RowBlocks
 from skdeepfactor.models import multinomial_mixture
-from skdeepfactor.models.multinomial_mixture import CategoricalMultinomial
+from skdeepfactor.models.multinomial_mixture.module import CategoricalMultinomial
 
 INFERENCES = ["collapsed", "mean_field", "em"]
 ALPHA, ETA = 0.3, 0.2

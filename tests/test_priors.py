@@ -12,15 +12,14 @@ from skdeepfactor._math.noise import FreshNoise, KeyedNoise, Stream, keyed_unifo
 from skdeepfactor._math.priors import (
     LaplaceFactors,
     Mixture,
-    NormalFactors,
     PseudoInputs,
     StandardNormal,
     with_free_bits,
 )
 
 SHAPE, N_PARTS = (3, 7), 4
-PRIORS = [StandardNormal, Mixture, PseudoInputs, NormalFactors, LaplaceFactors]
-SCALES = {NormalFactors: Normal(0.0, 1.0), LaplaceFactors: Laplace(0.0, 0.5**0.5)}
+PRIORS = [StandardNormal, Mixture, PseudoInputs, LaplaceFactors]
+SCALES = {StandardNormal: Normal(0.0, 1.0), LaplaceFactors: Laplace(0.0, 0.5**0.5)}
 
 
 def made(kind, seed=0):
@@ -69,13 +68,26 @@ def test_divergences_bound_those_of_draws(kind):
         assert (kl < estimate + 4.5 * error).all()
 
 
-@pytest.mark.parametrize("kind", [NormalFactors, LaplaceFactors])
+@pytest.mark.parametrize("kind", [StandardNormal, LaplaceFactors])
 def test_factors_are_those_of_torch(kind):
     prior, q = made(kind), posterior()
     z = torch.linspace(-2, 2, 15).double().view(5, 3)
     expected = SCALES[kind].log_prob(z).sum(1)
     assert_allclose(prior.log_prob(z), expected, rtol=1e-6)
     assert_allclose(prior.kl_of_factors(q).sum(1), prior.kl(q), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [StandardNormal, Mixture, PseudoInputs])
+def test_mixtures_are_the_same_priors(kind):
+    prior, q = made(kind), posterior()
+    density, mixture = prior.density(encode), prior.mixture(encode)
+    with torch.no_grad():
+        assert_allclose(mixture.kl(q), density.kl(q), rtol=1e-12)
+        assert_allclose(mixture.log_prob(q.mean), density.log_prob(q.mean), rtol=1e-12)
+        draws = [
+            p.sample(6, torch.Generator().manual_seed(0)) for p in (density, mixture)
+        ]
+    assert torch.equal(*draws)
 
 
 def test_pseudo_inputs_have_the_posteriors_of_the_encoder():

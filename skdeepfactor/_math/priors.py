@@ -38,12 +38,9 @@ class Prior(nn.Module, ABC):
         ``encode`` maps inputs of the encoder to means and log variances.
         """
 
-
-class StandardNormal(Prior):
-    """A standard normal, as a mixture of one."""
-
-    def density(self, encode):
-        return GaussianMixture(self.origin, self.origin, self.origin[:, 0])
+    def mixture(self, encode):
+        """p(z) as a ``GaussianMixture``, where it is one, for bounds with slopes."""
+        return self.density(encode)
 
 
 class Mixture(Prior):
@@ -99,8 +96,11 @@ class Factors(Prior, ABC):
         """Draws, (n_rows, k), by a generator of the CPU."""
 
 
-class NormalFactors(Factors):
+class StandardNormal(Factors):
     """Standard normal factors."""
+
+    def mixture(self, encode):
+        return GaussianMixture.standard(self.origin.shape[1], like=self.origin)
 
     def law(self):
         zero = self.origin.new_zeros(())

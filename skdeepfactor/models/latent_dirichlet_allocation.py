@@ -162,10 +162,10 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     n_components : int, default=10
         Number of topics K.
     doc_topic_prior : float, array-like of shape (n_components,) or "auto", default=0.03
-        Concentration of the Dirichlet over a document's topics; ``"auto"`` learns one
+        Concentration of the Dirichlet over a document's topics. ``"auto"`` learns one
         for each topic.
     topic_word_prior : float, array-like or "auto", default=0.05
-        Concentration of the Dirichlet over a topic's words: one number, one for each
+        Concentration of the Dirichlet over a topic's words. One number, one for each
         word (n_features,), or one for each topic and word (n_components, n_features),
         where large entries plant seed words. ``"auto"`` learns one number.
     inference : {"collapsed", "mean_field"}, default="collapsed"
@@ -180,37 +180,38 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         that an entry counts one on average. Scores are those of the scaled data, and
         ``inverse_transform`` is on the scale of X. 1.0 takes all data as they are.
     init : {"kmeans", "random"} or array-like, default="kmeans"
-        Where the topics start: from clusters of the documents, from random weights,
-        or from an array of shape (n_components, n_features), up to scale. The start
-        decides the quality more than anything else here.
+        Where the components start: from clusters of the rows, from random weights, or
+        from an array of the shape of ``components_``, up to scale. The start decides
+        the quality more than anything else here.
     max_iter : int, default=4
         Passes over the data. After a k-means start a few are enough for held-out
         scores; the bound itself goes on rising slowly.
     tol : float, default=1e-4
-        Relative gain of the bound, in a pass, below which training ends.
+        Relative gain of the bound below which training ends: over one pass where steps
+        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
     max_inner_iter : int, default=5
-        Steps on the proportions of each row in a pass; rows go on where they stopped
-        a pass ago. ``transform`` goes on until ``inner_tol``.
+        Steps on the factors of each row in a pass. Rows resume where they stopped a
+        pass ago; ``transform`` goes on until ``inner_tol``.
     inner_tol : float, default=1e-3
         Relative change of a row's parameters below which that row is done.
     n_cold_iter : int, default=None
         How many of the first passes start rows anew instead of where they stopped. More
-        of them find a higher bound from a poor start, and let a learnt prior settle;
-        the bound may fall during them. None for 1, or up to 20 (half of ``max_iter`` at
-        most) with ``init="random"`` or a prior that is learnt.
+        of them find a higher bound from a poor start; the bound may fall during them.
+        None for 1, or up to 20 (half of ``max_iter`` at most) with ``init="random"`` or
+        a prior that is learnt, which settles in them.
     batch_size : int, default=None
-        Rows in a stochastic step; None for full steps on all rows.
+        Rows in a step; None for steps on all rows.
     learning_offset : float, default=10.0
         Slows the first stochastic steps: step t has size
         (1 + learning_offset + t) ** -learning_decay.
     learning_decay : float, default=0.7
         How fast stochastic steps shrink, in (0.5, 1].
     validation_fraction : float, default=None
-        Fraction of the rows held out to stop early, when their mean bound has not
-        risen for ``n_iter_no_change`` passes; None for no early stopping.
+        Fraction of the rows held out to stop early, when their mean bound has not risen
+        for ``n_iter_no_change`` passes; None for no early stopping.
     n_iter_no_change : int, default=3
-        Passes without a better validation score that end training; also the passes
-        over which the bound of stochastic steps must rise by ``tol``.
+        Passes without a better validation score that end training; also the passes over
+        which ``tol`` is measured where steps need not raise the bound.
     n_init : int, default=1
         Number of starts, of which the one with the best bound (or validation score)
         is kept.
@@ -221,7 +222,7 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of the start and of the order of stochastic steps.
+        Seed of all that is drawn, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 

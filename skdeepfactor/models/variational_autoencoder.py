@@ -51,8 +51,8 @@ from skdeepfactor._math.importance import check_objective, importance_bound
 from skdeepfactor._math.priors import (
     LaplaceFactors,
     Mixture,
-    NormalFactors,
     PseudoInputs,
+    StandardNormal,
     with_free_bits,
 )
 
@@ -63,7 +63,7 @@ MIXTURE_START = 1.0
 LOG_VAR_RANGE = (-16.0, 6.0)
 
 PRIORS = {
-    "normal": NormalFactors,
+    "normal": StandardNormal,
     "laplace": LaplaceFactors,
     "mixture": Mixture,
     "vamp": PseudoInputs,
@@ -154,28 +154,28 @@ class VariationalAutoencoder(AmortizedFactorModel):
     n_components : int, default=20
         Number of latent dimensions.
     likelihood : str, default="gaussian"
-        ``"gaussian"``: real numbers, with learnt noise. ``"bernoulli"``: numbers in [0,
-        1], such as grey values. ``"poisson"``: counts. ``"multinomial"``: counts
-        given their total.
+        Distribution of the data given the factors. ``"gaussian"``: real numbers, with
+        learnt noise. ``"bernoulli"``: numbers in [0, 1], such as grey values.
+        ``"poisson"``: counts. ``"multinomial"``: counts given their total.
     noise : {"diagonal", "spherical"}, default="diagonal"
         Of Gaussian data: a variance for each feature, or one for all of them.
     decoder_layers : tuple of int, default=(400,)
-        Hidden layers between z and the data; none makes the model linear.
+        Hidden layers of the decoder; none makes it linear.
     encoder_layers : tuple of int, default=(400,)
         Hidden layers of the inference network.
     skip_connections : bool, default=False
         Whether z goes into every layer of a deep decoder.
     missing_values : {"error", "ignore"}, default="error"
         What NaN in dense data is. ``"ignore"``: an entry that was not observed, and is
-        left out of the likelihood; the inference network sees the feature's mean there,
-        and ``inverse_transform`` says what may be there. Not with
-        ``likelihood="multinomial"``. ``"error"``: a mistake.
+        left out of the likelihood; ``inverse_transform`` says what may be there.
+        ``"error"``: a mistake. The inference network sees the feature's mean. Not with
+        ``likelihood="multinomial"``.
     prior : {"normal", "laplace", "mixture", "vamp"}, default="normal"
-        Prior of z: standard normal; Laplace of unit variance; a learnt mixture of
-        Gaussians; or (``"vamp"``) a mixture of the network's posteriors at learnt
-        pseudo-inputs.
+        Prior of z. ``"normal"``: standard normal. ``"laplace"``: Laplace of unit
+        variance. ``"mixture"``: a learnt mixture of Gaussians. ``"vamp"``: a mixture of
+        the network's posteriors at learnt pseudo-inputs.
     n_pseudo_inputs : int, default=20
-        Number of components of the mixtures.
+        Number of components of a prior that is a mixture.
     posterior_variance : float, default=None
         Fixes the posterior's variances; None infers them.
     beta : float, default=1.0
@@ -184,28 +184,29 @@ class VariationalAutoencoder(AmortizedFactorModel):
         Updates (int) or share of training (float) over which the divergence from the
         prior comes in.
     free_bits : float, default=0.0
-        Nats of divergence of each dimension that cost nothing in training; needs the
+        Nats of divergence of each dimension that cost nothing in training. Needs the
         prior ``"normal"`` or ``"laplace"``.
     objective : {"elbo", "iwae", "renyi"}, default="elbo"
         Bound to learn from.
     renyi_alpha : float, default=0.5
         Order of the Renyi bound: 1 is the ELBO, 0 IWAE; negative orders are no bounds.
     n_particles : int, default=1
-        Draws for the objective; at least 2 unless it is the ELBO.
+        Draws for an objective that is sampled; at least 2 unless it is the ELBO.
     max_iter : int, default=50
         Passes over the data. The step size falls to 0 over them.
     tol : float, default=0.0
-        Relative gain of the bound, over ``n_iter_no_change`` passes, below which
-        training ends.
+        Relative gain of the bound below which training ends: over one pass where steps
+        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
     learning_rate : float, default=0.002
         Step size of Adam at first.
     batch_size : int, default=200
-        Rows in a step.
+        Rows in a step; None for steps on all rows.
     validation_fraction : float, default=None
-        Fraction of the rows held out to stop early, when their mean bound has not
-        risen for ``n_iter_no_change`` passes; None for no early stopping.
+        Fraction of the rows held out to stop early, when their mean bound has not risen
+        for ``n_iter_no_change`` passes; None for no early stopping.
     n_iter_no_change : int, default=10
-        Passes without a better validation score that end training.
+        Passes without a better validation score that end training; also the passes over
+        which ``tol`` is measured where steps need not raise the bound.
     n_init : int, default=1
         Number of starts, of which the one with the best bound (or validation score)
         is kept.
@@ -216,7 +217,7 @@ class VariationalAutoencoder(AmortizedFactorModel):
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of the start, the order of rows and the noise.
+        Seed of all that is drawn, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 

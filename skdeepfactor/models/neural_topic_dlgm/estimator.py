@@ -50,14 +50,14 @@ class NeuralTopicDLGM(SampledFactorModel):
     n_components : int, default=50
         Number of latent dimensions K.
     likelihood : str, default="multinomial"
-        ``"multinomial"``: words in order given their number; the default, since it
-        takes any non-negative numbers, tf-idf too. ``"dirichlet_multinomial"``
-        (integers only): the same out of a Polya urn, for words that come in bursts; it
-        fits most text better. ``"poisson"`` and ``"negative_binomial"`` (integers
-        only): counts whose totals are modelled too.
+        Distribution of the data given the factors. ``"multinomial"``: words in order
+        given their number; the default, since it takes any non-negative numbers, tf-idf
+        too. ``"dirichlet_multinomial"`` (integers only): the same out of a Polya urn,
+        for words that come in bursts; it fits most text better. ``"poisson"`` and
+        ``"negative_binomial"`` (integers only): counts whose totals are modelled too.
     decoder_layers : tuple of int, default=()
-        Hidden layers between z and the logits; none makes them linear, and the bound a
-        closed form.
+        Hidden layers of the decoder; none makes it linear. The bound then has a closed
+        form.
     encoder_layers : tuple of int, default=(400, 400)
         Hidden layers of the inference network.
     skip_connections : bool, default=False
@@ -70,10 +70,11 @@ class NeuralTopicDLGM(SampledFactorModel):
     input_dropout : float, default=0.2
         Share of the inference network's inputs that are dropped in training.
     prior : {"normal", "mixture", "vamp"}, default="normal"
-        Prior of z: standard normal, a mixture of Gaussians that are learnt, or of the
-        network's posteriors at pseudo-inputs that are learnt.
+        Prior of z. ``"normal"``: standard normal. ``"mixture"``: a learnt mixture of
+        Gaussians. ``"vamp"``: a mixture of the network's posteriors at learnt
+        pseudo-inputs.
     n_pseudo_inputs : int, default=20
-        Number of components of the mixtures.
+        Number of components of a prior that is a mixture.
     weight_scale : float, default=0.15
         Standard deviation of the Gaussian prior of the decoder's weights. Small ones
         keep rare words from being learnt by heart.
@@ -90,31 +91,32 @@ class NeuralTopicDLGM(SampledFactorModel):
         The same in ``transform``, ``score`` and ``perplexity``, where a row stops as
         soon as its bound stands still. 0 takes the network's own posterior.
     objective : {"elbo", "iwae", "renyi"}, default="elbo"
-        Bound to learn from; all but ``"elbo"`` are sampled.
+        Bound to learn from. All but ``"elbo"`` are sampled.
     renyi_alpha : float, default=0.5
         Order of the Renyi bound: 1 is the ELBO, 0 IWAE; negative orders are no bounds.
     n_particles : int, default=1
-        Draws for a sampled objective; at least 2 unless it is the ELBO.
+        Draws for an objective that is sampled; at least 2 unless it is the ELBO.
     kl_warmup : int or float, default=0
         Updates (int) or share of training (float) over which the divergence from the
         prior comes in.
     free_bits : float, default=0.0
-        Nats of divergence of each dimension that cost nothing in training; needs
+        Nats of divergence of each dimension that cost nothing in training. Needs
         ``refine_steps=0`` and a normal prior.
     max_iter : int, default=20
         Passes over the data. The step size falls to 0 over them.
     tol : float, default=0.0
-        Relative gain of the bound, over ``n_iter_no_change`` passes, below which
-        training ends.
+        Relative gain of the bound below which training ends: over one pass where steps
+        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
     learning_rate : float, default=0.01
-        Step size of Adam at first; networks learn at three tenths of it.
+        Step size of Adam at first. Networks learn at three tenths of it.
     batch_size : int, default=200
-        Rows in a step.
+        Rows in a step; None for steps on all rows.
     validation_fraction : float, default=None
-        Fraction of the rows held out to stop early, when their mean bound has not
-        risen for ``n_iter_no_change`` passes; None for no early stopping.
+        Fraction of the rows held out to stop early, when their mean bound has not risen
+        for ``n_iter_no_change`` passes; None for no early stopping.
     n_iter_no_change : int, default=10
-        Passes without a better validation score that end training.
+        Passes without a better validation score that end training; also the passes over
+        which ``tol`` is measured where steps need not raise the bound.
     n_init : int, default=1
         Number of starts, of which the one with the best bound (or validation score)
         is kept.
@@ -125,7 +127,7 @@ class NeuralTopicDLGM(SampledFactorModel):
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of the start, the order of rows and the noise.
+        Seed of all that is drawn, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 

@@ -432,7 +432,7 @@ class DeepLatentGaussian(SampledModule):
 
     def _density(self):
         """The prior as it is now."""
-        return self.prior.density(self.encoder.moments)
+        return self.prior.mixture(self.encoder.moments)
 
     def _kl(self, q):
         """KL(q || prior), or its bound, (n_rows,), float64."""

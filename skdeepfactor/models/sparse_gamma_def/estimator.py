@@ -71,10 +71,11 @@ class SparseGammaDEF(ConjugateFactorModel):
     layer_sizes : tuple of int, default=(100, 40, 15)
         Units of each layer, from the one at the data to the top.
     likelihood : {"poisson", "gaussian", "bernoulli"}, default="poisson"
-        ``"poisson"``: counts. ``"bernoulli"``: zeros and ones, with ``P(x = 1) = 1 -
-        exp(-z_1 W_0)``. ``"gaussian"``: real numbers, ``x ~ N(z_1 W_0, sigma^2)``; what
-        is negative is noise. Bring real numbers to a scale of about 1 to 100: the
-        rates of the priors are fixed, and far larger numbers are all taken for noise.
+        Distribution of the data given the factors. ``"poisson"``: counts.
+        ``"bernoulli"``: zeros and ones, with ``P(x = 1) = 1 - exp(-z_1 W_0)``.
+        ``"gaussian"``: real numbers, ``x ~ N(z_1 W_0, sigma^2)``; what is negative is
+        noise. Bring real numbers to a scale of about 1 to 100: the rates of the priors
+        are fixed, and far larger numbers are all taken for noise.
     link : {"mean", "rate"}, default="mean"
         What a layer gives the one below it: the mean, or the rate, ``z_l ~ Gamma(a_l,
         z_{l+1} W_l)``.
@@ -83,15 +84,15 @@ class SparseGammaDEF(ConjugateFactorModel):
     top_rate : float, default=0.1
         Rate of the prior of the units of the top layer.
     weight_prior : {"gamma", "spike_slab"}, default="gamma"
-        Prior of the weights of the lowest layer: gamma; or, with a probability that is
-        learnt, gamma (a slab), else exponential with a hundredth of the slab's mean (a
-        spike). ``"spike_slab"`` is for a ``weight_shape`` of 1 or 2, since gammas of
-        much smaller shapes are all but spikes themselves, and needs
-        ``solver="auxiliary"`` or ``"gradient"``, for real numbers ``"gradient"``.
+        Prior of the weights. ``"spike_slab"``: in the lowest layer, with a probability
+        that is learnt, gamma (a slab), else exponential with a hundredth of the slab's
+        mean (a spike). It is for a ``weight_shape`` of 1 or 2, since gammas of much
+        smaller shapes are all but spikes themselves, and needs ``solver="auxiliary"``
+        or ``"gradient"``, for real numbers ``"gradient"``.
     weight_shape : float, default=0.1
-        Shape of the prior of all weights; far below 1, weights are sparse.
+        Shape of the prior of the weights. Far below 1, weights are sparse.
     weight_rate : float, default=0.3
-        Rate of the prior of all weights.
+        Rate of the prior of the weights.
     solver : {"expansion", "auxiliary", "gradient"}, default="expansion"
         ``"expansion"`` expands the likelihood to second order, which finds a far better
         bound; ``"auxiliary"`` climbs a closed-form bound, which rises in every full
@@ -111,14 +112,15 @@ class SparseGammaDEF(ConjugateFactorModel):
         rounds of sharing out the counts lead; needs ``solver="gradient"``. If not, each
         row has a posterior of its own, and those of new rows are refined step by step.
     encoder_layers : tuple of int, default=(200,)
-        Hidden layers of that network; ignored without one.
+        Hidden layers of the inference network. Ignored unless ``amortized``.
     missing_values : {"error", "ignore"}, default="error"
         What NaN in dense data is. ``"ignore"``: an entry that was not observed, and is
-        left out of the likelihood; ``inverse_transform`` says what may be there, and a
-        network sees the feature's mean. ``"error"``: a mistake.
+        left out of the likelihood; ``inverse_transform`` says what may be there.
+        ``"error"``: a mistake. An inference network sees the feature's mean.
     learning_rate : float, default=0.05
-        Step size of Adam at first, with ``solver="gradient"``; the network learns at a
-        twentieth of it. It falls to 0 over ``max_iter`` passes, whatever ``tol``.
+        Step size of Adam at first. Of ``solver="gradient"`` only, where it falls to 0
+        over ``max_iter`` passes, whatever ``tol``; the network learns at a twentieth of
+        it.
     over_relaxation : float, default=1.4
         Power of the steps of ``"expansion"``; 1 for plain ones.
     acceleration : int, default=5
@@ -133,40 +135,42 @@ class SparseGammaDEF(ConjugateFactorModel):
         ``inverse_transform`` is on the scale of X. 1.0 takes all data as they are.
         Real numbers and binary data are never scaled.
     init : {"parts", "kmeans", "random"} or array-like, default="parts"
-        Where the weights of the lowest layer start: from clusters of the features, from
-        clusters of the rows, from random weights, or from an array of shape
-        (layer_sizes[0], n_features), up to scale. Those above start from clusters of
-        the units below them.
+        Where the components start: from clusters of the rows, from random weights, or
+        from an array of the shape of ``components_``, up to scale. ``"parts"``: from
+        clusters of the features. Layers above the lowest start from clusters of the
+        units below them.
     transform_layer : int or "all", default=1
         The layer whose units ``transform`` gives, 1 at the data; ``inverse_transform``
         takes those of layer 1.
     max_iter : int, default=1000
         Passes over the data.
     tol : float, default=1e-6
-        Relative gain of the bound below which training ends, over
-        ``n_iter_no_change`` passes, or over one with ``solver="auxiliary"``.
+        Relative gain of the bound below which training ends: over one pass where steps
+        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
     max_inner_iter : int, default=5
-        Steps on rows that a pass starts anew, and on all rows in each pass with
-        ``solver="auxiliary"``. ``transform`` goes on until ``inner_tol``. With
-        ``solver="gradient"`` rows that start anew, and those of ``transform``, take ten
-        times as many steps, whatever ``inner_tol``.
+        Steps on the factors of each row in a pass. With ``solver="expansion"`` only
+        rows that a pass starts anew take more than one. ``transform`` goes on until
+        ``inner_tol``. With ``solver="gradient"`` rows that start anew, and those of
+        ``transform``, take ten times as many, whatever ``inner_tol``.
     inner_tol : float, default=1e-4
         Relative change of a row's parameters below which that row is done.
     n_cold_iter : int, default=None
-        How many of the first passes start rows anew instead of where they stopped; None
-        for 1, or up to 20 (half of ``max_iter`` at most) with ``init="random"``.
+        How many of the first passes start rows anew instead of where they stopped. More
+        of them find a higher bound from a poor start; the bound may fall during them.
+        None for 1, or up to 20 (half of ``max_iter`` at most) with ``init="random"``.
     batch_size : int, default=None
-        Rows in a stochastic step; None for full steps on all rows.
+        Rows in a step; None for steps on all rows.
     learning_offset : float, default=10.0
         Slows the first stochastic steps: step t has size
         (1 + learning_offset + t) ** -learning_decay.
     learning_decay : float, default=0.7
         How fast stochastic steps shrink, in (0.5, 1].
     validation_fraction : float, default=None
-        Fraction of the rows held out to stop early, when their mean bound has not
-        risen for ``n_iter_no_change`` passes; None for no early stopping.
+        Fraction of the rows held out to stop early, when their mean bound has not risen
+        for ``n_iter_no_change`` passes; None for no early stopping.
     n_iter_no_change : int, default=10
-        Passes without a better score that end training.
+        Passes without a better validation score that end training; also the passes over
+        which ``tol`` is measured where steps need not raise the bound.
     n_init : int, default=1
         Number of starts, of which the one with the best bound (or validation score)
         is kept.
@@ -177,7 +181,7 @@ class SparseGammaDEF(ConjugateFactorModel):
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of the start and of the order of stochastic steps.
+        Seed of all that is drawn, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 

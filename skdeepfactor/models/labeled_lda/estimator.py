@@ -1,65 +1,13 @@
-r"""Labelled latent Dirichlet allocation: topics of labels, and rows that have labels.
+"""The estimator of labelled LDA; ``module.py`` has the model."""
 
-A topic k belongs to a label, or is shared by all. Of a row n whose labels are known,
-:math:`m_{nk}` is 1 where topic k is shared or of one of its labels, and 0 elsewhere:
-
-.. math::
-    \beta_k \sim \text{Dirichlet}(\eta), \qquad
-    \theta_n \sim \text{Dirichlet}(\alpha m_n), \qquad
-    x_n \sim \text{Multinomial}(N_n, \textstyle\sum_k \theta_{nk} \beta_k),
-
-so that :math:`\theta_{nk} = 0` with certainty where :math:`m_{nk} = 0`. A row without a
-label, an open one, may use all topics, with what the mask of a row is expected to be in
-its place:
-
-.. math::
-    \alpha_{nk} = \alpha \pi_l \text{ for a topic of label } l, \quad \alpha \text{ for
-    one that is shared}, \qquad
-    \pi_l = \frac{\text{rows with } l + 1/2}{\text{labelled rows} + 1}.
-
-Posteriors and updates are those of latent Dirichlet allocation, among the topics that
-a row may use; the bound is one of log p(x | labels), or of log p(x) for open rows.
-
-Labels from words, by Bayes' rule. With :math:`\Theta_l` the mean of
-:math:`E[\theta_n]` over the rows that have label l and :math:`\Theta_{-l}` over the
-labelled rows that have not,
-
-.. math::
-    p(v | l) = \textstyle\sum_k \Theta_{lk} E[\beta_{kv}], \qquad
-    P(l | x) \propto \pi_l \textstyle\prod_v p(v | l)^{x_v}
-
-where a row has one label; where it may have several, for each of them
-
-.. math::
-    \text{logit} P(l | x) = \text{logit} \pi_l
-        + \textstyle\sum_v x_v \log (p(v | l) / p(v | \text{not } l)).
-
-This takes no inference of the row, and knows what other labels' topics go with a label.
-To each mean one row more is added, with the mean of all labelled rows, so that a label
-of no row, or of every row, says nothing.
-
-Parameters, all of them sums over rows: ``topic_counts`` (K, V), ``label_proportions``,
-the E[theta] of the rows with each label, (L, K), and ``labelled_proportions``, of all
-labelled rows, (K,). Since proportions sum to 1, these know how many rows there are.
-
-Ramage, Hall, Nallapati and Manning (2009), Labeled LDA: a supervised topic model for
-credit attribution in multi-labeled corpora; Ramage, Manning and Dumais (2011),
-Partially labeled topic models for interpretable text mining.
-"""
-
-import itertools
 from numbers import Integral, Real
 from typing import ClassVar
 
 import numpy as np
-import scipy.sparse
 import torch
 from sklearn.utils import ClassifierTags
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
-from torch.distributions import Dirichlet
 
 from skdeepfactor._estimator.conjugate import ConjugateFactorModel
 from skdeepfactor._estimator.labels import (
@@ -73,173 +21,10 @@ from skdeepfactor._estimator.labels import (
 from skdeepfactor._estimator.validation import checked_weights, weighted_average
 from skdeepfactor._input import received, returned
 from skdeepfactor._math.gammas import check_prior
-from skdeepfactor._math.module import FactorModule
-from skdeepfactor._math.ops import dense, product, scaled
-from skdeepfactor._math.row_iteration import MAX_STEPS
-from skdeepfactor._math.starts import check_init, column_totals, initial_counts
-from skdeepfactor._math.topics import Admixture, Topics
+from skdeepfactor._math.starts import check_init, initial_counts
 from skdeepfactor._training.progress import with_callbacks
-
-
-class LabeledTopics(FactorModule):
-    """Words of a row from the topics that its labels allow, in Dirichlet proportions.
-
-    ``labels`` of a batch, (n_rows, n_labels), are 1 where a row has a label; a row of
-    zeros is open, and so is every row of a batch without them. Local parameters are
-    the expected counts of the topics in a row. ``classes`` are the labels' names.
-    """
-
-    side = ("labels",)
-
-    def __init__(
-        self,
-        classes,
-        n_features,
-        *,
-        topics_per_label,
-        n_shared,
-        is_multilabel,
-        doc_topic_prior,
-        topic_word_prior,
-        is_collapsed,
-        inner_iter,
-        tol,
-    ):
-        super().__init__()
-        n_labels = len(classes)
-        owner = np.repeat(np.arange(n_labels), topics_per_label)
-        owner = np.concatenate([owner, np.full(n_shared, -1)])
-        self.local_width = n_components = len(owner)
-        self.classes, self.is_multilabel = classes, is_multilabel
-        self.is_collapsed = is_collapsed
-        self.inner_iter, self.inner_tol = inner_iter, tol
-        alpha = np.full(n_components, doc_topic_prior)
-        eta = np.asarray(topic_word_prior, np.float64)
-        # The label of each topic, -1 for one that is shared.
-        self.register_buffer("owner", torch.from_numpy(owner), persistent=False)
-        self.register_buffer("alpha", torch.from_numpy(alpha), persistent=False)
-        self.register_buffer("eta", torch.tensor(eta), persistent=False)
-        self.topic_counts = nn.Parameter(torch.zeros(n_components, n_features))
-        self.label_proportions = nn.Parameter(torch.zeros(n_labels, n_components))
-        self.labelled_proportions = nn.Parameter(torch.zeros(n_components))
-
-    def posterior(self, batch, start=None):
-        batch = self._restricted(batch)
-        concentration = self._rows.concentration(batch, self._solve(batch, start))
-        return Dirichlet(concentration, validate_args=False)
-
-    def elbo(self, batch, q=None):
-        """Bound of each row in nats: given its labels with ``q``, else of words alone.
-
-        So that rows held out are scored as new ones are, whose labels nobody knows.
-        """
-        if q is not None:
-            return self._rows.bounds(self._restricted(batch), q.concentration)[0]
-        # The best q(theta) for the bound is the mean-field one.
-        counts = self._solve(batch, is_collapsed=False)
-        return self._rows.bounds(batch, self._rows.concentration(batch, counts))[0]
-
-    def decode(self, z):
-        return z @ self.components()
-
-    def components(self):
-        return self.topics.mean()
-
-    def sample(self, totals, generator):
-        alpha = self._rows.alpha.cpu().numpy()
-        proportions = generator.dirichlet(alpha, size=len(totals))
-        p = proportions @ self.components().cpu().numpy().astype(np.float64)
-        return generator.multinomial(totals, p / p.sum(1, keepdims=True))
-
-    def global_kl(self):
-        return self.topics.kl()
-
-    @torch.no_grad()
-    def backward(self, batch, n_samples, start=None):
-        batch = self._restricted(batch)
-        counts = self._solve(batch, start)
-        bounds, allocation, weights, _ = self._rows.expectations(batch, counts)
-        scale = -batch.weight * n_samples
-        allocation.add_feature_counts(self.gradient(self.topic_counts), weights, scale)
-        of_label = self.gradient(self.label_proportions)
-        of_all = self.gradient(self.labelled_proportions)
-        if "labels" in batch.side:
-            concentration = self._rows.concentration(batch, counts)
-            proportions = concentration / concentration.sum(1, keepdim=True)
-            proportions = scaled(proportions, scale)
-            labels = dense(batch.side["labels"])
-            of_label.add_(labels.T @ proportions)
-            of_all.add_(proportions[labels.any(1)].sum(0))
-        return bounds, counts
-
-    @torch.no_grad()
-    def refresh(self):
-        share = self.label_share().to(self.alpha)[self.owner.clamp_min(0)]
-        open_alpha = self.alpha * torch.where(self.owner < 0, 1, share)
-        self.topics = Topics(self.topic_counts.detach(), self.eta)
-        self._rows = Admixture(self.topics, open_alpha, is_collapsed=self.is_collapsed)
-        self._evidence = None
-
-    def label_share(self):
-        """How often a labelled row has each label, (n_labels,), float64."""
-        n_rows = self.label_proportions.detach().sum(1, dtype=torch.float64)
-        n_labelled = self.labelled_proportions.detach().sum(dtype=torch.float64)
-        return (n_rows + 0.5) / (n_labelled + 1)
-
-    def label_scores(self, batch):
-        """Log p(label, x) of each label, or its log odds, (n_rows, n_labels), float64.
-
-        The latter where a row may have several, all up to what labels share.
-        """
-        if self._evidence is None:
-            self._evidence = self._label_evidence()
-        of_words, offset = self._evidence
-        return product(batch.double().x, of_words) + offset
-
-    def label_probabilities(self, batch):
-        """P(label | x), (n_rows, n_labels), float64."""
-        scores = self.label_scores(batch)
-        return scores.sigmoid() if self.is_multilabel else scores.softmax(1)
-
-    def _label_evidence(self):
-        """What each word says of each label, (n_features, n_labels), and the priors."""
-        of_label = self.label_proportions.detach().double()
-        of_all = self.labelled_proportions.detach().double()
-        prior = self._rows.alpha.double()
-        mean = (of_all + prior / prior.sum()) / (of_all.sum() + 1)
-        topics, share = self.components().double(), self.label_share()
-        present = self._log_words(of_label, mean, topics)
-        if not self.is_multilabel:
-            return present.contiguous(), share.log()
-        others = (of_all - of_label).clamp_min(0)
-        absent = self._log_words(others, mean, topics)
-        return (present - absent).contiguous(), share.logit()
-
-    @staticmethod
-    def _log_words(proportions, mean, topics):
-        """Log p(word), (n_features, n_labels), of rows of which sums are given."""
-        shares = (proportions + mean) / (proportions.sum(1, keepdim=True) + 1)
-        return (shares @ topics).log().T
-
-    def _restricted(self, batch):
-        """The batch with the topics that each row may use, and their prior."""
-        if "labels" not in batch.side:
-            return batch
-        labels = dense(batch.side["labels"]) > 0
-        is_open = ~labels.any(1, keepdim=True)
-        allowed = labels[:, self.owner.clamp_min(0)] | (self.owner < 0) | is_open
-        alpha = torch.where(is_open, self._rows.alpha, self.alpha)
-        return batch.with_side(allowed=allowed, alpha=alpha)
-
-    def _solve(self, batch, start=None, is_collapsed=None):
-        """Expected counts of the topics in each row, from ``start`` or from none."""
-        return self._rows.solve(
-            batch,
-            start,
-            max_steps=self.inner_iter if self.training else MAX_STEPS,
-            tol=self.inner_tol,
-            is_collapsed=is_collapsed,
-        )
+from skdeepfactor.models.labeled_lda.module import LabeledTopics
+from skdeepfactor.models.labeled_lda.starts import label_proportions, label_topic_counts
 
 
 class LabeledLDA(ConjugateFactorModel):
@@ -267,29 +52,30 @@ class LabeledLDA(ConjugateFactorModel):
     n_shared : int, default=0
         Number of topics that all documents may use, whatever their labels.
     doc_topic_prior : float, default=0.1
-        Concentration of the Dirichlet over the topics that a document may use. Where
-        labels are not known, it is multiplied by how often a label's topics would be
-        among these.
+        Concentration of the Dirichlet over a document's topics. These are the topics
+        that the document may use; where labels are not known, the concentration is
+        multiplied by how often a label's topics would be among these.
     topic_word_prior : float or array-like of shape (n_features,), default=0.05
-        Concentration of the Dirichlet over a topic's words: one number, or one for
-        each word.
+        Concentration of the Dirichlet over a topic's words. One number, or one for each
+        word.
     inference : {"collapsed", "mean_field"}, default="collapsed"
         How words are shared out to topics: collapsed updates give better topics and
         predictions, mean-field ones do not lower the bound.
     unlabeled : int or str, default=None
         What else stands for no label in ``y``, such as -1, besides None and NaN.
     init : {"kmeans", "random"} or array-like, default="kmeans"
-        Where topics start: clusters of the documents of each label, exponential
-        weights, or an array of shape (n_components, n_features), up to scale. A
-        label's only topic starts from all its documents.
+        Where the components start: from clusters of the rows, from random weights, or
+        from an array of the shape of ``components_``, up to scale. Clusters are those
+        of each label's rows; a label's only topic starts from all of them.
     max_iter : int, default=4
         Passes over the data. After a k-means start a few are enough for held-out
         scores; the bound itself goes on rising slowly.
     tol : float, default=1e-4
-        Relative gain of the bound, in a pass, below which training ends.
+        Relative gain of the bound below which training ends: over one pass where steps
+        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
     max_inner_iter : int, default=5
-        Steps on the proportions of each row in a pass; rows go on where they stopped
-        a pass ago. ``transform`` goes on until ``inner_tol``.
+        Steps on the factors of each row in a pass. Rows resume where they stopped a
+        pass ago; ``transform`` goes on until ``inner_tol``.
     inner_tol : float, default=1e-3
         Relative change of a row's parameters below which that row is done.
     n_cold_iter : int, default=None
@@ -297,18 +83,18 @@ class LabeledLDA(ConjugateFactorModel):
         of them find a higher bound from a poor start; the bound may fall during them.
         None for 1, or up to 20 (half of ``max_iter`` at most) with ``init="random"``.
     batch_size : int, default=None
-        Rows in a stochastic step; None for full steps on all rows.
+        Rows in a step; None for steps on all rows.
     learning_offset : float, default=10.0
         Slows the first stochastic steps: step t has size
         (1 + learning_offset + t) ** -learning_decay.
     learning_decay : float, default=0.7
         How fast stochastic steps shrink, in (0.5, 1].
     validation_fraction : float, default=None
-        Fraction of the rows held out to stop early, when the mean bound of their words
-        has not risen for ``n_iter_no_change`` passes; None for no early stopping.
+        Fraction of the rows held out to stop early, when their mean bound has not risen
+        for ``n_iter_no_change`` passes; None for no early stopping.
     n_iter_no_change : int, default=3
-        Passes without a better validation score that end training; also the passes
-        over which the bound of stochastic steps must rise by ``tol``.
+        Passes without a better validation score that end training; also the passes over
+        which ``tol`` is measured where steps need not raise the bound.
     n_init : int, default=1
         Number of starts, of which the one with the best bound (or validation score)
         is kept.
@@ -319,7 +105,7 @@ class LabeledLDA(ConjugateFactorModel):
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of the start and of the order of stochastic steps.
+        Seed of all that is drawn, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 
@@ -626,6 +412,7 @@ class LabeledLDA(ConjugateFactorModel):
 
         See Also
         --------
+        predict_log_proba : Log probabilities, which are finite in long rows too.
         transform : The proportions of the topics, which say less of the label.
 
         Examples
@@ -637,6 +424,41 @@ class LabeledLDA(ConjugateFactorModel):
         [[0.8, 0.2], [0.5, 0.5]]
         """
         return self._infer(X, lambda module, batch: module.label_probabilities(batch))
+
+    def predict_log_proba(self, X):
+        """Log probability of each label, given the words of each row.
+
+        It stays finite where the probability rounds to 0. Where rows may have several
+        labels, it also stays below 0 where the probability rounds to 1, so that it
+        ranks the labels of long rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_labels), float64
+            In the order of ``classes_``.
+
+        See Also
+        --------
+        predict_proba : Probabilities.
+
+        Examples
+        --------
+        >>> from skdeepfactor import LabeledLDA
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = LabeledLDA(random_state=0).fit(X, ["a", "b", "a", "b"])
+        >>> new = [[900, 0, 0, 0]]
+        >>> model.predict_proba(new).tolist()
+        [[1.0, 0.0]]
+        >>> model.predict_log_proba(new).round().tolist()
+        [[0.0, -1414.0]]
+        """
+        return self._infer(
+            X, lambda module, batch: module.label_log_probabilities(batch)
+        )
 
     def predict(self, X):
         """The labels of rows, from their words.
@@ -829,60 +651,24 @@ class LabeledLDA(ConjugateFactorModel):
         labels = arrays["labels"]
         if labels.nnz == 0:
             refuse_without_labels()
+        sizes = {
+            "topics_per_label": self.topics_per_label,
+            "n_shared": self.n_shared,
+            "weights": weights,
+        }
         init = check_init(self.init, module.topic_counts.shape)
         if isinstance(init, str):
-            counts = self._initial_counts(X, labels, init, random_state, weights)
+            counts = label_topic_counts(
+                X, labels, init, random_state=random_state, **sizes
+            )
         else:
             n_components = len(module.topic_counts)
             counts = initial_counts(X, n_components, init, random_state, weights)
         module.topic_counts.data.copy_(torch.from_numpy(counts))
         # Rows of the first pass that have no label need to know how often labels are.
-        n_labels = np.diff(labels.indptr)
-        n_allowed = n_labels * self.topics_per_label + self.n_shared
-        shares = np.where(n_labels > 0, weights / np.maximum(n_allowed, 1), 0)
-        of_labels = _scaled_rows(labels, shares)
-        proportions = np.concatenate(
-            [
-                np.repeat(_product(labels.T, of_labels), self.topics_per_label, 1),
-                np.tile(_product(labels.T, shares)[:, np.newaxis], self.n_shared),
-            ],
-            axis=1,
-        )
-        module.label_proportions.data.copy_(torch.from_numpy(proportions))
-        of_all = np.asarray(of_labels.sum(axis=0)).ravel()
-        of_all = np.repeat(of_all, self.topics_per_label)
-        of_all = np.concatenate([of_all, np.full(self.n_shared, shares.sum())])
+        of_each, of_all = label_proportions(labels, **sizes)
+        module.label_proportions.data.copy_(torch.from_numpy(of_each))
         module.labelled_proportions.data.copy_(torch.from_numpy(of_all))
-
-    def _initial_counts(self, X, labels, init, random_state, weights):
-        """Counts of each topic to start from: of clusters of each label's rows."""
-        # A row of several labels is shared out to them.
-        shares = weights / np.maximum(np.diff(labels.indptr), 1)
-        n_topics = self.topics_per_label
-        n_components = n_topics * labels.shape[1] + self.n_shared
-        average = column_totals(X, weights) / n_components
-        members = labels.tocsc()
-        parts = []
-        for start, stop in itertools.pairwise(members.indptr):
-            rows = members.indices[start:stop]
-            if len(rows) == 0:
-                total = n_topics * average
-            else:
-                total = column_totals(X[rows], shares[rows])
-            if n_topics == 1:
-                part = total[np.newaxis]
-            elif init == "kmeans" and len(rows) >= n_topics:
-                part = initial_counts(
-                    X[rows], n_topics, init, random_state, shares[rows]
-                )
-            else:
-                # They must differ, or they would never part.
-                size = n_topics, len(total)
-                part = random_state.exponential(total / n_topics, size)
-            parts.append(part)
-        if self.n_shared > 0:
-            parts.append(initial_counts(X, self.n_shared, init, random_state, weights))
-        return np.concatenate(parts)
 
     def _fitted(self, module):
         share = module.label_share().cpu().numpy()
@@ -897,14 +683,3 @@ class LabeledLDA(ConjugateFactorModel):
             "label_prior_": share,
             "n_predicted_": max(1, round(mean)) if module.is_multilabel else 1,
         }
-
-
-def _scaled_rows(matrix, scale):
-    """A CSR matrix, its rows times numbers."""
-    data = matrix.data * np.repeat(scale, np.diff(matrix.indptr))
-    return scipy.sparse.csr_matrix((data, matrix.indices, matrix.indptr), matrix.shape)
-
-
-def _product(a, b):
-    """The product of two matrices, dense."""
-    return safe_sparse_dot(a, b, dense_output=True)

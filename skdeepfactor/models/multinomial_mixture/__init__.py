@@ -1,0 +1,5 @@
+"""Mixtures of multinomials."""
+
+from skdeepfactor.models.multinomial_mixture.estimator import MultinomialMixture
+
+__all__ = ["MultinomialMixture"]

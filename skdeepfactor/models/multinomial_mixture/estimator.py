@@ -1,0 +1,461 @@
+"""The estimator of mixtures of multinomials; ``module.py`` has the model."""
+
+import dataclasses
+import math
+from numbers import Real
+from typing import ClassVar
+
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
+
+from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
+from skdeepfactor._estimator.validation import checked_weights
+from skdeepfactor._input import received
+from skdeepfactor._math.starts import check_init, initial_counts
+from skdeepfactor.models.multinomial_mixture.module import HELD, CategoricalMultinomial
+
+# Passes over which the temperature falls to 1; at most half of all.
+ANNEALED_PASSES = 15
+
+
+def _has_likelihood(estimator):
+    """Whether a maximised likelihood can be told; the error says why not."""
+    if estimator.inference != "em":
+        raise AttributeError(
+            "bic and aic are of point estimates: they need inference='em', got "
+            f"inference={estimator.inference!r}. With posteriors, score says how many "
+            "components are worth it."
+        )
+    return True
+
+
+class MultinomialMixture(ClosedFormFactorModel):
+    r"""Mixture of multinomials: clusters of count data, with one component for a row.
+
+    Row n is N_n words from the topic of one component, z_n: ``z_n ~ Categorical(pi)``,
+    ``x_n ~ Multinomial(N_n, phi[z_n])``, with priors ``pi ~
+    Dirichlet(weight_concentration)`` and ``phi_k ~ Dirichlet(topic_word_prior)``. Where
+    :class:`LatentDirichletAllocation` mixes topics within a row, here each row has one,
+    which suits short texts: titles, queries, tweets. With ``inference="collapsed"``
+    ``n_components`` is an upper bound, and components that short texts do not need end
+    up empty. Responsibilities are exact given the components, in one step and without
+    an iteration over rows. Those of long rows are close to 0 or 1, and overconfident:
+    the model takes words to be independent given the component.
+
+    Parameters
+    ----------
+    n_components : int, default=10
+        Number of components K; with ``inference="collapsed"``, at most.
+    weight_concentration : float, default=0.1
+        Concentration of the Dirichlet over the components, as many rows added to each.
+    topic_word_prior : float, default=0.1
+        Concentration of the Dirichlet over a topic's words. It adds as much to the
+        count of each word in each component. Rows with few words in common are more
+        willing to share a component where it is larger.
+    inference : {"collapsed", "mean_field", "em"}, default="collapsed"
+        How components are inferred. ``"collapsed"``: integrated out, each row judged by
+        the others, as in the Gibbs sampler GSDMM but with expected counts. It finds the
+        best clusters and empties components, but the bound may fall. ``"mean_field"``:
+        variational Bayes, which climbs the bound. ``"em"``: point estimates, with the
+        priors as pseudo-counts; the fastest, with ``bic`` and ``aic``.
+    init : {"kmeans", "random"} or array-like, default="kmeans"
+        Where the components start: from clusters of the rows, from random weights, or
+        from an array of the shape of ``components_``, up to scale. With
+        ``inference="collapsed"`` at most half as many components as there are rows
+        start with anything, unless an array is given.
+    temperature : float, default=2.0
+        Of ``inference="collapsed"`` only: by what the logits of responsibilities are
+        divided in the first pass; 1 for nothing. It falls to 1 over 15 passes, or half
+        of ``max_iter`` if that is less. On short texts soft first passes found fewer
+        components, nearer to the true number.
+    max_iter : int, default=50
+        Passes over the data.
+    tol : float, default=1e-4
+        Relative gain of the bound below which training ends: over one pass where steps
+        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
+    batch_size : int, default=None
+        Rows in a step; None for steps on all rows. These find better clusters: in steps
+        on fewer rows nothing of a row is left out.
+    learning_offset : float, default=10.0
+        Slows the first stochastic steps: step t has size
+        (1 + learning_offset + t) ** -learning_decay.
+    learning_decay : float, default=0.7
+        How fast stochastic steps shrink, in (0.5, 1].
+    validation_fraction : float, default=None
+        Fraction of the rows held out to stop early, when their mean bound has not risen
+        for ``n_iter_no_change`` passes; None for no early stopping.
+    n_iter_no_change : int, default=3
+        Passes without a better validation score that end training; also the passes over
+        which ``tol`` is measured where steps need not raise the bound.
+    n_init : int, default=1
+        Number of starts, of which the one with the best bound (or validation score)
+        is kept.
+    n_jobs : int, default=None
+        Processes for the starts.
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from what is fitted already.
+    device : str, default="cpu"
+        Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
+    random_state : int, RandomState instance or None, default=None
+        Seed of all that is drawn, such as the start and the order of rows.
+    verbose : int, default=0
+        Whether to show the bound after each pass.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        Distribution over words of each component: the posterior mean, or the estimate
+        of ``"em"``. Rows sum to 1; those of empty components are uniform.
+    weights_ : ndarray of shape (n_components,)
+        Shares of the components, which sum to 1: the posterior mean, or the estimate.
+    n_active_components_ : int
+        Number of components with at least half a row.
+    lower_bound_ : float
+        Bound of the training data in nats, the divergence of weights and components
+        included; of ``"em"`` the log likelihood plus that of the priors, without their
+        constants.
+    history_ : dict of lists
+        ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
+        for each pass.
+    n_iter_ : int
+        Number of passes.
+    n_samples_seen_ : int or float
+        Number of rows that training has seen; the sum of their weights, where there
+        are some.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, where the data had names.
+
+    See Also
+    --------
+    LatentDirichletAllocation : Several topics in each row.
+    sklearn.mixture.GaussianMixture : Mixtures of real numbers.
+
+    References
+    ----------
+    Nigam, K., McCallum, A., Thrun, S. and Mitchell, T. (2000). Text classification
+    from labeled and unlabeled documents using EM. Machine Learning 39.
+
+    Yin, J. and Wang, J. (2014). A Dirichlet multinomial mixture model-based approach
+    for short text clustering. KDD 20.
+
+    Examples
+    --------
+    >>> from skdeepfactor import MultinomialMixture
+    >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 0, 2, 2]]
+    >>> mixture = MultinomialMixture(2, random_state=0).fit(X)
+    >>> labels = mixture.predict(X)
+    >>> bool(labels[0] == labels[2] != labels[1] == labels[3])
+    True
+    >>> mixture.weights_.round(2).tolist()
+    [0.5, 0.5]
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **ClosedFormFactorModel._parameter_constraints,
+        "weight_concentration": [Interval(Real, 0, None, closed="neither")],
+        "topic_word_prior": [Interval(Real, 0, None, closed="neither")],
+        "inference": [StrOptions({"collapsed", "mean_field", "em"})],
+        "temperature": [Interval(Real, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_components=10,
+        *,
+        weight_concentration=0.1,
+        topic_word_prior=0.1,
+        inference="collapsed",
+        init="kmeans",
+        temperature=2.0,
+        max_iter=50,
+        tol=1e-4,
+        batch_size=None,
+        learning_offset=10.0,
+        learning_decay=0.7,
+        validation_fraction=None,
+        n_iter_no_change=3,
+        n_init=1,
+        n_jobs=None,
+        warm_start=False,
+        device="cpu",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.weight_concentration = weight_concentration
+        self.topic_word_prior = topic_word_prior
+        self.inference = inference
+        self.init = init
+        self.temperature = temperature
+        self.max_iter = max_iter
+        self.tol = tol
+        self.batch_size = batch_size
+        self.learning_offset = learning_offset
+        self.learning_decay = learning_decay
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.n_init = n_init
+        self.n_jobs = n_jobs
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def predict(self, X):
+        """Most probable component of each row.
+
+        A row without words has the component of the largest weight.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int64
+            Indices of components; the first of those that are equally probable.
+
+        See Also
+        --------
+        transform : The probability of each component.
+        fit_predict : The same of the rows that are fitted.
+
+        Examples
+        --------
+        >>> from skdeepfactor import MultinomialMixture
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 0, 2, 2]]
+        >>> mixture = MultinomialMixture(2, random_state=0).fit(X)
+        >>> mixture.predict([[1, 1, 0, 0]]).shape
+        (1,)
+        """
+        return self._infer(
+            X, lambda module, batch: module.posterior(batch).probs.argmax(1)
+        )
+
+    def fit_predict(self, X, y=None, *, sample_weight=None):
+        """Fit the model to the rows of X, and give the component of each.
+
+        As of rows that are new: with ``inference="collapsed"`` nothing of a row is left
+        out of the component that is judged.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
+            Counts, or other non-negative numbers.
+        y : None
+            Ignored; here for scikit-learn's API.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts; once if None.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int64
+            Indices of components, the same as of ``fit(X).predict(X)``.
+
+        See Also
+        --------
+        predict : Components of other rows.
+
+        Examples
+        --------
+        >>> from skdeepfactor import MultinomialMixture
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 0, 2, 2]]
+        >>> labels = MultinomialMixture(2, random_state=0).fit_predict(X)
+        >>> bool(labels[0] == labels[2] != labels[1] == labels[3])
+        True
+        """
+        return self.fit(X, y, sample_weight=sample_weight).predict(X)
+
+    def score_samples(self, X):
+        """Log predictive density of each row in nats: exact, but for "mean_field".
+
+        Of words in order, given their number. With ``inference="collapsed"`` it is that
+        under the posterior of weights and components, which are integrated out; with
+        ``"em"`` that at their estimates. With ``"mean_field"`` it is a lower bound on
+        E_q(W)[log p(x | W)].
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            Log densities, or bounds; a row's depends on that row alone.
+
+        See Also
+        --------
+        score : The mean over rows.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skdeepfactor import MultinomialMixture
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 0, 2, 2]]
+        >>> mixture = MultinomialMixture(2, random_state=0).fit(X)
+        >>> one_word = np.eye(4)
+        >>> np.exp(mixture.score_samples(one_word)).sum().round(6).item()
+        1.0
+        """
+        return super().score_samples(X)
+
+    @available_if(_has_likelihood)
+    def bic(self, X, *, sample_weight=None):
+        """Bayesian information criterion of rows; smaller is better.
+
+        For ``inference="em"``. K (V - 1) + K - 1 parameters, each of which costs log n.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts; once if None.
+
+        Returns
+        -------
+        float
+            -2 log likelihood + n_parameters log(n_samples).
+
+        See Also
+        --------
+        aic : With a constant price of parameters.
+
+        Examples
+        --------
+        >>> from skdeepfactor import MultinomialMixture
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 0, 2, 2]]
+        >>> mixture = MultinomialMixture(2, inference="em", random_state=0).fit(X)
+        >>> bool(mixture.bic(X) > mixture.aic(X))
+        False
+        """
+        weights, deviance = self._deviance(X, sample_weight)
+        return deviance + self._n_parameters * math.log(weights.sum())
+
+    @available_if(_has_likelihood)
+    def aic(self, X, *, sample_weight=None):
+        """Akaike information criterion of rows; smaller is better.
+
+        For ``inference="em"``. K (V - 1) + K - 1 parameters, each of which costs 2.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts; once if None.
+
+        Returns
+        -------
+        float
+            -2 log likelihood + 2 n_parameters.
+
+        See Also
+        --------
+        bic : With a price that rises with the number of rows.
+
+        Examples
+        --------
+        >>> from skdeepfactor import MultinomialMixture
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 0, 2, 2]]
+        >>> mixture = MultinomialMixture(2, inference="em", random_state=0).fit(X)
+        >>> bool(mixture.aic(X) > -2 * mixture.score_samples(X).sum())
+        True
+        """
+        return self._deviance(X, sample_weight)[1] + 2 * self._n_parameters
+
+    def sample(self, n_samples=1, *, n_tokens=None, random_state=None):
+        """Draw rows from the model.
+
+        A component is drawn for each row, and words from its topic.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows.
+        n_tokens : int or array-like of shape (n_samples,), default=None
+            Words in each; by default drawn from the lengths of the training rows.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the draws.
+
+        Returns
+        -------
+        CSR matrix of shape (n_samples, n_features)
+            Counts, from the posterior mean, or the estimate, of weights and components.
+
+        See Also
+        --------
+        inverse_transform : Expected shares of words given responsibilities.
+
+        Examples
+        --------
+        >>> from skdeepfactor import MultinomialMixture
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 0, 2, 2]]
+        >>> mixture = MultinomialMixture(2, random_state=0).fit(X)
+        >>> drawn = mixture.sample(2, n_tokens=[3, 8], random_state=0)
+        >>> drawn.toarray().sum(axis=1).tolist()
+        [3, 8]
+        """
+        return self._sample(n_samples, n_tokens, random_state)
+
+    def __sklearn_tags__(self):
+        """What scikit-learn should know: that, too, of its own mixtures."""
+        tags = super().__sklearn_tags__()
+        tags.estimator_type = "density_estimator"
+        return tags
+
+    @property
+    def _n_parameters(self):
+        n_components, n_features = self.components_.shape
+        return n_components * (n_features - 1) + n_components - 1
+
+    def _deviance(self, X, sample_weight):
+        """Weights of rows, and -2 times their log likelihood, a float."""
+        scores = self.score_samples(X)
+        weights = checked_weights(sample_weight, len(scores))
+        return weights, -2 * float(weights @ received(scores))
+
+    def _n_annealed(self, n_passes):
+        """Passes until the temperature is 1."""
+        if self.inference != "collapsed" or self.temperature == 1 or n_passes is None:
+            return 0
+        return min(ANNEALED_PASSES, n_passes // 2)
+
+    def _build(self, sizes):
+        return CategoricalMultinomial(
+            self.weight_concentration,
+            self.topic_word_prior,
+            shape=(self.n_components, sizes["n_features"]),
+            inference=self.inference,
+            temperature=self.temperature,
+            annealed_share=self._n_annealed(self.max_iter) / self.max_iter,
+        )
+
+    def _initialize(self, module, start):
+        X, weights, _, random_state = start.distinct()
+        init = check_init(self.init, module.topic_counts.shape)
+        n_rows, n_started = weights.sum(), self.n_components
+        if self.inference == "collapsed" and isinstance(init, str):
+            # Of rows that start alone, each finds its component empty.
+            n_started = min(n_started, math.ceil(n_rows / 2))
+        counts = initial_counts(X, n_started, init, random_state, weights)
+        module.topic_counts.data.zero_()[:n_started] = torch.from_numpy(counts)
+        rows = max(n_rows / n_started, HELD)
+        module.component_rows.data.zero_()[:n_started] = rows
+
+    def _plan(self, module, budget):
+        # What has been fitted already starts at its temperature.
+        is_new = int(module.n_updates) == 0
+        return dataclasses.replace(
+            super()._plan(module, budget),
+            n_warmup=self._n_annealed(budget.n_passes) if is_new else 0,
+            # What a stochastic step has of a row is gone when the row comes back.
+            remembers=not budget.is_stochastic,
+        )
+
+    def _fitted(self, module):
+        return {
+            "weights_": module.weights().cpu().numpy(),
+            "n_active_components_": int((module.component_rows >= HELD).sum()),
+        }
