@@ -177,8 +177,8 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     input_scale : "auto" or float, default="auto"
         By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
         other numbers, such as tf-idf, one over the mean of those that are not 0, so
-        that an entry counts one on average. Scores are those of the scaled data, and
-        ``inverse_transform`` is on the scale of X. 1.0 takes all data as they are.
+        that an entry counts one on average. Scores are those of the scaled data. 1.0
+        takes all data as they are.
     init : {"kmeans", "random"} or array-like, default="kmeans"
         Where the topics start: from clusters of the documents, from random weights,
         or from an array of shape (n_components, n_features), up to scale. The start
