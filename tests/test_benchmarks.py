@@ -21,6 +21,7 @@ from benchmarks import (
     recommend,
     scale,
     sparse_codes,
+    tfidf,
     topics,
 )
 from benchmarks.__main__ import NAMES
@@ -145,6 +146,12 @@ def test_contenders_run_in_a_process_of_their_own():
 def test_topics(written):
     topics.main(["--quick", "--seeds", "0"])
     check(written["topics"], len(topics.CONTENDERS))
+
+
+def test_tfidf(written):
+    options = ["--data-seeds", "0", "--seeds", "0", "--models", "mixture, em", "LDA"]
+    tfidf.main([*options, "--only", "planted", "features", "labels", "--rows", "300"])
+    check(written["tfidf"], 6)
 
 
 @pytest.mark.parametrize("name", ["defaults", "urn 300", "plain (collapse)", "tfidf"])
