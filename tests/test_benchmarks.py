@@ -23,6 +23,7 @@ from benchmarks import (
     recommend,
     scale,
     sparse_codes,
+    tfidf,
     topics,
 )
 from benchmarks.__main__ import NAMES
@@ -178,6 +179,12 @@ def test_mixtures(written, monkeypatch):
     monkeypatch.setattr(mixtures, "LONG", dict.fromkeys(mixtures.LONG, 2))
     mixtures.main(["--rows", "24", "--k", "5", "--seeds", "0"])
     check(written["mixtures"], 2 * 2 + 2 * 5 + 3 + 2)
+
+
+def test_tfidf(written):
+    options = ["--data-seeds", "0", "--seeds", "0", "--models", "mixture, em", "LDA"]
+    tfidf.main([*options, "--only", "planted", "features", "labels", "--rows", "300"])
+    check(written["tfidf"], 6)
 
 
 @pytest.mark.parametrize("name", ["defaults", "urn 300", "plain (collapse)", "tfidf"])

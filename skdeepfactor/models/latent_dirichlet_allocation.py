@@ -177,8 +177,8 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     input_scale : "auto" or float, default="auto"
         By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
         other numbers, such as tf-idf, one over the mean of those that are not 0, so
-        that an entry counts one on average. Scores are those of the scaled data, and
-        ``inverse_transform`` is on the scale of X. 1.0 takes all data as they are.
+        that an entry counts one on average. Scores are those of the scaled data. 1.0
+        takes all data as they are.
     init : {"kmeans", "random"} or array-like, default="kmeans"
         Where the components start: from clusters of the rows, from random weights, or
         from an array of the shape of ``components_``, up to scale. The start decides

@@ -59,6 +59,12 @@ class MultinomialMixture(ClosedFormFactorModel):
         best clusters and empties components, but the bound may fall. ``"mean_field"``:
         variational Bayes, which climbs the bound. ``"em"``: point estimates, with the
         priors as pseudo-counts; the fastest, with ``bic`` and ``aic``.
+    input_scale : "auto" or float, default="auto"
+        By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
+        other numbers, such as tf-idf, one over the mean of those that are not 0, so
+        that an entry counts one on average. Scores are those of the scaled data. 1.0
+        takes all data as they are; rows that hold few words in total then end up in
+        few components.
     init : {"kmeans", "random"} or array-like, default="kmeans"
         Where the components start: from clusters of the rows, from random weights, or
         from an array of the shape of ``components_``, up to scale. With
@@ -115,6 +121,8 @@ class MultinomialMixture(ClosedFormFactorModel):
         Bound of the training data in nats, the divergence of weights and components
         included; of ``"em"`` the log likelihood plus that of the priors, without their
         constants.
+    input_scale_ : float
+        By what X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
         for each pass.
@@ -154,6 +162,10 @@ class MultinomialMixture(ClosedFormFactorModel):
     """
 
     _parameter_constraints: ClassVar[dict] = {
+        "input_scale": [
+            Interval(Real, 0, None, closed="neither"),
+            StrOptions({"auto"}),
+        ],
         **ClosedFormFactorModel._parameter_constraints,
         "weight_concentration": [Interval(Real, 0, None, closed="neither")],
         "topic_word_prior": [Interval(Real, 0, None, closed="neither")],
@@ -168,6 +180,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         weight_concentration=0.1,
         topic_word_prior=0.1,
         inference="collapsed",
+        input_scale="auto",
         init="kmeans",
         temperature=2.0,
         max_iter=50,
@@ -188,6 +201,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         self.weight_concentration = weight_concentration
         self.topic_word_prior = topic_word_prior
         self.inference = inference
+        self.input_scale = input_scale
         self.init = init
         self.temperature = temperature
         self.max_iter = max_iter

@@ -216,6 +216,8 @@ class CategoricalMultinomial(FactorModule):
     empty share a column in the arrays that are made of the sums; all others have one.
     """
 
+    is_given_total = True
+
     def __init__(
         self, alpha, eta, *, shape, inference, temperature=1.0, annealed_share=0.0
     ):
