@@ -2,6 +2,8 @@
 
 import math
 import os
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -91,7 +93,7 @@ class RowBlocks:
     200
     """
 
-    def __init__(self, source, *, block_rows=BLOCK_ROWS):
+    def __init__(self, source: Any, *, block_rows: int = BLOCK_ROWS) -> None:
         if not is_whole(block_rows, 1):
             raise ValueError(
                 f"block_rows must be an int of at least 1, got {block_rows!r}."
@@ -159,7 +161,7 @@ class RowBlocks:
             hasattr(self._items, "__getitem__") and hasattr(self._items, "__len__")
         )
 
-    def blocks(self, order=None):
+    def blocks(self, order: Iterable[int] | None = None) -> Iterator[tuple[int, Any]]:
         """Yield the number and the matrix of each block, in an order if it can be.
 
         A source that cannot be indexed keeps its own order.

@@ -17,8 +17,10 @@ import zlib
 from importlib.metadata import version
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse as sp
 from scipy.optimize import brentq
 from sklearn import get_config
@@ -98,7 +100,12 @@ left out. `target` is the package. Documents differ with the installed versions:
 """
 
 
-def load_docstrings(*, return_X_y=False, cache=True, data_home=None):
+def load_docstrings(
+    *,
+    return_X_y: bool = False,
+    cache: bool = True,
+    data_home: str | os.PathLike[str] | None = None,
+) -> Any:
     r"""Load the docstrings of numpy, scipy, scikit-learn and torch.
 
     A real corpus without a download: the source files of the four packages, which are
@@ -339,17 +346,17 @@ def _clean(docstring):
 
 
 def make_poisson_factors(
-    n_samples=500,
-    n_features=200,
-    n_components=5,
+    n_samples: int = 500,
+    n_features: int = 200,
+    n_components: int = 5,
     *,
-    factor_shape=0.3,
-    factor_rate=0.3,
-    weight_shape=0.3,
-    weight_rate=3.0,
-    sparse=True,
-    random_state=None,
-):
+    factor_shape: float = 0.3,
+    factor_rate: float = 0.3,
+    weight_shape: float = 0.3,
+    weight_rate: float = 3.0,
+    sparse: bool = True,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
     r"""Draw counts from a gamma-Poisson factor model.
 
     With :math:`a, b` the shape and rate of the factors and :math:`c, d` those of the
@@ -420,16 +427,16 @@ def make_poisson_factors(
 
 
 def make_topics(
-    n_samples=500,
-    n_features=200,
-    n_components=5,
+    n_samples: int = 500,
+    n_features: int = 200,
+    n_components: int = 5,
     *,
-    doc_topic_prior=0.1,
-    topic_word_prior=0.05,
-    n_tokens=100,
-    sparse=True,
-    random_state=None,
-):
+    doc_topic_prior: float = 0.1,
+    topic_word_prior: float = 0.05,
+    n_tokens: float | ArrayLike = 100,
+    sparse: bool = True,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
     r"""Draw word counts from latent Dirichlet allocation.
 
     .. math::
@@ -514,7 +521,14 @@ def make_topics(
     )
 
 
-def make_zipf_counts(n_samples, n_features, nnz, *, exponent=1.0, random_state=None):
+def make_zipf_counts(
+    n_samples: int,
+    n_features: int,
+    nnz: int,
+    *,
+    exponent: float = 1.0,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
     r"""Draw a large sparse matrix of counts whose columns are as frequent as words are.
 
     Columns come from the most frequent to the rarest:

@@ -19,9 +19,11 @@ before it make of the data, so that the data may be texts.
 """
 
 import warnings
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import ArrayLike
 from sklearn import get_config
 from sklearn.decomposition import LatentDirichletAllocation
 from sklearn.pipeline import Pipeline
@@ -44,7 +46,9 @@ MAX_TOKENS = 2**53  # the integers that float64 can hold
 MAX_CHUNK_MEBIBYTES = 64
 
 
-def split_tokens(X, *, random_state=None):
+def split_tokens(
+    X: Any, *, random_state: int | np.random.RandomState | None = None
+) -> tuple[Any, Any]:
     r"""Hide a random half of the tokens of each row.
 
     Of the N tokens of a row (the sum of its counts), floor(N / 2) are hidden, chosen
@@ -113,7 +117,13 @@ def split_tokens(X, *, random_state=None):
     return _with_counts(X, counts - hidden), _with_counts(X, hidden)
 
 
-def completion_perplexity(estimator, X, *, predictive=False, random_state=None):
+def completion_perplexity(
+    estimator: Any,
+    X: Any,
+    *,
+    predictive: bool = False,
+    random_state: int | np.random.RandomState | None = None,
+) -> float:
     r"""Perplexity of the hidden half of each row's tokens, given the other half.
 
     The rows are split by :func:`split_tokens`, the factors inferred from the observed
@@ -203,7 +213,9 @@ def completion_perplexity(estimator, X, *, predictive=False, random_state=None):
     return float(np.exp(-log_likelihood / hidden.data.sum(dtype=np.float64)))
 
 
-def npmi_coherence(components, X, *, top_n=10, average=True):
+def npmi_coherence(
+    components: ArrayLike, X: Any, *, top_n: int = 10, average: bool = True
+) -> Any:
     r"""Normalised pointwise mutual information of the top features of each component.
 
     The mean, over the pairs of a component's `top_n` features, of
@@ -295,7 +307,7 @@ def npmi_coherence(components, X, *, top_n=10, average=True):
     return float(coherence.mean()) if average else coherence
 
 
-def topic_diversity(components, *, top_n=25):
+def topic_diversity(components: ArrayLike, *, top_n: int = 25) -> float:
     r"""Share of distinct features among the top features of all components.
 
     .. math:: |\textstyle\bigcup_k T_k| \,/\, \textstyle\sum_k |T_k|

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,39 @@ print(json.dumps({name: module.__file__ for name, module in modules.items()}))
 """
 
 
-def run(*arguments, **parameters):
+# A user's script, and the lines of it that mypy is to object to.
+SCRIPT = """
+from pathlib import Path
+
+import numpy as np
+
+import skdeepfactor
+from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
+from skdeepfactor.metrics import completion_perplexity
+
+X = np.ones((4, 3))
+model: PoissonFactorization = PoissonFactorization(2, random_state=0).fit(X)
+factors: np.ndarray = model.transform(X)
+mean, std = model.transform(X, return_std=True)
+score: float = model.score(X) + completion_perplexity(model, X)
+page: Path = skdeepfactor.plotting.topic_page(model, X, path="topics.html")
+LatentDirichletAllocation("two")  # wrong
+model.fit(X, n_passes=3)  # wrong
+skdeepfactor.TopicModel(2)  # wrong
+words: int = model.components_  # wrong
+"""
+
+# Other packages are not what is checked, and take most of the time.
+MYPY_SETTINGS = """
+[mypy]
+strict = true
+[mypy-joblib.*,scipy.*,sklearn.*,threadpoolctl.*,torch.*]
+follow_imports = skip
+ignore_missing_imports = true
+"""
+
+
+def run(*arguments, status=0, **parameters):
     """What Python shows when it is run with these arguments."""
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -34,7 +67,7 @@ def run(*arguments, **parameters):
         check=False,
         **parameters,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
 
 
@@ -86,7 +119,7 @@ def installed(tmp_path_factory):
 
 def test_a_wheel_holds_every_file_of_the_package(installed):
     expected = files(ROOT)
-    assert "skdeepfactor/plotting/page.html" in expected
+    assert {"skdeepfactor/plotting/page.html", "skdeepfactor/py.typed"} <= expected
     assert files(installed) == expected
 
 
@@ -104,3 +137,18 @@ def test_every_module_of_a_wheel_can_be_imported(installed, tmp_path):
     paths = {Path(path).relative_to(installed).as_posix() for path in found.values()}
     assert paths == {name for name in files(ROOT) if name.endswith(".py")}
     assert {"skdeepfactor.models", "skdeepfactor.plotting.page"} <= found.keys()
+
+
+def test_types_are_known_where_the_package_is_installed(installed, tmp_path):
+    pytest.importorskip("mypy")
+    tmp_path.joinpath("script.py").write_text(SCRIPT)
+    tmp_path.joinpath("mypy.ini").write_text(MYPY_SETTINGS)
+    wrong = [n for n, line in enumerate(SCRIPT.split("\n"), 1) if "# wrong" in line]
+    shown = run(
+        *("-P", "-m", "mypy", "script.py"),
+        status=1,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        cwd=tmp_path,
+    )
+    found = re.findall(r"^script\.py:(\d+): error", shown, re.MULTILINE)
+    assert [int(line) for line in found] == wrong, shown

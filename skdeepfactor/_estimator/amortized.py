@@ -1,7 +1,9 @@
 """The base of estimators around modules with an encoder and a decoder of rows."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import StrOptions
 
 from skdeepfactor._estimator.domains import Counts, RealNumbers, UnitInterval
@@ -33,7 +35,13 @@ class AmortizedFactorModel(SampledFactorModel):
         # Parameters are checked later; until then an unknown one must do no harm.
         return DOMAINS.get(self.likelihood, Counts())
 
-    def sample(self, n_samples=1, *, n_tokens=None, random_state=None):
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        n_tokens: int | ArrayLike | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> Any:
         """Draw rows from the model.
 
         Factors are drawn from the prior, and rows given these from the likelihood.

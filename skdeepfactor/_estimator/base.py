@@ -7,12 +7,14 @@ the methods that users call, and what a model must say of itself.
 
 import functools
 import inspect
+import os
 from abc import ABC, abstractmethod
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -34,7 +36,11 @@ from skdeepfactor._estimator.validation import (
     weighted_average,
 )
 from skdeepfactor._input import received, returned
-from skdeepfactor._training.progress import CallbackSupportMixin, with_callbacks
+from skdeepfactor._training.progress import (
+    CallbackSupportMixin,
+    Method,
+    with_callbacks,
+)
 from skdeepfactor._training.run import Interrupted
 
 
@@ -48,7 +54,7 @@ def _has_perplexity(estimator):
     return True
 
 
-def naming_itself(method):
+def naming_itself(method: Method) -> Method:
     """Name the estimator that an unknown argument was given to, not its base class."""
     known = inspect.signature(method).parameters
 
@@ -66,7 +72,7 @@ def naming_itself(method):
             raise TypeError(f"{message}.")
         return method(self, *args, **options)
 
-    return call
+    return cast(Method, call)
 
 
 def leaving_maps(transform):
@@ -111,6 +117,13 @@ class BaseFactorModel(
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
+
+    components_: np.ndarray
+    history_: dict[str, list[float]]
+    lower_bound_: float
+    n_features_in_: int
+    n_iter_: int
+    n_samples_seen_: int
 
     #: Which X the model takes.
     _domain = Counts()
@@ -178,14 +191,14 @@ class BaseFactorModel(
     @naming_itself
     def fit(
         self,
-        X,
-        y=None,
+        X: Any,
+        y: Any = None,
         *,
-        X_val=None,
-        checkpoint=None,
-        checkpoint_every=1,
-        sharded=False,
-    ):
+        X_val: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: float = 1,
+        sharded: bool = False,
+    ) -> Self:
         """Fit the model to the rows of X.
 
         Passes over all rows, or over batches of them, until ``max_iter``, ``tol`` or
@@ -263,7 +276,9 @@ class BaseFactorModel(
         return self
 
     @naming_itself
-    def partial_fit(self, X, y=None, *, total_samples=None):
+    def partial_fit(
+        self, X: Any, y: Any = None, *, total_samples: int | None = None
+    ) -> Self:
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
         The first call starts the model, and later ones go on. Rows are forgotten after
@@ -315,7 +330,9 @@ class BaseFactorModel(
             take_up(self, take_steps(self, X, y, **options))
         return self
 
-    def transform(self, X, *, out=None):
+    def transform(
+        self, X: Any, *, out: str | os.PathLike[str] | None = None
+    ) -> np.ndarray:
         """Infer the factors of each row.
 
         The model stays as it is. A row's factors depend on that row alone, and not on
@@ -348,7 +365,7 @@ class BaseFactorModel(
         """
         return self._infer(X, lambda module, batch: module.posterior(batch).mean, out)
 
-    def inverse_transform(self, Z):
+    def inverse_transform(self, Z: Any) -> np.ndarray:
         """Expected data given factors.
 
         Of models of counts given their total these are shares, whose rows sum to 1.
@@ -385,7 +402,7 @@ class BaseFactorModel(
             )
         return returned(self._decoded(Z), given)
 
-    def score_samples(self, X):
+    def score_samples(self, X: Any) -> np.ndarray:
         """Evidence lower bound of each row, in nats.
 
         What rows have a low bound for, the model finds improbable: it may serve to find
@@ -415,7 +432,14 @@ class BaseFactorModel(
         """
         return self._infer(X, lambda module, batch: module.elbo(batch))
 
-    def score(self, X, y=None, *, metric="elbo", sample_weight=None):
+    def score(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        metric: str = "elbo",
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
         """Mean score per row; larger is better.
 
         Rows that were not fitted tell how good a model is. Bounds of different
@@ -456,7 +480,13 @@ class BaseFactorModel(
         raise ValueError(f"metric must be 'elbo' or 'neg_perplexity', got {metric!r}.")
 
     @available_if(_has_perplexity)
-    def perplexity(self, X, *, average="document", sample_weight=None):
+    def perplexity(
+        self,
+        X: Any,
+        *,
+        average: str = "document",
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
         """Perplexity of the counts as words in order, given how many there are.
 
         Guessing among V features that are equally likely has the perplexity V. It is

@@ -1,9 +1,11 @@
 """The bases of models whose parameters all have updates in closed form."""
 
 import dataclasses
+import os
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
+from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skdeepfactor._estimator.base import BaseFactorModel, naming_itself
@@ -27,15 +29,15 @@ class ClosedFormFactorModel(BaseFactorModel):
     @naming_itself
     def fit(
         self,
-        X,
-        y=None,
+        X: Any,
+        y: Any = None,
         *,
-        sample_weight=None,
-        X_val=None,
-        checkpoint=None,
-        checkpoint_every=1,
-        sharded=False,
-    ):
+        sample_weight: ArrayLike | None = None,
+        X_val: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: float = 1,
+        sharded: bool = False,
+    ) -> Self:
         """Fit the model to the rows of X.
 
         Passes over all rows, or over batches of them, until ``max_iter``, ``tol`` or
@@ -112,7 +114,14 @@ class ClosedFormFactorModel(BaseFactorModel):
         )
 
     @naming_itself
-    def partial_fit(self, X, y=None, *, sample_weight=None, total_samples=None):
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        sample_weight: ArrayLike | None = None,
+        total_samples: float | None = None,
+    ) -> Self:
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
         The first call starts the model, and later ones go on. Rows are forgotten after

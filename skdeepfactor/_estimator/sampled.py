@@ -4,8 +4,10 @@ import math
 import warnings
 from abc import abstractmethod
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, RealNotInt
 
@@ -35,7 +37,9 @@ class SampledFactorModel(BaseFactorModel):
         Interval(RealNotInt, 0, 1, closed="both"),
     ]
 
-    def score_samples(self, X, *, metric="elbo", n_particles=50):
+    def score_samples(
+        self, X: Any, *, metric: str = "elbo", n_particles: int = 50
+    ) -> np.ndarray:
         """Lower bound of each row's log likelihood, in nats.
 
         What rows have a low bound for, the model finds improbable. A row's draws are a
@@ -74,7 +78,15 @@ class SampledFactorModel(BaseFactorModel):
         check_objective("iwae", 0.0, n_particles)
         return self._infer(X, lambda module, batch: module.iwae(batch, n_particles))
 
-    def score(self, X, y=None, *, metric="elbo", n_particles=50, sample_weight=None):
+    def score(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        metric: str = "elbo",
+        n_particles: int = 50,
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
         """Mean score per row; larger is better.
 
         Rows that were not fitted tell how good a model is. Bounds of different

@@ -2,9 +2,15 @@
 
 import contextlib
 import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+# Decorators leave the types of methods as they are.
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback import with_callbacks as _with_callbacks
 
     HAS_CALLBACKS = True
 except ImportError:  # scikit-learn before 1.9 has none.
@@ -13,9 +19,13 @@ except ImportError:  # scikit-learn before 1.9 has none.
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands in for the mixin that is missing."""
 
-    def with_callbacks(method):
-        """Give the method back as it is."""
+    def _with_callbacks(method):
         return method
+
+
+def with_callbacks(method: Method) -> Method:
+    """Have callbacks told of a fit, where scikit-learn has callbacks."""
+    return _with_callbacks(method)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 import itertools
 from numbers import Real
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from sklearn.utils import check_array
 
@@ -11,7 +13,7 @@ from skdeepfactor._input import received
 from skdeepfactor.inspection import reading
 
 
-def match_components(a, b):
+def match_components(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
     r"""Pair the components of two fits.
 
     Each component of one is paired with one of the other, so that the sum of the
@@ -86,7 +88,7 @@ def match_components(a, b):
     return pairs, cosines[tuple(pairs.T)]
 
 
-def stability(estimators):
+def stability(estimators: Any) -> float:
     r"""Say how alike the components of several fits are.
 
     The components of each two fits are paired by :func:`match_components`; the
@@ -155,7 +157,7 @@ def stability(estimators):
     return float(np.mean(means))
 
 
-def sparsity(weights, threshold=0.01):
+def sparsity(weights: ArrayLike, threshold: float = 0.01) -> float:
     r"""Share of the weights that are next to nothing in their component.
 
     .. math::

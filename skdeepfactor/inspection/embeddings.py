@@ -2,9 +2,11 @@
 
 import difflib
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -15,8 +17,12 @@ from skdeepfactor.inspection.checks import check_whole
 
 
 def jacobian_embeddings(
-    estimator, at="prior_mean", *, n_samples=400, random_state=None
-):
+    estimator: Any,
+    at: Any = "prior_mean",
+    *,
+    n_samples: int = 400,
+    random_state: int | np.random.RandomState | None = None,
+) -> np.ndarray:
     r"""Embed features by how the logarithms of their means move with the factors.
 
     The embedding of feature v is the mean gradient
@@ -129,7 +135,13 @@ def jacobian_embeddings(
     return estimator._ask(module, slopes)
 
 
-def nearest_features(embeddings, feature, n=10, *, feature_names=None):
+def nearest_features(
+    embeddings: Any,
+    feature: int | str,
+    n: int = 10,
+    *,
+    feature_names: ArrayLike | None = None,
+) -> list[tuple[Any, float]]:
     r"""Find the features whose embeddings point in the direction of a given one's.
 
     Near is what has a large cosine,
@@ -205,7 +217,7 @@ def nearest_features(embeddings, feature, n=10, *, feature_names=None):
     return [(i if names is None else names[i], float(cosines[i])) for i in nearest]
 
 
-def latent_usage(embeddings):
+def latent_usage(embeddings: Any) -> np.ndarray:
     r"""Singular values of embeddings: how much of the space of the factors is used.
 
     The values are the square roots of the eigenvalues of :math:`\sum_v e_v e_v^T`. A

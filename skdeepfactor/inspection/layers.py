@@ -1,12 +1,17 @@
 """Topics of topics, of models with layers of factors."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_whole
 
 
-def hierarchy(estimator, feature_names=None, n=5):
+def hierarchy(
+    estimator: Any, feature_names: ArrayLike | None = None, n: int = 5
+) -> list[dict]:
     r"""Show topics of topics: what the units of the top layer are made of.
 
     A unit of layer l stands for an expected row, which is the one of its weights times

@@ -1,6 +1,9 @@
 """Topics for pyLDAvis."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_non_negative
 
 from skdeepfactor.inspection import reading
@@ -10,7 +13,7 @@ from skdeepfactor.inspection.tables import factor_shares
 PROBABILITY_FLOOR = 1e-12
 
 
-def to_pyldavis(estimator, X, feature_names=None):
+def to_pyldavis(estimator: Any, X: Any, feature_names: ArrayLike | None = None) -> dict:
     r"""Make the arguments of ``pyLDAvis.prepare``, which draws topics in a browser.
 
     pyLDAvis draws topics as circles on a map, and their words as bars, for a browser.

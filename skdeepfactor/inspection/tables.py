@@ -1,6 +1,9 @@
 """What factors are about, and what rows are made of."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
 from skdeepfactor.inspection import reading
@@ -9,7 +12,12 @@ from skdeepfactor.inspection.checks import check_whole
 ORDERS = ("probability", "lift", "frex", "loading")
 
 
-def top_features(estimator, n=10, feature_names=None, by="probability"):
+def top_features(
+    estimator: Any,
+    n: int = 10,
+    feature_names: ArrayLike | None = None,
+    by: str = "probability",
+) -> Any:
     r"""Name the features that say most about each component.
 
     With :math:`\beta_{kv}` the probability of feature v in component k, which is
@@ -108,7 +116,9 @@ def top_features(estimator, n=10, feature_names=None, by="probability"):
     return _table(names[top])
 
 
-def top_rows(estimator, X, component, n=10):
+def top_rows(
+    estimator: Any, X: Any, component: int, n: int = 10
+) -> tuple[np.ndarray, np.ndarray]:
     r"""Find the rows that show a component best.
 
     Where neither factors nor ``components_`` have negative entries, these are the rows
@@ -174,7 +184,7 @@ def top_rows(estimator, X, component, n=10):
     return indices, weights[indices]
 
 
-def factor_shares(estimator, X):
+def factor_shares(estimator: Any, X: Any) -> np.ndarray:
     r"""Share out what a row is expected to total among its factors.
 
     With factors z and components w, a row is expected to total

@@ -1,5 +1,7 @@
 """What rows would be with other factors."""
 
+from typing import Any
+
 import numpy as np
 import scipy.sparse
 from sklearn.utils import check_array
@@ -9,7 +11,7 @@ from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_whole
 
 
-def traverse(estimator, x, component, values):
+def traverse(estimator: Any, x: Any, component: int, values: Any) -> np.ndarray:
     """Predict what a row would be if one of its factors had other values.
 
     The factors of the row are inferred, the one named `component` is set to each of the

@@ -48,12 +48,14 @@ Partially labeled topic models for interpretable text mining.
 """
 
 import itertools
+import os
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import scipy.sparse
 import torch
+from numpy.typing import ArrayLike
 from sklearn.utils import ClassifierTags
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import safe_sparse_dot
@@ -414,31 +416,31 @@ class LabeledLDA(ConjugateFactorModel):
 
     def __init__(
         self,
-        topics_per_label=1,
-        n_shared=0,
+        topics_per_label: int = 1,
+        n_shared: int = 0,
         *,
-        doc_topic_prior=0.1,
-        topic_word_prior=0.05,
-        inference="collapsed",
-        unlabeled=None,
-        init="kmeans",
-        max_iter=4,
-        tol=1e-4,
-        max_inner_iter=5,
-        inner_tol=1e-3,
-        n_cold_iter=None,
-        batch_size=None,
-        learning_offset=10.0,
-        learning_decay=0.7,
-        validation_fraction=None,
-        n_iter_no_change=3,
-        n_init=1,
-        n_jobs=None,
-        warm_start=False,
-        device="cpu",
-        random_state=None,
-        verbose=0,
-    ):
+        doc_topic_prior: float = 0.1,
+        topic_word_prior: float | ArrayLike = 0.05,
+        inference: str = "collapsed",
+        unlabeled: int | str | None = None,
+        init: str | ArrayLike = "kmeans",
+        max_iter: int = 4,
+        tol: float = 1e-4,
+        max_inner_iter: int = 5,
+        inner_tol: float = 1e-3,
+        n_cold_iter: int | None = None,
+        batch_size: int | None = None,
+        learning_offset: float = 10.0,
+        learning_decay: float = 0.7,
+        validation_fraction: float | None = None,
+        n_iter_no_change: int = 3,
+        n_init: int = 1,
+        n_jobs: int | None = None,
+        warm_start: bool = False,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.topics_per_label = topics_per_label
         self.n_shared = n_shared
         self.doc_topic_prior = doc_topic_prior
@@ -466,15 +468,15 @@ class LabeledLDA(ConjugateFactorModel):
     @with_callbacks
     def fit(
         self,
-        X,
-        y=None,
+        X: Any,
+        y: Any = None,
         *,
-        sample_weight=None,
-        X_val=None,
-        checkpoint=None,
-        checkpoint_every=1,
-        sharded=False,
-    ):
+        sample_weight: ArrayLike | None = None,
+        X_val: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: float = 1,
+        sharded: bool = False,
+    ) -> Self:
         """Fit the topics to the rows of X and their labels.
 
         Passes over all rows, or over batches of them, until ``max_iter``, ``tol`` or
@@ -551,8 +553,14 @@ class LabeledLDA(ConjugateFactorModel):
         )
 
     def partial_fit(
-        self, X, y=None, *, classes=None, sample_weight=None, total_samples=None
-    ):
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        classes: Any = None,
+        sample_weight: ArrayLike | None = None,
+        total_samples: float | None = None,
+    ) -> Self:
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
         The first call starts the model, and later ones go on. Rows are forgotten after
@@ -608,7 +616,7 @@ class LabeledLDA(ConjugateFactorModel):
             sample_weight=sample_weight,
         )
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each label, given the words of each row.
 
         By Bayes' rule, from the words of the training rows with each label and the
@@ -638,7 +646,7 @@ class LabeledLDA(ConjugateFactorModel):
         """
         return self._infer(X, lambda module, batch: module.label_probabilities(batch))
 
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """The labels of rows, from their words.
 
         Where rows may have several, each gets the ``n_predicted_`` most probable ones:
@@ -678,7 +686,9 @@ class LabeledLDA(ConjugateFactorModel):
         np.put_along_axis(predicted, best, 1, axis=1)
         return returned(predicted, X)
 
-    def score(self, X, y=None, sample_weight=None):
+    def score(  # type: ignore[override]  # as every classifier's
+        self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None
+    ) -> float:
         """Accuracy: the share of rows whose labels are all predicted, and no others.
 
         Rows without a label are left out.
@@ -717,7 +727,7 @@ class LabeledLDA(ConjugateFactorModel):
             raise ValueError("score needs a row with a label, but y has none.")
         return weighted_average(is_right, weights)
 
-    def bound(self, X, sample_weight=None):
+    def bound(self, X: Any, sample_weight: ArrayLike | None = None) -> float:
         """Mean lower bound of a row's words in nats, their labels unknown.
 
         It compares settings by how well they explain words. Larger is better.
@@ -748,7 +758,13 @@ class LabeledLDA(ConjugateFactorModel):
         """
         return weighted_average(self.score_samples(X), sample_weight)
 
-    def sample(self, n_samples=1, *, n_tokens=None, random_state=None):
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        n_tokens: int | ArrayLike | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> scipy.sparse.csr_matrix:
         """Draw documents from the model.
 
         Proportions are drawn from the prior of documents without labels, and words

@@ -78,10 +78,12 @@ import dataclasses
 import itertools
 import math
 from numbers import Real
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import scipy.sparse
 import torch
+from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from torch import nn
@@ -638,27 +640,27 @@ class MultinomialMixture(ClosedFormFactorModel):
 
     def __init__(
         self,
-        n_components=10,
+        n_components: int = 10,
         *,
-        weight_concentration=0.1,
-        topic_word_prior=0.1,
-        inference="collapsed",
-        init="kmeans",
-        temperature=2.0,
-        max_iter=50,
-        tol=1e-4,
-        batch_size=None,
-        learning_offset=10.0,
-        learning_decay=0.7,
-        validation_fraction=None,
-        n_iter_no_change=3,
-        n_init=1,
-        n_jobs=None,
-        warm_start=False,
-        device="cpu",
-        random_state=None,
-        verbose=0,
-    ):
+        weight_concentration: float = 0.1,
+        topic_word_prior: float = 0.1,
+        inference: str = "collapsed",
+        init: str | ArrayLike = "kmeans",
+        temperature: float = 2.0,
+        max_iter: int = 50,
+        tol: float = 1e-4,
+        batch_size: int | None = None,
+        learning_offset: float = 10.0,
+        learning_decay: float = 0.7,
+        validation_fraction: float | None = None,
+        n_iter_no_change: int = 3,
+        n_init: int = 1,
+        n_jobs: int | None = None,
+        warm_start: bool = False,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.weight_concentration = weight_concentration
         self.topic_word_prior = topic_word_prior
@@ -679,7 +681,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         self.random_state = random_state
         self.verbose = verbose
 
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """Most probable component of each row.
 
         A row without words has the component of the largest weight.
@@ -710,7 +712,9 @@ class MultinomialMixture(ClosedFormFactorModel):
             X, lambda module, batch: module.posterior(batch).probs.argmax(1)
         )
 
-    def fit_predict(self, X, y=None, *, sample_weight=None):
+    def fit_predict(
+        self, X: Any, y: Any = None, *, sample_weight: ArrayLike | None = None
+    ) -> np.ndarray:
         """Fit the model to the rows of X, and give the component of each.
 
         As of rows that are new: with ``inference="collapsed"`` nothing of a row is left
@@ -744,7 +748,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         """
         return self.fit(X, y, sample_weight=sample_weight).predict(X)
 
-    def score_samples(self, X):
+    def score_samples(self, X: Any) -> np.ndarray:
         """Log predictive density of each row in nats: exact, but for "mean_field".
 
         Of words in order, given their number. With ``inference="collapsed"`` it is that
@@ -778,7 +782,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         return super().score_samples(X)
 
     @available_if(_has_likelihood)
-    def bic(self, X, *, sample_weight=None):
+    def bic(self, X: Any, *, sample_weight: ArrayLike | None = None) -> float:
         """Bayesian information criterion of rows; smaller is better.
 
         For ``inference="em"``. K (V - 1) + K - 1 parameters, each of which costs log n.
@@ -810,7 +814,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         return deviance + self._n_parameters * math.log(weights.sum())
 
     @available_if(_has_likelihood)
-    def aic(self, X, *, sample_weight=None):
+    def aic(self, X: Any, *, sample_weight: ArrayLike | None = None) -> float:
         """Akaike information criterion of rows; smaller is better.
 
         For ``inference="em"``. K (V - 1) + K - 1 parameters, each of which costs 2.
@@ -840,7 +844,13 @@ class MultinomialMixture(ClosedFormFactorModel):
         """
         return self._deviance(X, sample_weight)[1] + 2 * self._n_parameters
 
-    def sample(self, n_samples=1, *, n_tokens=None, random_state=None):
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        n_tokens: int | ArrayLike | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> scipy.sparse.csr_matrix:
         """Draw rows from the model.
 
         A component is drawn for each row, and words from its topic.

@@ -72,11 +72,14 @@ Cemgil (2009), Bayesian inference for nonnegative matrix factorisation models; G
 Hofman and Blei (2015), Scalable recommendation with hierarchical Poisson factorization.
 """
 
+import os
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
+import scipy.sparse
 import torch
+from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
@@ -684,36 +687,36 @@ class PoissonFactorization(ConjugateFactorModel):
 
     def __init__(
         self,
-        n_components=10,
+        n_components: int = 10,
         *,
-        factor_shape=0.05,
-        factor_rate=1.0,
-        weight_shape=0.05,
-        weight_rate="auto",
-        weight_prior="gamma",
-        hierarchical=False,
-        rate_shape=1.0,
-        exposure=None,
-        missing_values="error",
-        input_scale="auto",
-        init="kmeans",
-        max_iter=10,
-        tol=1e-4,
-        max_inner_iter=5,
-        inner_tol=1e-3,
-        n_cold_iter=None,
-        batch_size=None,
-        learning_offset=10.0,
-        learning_decay=0.7,
-        validation_fraction=None,
-        n_iter_no_change=3,
-        n_init=1,
-        n_jobs=None,
-        warm_start=False,
-        device="cpu",
-        random_state=None,
-        verbose=0,
-    ):
+        factor_shape: float | str | ArrayLike = 0.05,
+        factor_rate: float | str = 1.0,
+        weight_shape: float | str | ArrayLike = 0.05,
+        weight_rate: float | str = "auto",
+        weight_prior: str = "gamma",
+        hierarchical: bool = False,
+        rate_shape: float = 1.0,
+        exposure: str | None = None,
+        missing_values: str = "error",
+        input_scale: float | str = "auto",
+        init: str | ArrayLike = "kmeans",
+        max_iter: int = 10,
+        tol: float = 1e-4,
+        max_inner_iter: int = 5,
+        inner_tol: float = 1e-3,
+        n_cold_iter: int | None = None,
+        batch_size: int | None = None,
+        learning_offset: float = 10.0,
+        learning_decay: float = 0.7,
+        validation_fraction: float | None = None,
+        n_iter_no_change: int = 3,
+        n_init: int = 1,
+        n_jobs: int | None = None,
+        warm_start: bool = False,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.factor_shape = factor_shape
         self.factor_rate = factor_rate
@@ -743,7 +746,27 @@ class PoissonFactorization(ConjugateFactorModel):
         self.random_state = random_state
         self.verbose = verbose
 
-    def transform(self, X, *, return_std=False, out=None):
+    @overload
+    def transform(
+        self,
+        X: Any,
+        *,
+        return_std: Literal[False] = False,
+        out: str | os.PathLike[str] | None = None,
+    ) -> np.ndarray: ...
+
+    @overload
+    def transform(
+        self, X: Any, *, return_std: Literal[True], out: None = None
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def transform(
+        self,
+        X: Any,
+        *,
+        return_std: bool = False,
+        out: str | os.PathLike[str] | None = None,
+    ) -> Any:
         """Infer the factors of each row.
 
         The model stays as it is. A row's factors depend on that row alone, and not on
@@ -791,7 +814,7 @@ class PoissonFactorization(ConjugateFactorModel):
         mean, std = np.hsplit(self._infer(X, moments), 2)
         return mean, std
 
-    def recommend(self, X, n, *, exclude_seen=True):
+    def recommend(self, X: Any, n: int, *, exclude_seen: bool = True) -> np.ndarray:
         """The n features with the highest expected counts for each row.
 
         Rows are listeners, say, and features songs: these are the songs for each.
@@ -837,7 +860,12 @@ class PoissonFactorization(ConjugateFactorModel):
 
         return self._infer(X, best)
 
-    def sample(self, n_samples=1, *, random_state=None):
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> scipy.sparse.csr_matrix:
         """Draw rows from the model.
 
         Factors are drawn from their prior, and counts given these.

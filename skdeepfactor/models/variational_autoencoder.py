@@ -36,9 +36,11 @@ inference with inverse autoregressive flow, for free bits.
 """
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import ClassVar
 
+import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch.distributions import Independent, Normal
@@ -277,36 +279,36 @@ class VariationalAutoencoder(AmortizedFactorModel):
 
     def __init__(
         self,
-        n_components=20,
+        n_components: int = 20,
         *,
-        likelihood="gaussian",
-        noise="diagonal",
-        decoder_layers=(400,),
-        encoder_layers=(400,),
-        skip_connections=False,
-        missing_values="error",
-        prior="normal",
-        n_pseudo_inputs=20,
-        posterior_variance=None,
-        beta=1.0,
-        kl_warmup=0,
-        free_bits=0.0,
-        objective="elbo",
-        renyi_alpha=0.5,
-        n_particles=1,
-        max_iter=50,
-        tol=0.0,
-        learning_rate=0.002,
-        batch_size=200,
-        validation_fraction=None,
-        n_iter_no_change=10,
-        n_init=1,
-        n_jobs=None,
-        warm_start=False,
-        device="cpu",
-        random_state=None,
-        verbose=0,
-    ):
+        likelihood: str = "gaussian",
+        noise: str = "diagonal",
+        decoder_layers: Sequence[int] = (400,),
+        encoder_layers: Sequence[int] = (400,),
+        skip_connections: bool = False,
+        missing_values: str = "error",
+        prior: str = "normal",
+        n_pseudo_inputs: int = 20,
+        posterior_variance: float | None = None,
+        beta: float = 1.0,
+        kl_warmup: float = 0,
+        free_bits: float = 0.0,
+        objective: str = "elbo",
+        renyi_alpha: float = 0.5,
+        n_particles: int = 1,
+        max_iter: int = 50,
+        tol: float = 0.0,
+        learning_rate: float = 0.002,
+        batch_size: int = 200,
+        validation_fraction: float | None = None,
+        n_iter_no_change: int = 10,
+        n_init: int = 1,
+        n_jobs: int | None = None,
+        warm_start: bool = False,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.likelihood = likelihood
         self.noise = noise

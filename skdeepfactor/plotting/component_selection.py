@@ -1,6 +1,7 @@
 """Scores of a search against the number of components."""
 
 from numbers import Real
+from typing import Any, Self
 
 import numpy as np
 
@@ -72,14 +73,25 @@ class ComponentSelectionDisplay:
     """
 
     def __init__(
-        self, curves, *, parameter="n_components", score_name="mean test score"
-    ):
+        self,
+        curves: dict,
+        *,
+        parameter: str = "n_components",
+        score_name: str = "mean test score",
+    ) -> None:
         self.curves = dict(curves)
         self.parameter = parameter
         self.score_name = score_name
 
     @classmethod
-    def from_search(cls, search, *, parameter=None, metric=None, ax=None):
+    def from_search(
+        cls,
+        search: Any,
+        *,
+        parameter: str | None = None,
+        metric: str | None = None,
+        ax: Any = None,
+    ) -> Self:
         """Draw the scores of a fitted search.
 
         Mean scores over folds, with their spread, against the number of components.
@@ -133,7 +145,7 @@ class ComponentSelectionDisplay:
         candidates = results["params"]
         parameter = _size_parameter(candidates, parameter)
         names = _setting_names(candidates, parameter)
-        settings = {}
+        settings: dict = {}
         scores = zip(
             candidates,
             names,
@@ -157,7 +169,7 @@ class ComponentSelectionDisplay:
         )
         return display.plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw the curves, with bars of one standard deviation and a star at the best.
 
         Each setting of the other parameters is a curve.

@@ -1,8 +1,10 @@
 """Points in a plane with their names."""
 
 import math
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils import check_array
 
 from skdeepfactor._input import received
@@ -79,30 +81,37 @@ class EmbeddingDisplay:
     """
 
     def __init__(
-        self, positions, names=None, *, ranking=None, n_labels=50, groups=None
-    ):
+        self,
+        positions: ArrayLike,
+        names: ArrayLike | None = None,
+        *,
+        ranking: ArrayLike | None = None,
+        n_labels: int = 50,
+        groups: Any = None,
+    ) -> None:
         self.positions = np.asarray(positions, dtype=np.float64)
         n_points = len(self.positions)
         self.names = None if names is None else np.asarray(names, dtype=object)
         self.ranking = np.arange(n_points) if ranking is None else np.asarray(ranking)
         self.n_labels = n_labels
         if isinstance(groups, np.ma.MaskedArray):
-            groups = groups.astype(object).filled(None)
+            as_objects: Any = groups.astype(object)
+            groups = as_objects.filled(None)
         self.groups = None if groups is None else np.asarray(groups, dtype=object)
 
     @classmethod
     def from_embeddings(
         cls,
-        embeddings,
+        embeddings: Any,
         *,
-        names=None,
-        labelled=None,
-        n_labels=50,
-        groups=None,
-        projection="pca",
-        random_state=None,
-        ax=None,
-    ):
+        names: ArrayLike | None = None,
+        labelled: ArrayLike | None = None,
+        n_labels: int = 50,
+        groups: Any = None,
+        projection: str = "pca",
+        random_state: int | np.random.RandomState | None = None,
+        ax: Any = None,
+    ) -> Self:
         """Draw embeddings, or anything else with a row for each point.
 
         More than two dimensions are projected, and some of the points named.
@@ -178,7 +187,7 @@ class EmbeddingDisplay:
         )
         return display.plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw the points and as many of the names as there is room for.
 
         No name lies on another: there are as many as the size of the axes has room for.
@@ -236,12 +245,12 @@ class EmbeddingDisplay:
         ax.set_xticks([])
         ax.set_yticks([])
         ax.margins(0.06)
-        self.labels_ = {}
+        self.labels_: dict[int, Any] = {}
         if self.names is not None:
             self._place_names(ax)
             # Which points they are the names of.
-            named = self.positions[list(self.labels_)]
-            ax.scatter(*named.T, s=5, color="#202020", linewidths=0)
+            points = self.positions[list(self.labels_)]
+            ax.scatter(*points.T, s=5, color="#202020", linewidths=0)
         self.ax_ = ax
         self.figure_ = ax.figure
         return self

@@ -1,6 +1,10 @@
 """Layers of factors as a graph."""
 
+from collections.abc import Sequence
+from typing import Any, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_share, check_whole
@@ -68,15 +72,27 @@ class HierarchyDisplay:
     >>> display = HierarchyDisplay.from_estimator(model)  # doctest: +SKIP
     """
 
-    def __init__(self, shares, names, *, min_share=0.05):
+    def __init__(
+        self,
+        shares: Sequence[ArrayLike],
+        names: Sequence[Sequence[str]],
+        *,
+        min_share: float = 0.05,
+    ) -> None:
         self.shares = [np.asarray(layer, dtype=np.float64) for layer in shares]
         self.names = [list(layer) for layer in names]
         self.min_share = min_share
 
     @classmethod
     def from_estimator(
-        cls, estimator, *, feature_names=None, n_top=3, min_share=0.05, ax=None
-    ):
+        cls,
+        estimator: Any,
+        *,
+        feature_names: ArrayLike | None = None,
+        n_top: int = 3,
+        min_share: float = 0.05,
+        ax: Any = None,
+    ) -> Self:
         """Draw the layers of a fitted estimator.
 
         Units are named by their top features, and lines are as wide as their shares, as
@@ -138,7 +154,7 @@ class HierarchyDisplay:
         ]
         return cls(shares, names, min_share=min_share).plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw the graph.
 
         Units are ordered so that few lines cross.

@@ -5,12 +5,16 @@ put into it as JSON: of each topic only the words and rows that can come into vi
 """
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse
+from numpy.typing import ArrayLike
 from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_non_negative
 
@@ -46,7 +50,14 @@ ESCAPES = {
 }
 
 
-def topic_page(estimator, X, *, feature_names=None, texts=None, path):
+def topic_page(
+    estimator: Any,
+    X: Any,
+    *,
+    feature_names: ArrayLike | None = None,
+    texts: Sequence[str] | None = None,
+    path: str | os.PathLike[str],
+) -> Path:
     r"""Write a page on which topics are looked through, in one file for any browser.
 
     The page has a map of the topics, the words of the one that is chosen, the rows that
@@ -146,13 +157,13 @@ def topic_page(estimator, X, *, feature_names=None, texts=None, path):
     ...     "tram" in page.read_text(encoding="utf-8")
     True
     """
-    path = _checked_path(path)
+    file_path = _checked_path(path)
     contents = _page_contents(estimator, X, feature_names, texts)
     # Half of a surrogate pair, as broken texts have, cannot be written.
     page = _filled_template(contents).encode("utf-8", errors="replace")
-    with whole_file(path) as file:
+    with whole_file(file_path) as file:
         file.write(page)
-    return path
+    return file_path
 
 
 @dataclass(frozen=True)

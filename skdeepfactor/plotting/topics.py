@@ -1,6 +1,9 @@
 """Bars of the largest weights of components."""
 
+from typing import Any, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_whole
@@ -44,14 +47,20 @@ class TopicsDisplay:
     >>> display = TopicsDisplay.from_estimator(lda)  # doctest: +SKIP
     """
 
-    def __init__(self, names, weights):
+    def __init__(self, names: ArrayLike, weights: ArrayLike) -> None:
         self.names = np.asarray(names, dtype=object)
         self.weights = np.asarray(weights, dtype=np.float64)
 
     @classmethod
     def from_estimator(
-        cls, estimator, *, feature_names=None, n_top=8, n_components=None, ax=None
-    ):
+        cls,
+        estimator: Any,
+        *,
+        feature_names: ArrayLike | None = None,
+        n_top: int = 8,
+        n_components: int | None = None,
+        ax: Any = None,
+    ) -> Self:
         """Draw the components of a fitted estimator.
 
         The weights are ``components_`` as they are, in units of their model.
@@ -106,7 +115,7 @@ class TopicsDisplay:
         display = cls(names[top], np.take_along_axis(components, top, axis=1))
         return display.plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw the bars, each component on a scale of its own.
 
         Names stand on the bars, so that long ones take no room from these.

@@ -1,6 +1,7 @@
 """Bounds and validation scores of training, pass by pass."""
 
 from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 
@@ -53,11 +54,11 @@ class TrainingDisplay:
     >>> display = TrainingDisplay.from_estimator(models)  # doctest: +SKIP
     """
 
-    def __init__(self, histories):
+    def __init__(self, histories: dict) -> None:
         self.histories = dict(histories)
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None):
+    def from_estimator(cls, estimator: Any, *, ax: Any = None) -> Self:
         """Draw the history of a fitted estimator, or of several.
 
         Several are drawn in one axes: starts or settings of one model on the same rows.
@@ -108,7 +109,7 @@ class TrainingDisplay:
                 )
         return cls(histories).plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw the curves.
 
         Validation scores stand beside the bounds, on a scale of their own.

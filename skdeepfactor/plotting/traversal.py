@@ -1,8 +1,11 @@
 """Pictures of what a row would be with other factors."""
 
 import math
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_whole
@@ -53,7 +56,14 @@ class TraversalDisplay:
     ... )  # doctest: +SKIP
     """
 
-    def __init__(self, rows, values, components, *, image_shape=None):
+    def __init__(
+        self,
+        rows: ArrayLike,
+        values: ArrayLike,
+        components: ArrayLike,
+        *,
+        image_shape: Sequence[int] | None = None,
+    ) -> None:
         self.rows = np.asarray(rows, dtype=np.float64)
         self.values = np.asarray(values, dtype=np.float64)
         self.components = np.asarray(components, dtype=np.intp)
@@ -72,8 +82,15 @@ class TraversalDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, X, *, components=None, n_values=9, image_shape=None, ax=None
-    ):
+        cls,
+        estimator: Any,
+        X: Any,
+        *,
+        components: ArrayLike | None = None,
+        n_values: int = 9,
+        image_shape: Sequence[int] | None = None,
+        ax: Any = None,
+    ) -> Self:
         """Draw the first row of X with other factors.
 
         Each factor goes from the least to the largest value that it has in the rows of
@@ -124,19 +141,19 @@ class TraversalDisplay:
         model, X = reading.last_step(estimator, X)
         factors = reading.factors_of(model, X)
         if components is None:
-            components = np.argsort(-factors.var(axis=0), kind="stable")[:10]
+            shown = np.argsort(-factors.var(axis=0), kind="stable")[:10]
         else:
-            components = _checked_components(components, factors.shape[1])
-        of_shown = factors[:, components]
+            shown = _checked_components(components, factors.shape[1])
+        of_shown = factors[:, shown]
         values = np.linspace(of_shown.min(axis=0), of_shown.max(axis=0), n_values).T
         rows = [
             reading.rows_with_factor(model, factors[:1], component, of_component)
-            for component, of_component in zip(components, values, strict=True)
+            for component, of_component in zip(shown, values, strict=True)
         ]
-        display = cls(rows, values, components, image_shape=image_shape)
+        display = cls(rows, values, shown, image_shape=image_shape)
         return display.plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw the pictures.
 
         All pictures are on one scale.

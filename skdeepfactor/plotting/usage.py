@@ -1,8 +1,10 @@
 """Bars of how much components are used."""
 
 import math
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_share
@@ -58,14 +60,18 @@ class UsageDisplay:
     >>> display = UsageDisplay.from_estimator(lda, X)  # doctest: +SKIP
     """
 
-    def __init__(self, usage, *, name="usage", cutoff=0.0):
+    def __init__(
+        self, usage: ArrayLike, *, name: str = "usage", cutoff: float = 0.0
+    ) -> None:
         self.usage = np.asarray(usage, dtype=np.float64)
         self.name = name
         self.cutoff = cutoff
         self.is_alive = self.usage > cutoff
 
     @classmethod
-    def from_estimator(cls, estimator, X, *, threshold=0.01, ax=None):
+    def from_estimator(
+        cls, estimator: Any, X: Any, *, threshold: float = 0.01, ax: Any = None
+    ) -> Self:
         """Draw how much rows use the components of a fitted estimator.
 
         Where neither factors nor ``components_`` have negative entries, the usage of a
@@ -124,7 +130,7 @@ class UsageDisplay:
             name, usage, scale = "variance of the factor", weights.var(axis=0), 1.0
         return cls(usage, name=name, cutoff=threshold * scale).plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw the bars, the component that is used most first.
 
         Components come in the order of their usage, the largest first.

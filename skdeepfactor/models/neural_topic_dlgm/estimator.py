@@ -1,11 +1,14 @@
 """The estimator of deep latent Gaussian models; ``module.py`` has the model."""
 
 import contextlib
+from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import scipy.sparse
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.utils._param_validation import (
     HasMethods,
@@ -195,39 +198,39 @@ class NeuralTopicDLGM(SampledFactorModel):
 
     def __init__(
         self,
-        n_components=50,
+        n_components: int = 50,
         *,
-        likelihood="multinomial",
-        decoder_layers=(),
-        encoder_layers=(400, 400),
-        skip_connections=False,
-        input_transform="tfidf",
-        input_dropout=0.2,
-        prior="normal",
-        n_pseudo_inputs=20,
-        weight_scale=0.15,
-        posterior_variance=None,
-        covariance_type="diag",
-        refine_steps=3,
-        max_refine_steps=100,
-        objective="elbo",
-        renyi_alpha=0.5,
-        n_particles=1,
-        kl_warmup=0,
-        free_bits=0.0,
-        max_iter=20,
-        tol=0.0,
-        learning_rate=0.01,
-        batch_size=200,
-        validation_fraction=None,
-        n_iter_no_change=10,
-        n_init=1,
-        n_jobs=None,
-        warm_start=False,
-        device="cpu",
-        random_state=None,
-        verbose=0,
-    ):
+        likelihood: str = "multinomial",
+        decoder_layers: Sequence[int] = (),
+        encoder_layers: Sequence[int] = (400, 400),
+        skip_connections: bool = False,
+        input_transform: Any = "tfidf",
+        input_dropout: float = 0.2,
+        prior: str = "normal",
+        n_pseudo_inputs: int = 20,
+        weight_scale: float = 0.15,
+        posterior_variance: float | None = None,
+        covariance_type: str = "diag",
+        refine_steps: int = 3,
+        max_refine_steps: int = 100,
+        objective: str = "elbo",
+        renyi_alpha: float = 0.5,
+        n_particles: int = 1,
+        kl_warmup: float = 0,
+        free_bits: float = 0.0,
+        max_iter: int = 20,
+        tol: float = 0.0,
+        learning_rate: float = 0.01,
+        batch_size: int = 200,
+        validation_fraction: float | None = None,
+        n_iter_no_change: int = 10,
+        n_init: int = 1,
+        n_jobs: int | None = None,
+        warm_start: bool = False,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.likelihood = likelihood
         self.decoder_layers = decoder_layers
@@ -260,7 +263,7 @@ class NeuralTopicDLGM(SampledFactorModel):
         self.random_state = random_state
         self.verbose = verbose
 
-    def predictive(self, X):
+    def predictive(self, X: Any) -> np.ndarray:
         """Predict the next word of each row, given its words so far.
 
         The shares of the words, averaged over the posterior of z: to second order with
@@ -290,7 +293,13 @@ class NeuralTopicDLGM(SampledFactorModel):
         """
         return self._infer(X, lambda module, batch: module.predictive(batch))
 
-    def sample(self, n_samples=1, *, n_tokens=None, random_state=None):
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        n_tokens: int | ArrayLike | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> scipy.sparse.csr_matrix:
         """Draw rows from the model.
 
         Factors are drawn from the prior, and words given these from the likelihood.

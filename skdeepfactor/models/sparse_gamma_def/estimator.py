@@ -34,11 +34,14 @@ Gaussian.
 """
 
 import itertools
+import os
 import warnings
+from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -280,43 +283,43 @@ class SparseGammaDEF(ConjugateFactorModel):
 
     def __init__(
         self,
-        layer_sizes=(100, 40, 15),
+        layer_sizes: Sequence[int] = (100, 40, 15),
         *,
-        likelihood="poisson",
-        link="mean",
-        layer_shape=0.1,
-        top_rate=0.1,
-        weight_prior="gamma",
-        weight_shape=0.1,
-        weight_rate=0.3,
-        solver="expansion",
-        family="gamma",
-        amortized=False,
-        encoder_layers=(200,),
-        missing_values="error",
-        learning_rate=0.05,
-        over_relaxation=1.4,
-        acceleration=5,
-        input_scale="auto",
-        init="parts",
-        transform_layer=1,
-        max_iter=1000,
-        tol=1e-6,
-        max_inner_iter=5,
-        inner_tol=1e-4,
-        n_cold_iter=None,
-        batch_size=None,
-        learning_offset=10.0,
-        learning_decay=0.7,
-        validation_fraction=None,
-        n_iter_no_change=10,
-        n_init=1,
-        n_jobs=None,
-        warm_start=False,
-        device="cpu",
-        random_state=None,
-        verbose=0,
-    ):
+        likelihood: str = "poisson",
+        link: str = "mean",
+        layer_shape: float | Sequence[float] = 0.1,
+        top_rate: float = 0.1,
+        weight_prior: str = "gamma",
+        weight_shape: float = 0.1,
+        weight_rate: float = 0.3,
+        solver: str = "expansion",
+        family: str = "gamma",
+        amortized: bool = False,
+        encoder_layers: Sequence[int] = (200,),
+        missing_values: str = "error",
+        learning_rate: float = 0.05,
+        over_relaxation: float = 1.4,
+        acceleration: int = 5,
+        input_scale: float | str = "auto",
+        init: str | ArrayLike = "parts",
+        transform_layer: int | str = 1,
+        max_iter: int = 1000,
+        tol: float = 1e-6,
+        max_inner_iter: int = 5,
+        inner_tol: float = 1e-4,
+        n_cold_iter: int | None = None,
+        batch_size: int | None = None,
+        learning_offset: float = 10.0,
+        learning_decay: float = 0.7,
+        validation_fraction: float | None = None,
+        n_iter_no_change: int = 10,
+        n_init: int = 1,
+        n_jobs: int | None = None,
+        warm_start: bool = False,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.layer_sizes = layer_sizes
         self.likelihood = likelihood
         self.link = link
@@ -397,7 +400,9 @@ class SparseGammaDEF(ConjugateFactorModel):
             f"layers, got {self.transform_layer}."
         )
 
-    def transform(self, X, *, out=None):
+    def transform(
+        self, X: Any, *, out: str | os.PathLike[str] | None = None
+    ) -> np.ndarray:
         """Infer the units of each row.
 
         The model stays as it is. A row's units depend on that row alone, and not on
@@ -433,7 +438,12 @@ class SparseGammaDEF(ConjugateFactorModel):
         layers = self._transformed_layers()
         return self._infer(X, lambda module, batch: module.features(batch, layers), out)
 
-    def sample(self, n_samples=1, *, random_state=None):
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> Any:
         """Draw rows from the model, from the top layer down.
 
         Units of the top layer are drawn from their prior, and those of each layer given
