@@ -139,6 +139,15 @@ def test_every_module_of_a_wheel_can_be_imported(installed, tmp_path):
     assert {"skdeepfactor.models", "skdeepfactor.plotting.page"} <= found.keys()
 
 
+def test_the_description_of_a_wheel_needs_no_other_file(installed):
+    [metadata] = installed.glob("*.dist-info/METADATA")
+    description = metadata.read_text(encoding="utf-8")
+    assert "Topics of documents" in description
+    assert "Coming from other packages" in description
+    assert "image::" not in description
+    assert "<doc/" not in description
+
+
 def test_types_are_known_where_the_package_is_installed(installed, tmp_path):
     pytest.importorskip("mypy")
     tmp_path.joinpath("script.py").write_text(SCRIPT)
