@@ -75,7 +75,8 @@ ax.scatter(
     zorder=0,
 )
 ax.set_title(
-    f"{N_TOPICS} topics of {X.shape[0]:,} docstrings; near each other where they share words",
+    f"{N_TOPICS} topics of {X.shape[0]:,} docstrings; "
+    "near each other where they share words",
     loc="left",
     fontsize=11,
 )

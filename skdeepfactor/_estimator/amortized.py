@@ -44,7 +44,8 @@ class AmortizedFactorModel(SampledFactorModel):
     ) -> Any:
         """Draw rows from the model.
 
-        Factors are drawn from the prior, and rows given these from the likelihood.
+        Factors are drawn from the prior, then rows from the likelihood given the
+        factors.
 
         Parameters
         ----------

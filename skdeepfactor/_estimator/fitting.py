@@ -54,7 +54,7 @@ class Start(NamedTuple):
     random_state: np.random.RandomState
 
     def distinct(self):
-        """The same with all rows different, so that a weight of 2 is a repetition."""
+        """Start with each row once, so that a weight of 2 is a repetition."""
         rows, weights = distinct_rows(self.X, self.weights, *self.arrays.values())
         arrays = {name: array[rows] for name, array in self.arrays.items()}
         return Start(self.X[rows], weights, arrays, self.random_state)
@@ -218,7 +218,7 @@ class Fit:
         except Interrupted as interrupt:
             interrupt.attributes = attributes(interrupt.history, interrupt.lower_bound)
             raise
-        # What is learnt beside the steps, from the rows of each process.
+        # Learnt beside the steps, from the rows of each process.
         self.share.copy_first(list(module.buffers()))
         module.refresh()
         return attributes(history, lower_bound)
@@ -286,7 +286,7 @@ class Fit:
         return seed if self.file is None else self.file.remember("seed", seed)
 
     def _identity(self, seed, module):
-        """What a checkpoint must agree with to be resumed from, as strings."""
+        """Identity of a fit, as strings that a checkpoint to resume must share."""
         parameters = parameters_of(self.estimator)
         for name in ("device", "verbose", "n_jobs", "random_state"):
             parameters.pop(name, None)
@@ -440,6 +440,6 @@ def unchanged_on_error(estimator):
 
 
 def _quality(attributes):
-    """What restarts are compared by: the validation score, or else the bound."""
+    """Value by which restarts are compared: the validation score, or else the bound."""
     scores = attributes["history_"].get("validation_score")
     return attributes["lower_bound_"] if scores is None else max(scores)

@@ -1,4 +1,4 @@
-"""What classifiers are given as y: classes, indicators, and lists of labels."""
+"""Labels given to classifiers as y: classes, indicators and lists of labels."""
 
 from numbers import Number
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 import scipy.sparse
 from sklearn.utils.validation import column_or_1d
 
-# What holds the labels of a row that may have several.
+# Types that hold the labels of a row with several.
 COLLECTIONS = (list, tuple, set, frozenset, np.ndarray)
 
 
@@ -70,7 +70,7 @@ class Labels(NamedTuple):
 
 
 def label_sizes(rows, target, unlabeled):
-    """What labels say of a model's shape: ``classes`` and ``is_multilabel``.
+    """Sizes that labels determine: ``classes`` and ``is_multilabel``.
 
     ``target`` is a ``Target``, ``unlabeled`` what stands for no label besides None and
     NaN. Where processes have rows of their own, ``joined_label_sizes`` comes next.
@@ -97,7 +97,7 @@ def label_sizes(rows, target, unlabeled):
 
 
 def joined_label_sizes(sizes):
-    """The same for the rows of all processes: the labels that any of them has."""
+    """Sizes for the rows of all processes: the labels that any of them has."""
     kinds = {own["is_multilabel"] for own in sizes if len(own["classes"])}
     classes = [label for own in sizes for label in own["classes"].tolist()]
     if not classes:

@@ -42,8 +42,8 @@ class SampledFactorModel(BaseFactorModel):
     ) -> np.ndarray:
         """Lower bound of each row's log likelihood, in nats.
 
-        What rows have a low bound for, the model finds improbable. A row's draws are a
-        function of its content: its bound is the same in any company.
+        A low bound means that the row is improbable under the model. The draws for a
+        row depend on its content alone, so its bound does not depend on the other rows.
 
         Parameters
         ----------
@@ -89,8 +89,8 @@ class SampledFactorModel(BaseFactorModel):
     ) -> float:
         """Mean score per row; larger is better.
 
-        Rows that were not fitted tell how good a model is. Bounds of different
-        likelihoods are of different things, and not to be compared.
+        Use rows that were not fitted to judge a model. Bounds of different likelihoods
+        measure different things and must not be compared.
 
         Parameters
         ----------
@@ -144,16 +144,16 @@ class SampledFactorModel(BaseFactorModel):
 
     @abstractmethod
     def _warmups(self):
-        """Warm-ups that follow each other: updates, or shares of training."""
+        """Lengths of successive warm-ups: updates, or shares of training."""
 
 
 def warmup_passes(warmups, budget):
-    """Passes until all that a model warms up, one after the other, is at full strength.
+    """Number of passes until all warm-ups, one after the other, have ended.
 
     Warns
     -----
     ConvergenceWarning
-        If that is later than the end of training.
+        If training ends before the warm-ups do.
     """
     if budget.n_updates is None:
         return 0

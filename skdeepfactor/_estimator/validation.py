@@ -149,7 +149,7 @@ def ignores_missing(parameters):
 
 
 def advice(estimator, X, error):
-    """What to do about data that scikit-learn refused, None where it says so itself."""
+    """Advice on data that scikit-learn refused; None if its message needs no more."""
     is_sparse = scipy.sparse.issparse(X)
     if error.startswith("Negative values"):
         return (

@@ -769,8 +769,7 @@ class PoissonFactorization(ConjugateFactorModel):
     ) -> Any:
         """Infer the factors of each row.
 
-        The model stays as it is. A row's factors depend on that row alone, and not on
-        those beside it.
+        The model is not changed. The factors of a row depend on that row alone.
 
         Parameters
         ----------

@@ -442,7 +442,7 @@ class VariationalSparseCoding(AmortizedFactorModel):
     def transform(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
         """Infer the codes of rows.
 
-        The model stays as it is. New rows cost one pass through the network.
+        The model is not changed. New rows cost one pass through the network.
 
         Parameters
         ----------

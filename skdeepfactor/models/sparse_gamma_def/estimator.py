@@ -405,8 +405,7 @@ class SparseGammaDEF(ConjugateFactorModel):
     ) -> np.ndarray:
         """Infer the units of each row.
 
-        The model stays as it is. A row's units depend on that row alone, and not on
-        those beside it.
+        The model is not changed. The units of a row depend on that row alone.
 
         Parameters
         ----------
