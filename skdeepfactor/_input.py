@@ -1,4 +1,4 @@
-"""What users hand over, as NumPy arrays and SciPy matrices that hold together."""
+"""Input of users, as NumPy arrays and consistent SciPy matrices."""
 
 from numbers import Integral
 

@@ -1,7 +1,7 @@
-"""Data to try factor models on: a real corpus without a download, and planted truths.
+"""Data to try factor models on: a real corpus without a download, and simulated data.
 
 The corpus is read from the source files of packages that are installed anyway. The
-generators draw from the stories that the models tell, and hand back what was drawn.
+generators draw from the generative models, and return the true factors, too.
 """
 
 import ast
@@ -108,14 +108,13 @@ def load_docstrings(
 ) -> Any:
     r"""Load the docstrings of numpy, scipy, scikit-learn and torch.
 
-    A real corpus without a download: the source files of the four packages, which are
-    installed wherever this one is, are parsed and not imported. Every function, class
-    and method counts whose name, and whose class's name, does not start with an
-    underscore, as do docstrings that numpy, scipy and torch attach to compiled
-    functions. Examples, lists of references, headings and markup are cut away;
-    documents of fewer than 20 words are left out, and of equal ones the first is kept.
-    The order is that of the packages, files and lines. Reading takes some 15 seconds,
-    and a tenth of one from the cache.
+    This real corpus needs no download: the source files of the four packages, which are
+    installed wherever this package is, are parsed without being imported. Documents are
+    the docstrings of public functions, classes and methods, including those that numpy,
+    scipy and torch attach to compiled functions. Examples, references, headings and
+    markup are removed; documents of fewer than 20 words and duplicates are left out.
+    Documents are sorted by package, file and line. Reading takes about 15 seconds, or a
+    tenth of a second from the cache.
 
     Parameters
     ----------
@@ -194,7 +193,7 @@ def _cache_folder(data_home):
 
 
 def _read_cache(path):
-    """Return the documents kept in `path`, or None if there are none to be trusted."""
+    """Return the documents kept in `path`, or None if they cannot be trusted."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             documents = json.load(file)
@@ -322,11 +321,11 @@ def _attached(node, owner):
 
 
 def _constant_text(node):
-    """Return what of a string expression is constant."""
+    """Return the constant part of a string expression."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else ""
     if isinstance(node, ast.BinOp):
-        # Of "text % values" the right side has none.
+        # In "text % values" the right side has none.
         return _constant_text(node.left) + _constant_text(node.right)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         text = _constant_text(node.func.value)
@@ -369,8 +368,8 @@ def make_poisson_factors(
         x_{iv} \sim \mathrm{Poisson}\Bigl(\sum_k z_{ik} w_{kv}\Bigr),
 
     so that a count has mean :math:`K a c / (b d)`: with the defaults 0.5, hence about
-    100 counts in a row. Rates are made for a few rows at a time; the memory needed is
-    that of the answer.
+    100 counts in a row. Rates are computed for a few rows at a time, so no more memory
+    is needed than for the result.
 
     Parameters
     ----------
@@ -395,11 +394,11 @@ def make_poisson_factors(
     Raises
     ------
     ValueError
-        If a size is not a positive integer, or a shape or rate not positive.
+        If a size is not a positive integer, or a shape or rate is not positive.
 
     See Also
     --------
-    make_topics : Words given their number.
+    make_topics : Counts of words, given their number.
     skdeepfactor.PoissonFactorization : The model that finds the factors.
 
     Examples
@@ -474,8 +473,8 @@ def make_topics(
     Raises
     ------
     ValueError
-        If a size is not a positive integer, a prior not positive, or `n_tokens` neither
-        a positive number nor `n_samples` integers that are not negative.
+        If a size is not a positive integer, a prior is not positive, or `n_tokens` is
+        neither a positive number nor `n_samples` non-negative integers.
 
     See Also
     --------
@@ -529,7 +528,7 @@ def make_zipf_counts(
     exponent: float = 1.0,
     random_state: int | np.random.RandomState | None = None,
 ) -> Bunch:
-    r"""Draw a large sparse matrix of counts whose columns are as frequent as words are.
+    r"""Draw a large sparse matrix of counts whose columns follow Zipf's law.
 
     Columns come from the most frequent to the rarest:
 
@@ -569,7 +568,7 @@ def make_zipf_counts(
 
     See Also
     --------
-    make_topics : Counts that have something to be found in them.
+    make_topics : Counts with topics to be found.
 
     Examples
     --------

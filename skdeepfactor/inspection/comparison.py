@@ -1,4 +1,4 @@
-"""How alike the components of fits are, and how few features they need."""
+"""Similarity of the components of fits, and their sparsity."""
 
 import itertools
 from numbers import Real
@@ -21,9 +21,9 @@ def match_components(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
 
     .. math:: \cos(u, v) = \frac{u^T v}{\|u\| \|v\|},
 
-    is as large as it can be (by the Hungarian method). Where components have negative
-    entries, as those of NeuralTopicDLGM and of principal components have, it is the sum
-    of their absolute values: a factor and its negative say the same.
+    is as large as it can be (by the Hungarian method). If components have negative
+    entries, as NeuralTopicDLGM and principal components do, the sum is that of the
+    absolute values, since a factor and its negative are equivalent.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def match_components(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
 
     See Also
     --------
-    stability : How alike the components of several fits are.
+    stability : Similarity of the components of several fits.
 
     Examples
     --------
@@ -89,7 +89,7 @@ def match_components(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stability(estimators: Any) -> float:
-    r"""Say how alike the components of several fits are.
+    r"""Measure how similar the components of several fits are.
 
     The components of each two fits are paired by :func:`match_components`; the
     stability is the mean over all pairs of fits of the mean cosine of their pairs of
@@ -99,8 +99,8 @@ def stability(estimators: Any) -> float:
         \frac{2}{S (S - 1)} \sum_{s < t} \frac{1}{|M_{st}|} \sum_{(j, k) \in M_{st}}
         \cos(w^s_j, w^t_k),
 
-    of its absolute value where components are signed. Fits that differ in their seed
-    alone show by it how much of what was found is owed to the start.
+    or of its absolute value if components are signed. For fits that differ in their
+    seed alone, it shows how much of the result depends on the start.
 
     Parameters
     ----------
@@ -111,13 +111,13 @@ def stability(estimators: Any) -> float:
     -------
     float
         1 if all fits found the same components. Features that are frequent in all
-        components make the cosine of any two positive: 0 is not what fits that have
-        nothing in common show. Compare values for the same features only.
+        components make every cosine positive, so fits with nothing in common do not
+        reach 0. Compare values for the same features only.
 
     Raises
     ------
     ValueError
-        If there are fewer than two, or their features differ.
+        If there are fewer than two fits, or their features differ.
     TypeError
         If an estimator has no ``components_``.
 
@@ -127,8 +127,8 @@ def stability(estimators: Any) -> float:
 
     Notes
     -----
-    Greene et al. compare ranked lists of top features, pair by pair in the same way;
-    cosines heed all weights.
+    Greene et al. compare ranked lists of top features pair by pair in the same way;
+    cosines take all weights into account.
 
     References
     ----------
@@ -158,7 +158,7 @@ def stability(estimators: Any) -> float:
 
 
 def sparsity(weights: ArrayLike, threshold: float = 0.01) -> float:
-    r"""Share of the weights that are next to nothing in their component.
+    r"""Share of the weights that are negligible in their component.
 
     .. math::
         \frac{1}{K V} \Big|\Big\{(k, v) : |w_{kv}| \le
@@ -188,7 +188,7 @@ def sparsity(weights: ArrayLike, threshold: float = 0.01) -> float:
 
     See Also
     --------
-    skdeepfactor.SparseGammaDEF : Whose ``sparsity_`` is measured by feature.
+    skdeepfactor.SparseGammaDEF : Its ``sparsity_`` is measured by feature.
 
     Examples
     --------

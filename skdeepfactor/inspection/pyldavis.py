@@ -16,7 +16,7 @@ PROBABILITY_FLOOR = 1e-12
 def to_pyldavis(estimator: Any, X: Any, feature_names: ArrayLike | None = None) -> dict:
     r"""Make the arguments of ``pyLDAvis.prepare``, which draws topics in a browser.
 
-    pyLDAvis draws topics as circles on a map, and their words as bars, for a browser.
+    pyLDAvis shows topics as circles on a map and their words as bars.
 
     Parameters
     ----------

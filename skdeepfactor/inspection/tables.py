@@ -1,4 +1,4 @@
-"""What factors are about, and what rows are made of."""
+"""Tables of the features of factors and of the factors of rows."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def top_features(
     feature_names: ArrayLike | None = None,
     by: str = "probability",
 ) -> Any:
-    r"""Name the features that say most about each component.
+    r"""Name the features that characterize each component best.
 
     With :math:`\beta_{kv}` the probability of feature v in component k, which is
     ``components_`` with rows that sum to 1, the features come in the order of
@@ -31,8 +31,8 @@ def top_features(
 
     where :math:`F_k` and :math:`G_k` are ranks within the component: the shares of the
     features whose value is at most as large. Probability favours features that are
-    frequent anywhere, lift those that are found in this component alone, however rare;
-    FREX, frequent and exclusive, those that are both.
+    frequent anywhere; lift favours those found in this component alone, however rare;
+    FREX (frequent and exclusive) favours those that are both.
 
     Parameters
     ----------
@@ -52,15 +52,15 @@ def top_features(
     Returns
     -------
     DataFrame or list of lists of str
-        The names, one row for each component and the best feature first; of equal ones
-        the first comes first. A data frame where pandas is installed, with the
-        component as index and ranks from 1 on as columns.
+        The names, one row for each component, the best feature first; ties keep their
+        order. A data frame if pandas is installed, with the component as index and
+        ranks from 1 on as columns.
 
     Raises
     ------
     ValueError
         If ``components_`` has negative entries and `by` is not ``"loading"``, or a
-        parameter is not what it must be.
+        parameter is invalid.
     TypeError
         If the estimator has no ``components_``.
     sklearn.exceptions.NotFittedError
@@ -68,12 +68,12 @@ def top_features(
 
     See Also
     --------
-    top_rows : The rows that show a component best.
+    top_rows : The rows that represent a component best.
     skdeepfactor.plotting.TopicsDisplay : The largest weights as bars.
 
     Notes
     -----
-    Components without any weight have no probabilities; theirs are taken to be 0.
+    Components without any weight have no probabilities, so 0 is used.
 
     References
     ----------
@@ -119,11 +119,11 @@ def top_features(
 def top_rows(
     estimator: Any, X: Any, component: int, n: int = 10
 ) -> tuple[np.ndarray, np.ndarray]:
-    r"""Find the rows that show a component best.
+    r"""Find the rows that represent a component best.
 
-    Where neither factors nor ``components_`` have negative entries, these are the rows
-    of which the component explains the largest share, as of :func:`factor_shares`;
-    else the rows whose factor is largest.
+    If neither factors nor ``components_`` have negative entries, these are the rows of
+    which the component explains the largest share, as computed by
+    :func:`factor_shares`; otherwise they are the rows with the largest factor.
 
     Parameters
     ----------
@@ -139,15 +139,14 @@ def top_rows(
     Returns
     -------
     indices : ndarray of shape (n,)
-        Indices of the rows, the best one first; of equal ones the first comes first.
+        Indices of the rows, the best one first; ties keep their order.
     weights : ndarray of shape (n,), float64
         Their shares, between 0 and 1, or their factors.
 
     Raises
     ------
     ValueError
-        If `component` or `n` is not what it must be, or the factors are not those of
-        one layer.
+        If `component` or `n` is out of range, or the factors belong to several layers.
     TypeError
         If the estimator has no ``components_`` or no ``transform``.
     sklearn.exceptions.NotFittedError
@@ -155,13 +154,13 @@ def top_rows(
 
     See Also
     --------
-    top_features : The features that say most about each component.
+    top_features : The features that characterize each component best.
     factor_shares : The shares of all components.
 
     Notes
     -----
-    A row of three words may well be all of one topic, and short rows are often among
-    the best: leave them out of `X` where long ones are wanted.
+    A row of three words may well belong to one topic entirely, so short rows are often
+    among the best. Leave them out of `X` to see longer ones.
 
     Examples
     --------
@@ -185,17 +184,18 @@ def top_rows(
 
 
 def factor_shares(estimator: Any, X: Any) -> np.ndarray:
-    r"""Share out what a row is expected to total among its factors.
+    r"""Share out the expected total of each row among its factors.
 
-    With factors z and components w, a row is expected to total
-    :math:`\sum_k z_k \sum_v w_{kv}`, of which factor k contributes
+    With factors z and components w, the expected total of a row is :math:`\sum_k z_k
+    \sum_v w_{kv}`, of which factor k contributes
 
     .. math::
         \text{share}_k = \frac{z_k \sum_v w_{kv}}{\sum_j z_j \sum_v w_{jv}}.
 
-    It stays the same when a factor is multiplied, and its component divided, by a
-    number, as can be done without changing a model such as NMF. Where the factors are
-    proportions of topics, as in latent Dirichlet allocation, the shares are these.
+    The shares do not change when a factor is multiplied and its component divided by
+    the same number, which leaves models such as NMF unchanged. If factors are
+    proportions of topics, as in latent Dirichlet allocation, the shares are these
+    proportions.
 
     Parameters
     ----------
@@ -208,14 +208,14 @@ def factor_shares(estimator: Any, X: Any) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n_rows, n_components), float64
-        The shares. Rows sum to 1, but for those whose factors are all zero, as those of
-        empty rows can be: their shares are zero too.
+        The shares. Rows sum to 1, except rows whose factors are all zero, as empty rows
+        can have: their shares are zero too.
 
     Raises
     ------
     ValueError
-        If a factor or a component has a negative entry, or the factors are not those of
-        one layer.
+        If a factor or a component has a negative entry, or the factors belong to
+        several layers.
     TypeError
         If the estimator has no ``components_`` or no ``transform``.
     sklearn.exceptions.NotFittedError
@@ -223,7 +223,7 @@ def factor_shares(estimator: Any, X: Any) -> np.ndarray:
 
     See Also
     --------
-    top_rows : The rows that show a component best.
+    top_rows : The rows that represent a component best.
 
     Examples
     --------
@@ -250,7 +250,7 @@ def factor_shares(estimator: Any, X: Any) -> np.ndarray:
 
 
 def _feature_scores(probabilities, by):
-    """What features are sorted by, each (n_components, n_features)."""
+    """Keys to sort features by, each (n_components, n_features)."""
     if by == "probability":
         return probabilities
     exclusivity = reading.shares_of(probabilities.T).T
@@ -265,7 +265,7 @@ def _feature_scores(probabilities, by):
 
 
 def _table(names):
-    """A data frame of names where there is pandas, else lists."""
+    """A data frame of names if pandas is installed, else lists."""
     try:
         import pandas as pd
     except ImportError:

@@ -1,4 +1,4 @@
-"""What rows would be with other factors."""
+"""Predictions of a row with one of its factors changed."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from skdeepfactor.inspection.checks import check_whole
 
 
 def traverse(estimator: Any, x: Any, component: int, values: Any) -> np.ndarray:
-    """Predict what a row would be if one of its factors had other values.
+    """Predict a row with one of its factors set to other values.
 
-    The factors of the row are inferred, the one named `component` is set to each of the
-    values in turn, and rows are predicted from these by ``inverse_transform``.
+    The factors of the row are inferred, factor `component` is set to each of the values
+    in turn, and ``inverse_transform`` predicts a row from each result.
 
     Parameters
     ----------

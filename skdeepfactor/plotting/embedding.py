@@ -31,7 +31,7 @@ LEGEND_LINES = 30
 class EmbeddingDisplay:
     """Words or rows as points in two dimensions, some of them with their names.
 
-    Names are placed so that none lies on another, and left out where there is no room.
+    Names do not overlap; those without room are left out.
     Use :meth:`from_embeddings` to make one.
 
     Parameters
@@ -63,7 +63,7 @@ class EmbeddingDisplay:
     See Also
     --------
     skdeepfactor.inspection.jacobian_embeddings : Embeddings of features.
-    skdeepfactor.inspection.nearest_features : The neighbours of one.
+    skdeepfactor.inspection.nearest_features : The neighbours of a feature.
 
     Examples
     --------
@@ -149,8 +149,7 @@ class EmbeddingDisplay:
         Raises
         ------
         ValueError
-            If a parameter is not what it must be, or a name in `labelled` not one of
-            `names`.
+            If a parameter is invalid, or a name in `labelled` is not one of `names`.
 
         See Also
         --------
@@ -190,7 +189,7 @@ class EmbeddingDisplay:
     def plot(self, *, ax: Any = None) -> Self:
         """Draw the points and as many of the names as there is room for.
 
-        No name lies on another: there are as many as the size of the axes has room for.
+        Names do not overlap, so their number depends on the size of the axes.
 
         Parameters
         ----------
@@ -205,7 +204,7 @@ class EmbeddingDisplay:
 
         See Also
         --------
-        from_embeddings : Where displays come from.
+        from_embeddings : Make a display of embeddings.
 
         Examples
         --------
@@ -248,7 +247,7 @@ class EmbeddingDisplay:
         self.labels_: dict[int, Any] = {}
         if self.names is not None:
             self._place_names(ax)
-            # Which points they are the names of.
+            # The points that the names belong to.
             points = self.positions[list(self.labels_)]
             ax.scatter(*points.T, s=5, color="#202020", linewidths=0)
         self.ax_ = ax
@@ -259,7 +258,7 @@ class EmbeddingDisplay:
         """Write names beside their points where nothing is in the way."""
         from matplotlib.patheffects import withStroke
 
-        # Of a part of a figure, the whole.
+        # The whole figure, also where the axes are in a part of one.
         figure = ax.figure.figure
         # The layout is found now, since places are those of pixels.
         figure.draw_without_rendering()
@@ -329,7 +328,7 @@ def _indices_of(labelled, names, n_points):
 
 
 def _is_known(group):
-    """Whether it is a group, and neither None, NaN nor what pandas has for these."""
+    """Whether a value is a group, not None, NaN or a missing value of pandas."""
     is_itself = group == group
     return (
         group is not None and isinstance(is_itself, bool | np.bool_) and bool(is_itself)

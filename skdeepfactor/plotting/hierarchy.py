@@ -30,11 +30,11 @@ N_ROUNDS = 20
 
 
 class HierarchyDisplay:
-    """Layers of factors as a graph: which units each upper unit is made of.
+    """Layers of factors as a graph that links each unit to the units below it.
 
     The top layer is on the left, the layer at the data on the right. A line is as wide
-    as the share of the lower unit in the upper one. Units are put in an order in which
-    few lines cross. Use :meth:`from_estimator` to make one.
+    as the share of the lower unit in the upper one. Units are ordered so that few lines
+    cross. Use :meth:`from_estimator` to make one.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class HierarchyDisplay:
 
     See Also
     --------
-    skdeepfactor.inspection.hierarchy : The same as lists.
+    skdeepfactor.inspection.hierarchy : The hierarchy as lists.
     TopicsDisplay : The largest weights of each component.
 
     Examples
@@ -120,13 +120,13 @@ class HierarchyDisplay:
         Raises
         ------
         ValueError
-            If there is one layer alone, or a parameter is not what it must be.
+            If the estimator has a single layer, or a parameter is invalid.
         TypeError
             If the estimator has no layers.
 
         See Also
         --------
-        skdeepfactor.inspection.hierarchy : The same as lists.
+        skdeepfactor.inspection.hierarchy : The hierarchy as lists.
 
         Examples
         --------
@@ -171,7 +171,7 @@ class HierarchyDisplay:
 
         See Also
         --------
-        from_estimator : Where displays come from.
+        from_estimator : Make a display of an estimator.
 
         Examples
         --------

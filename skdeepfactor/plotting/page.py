@@ -1,7 +1,7 @@
-"""The page that :func:`topic_page` writes: what is on it, and its file.
+"""The page that :func:`topic_page` writes: its contents and its file.
 
-``page.html`` beside this module has the looks and the behaviour. What is on the page is
-put into it as JSON: of each topic only the words and rows that can come into view.
+``page.html`` beside this module has the looks and the behaviour. The contents are
+embedded as JSON, with only those words and rows of each topic that can come into view.
 """
 
 import json
@@ -58,12 +58,13 @@ def topic_page(
     texts: Sequence[str] | None = None,
     path: str | os.PathLike[str],
 ) -> Path:
-    r"""Write a page on which topics are looked through, in one file for any browser.
+    r"""Write a page for browsing topics, as one file for any browser.
 
-    The page has a map of the topics, the words of the one that is chosen, the rows that
-    show it best, a search for words and, of a model with layers such as
-    :class:`~skdeepfactor.SparseGammaDEF`, the topics of topics as a tree. It needs no
-    network and nothing but the file, which holds of `X` and `texts` what it shows.
+    The page has a map of the topics, the words of the selected one, the rows that
+    represent it best, a search for words and, for a model with layers such as
+    :class:`~skdeepfactor.SparseGammaDEF`, the topics of topics as a tree. The file
+    needs no network and no other file; of `X` and `texts` it contains only what it
+    shows.
 
     Parameters
     ----------
@@ -91,9 +92,8 @@ def topic_page(
     Raises
     ------
     ValueError
-        If all rows are empty, the number of names is not that of the features, the
-        number of texts not that of the rows, the factors not those of one layer, or
-        `path` that of a device.
+        If all rows are empty, the numbers of names and features or of texts and rows
+        differ, the factors belong to several layers, or `path` is a device.
     TypeError
         If the estimator has no ``components_`` or no ``transform``.
     FileNotFoundError
@@ -106,15 +106,15 @@ def topic_page(
     See Also
     --------
     TopicsDisplay : The largest weights as bars.
-    skdeepfactor.inspection.top_rows : The rows that show a component best.
+    skdeepfactor.inspection.top_rows : The rows that represent a component best.
     skdeepfactor.inspection.to_pyldavis : The arguments of pyLDAvis.
 
     Notes
     -----
-    Where neither factors nor ``components_`` have negative entries, the weight of a
-    topic is the share of all counts in `X` that comes from it, by the shares of
-    :func:`~skdeepfactor.inspection.factor_shares`. The words of topic k come in the
-    order of their relevance (Sievert and Shirley),
+    If neither factors nor ``components_`` have negative entries, the weight of a topic
+    is its share of all counts in `X`, computed from
+    :func:`~skdeepfactor.inspection.factor_shares`. The words of topic k are sorted by
+    relevance (Sievert and Shirley),
 
     .. math::
         \lambda \log \beta_{kv} + (1 - \lambda) \log \frac{\beta_{kv}}{p_v}, \qquad
@@ -124,14 +124,14 @@ def topic_page(
     :math:`\lambda`: at 1 frequent words come first, at 0 those that are found in this
     topic alone.
 
-    Else the weight of a topic is the variance of its factor over the rows. Its words
-    are those with the largest and the smallest loadings, as ``components_`` have them:
-    what the factor makes more frequent and less frequent. There is no slider.
+    Otherwise the weight of a topic is the variance of its factor over the rows. Its
+    words are those with the largest and the smallest loadings in ``components_``, which
+    the factor makes more and less frequent. The page then has no slider.
 
-    Topics are near each other on the map if they have words in common, and moved apart
-    as far as to be seen: up to ten by principal components of the square roots of their
-    probabilities, more by t-SNE of these, as of :class:`EmbeddingDisplay`. They have
-    the numbers of the components.
+    Topics that share words are near each other on the map, but far enough apart to be
+    seen. Up to ten topics are placed by principal components of the square roots of
+    their probabilities, more by t-SNE, as in :class:`EmbeddingDisplay`. Topics are
+    numbered as the components are.
 
     References
     ----------
@@ -168,7 +168,7 @@ def topic_page(
 
 @dataclass(frozen=True)
 class _Topics:
-    """What is known of topics and features, whatever model they are of."""
+    """Topics and features of a model of any kind, as the page needs them."""
 
     weights: np.ndarray  # (n_topics,), sizes on the map
     vectors: np.ndarray  # (n_topics, n_features), places on the map
@@ -179,7 +179,7 @@ class _Topics:
 
 
 def _checked_path(path):
-    """Path of a file to be written, which must be in a folder that is there."""
+    """Path of a file to be written, in a folder that must exist."""
     path = Path(path).expanduser().absolute()
     if not path.parent.is_dir():
         raise FileNotFoundError(
@@ -203,7 +203,7 @@ def _filled_template(contents):
 
 
 def _page_contents(estimator, X, feature_names=None, texts=None):
-    """What is on the page, as lists and dicts."""
+    """Contents of the page, as lists and dicts."""
     model, X = reading.last_step(estimator, X)
     n_features = reading.components_of(model).shape[1]
     names = reading.feature_names(estimator, n_features, feature_names)
@@ -281,7 +281,7 @@ def _parts(model, counts, shares):
     if not totals.any():
         raise ValueError("topic_page needs a row with a count; every row is empty.")
     profiles = reading.shares_of(reading.factor_profiles(model))
-    # Of all counts, those that come from each topic.
+    # Counts that come from each topic, as shares of all.
     weights = reading.shares_of((totals @ shares)[np.newaxis])[0]
     # Words of topics without any weight have a relevance, too.
     frequencies = np.maximum(weights @ profiles, PROBABILITY_FLOOR)
@@ -296,7 +296,7 @@ def _parts(model, counts, shares):
 
 
 def _factors(model, factors):
-    """Topics that may be signed: words that they make more frequent, or less."""
+    """Topics with signed loadings: words that become more or less frequent."""
     components = reading.components_of(model)
     n_ends = min(N_WORDS // 2, components.shape[1])
     ends = np.r_[:n_ends, -n_ends:0]

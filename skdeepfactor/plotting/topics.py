@@ -63,7 +63,7 @@ class TopicsDisplay:
     ) -> Self:
         """Draw the components of a fitted estimator.
 
-        The weights are ``components_`` as they are, in units of their model.
+        The weights are the entries of ``components_``, in units of the model.
 
         Parameters
         ----------
@@ -89,7 +89,7 @@ class TopicsDisplay:
         ------
         ValueError
             If a number is not a positive integer, or the number of names or of axes is
-            not what it must be.
+            wrong.
         TypeError
             If the estimator has no ``components_``.
 
@@ -118,7 +118,7 @@ class TopicsDisplay:
     def plot(self, *, ax: Any = None) -> Self:
         """Draw the bars, each component on a scale of its own.
 
-        Names stand on the bars, so that long ones take no room from these.
+        Names are written on the bars, so that long names do not shorten them.
 
         Parameters
         ----------
@@ -138,7 +138,7 @@ class TopicsDisplay:
 
         See Also
         --------
-        from_estimator : Where displays come from.
+        from_estimator : Make a display of an estimator.
 
         Examples
         --------

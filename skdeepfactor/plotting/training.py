@@ -61,7 +61,8 @@ class TrainingDisplay:
     def from_estimator(cls, estimator: Any, *, ax: Any = None) -> Self:
         """Draw the history of a fitted estimator, or of several.
 
-        Several are drawn in one axes: starts or settings of one model on the same rows.
+        Several estimators, such as starts or settings of one model on the same rows,
+        share the axes.
 
         Parameters
         ----------
@@ -79,13 +80,13 @@ class TrainingDisplay:
         Raises
         ------
         ValueError
-            If there is no estimator, or the number of axes is not what it must be.
+            If there is no estimator, or the number of axes is wrong.
         TypeError
             If an estimator has no ``history_``.
 
         See Also
         --------
-        plot : The same in other axes.
+        plot : Draw in other axes.
 
         Examples
         --------
@@ -112,7 +113,7 @@ class TrainingDisplay:
     def plot(self, *, ax: Any = None) -> Self:
         """Draw the curves.
 
-        Validation scores stand beside the bounds, on a scale of their own.
+        Validation scores are drawn beside the bounds, on a scale of their own.
 
         Parameters
         ----------
@@ -132,7 +133,7 @@ class TrainingDisplay:
 
         See Also
         --------
-        from_estimator : Where displays come from.
+        from_estimator : Make a display of an estimator.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""Pictures of what a row would be with other factors."""
+"""Pictures of a row with its factors changed one at a time."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from skdeepfactor.plotting.drawing import FONT_SIZE, MIN_WIDTH, ROW_HEIGHT, new_
 
 
 class TraversalDisplay:
-    """What a row would be with other factors: a line of pictures for each factor.
+    """Pictures of a row with one factor changed: a line of pictures for each factor.
 
     Use :meth:`from_estimator` to make one.
 
@@ -91,10 +91,10 @@ class TraversalDisplay:
         image_shape: Sequence[int] | None = None,
         ax: Any = None,
     ) -> Self:
-        """Draw the first row of X with other factors.
+        """Draw the first row of X with its factors changed.
 
-        Each factor goes from the least to the largest value that it has in the rows of
-        X, the others stay what they are in the first.
+        Each factor in turn goes from its smallest to its largest value in the rows of
+        X, while the others keep their values in the first row.
 
         Parameters
         ----------
@@ -121,7 +121,8 @@ class TraversalDisplay:
         Raises
         ------
         ValueError
-            If `image_shape` is not that of the features, or a component out of range.
+            If `image_shape` does not fit the number of features, or a component is out
+            of range.
         TypeError
             If the estimator has no ``transform`` or no ``inverse_transform``.
 
@@ -170,7 +171,7 @@ class TraversalDisplay:
 
         See Also
         --------
-        from_estimator : Where displays come from.
+        from_estimator : Make a display of an estimator.
 
         Examples
         --------

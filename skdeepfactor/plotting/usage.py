@@ -16,7 +16,7 @@ MAX_WIDTH = 16.0
 
 
 class UsageDisplay:
-    """Bars that say how much each component is used, and so which are alive.
+    """Bars that show how much each component is used, and so which are alive.
 
     Use :meth:`from_estimator` to make one.
 
@@ -74,12 +74,11 @@ class UsageDisplay:
     ) -> Self:
         """Draw how much rows use the components of a fitted estimator.
 
-        Where neither factors nor ``components_`` have negative entries, the usage of a
-        component is its mean share, as of
-        :func:`~skdeepfactor.inspection.factor_shares`, over the rows that have any
-        factor. Else it is the variance of the factor over rows: near 0 where an
-        autoencoder has left a dimension to its prior (Burda et al. count those above
-        0.01 as active).
+        If neither factors nor ``components_`` have negative entries, the usage of a
+        component is its mean share (:func:`~skdeepfactor.inspection.factor_shares`)
+        over the rows that have any factor. Otherwise it is the variance of the factor
+        over rows, which is near 0 if an autoencoder leaves a dimension at its prior
+        (Burda et al. count dimensions above 0.01 as active).
 
         Parameters
         ----------
@@ -102,14 +101,14 @@ class UsageDisplay:
         Raises
         ------
         ValueError
-            If the threshold is not from 0 to below 1, or the factors are not those of
-            one layer.
+            If the threshold is not from 0 to below 1, or the factors belong to several
+            layers.
         TypeError
             If the estimator has no ``components_`` or no ``transform``.
 
         See Also
         --------
-        skdeepfactor.inspection.factor_shares : What usage is made of.
+        skdeepfactor.inspection.factor_shares : The shares that usage averages.
 
         Examples
         --------
@@ -131,9 +130,9 @@ class UsageDisplay:
         return cls(usage, name=name, cutoff=threshold * scale).plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> Self:
-        """Draw the bars, the component that is used most first.
+        """Draw the bars, the most used component first.
 
-        Components come in the order of their usage, the largest first.
+        Components are sorted by usage.
 
         Parameters
         ----------
@@ -147,7 +146,7 @@ class UsageDisplay:
 
         See Also
         --------
-        from_estimator : Where displays come from.
+        from_estimator : Make a display of an estimator.
 
         Examples
         --------
