@@ -1,4 +1,4 @@
-"""What a fit shows of itself: a progress bar, and scikit-learn's callbacks."""
+"""Reports of a fit: a progress bar, and scikit-learn's callbacks."""
 
 import contextlib
 import sys
@@ -62,9 +62,9 @@ def pass_reports(estimator, X):
 
 
 def _progress_bar(estimator):
-    """A function of the history that shows the latest bound; of None, that closes.
+    """Function that shows the latest bound of a history, or closes the bar for None.
 
-    None where there is nowhere to show it, as in services.
+    None if there is no place to show it, as in services.
     """
     if sys.stderr is None:
         return None
