@@ -166,7 +166,7 @@ def _is_converged(run, tol, n_iter_no_change):
 
 
 def _has_risen(values, patience, tol):
-    """Whether the last ``patience`` values beat all before them, by ``tol`` of it."""
+    """Whether the last ``patience`` values beat earlier ones, relative to ``tol``."""
     if len(values) <= patience:
         return True
     before = max(values[:-patience])

@@ -1,7 +1,8 @@
 r"""Labelled latent Dirichlet allocation: topics of labels, and rows that have labels.
 
-A topic k belongs to a label, or is shared by all. Of a row n whose labels are known,
-:math:`m_{nk}` is 1 where topic k is shared or of one of its labels, and 0 elsewhere:
+A topic k belongs to a label, or is shared by all. For a row n whose labels are known,
+:math:`m_{nk}` is 1 if topic k is shared or belongs to one of its labels, and 0
+otherwise:
 
 .. math::
     \beta_k \sim \text{Dirichlet}(\eta), \qquad
@@ -9,8 +10,8 @@ A topic k belongs to a label, or is shared by all. Of a row n whose labels are k
     x_n \sim \text{Multinomial}(N_n, \textstyle\sum_k \theta_{nk} \beta_k),
 
 so that :math:`\theta_{nk} = 0` with certainty where :math:`m_{nk} = 0`. A row without a
-label, an open one, may use all topics, with what the mask of a row is expected to be in
-its place:
+label, called open, may use all topics; the expected mask of a row takes the place of
+its own:
 
 .. math::
     \alpha_{nk} = \alpha \pi_l \text{ for a topic of label } l, \quad \alpha \text{ for
@@ -34,9 +35,9 @@ where a row has one label; where it may have several, for each of them
     \text{logit} P(l | x) = \text{logit} \pi_l
         + \textstyle\sum_v x_v \log (p(v | l) / p(v | \text{not } l)).
 
-This takes no inference of the row, and knows what other labels' topics go with a label.
-To each mean one row more is added, with the mean of all labelled rows, so that a label
-of no row, or of every row, says nothing.
+This needs no inference of the row, and accounts for topics of other labels that occur
+with a label. One more row, the mean of all labelled rows, is added to each mean, so
+that a label of no row, or of every row, carries no information.
 
 Parameters, all of them sums over rows: ``topic_counts`` (K, V), ``label_proportions``,
 the E[theta] of the rows with each label, (L, K), and ``labelled_proportions``, of all
@@ -133,7 +134,7 @@ class LabeledTopics(FactorModule):
     def elbo(self, batch, q=None):
         """Bound of each row in nats: given its labels with ``q``, else of words alone.
 
-        So that rows held out are scored as new ones are, whose labels nobody knows.
+        Rows held out are thus scored like new rows, whose labels are unknown.
         """
         if q is not None:
             return self._rows.bounds(self._restricted(batch), q.concentration)[0]
@@ -191,7 +192,7 @@ class LabeledTopics(FactorModule):
     def label_scores(self, batch):
         """Log p(label, x) of each label, or its log odds, (n_rows, n_labels), float64.
 
-        The latter where a row may have several, all up to what labels share.
+        Log odds if a row may have several labels; both up to terms that labels share.
         """
         if self._evidence is None:
             self._evidence = self._label_evidence()
@@ -204,7 +205,7 @@ class LabeledTopics(FactorModule):
         return scores.sigmoid() if self.is_multilabel else scores.softmax(1)
 
     def _label_evidence(self):
-        """What each word says of each label, (n_features, n_labels), and the priors."""
+        """Evidence of words for labels, (n_features, n_labels), and the priors."""
         of_label = self.label_proportions.detach().double()
         of_all = self.labelled_proportions.detach().double()
         prior = self._rows.alpha.double()
@@ -219,7 +220,7 @@ class LabeledTopics(FactorModule):
 
     @staticmethod
     def _log_words(proportions, mean, topics):
-        """Log p(word), (n_features, n_labels), of rows of which sums are given."""
+        """Log p(word), (n_features, n_labels), of rows whose sums are given."""
         shares = (proportions + mean) / (proportions.sum(1, keepdim=True) + 1)
         return (shares @ topics).log().T
 
@@ -245,22 +246,21 @@ class LabeledTopics(FactorModule):
 
 
 class LabeledLDA(ConjugateFactorModel):
-    r"""Labelled LDA: topics that belong to labels, and a classifier by these topics.
+    r"""Labelled LDA: topics that belong to labels, and a classifier based on them.
 
     Each label has ``topics_per_label`` topics of its own, and ``n_shared`` more are
-    everybody's. A document uses the topics of its labels and the shared ones, and those
-    alone: ``theta_n ~ Dirichlet(doc_topic_prior)`` on these,
-    ``beta_k ~ Dirichlet(topic_word_prior)``,
-    ``x_n ~ Multinomial(N_n, theta_n @ beta)``. Where a document has several labels,
-    its words are told apart; where a label has several topics, they show what it is
-    made of. Documents without a label may use all topics, and help to find them.
-    Posteriors are Dirichlet, by collapsed or mean-field updates (``inference``): full
-    steps on all rows, or stochastic ones.
+    shared by all. A document uses only the topics of its labels and the shared ones:
+    ``theta_n ~ Dirichlet(doc_topic_prior)`` on these, ``beta_k ~
+    Dirichlet(topic_word_prior)``, ``x_n ~ Multinomial(N_n, theta_n @ beta)``. If a
+    document has several labels, its words are divided among them; if a label has
+    several topics, they show its subthemes. Documents without a label may use all
+    topics, and help to find them. Posteriors are Dirichlet, by collapsed or mean-field
+    updates (``inference``): full steps on all rows, or stochastic ones.
 
     ``predict`` finds the labels of new documents by Bayes' rule, from the words of the
     documents that have each label, as the topics smooth them. Words are taken to be
-    independent: probabilities are closer to 0 and 1 than they should be, as those of
-    naive Bayes.
+    independent, so probabilities are closer to 0 and 1 than they should be, as in naive
+    Bayes.
 
     Parameters
     ----------
@@ -328,10 +328,11 @@ class LabeledLDA(ConjugateFactorModel):
     Attributes
     ----------
     classes_ : ndarray of shape (n_labels,)
-        The labels, sorted; of an indicator the numbers of its columns.
+        The labels, sorted; for an indicator, the numbers of its columns.
     components_ : ndarray of shape (n_components, n_features)
         The topics: the posterior mean of each one's distribution over words, rows sum
-        to 1. First those of the labels, in the order of ``classes_``, then the shared.
+        to 1. Topics of labels come first, in the order of ``classes_``, then the shared
+        ones.
     topic_labels_ : list of length n_components
         The label of each topic; None for a shared one.
     topic_word_concentration_ : ndarray of shape (n_components, n_features)
@@ -340,22 +341,21 @@ class LabeledLDA(ConjugateFactorModel):
         How often a labelled row has each label.
     n_predicted_ : int
         Number of labels that ``predict`` gives to a row: 1, or, where rows may have
-        several, the mean number of those of the training rows, rounded.
+        several, the mean number of labels of the training rows, rounded.
     lower_bound_ : float
         Bound of the training data given their labels, in nats, the divergence of the
-        topics included. With other labels it is of another thing.
+        topics included. Bounds given different labels are not comparable.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
         for each pass.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float
-        Number of rows that training has seen; the sum of their weights, where there
-        are some.
+        Number of rows that training has seen, or the sum of their weights if given.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, where the data had names.
+        Names of the features, if the data had names.
 
     See Also
     --------
@@ -619,7 +619,7 @@ class LabeledLDA(ConjugateFactorModel):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each label, given the words of each row.
 
-        By Bayes' rule, from the words of the training rows with each label and the
+        Bayes' rule is applied to the words of the training rows with each label and the
         number of these rows.
 
         Parameters
@@ -629,12 +629,12 @@ class LabeledLDA(ConjugateFactorModel):
         Returns
         -------
         ndarray of shape (n_samples, n_labels), float64
-            In the order of ``classes_``. Where a row has one label, rows sum to 1; else
-            each is that of having the label.
+            Columns are in the order of ``classes_``. If a row has one label, rows sum
+            to 1; otherwise each entry is the probability of having the label.
 
         See Also
         --------
-        transform : The proportions of the topics, which say less of the label.
+        transform : The proportions of the topics, which say less about the label.
 
         Examples
         --------
@@ -647,10 +647,10 @@ class LabeledLDA(ConjugateFactorModel):
         return self._infer(X, lambda module, batch: module.label_probabilities(batch))
 
     def predict(self, X: Any) -> np.ndarray:
-        """The labels of rows, from their words.
+        """Predict the labels of rows from their words.
 
-        Where rows may have several, each gets the ``n_predicted_`` most probable ones:
-        probabilities are too near to 0 and 1 for a threshold.
+        If rows may have several labels, each gets the ``n_predicted_`` most probable
+        ones, since probabilities are too close to 0 and 1 for a threshold.
 
         Parameters
         ----------
@@ -705,11 +705,11 @@ class LabeledLDA(ConjugateFactorModel):
         Returns
         -------
         float
-            Between 0 and 1; where rows may have several labels, the subset accuracy.
+            Between 0 and 1; the subset accuracy if rows may have several labels.
 
         See Also
         --------
-        bound : How well the words are explained.
+        bound : The mean bound of the words.
 
         Examples
         --------
@@ -730,7 +730,7 @@ class LabeledLDA(ConjugateFactorModel):
     def bound(self, X: Any, sample_weight: ArrayLike | None = None) -> float:
         """Mean lower bound of a row's words in nats, their labels unknown.
 
-        It compares settings by how well they explain words. Larger is better.
+        Use it to compare settings by how well they explain words. Larger is better.
 
         Parameters
         ----------
@@ -745,8 +745,8 @@ class LabeledLDA(ConjugateFactorModel):
 
         See Also
         --------
-        score : How well labels are predicted.
-        perplexity : The same for each word.
+        score : Accuracy of the predicted labels.
+        perplexity : The bound per word.
 
         Examples
         --------
@@ -800,7 +800,7 @@ class LabeledLDA(ConjugateFactorModel):
         return self._sample(n_samples, n_tokens, random_state)
 
     def __sklearn_tags__(self):
-        """A classifier, also of several labels a row, that is a transformer too."""
+        """Tags of a classifier, also for several labels, and of a transformer."""
         tags = super().__sklearn_tags__()
         tags.estimator_type = "classifier"
         # Proportions see but the ratio of two columns, as in checks on few of them.
@@ -916,7 +916,7 @@ class LabeledLDA(ConjugateFactorModel):
 
 
 def _scaled_rows(matrix, scale):
-    """A CSR matrix, its rows times numbers."""
+    """A CSR matrix with its rows multiplied by numbers."""
     data = matrix.data * np.repeat(scale, np.diff(matrix.indptr))
     return scipy.sparse.csr_matrix((data, matrix.indices, matrix.indptr), matrix.shape)
 

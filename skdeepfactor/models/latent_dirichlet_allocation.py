@@ -232,7 +232,7 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     components_ : ndarray of shape (n_components, n_features)
         The topics: the posterior mean of each one's distribution over words, rows sum
         to 1.
-        Read-only, as all fitted arrays: change a copy.
+        Read-only, like all fitted arrays: change a copy.
     topic_word_concentration_ : ndarray of shape (n_components, n_features)
         Parameters of the Dirichlet posterior of each topic (``components_`` in
         scikit-learn's estimator of this name).
@@ -243,19 +243,18 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     lower_bound_ : float
         Bound of the training data in nats, the divergence of the topics included.
     input_scale_ : float
-        By what X is multiplied; 1.0 if the training data were integers.
+        Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
         for each pass.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float
-        Number of rows that training has seen; the sum of their weights, where there
-        are some.
+        Number of rows that training has seen, or the sum of their weights if given.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, where the data had names.
+        Names of the features, if the data had names.
 
     See Also
     --------

@@ -1,4 +1,4 @@
-r"""Mixture of multinomials: one component for each row, three ways to infer it.
+r"""Mixture of multinomials: one component for each row, inferred in three ways.
 
 The story of a row n with :math:`N_n` words:
 
@@ -8,16 +8,16 @@ The story of a row n with :math:`N_n` words:
     z_n \sim \text{Categorical}(\pi), \qquad
     x_n \sim \text{Multinomial}(N_n, \phi_{z_n}),
 
-taken as words in order, so without the multinomial coefficient:
-:math:`p(x_n | z_n = k) = \prod_v \phi_{kv}^{x_{nv}}`, in which x may be fractions. What
-is learnt are two sums over rows, of responsibilities :math:`r_{nk}` of components,
+taken as words in order, so without the multinomial coefficient: :math:`p(x_n | z_n = k)
+= \prod_v \phi_{kv}^{x_{nv}}`, in which x may be fractions. Two sums over rows are
+learnt, of responsibilities :math:`r_{nk}` of components,
 
 .. math::
     L_{kv} = \sum_n r_{nk} x_{nv}, \qquad m_k = \sum_n r_{nk}, \qquad
     r_n = \text{softmax}(S_n),
 
 with :math:`T_k = \sum_v L_{kv}`, M rows and V features. A pass takes the sums,
-finds r of all rows, and replaces the sums. Three kinds of inference differ in S.
+finds r of all rows, and replaces the sums. The three kinds of inference differ in S.
 
 *Mean field.* The posteriors are :math:`q(\phi_k) = \text{Dirichlet}(\eta + L_k)`,
 :math:`q(\pi) = \text{Dirichlet}(\alpha + m)` and one of z for each row:
@@ -44,7 +44,8 @@ both are pseudo-counts:
 B, a penalised log likelihood, does not fall either. A row's score is its log
 likelihood.
 
-*Collapsed.* Both are integrated out, and each row is judged by the sums of the others:
+*Collapsed.* Weights and components are integrated out, and each row is judged by the
+sums of the other rows:
 
 .. math::
     S_{nk} = \log \frac{\alpha + m_k}{K \alpha + M}
@@ -66,8 +67,8 @@ is a bound, but these updates do not climb it. Two more rules:
   ones are equal, so that the work is proportional to the number of the others. A row
   whose own share is left out of a component that has nothing else finds it empty too,
   and spreads over all of them.
-- Logits are divided by a temperature that falls to 1 over the first passes. From a
-  start with many more components than short texts need, too many would stay without.
+- Logits are divided by a temperature that falls to 1 over the first passes. Without
+this, a start with many more components than needed would keep too many for short texts.
 
 Nigam, McCallum, Thrun and Mitchell (2000), Text classification from labeled and
 unlabeled documents using EM; Yin and Wang (2014), A Dirichlet multinomial mixture
@@ -130,26 +131,26 @@ TABLE, ENTRIES = 2**22, 2**20
 class Logits(NamedTuple):
     """``values`` (n_rows, n_columns) plus ``offsets`` (n_rows,), which are float64.
 
-    What float32 rounds are then differences between components, however long a row.
+    Float32 then rounds only differences between components, however long a row is.
     """
 
     values: torch.Tensor
     offsets: torch.Tensor
 
     def plus(self, terms):
-        """The same with float64 terms of each column added; uses the values up."""
+        """Add float64 terms to each column; the values are overwritten."""
         largest = terms.max()
         values = self.values.add_((terms - largest).to(self.values.dtype))
         return Logits(values, self.offsets + largest)
 
     def divided(self, divisor):
-        """The same divided by a number; uses the values up."""
+        """Divide by a number; the values are overwritten."""
         if divisor == 1:
             return self
         return Logits(self.values.div_(divisor), self.offsets / divisor)
 
     def normalized(self):
-        """Their softmax and their logsumexp, float64; uses the values up."""
+        """Softmax and logsumexp, float64; the values are overwritten."""
         largest = self.values.amax(1, keepdim=True)
         shares = self.values.sub_(largest).clamp_min_(LEAST_LOGIT).exp_()
         total = shares.sum(1, keepdim=True)
@@ -170,7 +171,7 @@ class Pairs(NamedTuple):
 
     @classmethod
     def of(cls, batch):
-        """Those of a batch."""
+        """Pairs of a batch."""
         x, values, n_features = batch.counts, batch.entries.values, batch.x.shape[1]
         levels, codes = None, values.long()
         if not (bool((codes == values).all()) and bool((codes < 2**31).all())):
@@ -190,7 +191,7 @@ class Pairs(NamedTuple):
 
 
 def distinct(keys):
-    """The different ones of integers that are not negative, and where each is there."""
+    """Distinct values of non-negative integers, and the place of each entry's value."""
     size = int(keys.max()) + 1 if len(keys) else 0
     if size > 8 * len(keys):
         return torch.unique(keys, return_inverse=True)
@@ -206,7 +207,7 @@ def log_rising(a, x):
 
 
 def log_rising_rows(a, x):
-    """The same for a matrix ``a``, which is used up, and a number x of each row."""
+    """As ``log_rising``, for a matrix ``a``, which is overwritten, and one x a row."""
     is_left = torch.ones_like(x, dtype=torch.bool)
     for count in range(1, PRODUCT_LENGTH + 1):
         rows = (x == count).nonzero()[:, 0]
@@ -253,7 +254,7 @@ class CategoricalMultinomial(FactorModule):
 
     def begin(self, budget):
         super().begin(budget)
-        # What has been fitted already is not melted again.
+        # A fitted model is not melted again.
         is_new = int(self.n_updates) == 0
         self.n_annealed = (
             in_updates(self.annealed_share, self.n_total) if is_new else 0.0
@@ -269,7 +270,7 @@ class CategoricalMultinomial(FactorModule):
     def elbo(self, batch, q=None):
         if q is None:
             return self._inferred(batch)[1]
-        # Of all that are empty, the sum.
+        # All empty components share one column, their sum.
         shares = q.probs.new_zeros(len(batch), len(self._sizes))
         return self._bounds(batch, shares.index_add_(1, self._column, q.probs))
 
@@ -302,7 +303,7 @@ class CategoricalMultinomial(FactorModule):
             self._mean_log_weights()[self._column],
             self.alpha,
         )
-        # Those that are empty have the posterior that is the prior.
+        # The posterior of empty components is the prior.
         for columns in slices(len(self._held), self.n_features):
             concentration = self._counts[:, columns].T.double() + self.eta
             mean_log = table[:, columns].T + largest
@@ -365,7 +366,7 @@ class CategoricalMultinomial(FactorModule):
         return self.temperature + (1 - self.temperature) * share
 
     def _copies(self, start, weight):
-        """What one copy of each row has in the components that hold rows."""
+        """Responsibilities of one copy of each row in the components that hold rows."""
         if isinstance(weight, torch.Tensor):
             weight = weight.clamp_max(1)
         else:
@@ -406,7 +407,7 @@ class CategoricalMultinomial(FactorModule):
         """The rows' part of the bound at responsibilities of the columns."""
         values, offsets = self._mean_logits(batch)
         entropies = torch.special.entr(shares).sum(1, dtype=torch.float64)
-        # What sharing among the empty ones adds to it.
+        # Entropy of sharing among the empty components.
         entropies += shares.double() @ self._sizes.log()
         return (shares * values).sum(1, dtype=torch.float64) + offsets + entropies
 
@@ -497,7 +498,7 @@ class CategoricalMultinomial(FactorModule):
 
 
 def _has_likelihood(estimator):
-    """Whether a maximised likelihood can be told; the error says why not."""
+    """Whether there is a maximised likelihood; the error says why not."""
     if estimator.inference != "em":
         raise AttributeError(
             "bic and aic are of point estimates: they need inference='em', got "
@@ -508,17 +509,17 @@ def _has_likelihood(estimator):
 
 
 class MultinomialMixture(ClosedFormFactorModel):
-    r"""Mixture of multinomials: clusters of count data, with one component for a row.
+    r"""Mixture of multinomials: clusters of count data, one component for each row.
 
     Row n is N_n words from the topic of one component, z_n: ``z_n ~ Categorical(pi)``,
     ``x_n ~ Multinomial(N_n, phi[z_n])``, with priors ``pi ~
-    Dirichlet(weight_concentration)`` and ``phi_k ~ Dirichlet(topic_word_prior)``. Where
-    :class:`LatentDirichletAllocation` mixes topics within a row, here each row has one,
-    which suits short texts: titles, queries, tweets. With ``inference="collapsed"``
-    ``n_components`` is an upper bound, and components that short texts do not need end
-    up empty. Responsibilities are exact given the components, in one step and without
-    an iteration over rows. Those of long rows are close to 0 or 1, and overconfident:
-    the model takes words to be independent given the component.
+    Dirichlet(weight_concentration)`` and ``phi_k ~ Dirichlet(topic_word_prior)``.
+    :class:`LatentDirichletAllocation` mixes topics within a row; here each row has one,
+    which suits short texts such as titles, queries and tweets. With
+    ``inference="collapsed"`` ``n_components`` is an upper bound, and components that
+    short texts do not need end up empty. Responsibilities are exact given the
+    components, and take one step. For long rows they are close to 0 or 1 and
+    overconfident, since the model takes words to be independent given the component.
 
     Parameters
     ----------
@@ -590,7 +591,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         Number of components with at least half a row.
     lower_bound_ : float
         Bound of the training data in nats, the divergence of weights and components
-        included; of ``"em"`` the log likelihood plus that of the priors, without their
+        included; for ``"em"``, the log likelihood plus the log priors without their
         constants.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
@@ -598,12 +599,11 @@ class MultinomialMixture(ClosedFormFactorModel):
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float
-        Number of rows that training has seen; the sum of their weights, where there
-        are some.
+        Number of rows that training has seen, or the sum of their weights if given.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, where the data had names.
+        Names of the features, if the data had names.
 
     See Also
     --------
@@ -698,7 +698,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         See Also
         --------
         transform : The probability of each component.
-        fit_predict : The same of the rows that are fitted.
+        fit_predict : Fit, and predict the components of the same rows.
 
         Examples
         --------
@@ -717,8 +717,8 @@ class MultinomialMixture(ClosedFormFactorModel):
     ) -> np.ndarray:
         """Fit the model to the rows of X, and give the component of each.
 
-        As of rows that are new: with ``inference="collapsed"`` nothing of a row is left
-        out of the component that is judged.
+        The rows are treated like new ones: with ``inference="collapsed"``, the counts
+        of a row are not removed from its component.
 
         Parameters
         ----------
@@ -732,7 +732,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         Returns
         -------
         ndarray of shape (n_samples,), int64
-            Indices of components, the same as of ``fit(X).predict(X)``.
+            Indices of components, equal to ``fit(X).predict(X)``.
 
         See Also
         --------
@@ -749,12 +749,12 @@ class MultinomialMixture(ClosedFormFactorModel):
         return self.fit(X, y, sample_weight=sample_weight).predict(X)
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Log predictive density of each row in nats: exact, but for "mean_field".
+        """Log predictive density of each row in nats: exact except for "mean_field".
 
-        Of words in order, given their number. With ``inference="collapsed"`` it is that
-        under the posterior of weights and components, which are integrated out; with
-        ``"em"`` that at their estimates. With ``"mean_field"`` it is a lower bound on
-        E_q(W)[log p(x | W)].
+        The density is that of words in order, given their number. With
+        ``inference="collapsed"``, weights and components are integrated out under their
+        posterior; with ``"em"``, they are estimates. With ``"mean_field"``, the value
+        is a lower bound on E_q(W)[log p(x | W)].
 
         Parameters
         ----------
@@ -763,7 +763,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         Returns
         -------
         ndarray of shape (n_samples,), float64
-            Log densities, or bounds; a row's depends on that row alone.
+            Log densities, or bounds. The value of a row depends on that row alone.
 
         See Also
         --------
@@ -785,7 +785,8 @@ class MultinomialMixture(ClosedFormFactorModel):
     def bic(self, X: Any, *, sample_weight: ArrayLike | None = None) -> float:
         """Bayesian information criterion of rows; smaller is better.
 
-        For ``inference="em"``. K (V - 1) + K - 1 parameters, each of which costs log n.
+        Available for ``inference="em"``. Each of the K (V - 1) + K - 1 parameters costs
+        log n.
 
         Parameters
         ----------
@@ -800,7 +801,7 @@ class MultinomialMixture(ClosedFormFactorModel):
 
         See Also
         --------
-        aic : With a constant price of parameters.
+        aic : With a constant cost per parameter.
 
         Examples
         --------
@@ -817,7 +818,8 @@ class MultinomialMixture(ClosedFormFactorModel):
     def aic(self, X: Any, *, sample_weight: ArrayLike | None = None) -> float:
         """Akaike information criterion of rows; smaller is better.
 
-        For ``inference="em"``. K (V - 1) + K - 1 parameters, each of which costs 2.
+        Available for ``inference="em"``. Each of the K (V - 1) + K - 1 parameters costs
+        2.
 
         Parameters
         ----------
@@ -832,7 +834,7 @@ class MultinomialMixture(ClosedFormFactorModel):
 
         See Also
         --------
-        bic : With a price that rises with the number of rows.
+        bic : With a cost that rises with the number of rows.
 
         Examples
         --------
@@ -885,7 +887,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         return self._sample(n_samples, n_tokens, random_state)
 
     def __sklearn_tags__(self):
-        """What scikit-learn should know: that, too, of its own mixtures."""
+        """Tags for scikit-learn, including those of its own mixtures."""
         tags = super().__sklearn_tags__()
         tags.estimator_type = "density_estimator"
         return tags
@@ -922,7 +924,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         init = check_init(self.init, module.topic_counts.shape)
         n_rows, n_started = weights.sum(), self.n_components
         if self.inference == "collapsed" and isinstance(init, str):
-            # Of rows that start alone, each finds its component empty.
+            # A row that starts alone finds its component empty.
             n_started = min(n_started, math.ceil(n_rows / 2))
         counts = initial_counts(X, n_started, init, random_state, weights)
         module.topic_counts.data.zero_()[:n_started] = torch.from_numpy(counts)
@@ -930,12 +932,12 @@ class MultinomialMixture(ClosedFormFactorModel):
         module.component_rows.data.zero_()[:n_started] = rows
 
     def _plan(self, module, budget):
-        # What has been fitted already starts at its temperature.
+        # A fitted model starts at its temperature.
         is_new = int(module.n_updates) == 0
         return dataclasses.replace(
             super()._plan(module, budget),
             n_warmup=self._n_annealed(budget.n_passes) if is_new else 0,
-            # What a stochastic step has of a row is gone when the row comes back.
+            # Stochastic steps have forgotten a row when it comes back.
             remembers=not budget.is_stochastic,
         )
 

@@ -164,7 +164,7 @@ class GammaPoisson(FactorModule):
             # The rate of the posterior of each feature's rate.
             self.register_buffer("feature_rate", torch.ones(n_features))
         self.weight_counts = nn.Parameter(torch.empty(shape))
-        # The same for all features that all rows have.
+        # One number serves all features that all rows have.
         n_exposures = n_features if may_miss else 1
         self.weight_exposure = nn.Parameter(torch.empty(n_components, n_exposures))
         # Means over rows and factors of E[z], E[log z] and E[log of z's prior rate].
@@ -207,7 +207,7 @@ class GammaPoisson(FactorModule):
         allocation = allocate(batch.x, log_shares, self._weights)
         bounds = allocation.log_likelihood(batch.x, self._weights)
         bounds -= dirichlet_kl(concentration, mean_log_shares, shape)
-        # The prior of the shares is a Dirichlet but for the unequal totals of factors.
+        # The prior of the shares is a Dirichlet except for unequal totals of factors.
         means = concentration.double()
         means = means / means.sum(1, keepdim=True)
         logs, shape = log_totals(batch).double(), shape.double()
@@ -313,7 +313,7 @@ class GammaPoisson(FactorModule):
         self._means = None
 
     def _with_sums(self, batch):
-        """A batch, with the sums of E[w] over what rows have that miss something."""
+        """A batch, with sums of E[w] over the observed features of incomplete rows."""
         if batch.observed is None:
             return batch
         if self._means is None:
@@ -321,7 +321,7 @@ class GammaPoisson(FactorModule):
         return batch.with_side(sums=batch.observed @ self._means)
 
     def _totals_of(self, batch):
-        """The sums of E[w] over what a row has; for all rows at once if it has all."""
+        """Sums of E[w] over observed features of a row; one for all complete rows."""
         return batch.side.get("sums", self._totals)
 
     def _factor_totals(self):
@@ -333,7 +333,7 @@ class GammaPoisson(FactorModule):
         return torch.cat(parts)
 
     def _mean_log(self, shape, rate):
-        """E[log w], given what ``weight_posterior`` gives."""
+        """E[log w], given shapes and rates as from ``weight_posterior``."""
         log_rate = digamma(rate) if self.has_unit_weights else rate.log()
         return digamma(shape).sub_(log_rate)
 
@@ -512,8 +512,8 @@ class PoissonFactorization(ConjugateFactorModel):
     ``x_nv ~ Poisson(sum_k z_nk w_kv)`` with ``z_nk ~ Gamma(factor_shape, factor_rate)``
     and ``w_kv ~ Gamma(weight_shape, weight_rate)``, fitted by mean-field variational
     Bayes: coordinate ascent over all rows, or stochastic steps with ``batch_size`` or
-    ``partial_fit``. Sparse data stay sparse; the zeros cost nothing. Other non-negative
-    numbers than counts are taken too, by the same formulas.
+    ``partial_fit``. Sparse data stay sparse; the zeros cost nothing. Non-negative
+    numbers other than counts are accepted too, by the same formulas.
 
     Parameters
     ----------
@@ -603,7 +603,7 @@ class PoissonFactorization(ConjugateFactorModel):
     ----------
     components_ : ndarray of shape (n_components, n_features)
         Posterior mean of the weights.
-        Read-only, as all fitted arrays: change a copy.
+        Read-only, like all fitted arrays: change a copy.
     weight_concentration_ : ndarray of shape (n_components, n_features)
         Shapes of the posterior of the weights (Dirichlet parameters with a Dirichlet
         prior).
@@ -615,19 +615,18 @@ class PoissonFactorization(ConjugateFactorModel):
     lower_bound_ : float
         Bound of the training data in nats, the divergence of the weights included.
     input_scale_ : float
-        By what X is multiplied; 1.0 if the training data were integers.
+        Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
         for each pass.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float
-        Number of rows that training has seen; the sum of their weights, where there
-        are some.
+        Number of rows that training has seen, or the sum of their weights if given.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, where the data had names.
+        Names of the features, if the data had names.
 
     See Also
     --------
@@ -814,9 +813,9 @@ class PoissonFactorization(ConjugateFactorModel):
         return mean, std
 
     def recommend(self, X: Any, n: int, *, exclude_seen: bool = True) -> np.ndarray:
-        """The n features with the highest expected counts for each row.
+        """Find the n features with the highest expected counts for each row.
 
-        Rows are listeners, say, and features songs: these are the songs for each.
+        If rows are listeners and features songs, these are the songs to recommend.
 
         Parameters
         ----------
@@ -867,7 +866,7 @@ class PoissonFactorization(ConjugateFactorModel):
     ) -> scipy.sparse.csr_matrix:
         """Draw rows from the model.
 
-        Factors are drawn from their prior, and counts given these.
+        Factors are drawn from their prior, then counts given the factors.
 
         Parameters
         ----------
@@ -880,7 +879,7 @@ class PoissonFactorization(ConjugateFactorModel):
         -------
         CSR matrix of shape (n_samples, n_features)
             Counts, from the posterior mean of the weights; with exposures, those of the
-            training rows.
+            training rows are used.
 
         See Also
         --------
@@ -918,7 +917,7 @@ class PoissonFactorization(ConjugateFactorModel):
         )
 
     def _check_combinations(self):
-        """Raise a ValueError where parameters contradict each other."""
+        """Raise a ValueError if parameters contradict each other."""
         if self.hierarchical and self.exposure is not None:
             raise ValueError(
                 "hierarchical=True and exposure='total' both explain the totals of "

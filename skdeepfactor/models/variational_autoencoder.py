@@ -145,7 +145,7 @@ class GaussianAutoencoder(AmortizedModule):
 
 
 class VariationalAutoencoder(AmortizedFactorModel):
-    r"""Variational autoencoder: Gaussian factors by a network, rows by another.
+    r"""Variational autoencoder: one network infers Gaussian factors, another the rows.
 
     Row n is ``z_n ~ p(z)`` and ``x_n ~ p(x | f(z_n))`` for a network f, and ``q(z | x)
     = N(mu(x), sigma^2(x))`` with both from another. With ``decoder_layers=()`` and
@@ -227,7 +227,7 @@ class VariationalAutoencoder(AmortizedFactorModel):
     components_ : ndarray of shape (n_components, n_features)
         Mean slope over the prior of E[x | z] (Gaussian), of the log odds (Bernoulli) or
         of the logarithm of E[x | z] (counts) in each dimension.
-        Read-only, as all fitted arrays: change a copy.
+        Read-only, like all fitted arrays: change a copy.
     n_active_components_ : int
         Dimensions whose posterior mean has a variance above 0.01 over training rows.
     lower_bound_ : float
@@ -242,7 +242,7 @@ class VariationalAutoencoder(AmortizedFactorModel):
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, where the data had names.
+        Names of the features, if the data had names.
 
     See Also
     --------

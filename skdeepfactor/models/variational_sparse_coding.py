@@ -238,11 +238,11 @@ class SpikeSlabAutoencoder(AmortizedModule):
 
 
 class VariationalSparseCoding(AmortizedFactorModel):
-    r"""Variational sparse coding: each row has few of many factors, found by a network.
+    r"""Variational sparse coding: a network finds the few of many factors of each row.
 
     Row n has ``z_nj = 0``, or normal with probability ``gamma_j(x)`` (spike and slab),
     and ``x_n ~ p(x | f(z_n))`` for a network f. The prior holds the mean of ``gamma``
-    at ``alpha``, so that codes stay readable, and good features, with many dimensions.
+    at ``alpha``, so that codes remain readable, and good features, in many dimensions.
 
     Parameters
     ----------
@@ -320,7 +320,7 @@ class VariationalSparseCoding(AmortizedFactorModel):
     components_ : ndarray of shape (n_components, n_features)
         Mean slope over the prior of E[x | z] (Gaussian), of the log odds (Bernoulli) or
         of the logarithm of E[x | z] (counts) in each dimension.
-        Read-only, as all fitted arrays: change a copy.
+        Read-only, like all fitted arrays: change a copy.
     activation_rates_ : ndarray of shape (n_components,)
         Mean of ``gamma`` over training rows.
     n_active_components_ : int
@@ -337,7 +337,7 @@ class VariationalSparseCoding(AmortizedFactorModel):
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, where the data had names.
+        Names of the features, if the data had names.
 
     See Also
     --------
@@ -460,7 +460,7 @@ class VariationalSparseCoding(AmortizedFactorModel):
 
         See Also
         --------
-        activations : The probabilities that factors are there.
+        activations : The probabilities that factors are active.
 
         Examples
         --------
@@ -484,9 +484,9 @@ class VariationalSparseCoding(AmortizedFactorModel):
         return as_csr(scipy.sparse.csr_matrix(received(Z)))
 
     def activations(self, X: Any) -> np.ndarray:
-        """Infer the probability that each factor is there in each row.
+        """Infer the probability that each factor is active in each row.
 
-        Where one is below ``spike_threshold``, ``transform`` gives exactly 0.
+        Where it is below ``spike_threshold``, ``transform`` returns exactly 0.
 
         Parameters
         ----------
@@ -499,7 +499,7 @@ class VariationalSparseCoding(AmortizedFactorModel):
 
         See Also
         --------
-        transform : How much of each factor is there.
+        transform : The posterior mean of each factor.
 
         Examples
         --------

@@ -152,7 +152,7 @@ class NeuralTopicDLGM(SampledFactorModel):
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, where the data had names.
+        Names of the features, if the data had names.
 
     See Also
     --------
@@ -266,9 +266,10 @@ class NeuralTopicDLGM(SampledFactorModel):
     def predictive(self, X: Any) -> np.ndarray:
         """Predict the next word of each row, given its words so far.
 
-        The shares of the words, averaged over the posterior of z: to second order with
-        a linear decoder, by draws that depend on the row alone with another. Out of an
-        urn (``likelihood="dirichlet_multinomial"``), the row's own words are added.
+        These are the shares of the words, averaged over the posterior of z: to second
+        order with a linear decoder, otherwise by draws that depend on the row alone.
+        With an urn (``likelihood="dirichlet_multinomial"``), the row's own words are
+        added.
 
         Parameters
         ----------
@@ -302,7 +303,8 @@ class NeuralTopicDLGM(SampledFactorModel):
     ) -> scipy.sparse.csr_matrix:
         """Draw rows from the model.
 
-        Factors are drawn from the prior, and words given these from the likelihood.
+        Factors are drawn from the prior, then words from the likelihood given the
+        factors.
 
         Parameters
         ----------
@@ -431,11 +433,11 @@ class NeuralTopicDLGM(SampledFactorModel):
             module.prior.mean.data.normal_(generator=generator).mul_(MIXTURE_START)
 
     def _initialize_inputs(self, module, X, random_state):
-        """Fit what the encoder's inputs depend on."""
+        """Fit the statistics that the encoder's inputs depend on."""
         if self.input_transform == "tfidf":
             is_there = X > 0
             frequency = np.asarray(is_there.sum(axis=0)).ravel()
-            # Of words that no row has, or all, there is nothing to tell.
+            # Words of no row, or of all rows, carry no information.
             known = np.clip(frequency, 1, None)
             idf = np.where(frequency > 0, np.log(X.shape[0] / known), 0.0)
             module.idf.copy_(torch.from_numpy(idf))

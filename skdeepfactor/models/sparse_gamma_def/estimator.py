@@ -21,10 +21,10 @@ sigma^2). With ``weight_prior="spike_slab"`` the prior of :math:`W_0` is a mixtu
 two gammas, :math:`\pi\, \text{Gamma}(c, d) + (1 - \pi)\, \text{Gamma}(1, d')`, the
 second a narrow one.
 
-Where to read on: data given z W in ``emissions.py``, layers given those above in
-``links.py``; the solvers in closed form in ``closed.py`` and ``lowest_weights.py``; and
-the solver by gradients, for other families of posteriors and with networks that give
-them, in ``gradient.py`` and ``families.py``.
+Data given z W are in ``emissions.py``, and layers given those above in ``links.py``;
+the solvers in closed form in ``closed.py`` and ``lowest_weights.py``; and the solver by
+gradients, for other families of posteriors and with networks that give them, in
+``gradient.py`` and ``families.py``.
 
 Ranganath, Tang, Charlin and Blei (2015), Deep exponential families; Naesseth, Ruiz,
 Linderman and Blei (2017), Reparameterization gradients through acceptance-rejection
@@ -55,7 +55,7 @@ from skdeepfactor.models.sparse_gamma_def.gradient import GRADIENT
 from skdeepfactor.models.sparse_gamma_def.links import LINKS
 from skdeepfactor.models.sparse_gamma_def.parts import LowestStart
 
-# What learns the model, by the name of the solver.
+# Solvers by name.
 PARTS = {"expansion": EXPANSION, "auxiliary": AUXILIARY, "gradient": GRADIENT}
 
 # Which X each likelihood is of.
@@ -67,7 +67,7 @@ class SparseGammaDEF(ConjugateFactorModel):
 
     Layers of gamma factors, each the mean of the one below through sparse gamma
     weights: ``z_l ~ Gamma(a_l, a_l / (z_{l+1} W_l))``, ``x ~ Poisson(z_1 W_0)``. With
-    one layer it is Poisson factorization. Sparse data stay sparse.
+    one layer, this is Poisson factorization. Sparse data stay sparse.
 
     Parameters
     ----------
@@ -188,10 +188,10 @@ class SparseGammaDEF(ConjugateFactorModel):
     ----------
     components_ : ndarray of shape (layer_sizes[0], n_features)
         Posterior mean of the weights of the lowest layer.
-        Read-only, as all fitted arrays: change a copy.
+        Read-only, like all fitted arrays: change a copy.
     weights_ : list of ndarray
-        Posterior means of the weights of all layers: ``components_``, and from each
-        layer to the one below, (layer_sizes[l + 1], layer_sizes[l]).
+        Posterior means of the weights of all layers: ``components_``, then those from
+        each layer to the one below, (layer_sizes[l + 1], layer_sizes[l]).
     sparsity_ : ndarray of shape (n_layers,)
         For each array of ``weights_``, the share of its entries that are below 1 % of
         the largest entry of their column, the weights of one unit or feature below.
@@ -199,7 +199,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         With ``weight_prior="spike_slab"``, the posterior probability that a weight
         belongs to the slab; else None.
     noise_variance_ : float
-        ``sigma^2`` of ``likelihood="gaussian"``, else None.
+        ``sigma^2`` with ``likelihood="gaussian"``, else None.
     lower_bound_ : float
         Bound of the training data in nats, the divergence of the weights included: the
         mean of 50 draws, of 20 with ``solver="gradient"``; in closed form with
@@ -207,7 +207,7 @@ class SparseGammaDEF(ConjugateFactorModel):
     lower_bound_std_error_ : float
         Its standard error over the draws; 0 in closed form.
     input_scale_ : float
-        By what X is multiplied; 1.0 if the training data were integers.
+        Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound`` (an estimate to second order with ``solver="expansion"``),
         ``seconds`` and, with early stopping, ``validation_score``, for each pass. The
@@ -215,12 +215,11 @@ class SparseGammaDEF(ConjugateFactorModel):
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float
-        Number of rows that training has seen; the sum of their weights, where there
-        are some.
+        Number of rows that training has seen, or the sum of their weights if given.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, where the data had names.
+        Names of the features, if the data had names.
 
     Warns
     -----
@@ -370,7 +369,7 @@ class SparseGammaDEF(ConjugateFactorModel):
 
     @property
     def _part(self):
-        """What learns the model: the only use of ``solver``."""
+        """The solver; the only use of the parameter ``solver``."""
         return PARTS[self.solver]
 
     def _check_takes_weights(self, sample_weight):
@@ -417,8 +416,8 @@ class SparseGammaDEF(ConjugateFactorModel):
         Returns
         -------
         ndarray of shape (n_samples, n_units)
-            The posterior mean of the units of ``transform_layer``, of all layers side
-            by side, the lowest first, for "all"; float64 for float64 data, else
+            The posterior mean of the units of ``transform_layer``; for "all", the
+            layers side by side, the lowest first. Float64 for float64 data, else
             float32. With ``out``, a read-only map of the file.
 
         See Also
@@ -445,8 +444,8 @@ class SparseGammaDEF(ConjugateFactorModel):
     ) -> Any:
         """Draw rows from the model, from the top layer down.
 
-        Units of the top layer are drawn from their prior, and those of each layer given
-        those above.
+        Units of the top layer are drawn from their prior, those of each other layer
+        given the layer above.
 
         Parameters
         ----------
@@ -458,7 +457,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         Returns
         -------
         CSR matrix or ndarray of shape (n_samples, n_features)
-            From the posterior mean of the weights; CSR for counts.
+            Drawn with the posterior mean of the weights; CSR for counts.
 
         See Also
         --------

@@ -162,14 +162,14 @@ class PathwiseBelief(FactorModule):
             self.register_buffer("input_mean", torch.zeros(n_features))
             self.register_buffer("input_length", torch.ones(()))
             if may_miss:
-                # What it sees where an entry is missing.
+                # Input of the encoder for a missing entry.
                 self.register_buffer("center", torch.zeros(n_features))
         self.inclusion_logit = None
         if has_spikes:
             self.inclusion_logit = nn.Parameter(torch.zeros(()))
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
         self.generator = None
-        # Of the last bound that was found by Monte Carlo.
+        # Standard error of the last bound that was found by Monte Carlo.
         self.lower_bound_std_error = 0.0
 
     @property
@@ -266,7 +266,7 @@ class PathwiseBelief(FactorModule):
         return self._cold(batch) + self.encoder(inputs, center=center)
 
     def _inputs(self, batch):
-        """What an encoder sees of rows."""
+        """Inputs of an encoder for rows."""
         x = batch.x
         if batch.observed is not None:
             x = x + (1 - batch.observed) * self.center
@@ -364,7 +364,7 @@ class PathwiseBelief(FactorModule):
         return self._scored(batch, state).mean(0) + self._base(batch)
 
     def _base(self, batch):
-        """What the bound of each row has besides."""
+        """Other terms of the bound of each row."""
         return self.emission.base(self.emission.constants(batch), batch)
 
     def word_bound(self, batch):
@@ -450,7 +450,7 @@ class PathwiseBelief(FactorModule):
     # The face of the module.
 
     def noise_variance(self):
-        """That of Gaussian noise, a float; None of other data."""
+        """Variance of Gaussian noise, a float; None for other data."""
         return self.emission.noise_variance()
 
     @torch.no_grad()
