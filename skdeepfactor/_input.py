@@ -121,7 +121,7 @@ def _check_compressed(X):
     indptr, n_stored = X.indptr, min(len(X.indices), len(X.data))
     if len(indptr) != n_lines + 1 or indptr[0] != 0:
         raise ValueError(
-            f"X is a {X.format.upper()} matrix that does not hold together: indptr "
+            f"X is an inconsistent {X.format.upper()} matrix: indptr "
             f"must start with 0 and have {n_lines + 1} entries, got {len(indptr)} from "
             f"{indptr[:1].tolist()} on."
         )
@@ -129,7 +129,7 @@ def _check_compressed(X):
     if is_bad.any():
         line = is_bad.argmax()
         raise ValueError(
-            f"X is a {X.format.upper()} matrix that does not hold together: by indptr, "
+            f"X is an inconsistent {X.format.upper()} matrix: by indptr, "
             f"{'column' if X.format == 'csc' else 'row'} {line} goes from entry "
             f"{indptr[line]} to entry {indptr[line + 1]} of {n_stored}."
         )

@@ -286,8 +286,8 @@ def refuse_iterators(source):
     if hasattr(source, "__next__"):
         raise TypeError(
             f"Rows are read more than once, but {type(source).__name__} is an "
-            "iterator, which ends: give RowBlocks a function that makes it, or feed "
-            "its blocks to partial_fit."
+            "iterator, which can be read only once: give RowBlocks a function that "
+            "makes it, or feed its blocks to partial_fit."
         )
 
 

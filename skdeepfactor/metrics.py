@@ -362,7 +362,8 @@ def _check_counts(X):
     check_non_negative(X, "split_tokens")
     if (X.data != np.floor(X.data)).any():
         raise ValueError(
-            "Counts must be integers, but X has fractions; tf-idf values are no counts."
+            "Counts must be integers, but X has fractions; tf-idf values are not "
+            "counts."
         )
     if X.data.sum(dtype=np.float64) > MAX_TOKENS:
         raise ValueError("Counts must sum to at most 2**53, but those of X do not.")

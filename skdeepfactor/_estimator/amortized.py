@@ -96,7 +96,7 @@ class AmortizedFactorModel(SampledFactorModel):
         if may_miss and found.is_given_total:
             raise ValueError(
                 "missing_values='ignore' needs likelihood='gaussian', 'bernoulli' or "
-                "'poisson', since 'multinomial' is told the total of each row."
+                "'poisson', since 'multinomial' is given the total of each row."
             )
         return found
 

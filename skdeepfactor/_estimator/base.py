@@ -66,7 +66,7 @@ def naming_itself(method: Method) -> Method:
             message = f"{type(self).__name__}.{method.__name__}() takes no {name}"
             if name == "sample_weight":
                 message += (
-                    ": repeat rows that count more than once, or take a model with "
+                    ": repeat rows that count more than once, or use a model with "
                     "updates in closed form, such as PoissonFactorization"
                 )
             raise TypeError(f"{message}.")

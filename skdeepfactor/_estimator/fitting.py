@@ -381,14 +381,14 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
         raise ValueError(
             "The steps on these rows gave parameters that are not finite: numbers in X "
             "are too large for the floating-point type of the data, or steps are too "
-            "long. The estimator is as it was; leave such rows out, pass float64 data, "
+            "long. The estimator is unchanged; leave such rows out, pass float64 data, "
             "or lower the step size."
         )
     return attributes
 
 
 def input_scale(estimator, rows):
-    """By what the rows, and all that come later, are multiplied."""
+    """Factor by which these rows, and all later ones, are multiplied."""
     if not estimator._domain.is_counts:
         return 1.0
     scale = estimator.input_scale

@@ -33,9 +33,9 @@ class Labels(NamedTuple):
     n_columns: int | None = None
 
     def columns(self, classes):
-        """The place of each label among the sorted classes, -1 for one that has none.
+        """Index of each label among the sorted classes, -1 for unknown labels.
 
-        Those of an indicator are that already.
+        Labels of an indicator are such indices already.
         """
         if self.n_columns is not None:
             if self.n_columns != len(classes):
@@ -82,8 +82,7 @@ def label_sizes(rows, target, unlabeled):
         is_sorted = np.array_equal(classes, target.classes)
         if labels.n_columns is not None and not is_sorted:
             raise ValueError(
-                "classes must be sorted where y is an indicator, of which they are the "
-                "columns."
+                "classes must be sorted if y is an indicator, whose columns they name."
             )
     elif labels.n_columns is not None:
         classes = np.arange(labels.n_columns)
@@ -126,7 +125,7 @@ def known_labels(rows, target, sizes, unlabeled):
     unknown = labels.values[columns < 0].tolist()
     if unknown:
         raise ValueError(
-            f"y has labels that the model does not know: {unknown[0]!r}, for one. It "
+            f"y has labels that the model does not know, such as {unknown[0]!r}. It "
             "knows those of the first fit, or the classes of the first call to "
             "partial_fit."
         )
@@ -252,16 +251,14 @@ def _label_array(values):
         return np.empty(0, dtype=np.int64)
     labels = np.asarray(values)
     if labels.dtype.kind not in "Ubiuf" or labels.ndim != 1:
-        raise ValueError(
-            f"The labels must be strings or numbers, got {values[0]!r}, for one."
-        )
+        raise ValueError(f"The labels must be strings or numbers, got {values[0]!r}.")
     if labels.dtype.kind == "f" and not np.array_equal(labels, np.rint(labels)):
         raise ValueError(
-            f"y is continuous, with {labels[labels != np.rint(labels)][0]:g}, for one, "
-            "but the labels of a classifier are strings or whole numbers."
+            f"y is continuous, as {labels[labels != np.rint(labels)][0]:g} shows, but "
+            "the labels of a classifier are strings or whole numbers."
         )
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        raise ValueError("y contains infinity, which is no label.")
+        raise ValueError("y contains infinity, which is not a label.")
     return labels
 
 

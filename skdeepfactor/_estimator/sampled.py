@@ -161,8 +161,8 @@ def warmup_passes(warmups, budget):
     share = n_updates / budget.n_updates
     if share > 1:
         warnings.warn(
-            f"The warm-up takes {n_updates:.0f} updates, and training but "
-            f"{budget.n_updates}: it never ended. Raise max_iter or lower the warm-up.",
+            f"The warm-up takes {n_updates:.0f} updates, but training only "
+            f"{budget.n_updates}, so it did not end. Raise max_iter or shorten it.",
             ConvergenceWarning,
             stacklevel=2,
         )

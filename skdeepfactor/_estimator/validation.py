@@ -57,8 +57,8 @@ def _check_what_is_there(estimator, X):
     if scipy.sparse.issparse(X):
         if np.isnan(X.data).any():
             raise ValueError(
-                "X is a sparse matrix that stores NaN, but what a sparse matrix "
-                "does not store is 0 and not missing; pass a dense array."
+                "X is a sparse matrix that stores NaN, but entries that it does not "
+                "store count as 0, not as missing; pass a dense array."
             )
     elif estimator._domain.is_non_negative and np.isnan(X).any():
         # The least of numbers with NaN among them is NaN.

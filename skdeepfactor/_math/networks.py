@@ -34,7 +34,7 @@ class Layers(nn.Module):
         self.n_skipped = n_skipped
 
     def forward(self, x, skipped=None, center=None):
-        """What comes out; ``center``, if given, is taken off the inputs first."""
+        """Outputs of the layers; ``center``, if given, is first subtracted."""
         for index, (weight, bias) in enumerate(
             zip(self.weights, self.biases, strict=True)
         ):

@@ -104,7 +104,7 @@ class CheckpointFile:
         except OSError as error:
             warnings.warn(
                 f"The checkpoint {self.path!r} could not be written ({error}); "
-                "training goes on, and what the file held before is still there.",
+                "training continues, and the previous file is kept.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -134,8 +134,8 @@ class CheckpointFile:
                 }
         except DAMAGE as error:
             raise ValueError(
-                f"The checkpoint {path!r} is damaged or is none ({error}): delete "
-                "it to start anew, or give another path."
+                f"The checkpoint {path!r} is damaged or not a checkpoint "
+                f"({error}): delete it to start anew, or pass another path."
             ) from error
         state = _nested({**text["state"], **arrays})
         return {"notes": text["notes"], "state": state, "identity": text["identity"]}
@@ -159,8 +159,8 @@ class CheckpointFile:
             )
             if names:
                 raise ValueError(
-                    f"The checkpoint {path!r} is of another fit (it differs in "
-                    f"{', '.join(names)}): delete it to start anew, or give another "
+                    f"The checkpoint {path!r} belongs to another fit (it differs in "
+                    f"{', '.join(names)}): delete it to start anew, or pass another "
                     "path."
                 )
             states.append(found["state"])

@@ -194,12 +194,12 @@ def _halve_parts(rows, error):
     """Work on half as many rows at once, unless that was tried before."""
     if rows.n_splits > 1 or rows.share.n_processes > 1:
         raise MemoryError(
-            "The memory of the device does not hold the parameters and a batch; lower "
+            "The device has too little memory for the parameters and a batch; lower "
             "n_components or batch_size."
         ) from error
     warnings.warn(
-        "The memory of the device ran out; the pass is done again with half as many "
-        "rows at once.",
+        "The device ran out of memory; the pass is repeated with half as many rows "
+        "at once.",
         RuntimeWarning,
         stacklevel=3,
     )

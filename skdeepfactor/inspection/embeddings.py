@@ -279,7 +279,7 @@ def _fitted_decoder(estimator):
         raise TypeError(
             "jacobian_embeddings needs a fitted model whose decoder can be "
             "differentiated, such as NeuralTopicDLGM or VariationalAutoencoder, "
-            f"got {type(estimator).__name__}. Of a model without a "
+            f"got {type(estimator).__name__}. For a model without a "
             "decoder, the transposed components_ may serve as embeddings."
         )
     return module

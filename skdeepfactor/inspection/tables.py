@@ -82,16 +82,17 @@ def top_features(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from sklearn.decomposition import NMF
     >>> from skdeepfactor.inspection import top_features
     >>> X = [[8, 4, 4, 0, 0], [6, 0, 0, 3, 3], [4, 2, 2, 0, 0], [8, 0, 0, 4, 4]]
     >>> nmf = NMF(2, init="nndsvd", random_state=0).fit(X)
     >>> names = ["the", "apple", "pear", "tram", "train"]
-    >>> for features in top_features(nmf, 2, names).to_numpy():
+    >>> for features in np.asarray(top_features(nmf, 2, names)):
     ...     print(*features)
     the tram
     the apple
-    >>> for features in top_features(nmf, 2, names, by="lift").to_numpy():
+    >>> for features in np.asarray(top_features(nmf, 2, names, by="lift")):
     ...     print(*features)
     tram train
     apple pear

@@ -501,9 +501,9 @@ def _has_likelihood(estimator):
     """Whether there is a maximised likelihood; the error says why not."""
     if estimator.inference != "em":
         raise AttributeError(
-            "bic and aic are of point estimates: they need inference='em', got "
-            f"inference={estimator.inference!r}. With posteriors, score says how many "
-            "components are worth it."
+            "bic and aic are defined for point estimates: use inference='em', got "
+            f"inference={estimator.inference!r}. With posteriors, choose the "
+            "number of components by score."
         )
     return True
 

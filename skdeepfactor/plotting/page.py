@@ -183,10 +183,10 @@ def _checked_path(path):
     path = Path(path).expanduser().absolute()
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"path must be in a folder that exists, but there is no {path.parent}."
+            f"path must be in a folder that exists, but {path.parent} does not exist."
         )
     if path.is_dir():
-        raise IsADirectoryError(f"path must be that of a file, but {path} is a folder.")
+        raise IsADirectoryError(f"path must be a file, but {path} is a folder.")
     check_place("path", str(path))
     return path
 

@@ -476,8 +476,8 @@ class Closed(Part):
         if LINKS[model.link].divides and max(above) > LARGEST_ORDER:
             raise ValueError(
                 "layer_shape above the first layer, and weight_shape, must be at most "
-                f"{LARGEST_ORDER:g} with link='mean' (but for solver='gradient'), got "
-                f"{max(above):g}."
+                f"{LARGEST_ORDER:g} with link='mean' (except for solver='gradient'), "
+                f"got {max(above):g}."
             )
         lowest = kinds[emission](
             (n_features, layer_sizes[0]),

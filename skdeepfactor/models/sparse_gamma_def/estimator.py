@@ -500,7 +500,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         if any(above > below for below, above in itertools.pairwise(sizes)):
             warnings.warn(
                 f"layer_sizes={sizes} has a layer that is larger than the one below "
-                "it, which it is to sum up.",
+                "it, which it should summarize.",
                 stacklevel=2,
             )
         lowest = LowestStart.of(

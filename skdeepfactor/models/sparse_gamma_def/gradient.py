@@ -210,8 +210,8 @@ class PathwiseBelief(FactorModule):
             mean = sums[:, 0] / len(x)
             self.input_mean.copy_(mean)
             square = float(row_sum(map_values(torch.square, inputs)).mean())
-            # Of what is left, on average; of alike rows that would say nothing of those
-            # to come, and be near 0.
+            # Mean of the centred squares. For rows that are all alike it is near 0,
+            # and carries no information on later rows.
             left = square - float(mean.square().sum())
             if left <= ALIKE**2 * square:
                 left = square or 1.0
