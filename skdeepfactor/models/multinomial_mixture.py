@@ -68,7 +68,7 @@ is a bound, but these updates do not climb it. Two more rules:
   whose own share is left out of a component that has nothing else finds it empty too,
   and spreads over all of them.
 - Logits are divided by a temperature that falls to 1 over the first passes. Without
-this, a start with many more components than needed would keep too many for short texts.
+  it, a start with many more components than short texts need would keep too many.
 
 Nigam, McCallum, Thrun and Mitchell (2000), Text classification from labeled and
 unlabeled documents using EM; Yin and Wang (2014), A Dirichlet multinomial mixture
