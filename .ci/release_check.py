@@ -54,6 +54,22 @@ def run(*command, cwd, minutes=30):
     return done.stdout
 
 
+def report(checks):
+    """Run checks, print the outcome of each, and say whether none has failed."""
+    has_failed = False
+    for check in checks:
+        name = check.__name__.replace("_", " ")
+        print(f"{name} ... ", end="", flush=True)
+        try:
+            print(f"passed{check() or ''}", flush=True)
+        except NotRun as reason:
+            print(f"not run: {reason}", flush=True)
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            has_failed = True
+            print(f"failed\n{error}", flush=True)
+    return not has_failed
+
+
 class ReleaseCheck:
     """The checks, in their order: each a method named for what it establishes."""
 
@@ -74,18 +90,7 @@ class ReleaseCheck:
             *map(self.on_another_python, self.other_pythons()),
             self.contract_holds_with_the_oldest_dependencies,
         ]
-        has_failed = False
-        for check in checks:
-            name = check.__name__.replace("_", " ")
-            print(f"{name} ... ", end="", flush=True)
-            try:
-                print(f"passed{check() or ''}")
-            except NotRun as reason:
-                print(f"not run: {reason}")
-            except (AssertionError, subprocess.TimeoutExpired) as error:
-                has_failed = True
-                print(f"failed\n{error}")
-        return not has_failed
+        return report(checks)
 
     def working_tree_is_clean(self):
         changes = run("git", "status", "--porcelain", cwd=ROOT)

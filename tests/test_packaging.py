@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -161,3 +162,24 @@ def test_types_are_known_where_the_package_is_installed(installed, tmp_path):
     )
     found = re.findall(r"^script\.py:(\d+): error", shown, re.MULTILINE)
     assert [int(line) for line in found] == wrong, shown
+
+
+def test_a_release_check_fails_if_a_check_does(capsys):
+    script = runpy.run_path(str(ROOT / ".ci" / "release_check.py"))
+
+    def it_holds():
+        return ": 0.1.0"
+
+    def it_cannot_run():
+        raise script["NotRun"]("no network")
+
+    def it_does_not_hold():
+        raise AssertionError("1 is not 2")
+
+    assert script["report"]([it_holds, it_cannot_run])
+    assert not script["report"]([it_does_not_hold, it_holds])
+    shown = capsys.readouterr().out
+    assert (
+        "it holds ... passed: 0.1.0\nit cannot run ... not run: no network\n" in shown
+    )
+    assert "it does not hold ... failed\n1 is not 2\nit holds ... passed" in shown
