@@ -22,7 +22,7 @@ def whole_file(path, before=None):
 
     An existing file moves to ``before``, if that is given. An error changes nothing.
     """
-    # A link stays one, and what it leads to is replaced.
+    # A link remains a link, and its target is replaced.
     path = os.path.realpath(path)
     partial = f"{path}.partial"
     try:

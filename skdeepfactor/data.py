@@ -213,7 +213,7 @@ class RowBlocks:
 
 
 def _dask_partitions(source):
-    """A sequence of what each partition of a dask array or bag holds."""
+    """A sequence of the contents of the partitions of a dask array or bag."""
     if hasattr(source, "rechunk") and source.ndim == 2:
         delayed = source.rechunk({1: -1}).to_delayed().ravel().tolist()
     elif hasattr(source, "npartitions"):

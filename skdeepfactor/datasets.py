@@ -66,7 +66,7 @@ _DROPPED_BLOCK = re.compile(
     r"(?:\s*\n|\1[ \t]+\S[^\n]*(?:\n|\Z))*",
     re.M,
 )
-# Cut one after the other; the text that remains is what somebody wrote to be read.
+# Cut one after the other; the text that remains was written to be read.
 _MARKUP = (
     # A doctest, its output included.
     (re.compile(r"^[ \t]*(?:>>>|\.\.\. )[^\n]*(?:\n[ \t]*\S[^\n]*)*", re.M), ""),

@@ -72,7 +72,7 @@ def _as_fitted(estimator):
 
 
 def check_what_is_kept(estimator):
-    """Raise a ``ValueError`` where what is fitted would get another meaning."""
+    """Raise a ``ValueError`` if the fitted arrays would get another meaning."""
     given = parameters_of(estimator)
     for name in estimator._kept_parameters:
         value, fitted = given.get(name), estimator._fitted_with.get(name)
@@ -177,7 +177,7 @@ def _protect(value):
 
 
 def are_finite(attributes):
-    """Whether all parameters are finite, and what users see of them."""
+    """Whether all parameters, and the attributes made of them, are finite."""
     arrays = list(attributes["_parameters"].values())
     for name in attributes["_derived"]:
         value = attributes[name]
@@ -197,7 +197,7 @@ def pickled_state(estimator):
 
 @own_environment()
 def restore(estimator, state):
-    """Take up what was pickled, and derive the rest.
+    """Restore a pickled state, and derive the rest.
 
     Warns
     -----

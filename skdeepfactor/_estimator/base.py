@@ -99,7 +99,7 @@ class BaseFactorModel(
     """Validation, training, inference and scores, for every model of counts.
 
     A model says how its module is built (``_build``), where its parameters start
-    (``_initialize``), how they are trained (``_plan``), and what users see of them
+    (``_initialize``), how they are trained (``_plan``), and its fitted attributes
     (``_fitted``).
     """
 
@@ -128,7 +128,7 @@ class BaseFactorModel(
     #: Which X the model takes.
     _domain = Counts()
 
-    #: Parameters that give what is fitted its meaning, and may not change after it.
+    #: Parameters that give the fitted arrays their meaning, so must not change later.
     _kept_parameters: tuple = (
         "n_components",
         "likelihood",
@@ -548,7 +548,7 @@ class BaseFactorModel(
             return float(np.exp(-per_count))
 
     def __getstate__(self):
-        """State to pickle, without what can be derived from the rest."""
+        """State to pickle, without derived values."""
         return pickled_state(self)
 
     def __setstate__(self, state):

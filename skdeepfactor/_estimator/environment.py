@@ -20,7 +20,7 @@ _DEVICE_TYPES = ("cpu", "cuda", "mps")
 
 @contextlib.contextmanager
 def own_environment():
-    """Compute as if the caller had set nothing; what was set is set again afterwards.
+    """Compute with default settings, and restore those of the caller afterwards.
 
     Gradients can be taken, autocast is off, and tensors without a device of their own
     are the CPU's. A forked process computes on one thread: it would wait for ever for

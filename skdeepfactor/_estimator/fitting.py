@@ -1,4 +1,4 @@
-"""One call of ``fit``: its rows, its starts, its runs, and what comes of them."""
+"""One call of ``fit``: its rows, starts, runs and results."""
 
 import contextlib
 import hashlib
@@ -69,7 +69,7 @@ class Fit:
     share : Share
         This process's share of the rows.
     is_warm : bool
-        Whether it resumes from what is fitted.
+        Whether it resumes from the fitted model.
     rows, rows_val : Rows
         The rows to fit, and those held out, None for none.
     sizes : dict
@@ -135,7 +135,7 @@ class Fit:
     def attributes(self, X):
         """Train from each start; the fitted attributes of the best one.
 
-        ``X`` is what callbacks are shown as the data. Other processes get none of it.
+        ``X`` is shown to callbacks as the data; other processes get none of it.
 
         Raises
         ------
@@ -424,14 +424,14 @@ def started_module(estimator, rows, sizes, random_state, *, is_warm):
 
 @contextlib.contextmanager
 def unchanged_on_error(estimator):
-    """Take back what was set on the estimator, should an error come."""
+    """Restore the attributes of the estimator after an error."""
     before = dict(vars(estimator))
     try:
         yield
     except Interrupted:
         raise
     except BaseException:
-        # Callbacks are torn down later, by what their own mixin has stored here.
+        # Callbacks are torn down later, by attributes that their own mixin stores here.
         for name in vars(estimator).keys() - before.keys():
             if not name.startswith(("_callback", "_skl")):
                 delattr(estimator, name)

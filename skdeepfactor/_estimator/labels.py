@@ -72,8 +72,9 @@ class Labels(NamedTuple):
 def label_sizes(rows, target, unlabeled):
     """Sizes that labels determine: ``classes`` and ``is_multilabel``.
 
-    ``target`` is a ``Target``, ``unlabeled`` what stands for no label besides None and
-    NaN. Where processes have rows of their own, ``joined_label_sizes`` comes next.
+    ``target`` is a ``Target``, ``unlabeled`` a value that stands for no label besides
+    None and NaN. Where processes have rows of their own, ``joined_label_sizes`` comes
+    next.
     """
     labels = read_labels(target.y, unlabeled)
     labels.check_length(rows.n_visible)

@@ -31,7 +31,7 @@ class SampledFactorModel(BaseFactorModel):
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
     }
 
-    #: What a warm-up may be: updates, or a share of training.
+    #: Constraint of a warm-up: updates, or a share of training.
     _warmup: ClassVar[list] = [
         Interval(Integral, 0, None, closed="left"),
         Interval(RealNotInt, 0, 1, closed="both"),

@@ -45,7 +45,7 @@ def checked_matrix(estimator, X, *, reset, min_rows=1):
             X = X.copy()
             X.sum_duplicates()
         if (X.data == 0).any():
-            # Some of scikit-learn counts what is stored.
+            # Parts of scikit-learn count stored entries.
             X = X.copy()
             X.eliminate_zeros()
     domain.check(X)
@@ -106,7 +106,7 @@ def checked_weights(sample_weight, n_rows):
         rows,
         dtype=np.float64,
         ensure_non_negative=True,
-        # torch takes neither what is read-only nor what runs backwards.
+        # torch accepts neither read-only arrays nor negative strides.
         copy=True,
     )
     if not weights.any():

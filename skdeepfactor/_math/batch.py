@@ -76,7 +76,7 @@ class Batch:
     observed : Tensor like ``x``, default=None
         1 where an entry is there, 0 where it is missing; None where none is missing.
     weight : float or Tensor of shape (n_rows,), default=1.0
-        By what each row is multiplied in sums over rows.
+        Factor of each row in sums over rows.
     side : dict of str to Tensor, default=None
         What else is known of each row, its rows in the order of those of ``x``.
     """

@@ -28,7 +28,7 @@ TINY = 1e-300
 # Where a Poisson count is drawn, NumPy takes no larger mean.
 LARGEST_MEAN = 1e18
 
-# In the place of logits of what is missing: so low that they are of no weight.
+# Logits of missing features: so low that they have no weight.
 NO_LOGIT = -1e30
 
 # Words in an urn at first, before it is learnt.
@@ -240,7 +240,7 @@ class Urn(CountLikelihood):
         return _drawn_words(np.maximum(p, TINY), totals, generator)
 
 
-#: What the parameter ``likelihood`` of a model of counts names.
+#: Likelihoods of counts by the name that the parameter ``likelihood`` takes.
 LIKELIHOODS = {
     "multinomial": Multinomial,
     "dirichlet_multinomial": DirichletMultinomial,

@@ -34,10 +34,10 @@ class FactorModule(nn.Module, ABC):
     #: Whether batches may have missing entries.
     may_miss = False
 
-    #: Names of what it wants of each row beside the data; see ``Batch.side``.
+    #: Names of the arrays of rows that it wants beside the data; see ``Batch.side``.
     side: tuple = ()
 
-    #: The ``torch.Generator`` of what the module draws in training, if it does.
+    #: The ``torch.Generator`` of the module's draws in training, if any.
     generator = None
 
     @property

@@ -66,7 +66,7 @@ class Stream(IntEnum):
     BOUND = 10**6
     #: Particles of importance weighted bounds, a stream for each block of them.
     PARTICLES = 2 * 10**6
-    #: What is expected of a row next.
+    #: Prediction of the next word of a row.
     PREDICTION = 3 * 10**6
     #: Added to the streams above: spikes, beside the slabs that have these.
     SPIKES = 5 * 10**6

@@ -59,7 +59,7 @@ class Observation(nn.Module, ABC):
     #: Whether expectations over factorised posteriors have a closed form.
     is_closed_form = False
 
-    #: Whether the outputs matter only up to what they have in common in a row.
+    #: Whether the outputs matter only up to a constant in each row.
     is_given_total = False
 
     def __init__(self, decoder, *, may_miss=False):

@@ -73,7 +73,7 @@ class CheckpointFile:
         return n_passes % self.every == 0
 
     def write(self, state):
-        """Write a nested dict of tensors, arrays, and what JSON has.
+        """Write a nested dict of tensors, arrays and JSON values.
 
         Warns
         -----
@@ -120,7 +120,7 @@ class CheckpointFile:
         """
         try:
             with zipfile.ZipFile(path) as archive:
-                # All of it: NumPy would not look at what it need not read.
+                # All of it: NumPy would not check parts that it need not read.
                 if archive.testzip() is not None:
                     raise ValueError("a checksum is wrong")
             with np.load(path, allow_pickle=False) as archive:

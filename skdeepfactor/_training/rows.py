@@ -196,7 +196,7 @@ class Rows(ABC):
                     yield part[:2]
 
     def digests(self):
-        """A checksum of each array of what is known of the rows visible here."""
+        """Checksum of each array of data known of the visible rows."""
         return {name: _checksum(array) for name, array in self.arrays.items()}
 
     def weights_of(self, numbers, device):
@@ -206,7 +206,7 @@ class Rows(ABC):
         return torch.from_numpy(self.own_arrays["weight"][numbers]).to(device)
 
     def sample(self, random_state):
-        """Rows to start from, as a matrix, and the arrays of what is known of them.
+        """Rows to start from, as a matrix, and the arrays known of them.
 
         All rows, or some drawn at random without regard to weights.
         """
@@ -408,7 +408,7 @@ class MatrixRows(Rows):
 
 
 def row_totals(X):
-    """The sum of each row without what is missing, float64, shape (n_rows,)."""
+    """Sum of each row without missing entries, float64, shape (n_rows,)."""
     totals = np.asarray(X.sum(axis=1, dtype=np.float64)).ravel()
     if np.isnan(totals).any():
         totals = np.nansum(X, axis=1, dtype=np.float64)
@@ -458,7 +458,7 @@ def ahead(items, n_ahead):
 
     def make():
         try:
-            # A thread does not inherit what scikit-learn is set to.
+            # A thread does not inherit scikit-learn's configuration.
             with sklearn.config_context(**config):
                 if all(put(item, None) for item in items):
                     put(None, StopIteration())

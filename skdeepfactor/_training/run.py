@@ -273,7 +273,7 @@ class Run:
 
 @torch.no_grad()
 def data_bound(module, rows, memory):
-    """The bound of all rows and of the global parameters, from what is remembered."""
+    """Bound of all rows and of the global parameters, from remembered rows."""
 
     def batches():
         for batch, numbers in rows.batches(module.wanted()):

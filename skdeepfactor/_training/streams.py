@@ -156,7 +156,7 @@ class StreamedRows(Rows):
     def digest(self):
         checksum = 0
         for _, block in self.blocks.read():
-            # Blocks are part of what is drawn from.
+            # The division into blocks affects draws, so it belongs here.
             size = np.array(block.shape[0])
             checksum = _checksum(size, _checksum(block, checksum))
         return checksum
@@ -258,7 +258,7 @@ class StreamedRows(Rows):
                 yield stacked(matrices), np.concatenate(places)
             else:
                 yield None, np.empty(0, dtype=np.intp)
-        # To its end, so that what is wrong with it is seen.
+        # Read to the end, so that its errors are raised.
         for _ in blocks:
             pass
 

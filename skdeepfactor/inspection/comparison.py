@@ -105,7 +105,7 @@ def stability(estimators: Any) -> float:
     Parameters
     ----------
     estimators : sequence of estimators, Pipelines or arrays
-        Two or more fits, each what :func:`match_components` takes.
+        Two or more fits, each an input of :func:`match_components`.
 
     Returns
     -------

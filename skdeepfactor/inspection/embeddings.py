@@ -48,7 +48,7 @@ def jacobian_embeddings(
         of z from the prior, the meaning of a feature in general. ``"zero"``: z = 0
         alone. Data of shape (n_rows, n_features): the mean over their rows of the
         gradient at the posterior mean of each, which is the meaning of a feature in
-        the context of these rows; for a pipeline, what its first step takes.
+        the context of these rows; for a pipeline, the input of its first step.
     n_samples : int, default=400
         Number of draws for ``"prior_mean"``.
     random_state : int, RandomState instance or None, default=None

@@ -29,8 +29,8 @@ def hierarchy(
     estimator : SparseGammaDEF or Pipeline
         Fitted; of a pipeline, the last step.
     feature_names : array-like of str of shape (n_features,), default=None
-        Names of the features. By default what the steps of the pipeline before the last
-        call them, else ``feature_names_in_`` of that last step, else x0, x1, ...
+        Names of the features. By default the names from the earlier steps of the
+        pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...
     n : int, default=5
         Number of units below shown of each unit, and of features; all of them if there
         are fewer.

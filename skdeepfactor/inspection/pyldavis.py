@@ -24,11 +24,11 @@ def to_pyldavis(estimator: Any, X: Any, feature_names: ArrayLike | None = None) 
         Fitted, with ``transform`` and ``components_`` that have no negative entries; of
         a pipeline, the last step.
     X : {array-like, sparse matrix} of shape (n_rows, n_features)
-        Counts; for a pipeline, what its first step takes. Rows without any are left
+        Counts; for a pipeline, the input of its first step. Rows without any are left
         out. What is missing (NaN), where the estimator takes that, counts as none.
     feature_names : array-like of str of shape (n_features,), default=None
-        Names of the features. By default what the steps of the pipeline before the last
-        call them, else ``feature_names_in_`` of that last step, else x0, x1, ...
+        Names of the features. By default the names from the earlier steps of the
+        pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...
 
     Returns
     -------

@@ -41,10 +41,10 @@ def top_features(
     n : int, default=10
         Number of features of each component; all of them if there are fewer.
     feature_names : array-like of str of shape (n_features,), default=None
-        Names of the features. By default what the steps of the pipeline before the last
-        call them, else ``feature_names_in_`` of that last step, else x0, x1, ...
+        Names of the features. By default the names from the earlier steps of the
+        pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...
     by : {"probability", "lift", "frex", "loading"}, default="probability"
-        What is largest in the features that are named. The first three need
+        Measure by which the features are chosen. The first three need
         ``components_`` without negative entries. ``"loading"`` takes the entries as
         they are, and so also those of models whose components are signed, such as
         NeuralTopicDLGM: the features that the factor makes more frequent.
@@ -131,9 +131,9 @@ def top_rows(
     estimator : estimator or Pipeline
         Fitted, with ``components_`` and ``transform``; of a pipeline, the last step.
     X : {array-like, sparse matrix} of shape (n_rows, n_features)
-        Rows to choose from; for a pipeline, what its first step takes.
+        Rows to choose from; for a pipeline, the input of its first step.
     component : int
-        The component: its column in what ``transform`` gives, from 0 on.
+        The component: its column in the output of ``transform``, from 0 on.
     n : int, default=10
         Number of rows; all of them if there are fewer.
 
@@ -204,7 +204,7 @@ def factor_shares(estimator: Any, X: Any) -> np.ndarray:
         Fitted, with ``components_`` and ``transform``; of a pipeline, the last step. Of
         a SparseGammaDEF, shares are those of the units of ``transform_layer``.
     X : {array-like, sparse matrix} of shape (n_rows, n_features)
-        Rows; for a pipeline, what its first step takes.
+        Rows; for a pipeline, the input of its first step.
 
     Returns
     -------

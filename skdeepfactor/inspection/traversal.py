@@ -23,12 +23,12 @@ def traverse(estimator: Any, x: Any, component: int, values: Any) -> np.ndarray:
         Fitted, with ``transform`` and ``inverse_transform``; of a pipeline, the last
         step.
     x : {array-like, sparse matrix} of shape (n_features,) or (1, n_features)
-        The row; for a pipeline, what its first step takes: a str, or a list of one,
+        The row; for a pipeline, the input of its first step: a str, or a list of one,
         where that is texts.
     component : int
         The factor, from 0 on.
     values : array-like of shape (n_values,)
-        Its values, in units of what ``transform`` gives.
+        Its values, in units of the output of ``transform``.
 
     Returns
     -------

@@ -119,9 +119,10 @@ class EmbeddingDisplay:
         Parameters
         ----------
         embeddings : array-like of shape (n_points, n_dimensions)
-            For instance what :func:`~skdeepfactor.inspection.jacobian_embeddings` or
-            ``transform`` gives, or transposed ``components_``. Two dimensions are drawn
-            as they are, one as a line.
+            For instance the output of
+            :func:`~skdeepfactor.inspection.jacobian_embeddings` or of ``transform``,
+            or transposed ``components_``. Two dimensions are drawn as they are, one as
+            a line.
         names : array-like of str of shape (n_points,), default=None
             Names of the points; without names none are shown.
         labelled : array-like of int or of str, default=None

@@ -103,9 +103,8 @@ class HierarchyDisplay:
         estimator : SparseGammaDEF or Pipeline
             Fitted, with two layers or more; of a pipeline, the last step.
         feature_names : array-like of str of shape (n_features,), default=None
-            Names of the features. By default what the steps of the pipeline before the
-            last call them, else ``feature_names_in_`` of that last step, else x0, x1,
-            ...
+            Names of the features. By default the names from the earlier steps of the
+            pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...
         n_top : int, default=3
             Number of features that name a unit.
         min_share : float, default=0.05
@@ -260,7 +259,7 @@ class HierarchyDisplay:
 
 
 def _few_crossings(links):
-    """Orders of the units of all layers, the lowest first, given what is linked.
+    """Orders of the units of all layers, the lowest first, given their links.
 
     Each layer is put in the order of the mean places of the units that its units are
     linked to, by turns from the lowest to the top and back.
@@ -276,7 +275,7 @@ def _few_crossings(links):
 
 
 def _spread(link, others, places):
-    """Places from 0 to 1 in the order of the mean places of what is linked."""
+    """Places from 0 to 1 in the order of the mean places of linked units."""
     n_links = link.sum(axis=1)
     means = np.where(n_links > 0, link @ others / np.maximum(n_links, 1), places)
     spread = np.empty(len(places))

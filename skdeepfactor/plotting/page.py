@@ -23,7 +23,7 @@ from skdeepfactor.inspection import hierarchy, reading
 from skdeepfactor.inspection.pyldavis import PROBABILITY_FLOOR
 from skdeepfactor.plotting.projection import two_dimensions
 
-# Words of a topic that are in view, and what the slider can be set to.
+# Number of words of a topic in view, and values of the slider.
 N_WORDS = 20
 RELEVANCES = np.linspace(0, 1, 21)
 
@@ -32,8 +32,8 @@ N_ROWS = 5
 N_ROW_WORDS = 8
 MAX_CHARACTERS = 400
 
-# Topics named where a word is looked up, if they have at least this part of what the
-# first of them has.
+# Topics named where a word is looked up, if they use it at least this much, relative to
+# the first of them.
 N_USES = 8
 MIN_USE = 0.01
 
@@ -43,7 +43,7 @@ N_UNITS = 5
 # More topics than this are too many for principal components to keep apart.
 MAX_PCA = 10
 
-# Where the JSON is put, and what would end the element that it is in.
+# Place of the JSON, and characters that would end the element that it is in.
 PLACE = "{contents}"
 ESCAPES = {
     ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"
@@ -72,12 +72,12 @@ def topic_page(
         Fitted, with ``components_`` and ``transform``, of any package; of a pipeline,
         the last step.
     X : {array-like, sparse matrix} of shape (n_rows, n_features)
-        Rows; for a pipeline, what its first step takes. What is missing (NaN), where
+        Rows; for a pipeline, the input of its first step. What is missing (NaN), where
         the estimator takes that, counts as none.
     feature_names : array-like of str of shape (n_features,), default=None
-        Names of the features, which the page calls words. By default what the steps of
-        the pipeline before the last call them, else ``feature_names_in_`` of that last
-        step, else x0, x1, ...
+        Names of the features, which the page calls words. By default the names from the
+        earlier steps of the pipeline, else ``feature_names_in_`` of the last step, else
+        x0, x1, ...
     texts : sequence of str of length n_rows, default=None
         What is shown of a row, up to its 400th character; by default the names of the
         features that the row has most of.

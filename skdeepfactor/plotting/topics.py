@@ -70,9 +70,8 @@ class TopicsDisplay:
         estimator : estimator or Pipeline
             Fitted, with ``components_``; of a pipeline, the last step.
         feature_names : array-like of str of shape (n_features,), default=None
-            Names of the features. By default what the steps of the pipeline before the
-            last call them, else ``feature_names_in_`` of that last step, else x0, x1,
-            ...
+            Names of the features. By default the names from the earlier steps of the
+            pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...
         n_top : int, default=8
             Number of features shown of each component.
         n_components : int, default=None

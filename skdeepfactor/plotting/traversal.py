@@ -102,7 +102,7 @@ class TraversalDisplay:
             Fitted, with ``transform`` and ``inverse_transform``; of a pipeline, the
             last step.
         X : {array-like, sparse matrix} of shape (n_rows, n_features)
-            Rows; for a pipeline, what its first step takes.
+            Rows; for a pipeline, the input of its first step.
         components : array-like of int, default=None
             The factors to be shown; by default those ten, or as many as there are,
             that vary most over the rows.

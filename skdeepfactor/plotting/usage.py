@@ -86,7 +86,7 @@ class UsageDisplay:
             Fitted, with ``components_`` and ``transform``; of a pipeline, the last
             step.
         X : {array-like, sparse matrix} of shape (n_rows, n_features)
-            Rows; for a pipeline, what its first step takes.
+            Rows; for a pipeline, the input of its first step.
         threshold : float, default=0.01
             Components are alive whose mean share is above this part of the largest, or
             whose factor has a variance above it, where the prior has one of 1 as in

@@ -277,7 +277,7 @@ class DeepLatentGaussian(SampledModule):
             with torch.no_grad():
                 proposed = Posterior(network.mean.detach(), network.var.detach())
                 q = self._infer(batch, self.likelihood, start, proposed)
-            # To second order, what the network's own bound is short of this one.
+            # To second order, the gap between the network's own bound and this one.
             amortisation = diagonal_kl(network, q)
         else:
             q, amortisation = network, network.mean.new_zeros(())
@@ -342,7 +342,7 @@ class DeepLatentGaussian(SampledModule):
         return Posterior(mean, log_var.exp())
 
     def _infer(self, batch, likelihood, start=None, network=None):
-        """Posteriors of the rows, refined from what is remembered or encoded."""
+        """Posteriors of the rows, refined from remembered or encoded ones."""
         if start is not None:
             mean, log_var, center = start.chunk(3, 1)
             q = Posterior(mean, log_var.exp(), None, center)

@@ -189,7 +189,7 @@ class GammaBelief(FactorModule):
         return likelihood - self._local_kl(factors, self._rates(self._links(factors)))
 
     def _solve(self, batch, start=None):
-        """Posteriors of the rows, from what is remembered or from the counts."""
+        """Posteriors of the rows, from remembered ones or from the counts."""
         state = fixed_point(
             lambda batch, state: self._pack(self._step(batch, self._unpack(state))),
             batch,

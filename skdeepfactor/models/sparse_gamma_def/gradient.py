@@ -234,7 +234,7 @@ class PathwiseBelief(FactorModule):
         ]
 
     def _bounded(self, layer, first, second):
-        """Parameters within what floating point, and the link, can bear."""
+        """Parameters in the range of floating point and of the link."""
         second = second.clamp(*self.family.spread_range)
         least = self.family.least_log_shape
         if layer > 0 and self.link.divides and least is not None:
@@ -243,7 +243,7 @@ class PathwiseBelief(FactorModule):
         return first.clamp(*LOG_RANGE), second
 
     def weights(self):
-        """Posterior means of the weights, (units, what is below)."""
+        """Posterior means of the weights, (units, units or features below)."""
         lowest, *uppers = (self.family.mean(*pair) for pair in self._weight_pairs())
         return [lowest.T, *uppers]
 
@@ -518,7 +518,7 @@ class PathwiseBelief(FactorModule):
         return torch.cat([state, *moments[:2], n_steps, constants], 1)
 
     def _expanded(self, weights):
-        """Drawn weights, but the mean of what is wide, and its variance, else 0."""
+        """Drawn weights, or means of wide ones; and variances of these, else 0."""
         first, second = self._weight_pairs()[0]
         mean = self.family.mean(first, second)
         relative = self.family.relative_variance(second)
@@ -633,7 +633,7 @@ GRADIENT = Gradient()
 def _takes_all_for_noise(closed, start):
     """Whether a trained layer takes the data for noise around nothing.
 
-    So it may be of numbers far above what the priors expect. The weights are then those
+    So numbers may be far above those that the priors expect. The weights are then those
     of the priors, and units would have to be as large.
     """
     noise = closed.noise_variance()

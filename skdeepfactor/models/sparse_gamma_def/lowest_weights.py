@@ -121,7 +121,7 @@ class LowestWeights(nn.Module, ABC):
         super().__init__()
         self.emission, self.may_miss = emission, may_miss
         self.prior_shape, self.prior_rate = weight_shape, weight_rate
-        # Sums over rows of what the weights follow from, by feature.
+        # Sums over rows of the statistics of weights, by feature.
         self.counts = nn.Parameter(torch.zeros(shape))
         self.register_buffer("weight_mean", torch.ones(shape))
         self.register_buffer("weight_concentration", torch.ones(shape))
@@ -168,7 +168,7 @@ class LowestWeights(nn.Module, ABC):
     def add(self, view, scale):
         """Add the statistics of the weights: sums over rows, times ``scale``.
 
-        That is a float, or a tensor (n_rows,) of what each row is multiplied by.
+        That is a float, or a tensor (n_rows,) of factors of the rows.
         """
 
     def add_means(self, batch, mean, scale):
@@ -212,7 +212,7 @@ class LowestWeights(nn.Module, ABC):
         return
 
     def refresh(self):
-        """Recompute what follows from the weights."""
+        """Recompute values that follow from the weights."""
 
 
 class CountWeights(LowestWeights):
@@ -470,7 +470,7 @@ class ExpandedWeights(CountWeights):
 class GaussianView(NamedTuple):
     """A batch of numbers under given factors: X W' and z G.
 
-    And m, where entries are missing, 0 there; and what is summed over a row's features:
+    With missing entries, also m, 0 there, and sums over a row's observed features of
     w^2 (1 + c) and w^2.
     """
 
