@@ -3,23 +3,30 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint doc clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint doc release-check clean
 
-demo: $(VENV)/.installed
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed  ## find topics in installed docstrings, with plots (2 minutes)
 	$(BIN)/python examples/plot_topics_of_docstrings.py
 
-test: $(VENV)/.installed-test lint
+test: $(VENV)/.installed-test lint  ## lint, tests and doctests
 	$(BIN)/python -m pytest -n auto
 	$(BIN)/python -m pytest --doctest-modules skdeepfactor
 
-lint: $(VENV)/.installed-test
+lint: $(VENV)/.installed-test  ## formatting, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-doc: $(VENV)/.installed-doc
+doc: $(VENV)/.installed-doc  ## the documentation, in doc/_build/index.html
 	$(BIN)/sphinx-build -W --keep-going doc doc/_build
 	@echo "Open doc/_build/index.html"
+
+release-check: $(VENV)/.installed-test  ## whether the last commit could be released
+	$(BIN)/python .ci/release_check.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,5 +43,5 @@ $(VENV)/.installed-doc: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[doc]"
 	touch $@
 
-clean:
+clean:  ## remove everything that these targets made
 	rm -rf $(VENV) build dist *.egg-info doc/_build doc/generated doc/auto_examples

@@ -52,7 +52,7 @@ COLUMNS = {
 
 
 class Job:
-    """What every contender is given: counts and labels, classes or an indicator."""
+    """Data for every contender: counts and labels, classes or an indicator."""
 
     def __init__(self, meter, corpus, seed, quick):
         self.meter, self.seed, self.quick = meter, seed, quick

@@ -133,7 +133,7 @@ def accuracy(train, test, corpus, order):
 
 
 def validated(est, valid):
-    """What is measured on the validation rows."""
+    """Measures on the validation rows."""
     import torch
 
     from skdeepfactor._math.batch import Batch, to_tensor
@@ -269,7 +269,7 @@ def speed(meter, name, corpus, n_epochs=4, k=50, batch_size=200):
 
 
 def _dense_epochs(name, X, n_epochs, k, batch_size):
-    """The same model by torch's layers, and by Pyro's inference around them."""
+    """The model in torch's layers, and with Pyro's inference around them."""
     import torch
     from torch import nn
 
@@ -395,7 +395,7 @@ def main(argv):
 
 
 def parameters_of(name):
-    """What a setting gives the estimator; nothing for a baseline."""
+    """Parameters of the estimator in a setting; none for a baseline."""
     return {**SETTINGS, **PAPER, **COLLAPSE}.get(name, {})
 
 

@@ -167,7 +167,7 @@ def remedied(meter, kind, parameters, seed, n_images):
 
 
 def raw(meter, kind, parameters, seed, n_images):
-    """The same classifier on pixels."""
+    """The classifier on pixels instead of codes."""
     X, y, X_test, y_test = digits()
     n = min(20_000, n_images)
     return {"accuracy": accuracy(X[:n], y[:n], X_test, y_test)}

@@ -21,7 +21,7 @@ bound
     tokens), the bound without the term of the topics. Only for contenders that have
     an ELBO per row. Ours take expectations over q(topics), as scikit-learn's does.
 
-Peers keep their defaults but for the number of components, the seed, the threads,
+Peers keep their defaults except for the number of components, the seed, the threads,
 and the passes and priors listed in `CONTENDERS`: scikit-learn's LDA does better with a
 document prior of .1 than with its default, 1 / K, so both are there. With two workers,
 tomotopy's figures differ from run to run.
@@ -233,7 +233,7 @@ CONTENDERS = {
 
 
 class Job:
-    """What every contender is given."""
+    """Data for every contender."""
 
     def __init__(self, meter, corpus, k, seed, quick):
         from skdeepfactor.metrics import split_tokens

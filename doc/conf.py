@@ -32,6 +32,8 @@ html_css_files = ["pages.css"]
 numpydoc_show_class_members = False
 LEFT_OUT = ["get_metadata_routing", "set_callbacks", "set_output"]
 REQUESTS = ["fit", "inverse_transform", "partial_fit", "score", "transform"]
+# Types stand in the sections of parameters.
+autodoc_typehints = "none"
 autodoc_default_options = {
     "members": True,
     "inherited-members": "BaseEstimator,TransformerMixin,object",

@@ -3,9 +3,9 @@ Digits as sparse codes
 ======================
 
 A :class:`~skdeepfactor.VariationalSparseCoding` describes each image by few of many
-patterns: a network says of each pattern with which probability it is there at all, and
-how much of it. Most numbers of a code are exactly 0. This page looks at the patterns,
-at what a digit is made of, and asks a linear classifier whether anything was lost.
+patterns: for each pattern, a network predicts the probability that it is present, and
+its amount. Most numbers of a code are exactly 0. This page looks at the patterns, at
+what a digit is made of, and asks a linear classifier whether anything was lost.
 """
 
 import matplotlib.pyplot as plt

@@ -2,10 +2,10 @@
 Choosing the number of components
 =================================
 
-How many topics are there? No number is the true one: a corpus has as many topics as you
-care to tell apart. But some numbers predict better than others, some read better, and
-some come out alike whatever the seed. This page measures all three on the docstrings of
-numpy, scipy, scikit-learn and torch, which need no download.
+How many topics does a corpus have? No number is the true one: it has as many topics as
+you care to tell apart. But some numbers predict better than others, some read better,
+and some come out alike whatever the seed. This page measures all three on the
+docstrings of numpy, scipy, scikit-learn and torch, which need no download.
 """
 
 import matplotlib.pyplot as plt

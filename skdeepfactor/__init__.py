@@ -1,6 +1,7 @@
 """Deep probabilistic factor models of counts, as scikit-learn estimators."""
 
 import importlib
+from types import ModuleType
 
 from skdeepfactor._version import __version__
 from skdeepfactor.models.labeled_lda import LabeledLDA
@@ -28,11 +29,11 @@ __all__ = [
 _ON_FIRST_USE = ["data", "datasets", "inspection", "metrics", "plotting"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> ModuleType:
     if name in _ON_FIRST_USE:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *_ON_FIRST_USE})

@@ -1,4 +1,4 @@
-"""Files that are whole, or not there."""
+"""Files that are either complete or absent."""
 
 import contextlib
 import os
@@ -18,12 +18,11 @@ def check_place(name, path):
 
 @contextlib.contextmanager
 def whole_file(path, before=None):
-    """A file to write to, which takes its place when it is whole and on the disk.
+    """Open a file that takes its place once it is complete and on the disk.
 
-    What was in this place goes to ``before``, if that is given. An error leaves all as
-    it was.
+    An existing file moves to ``before``, if that is given. An error changes nothing.
     """
-    # A link stays one, and what it leads to is replaced.
+    # A link remains a link, and its target is replaced.
     path = os.path.realpath(path)
     partial = f"{path}.partial"
     try:
@@ -42,7 +41,7 @@ def whole_file(path, before=None):
 
 
 def _sync_folder(path):
-    """Make sure that the name of a new file is on the disk, where that can be done."""
+    """Make sure that the name of a new file is on the disk, if possible."""
     with contextlib.suppress(OSError):
         folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""What users hand over, as NumPy arrays and SciPy matrices that hold together."""
+"""Input of users, as NumPy arrays and consistent SciPy matrices."""
 
 from numbers import Integral
 
@@ -9,15 +9,15 @@ import torch
 
 
 def is_whole(number, low):
-    """Whether it is an int of at least so much, and no truth value."""
+    """Whether a number is an int of at least ``low``, and not a truth value."""
     is_int = isinstance(number, Integral) and not isinstance(number, bool)
     return is_int and number >= low
 
 
 def received(X):
-    """X as all that follows can take it; what needs nothing comes back as it is.
+    """Convert X to types that the package handles; others are returned unchanged.
 
-    What is masked becomes NaN, and a tensor, on whichever device, an array or a CSR
+    Masked entries become NaN; a tensor, on any device, becomes an array or a CSR
     matrix.
 
     Raises
@@ -25,7 +25,7 @@ def received(X):
     ValueError
         If X is a sparse matrix with an entry outside of its shape.
     TypeError
-        If it is a plan for rows, and holds none.
+        If X is a lazy plan that holds no rows.
     """
     if type(X).__name__ == "LazyFrame":
         raise TypeError("X is a LazyFrame, which holds no rows: give X.collect().")
@@ -42,9 +42,9 @@ def received(X):
 
 
 def returned(values, X):
-    """An array as users want what comes of X: a tensor where X is one, and dispatched.
+    """Convert results for the user: to a tensor if X is one and dispatch is on.
 
-    Without ``array_api_dispatch`` arrays come back of tensors, as from scikit-learn.
+    Without ``array_api_dispatch``, tensors give arrays, as in scikit-learn.
     """
     if isinstance(X, torch.Tensor) and sklearn.get_config()["array_api_dispatch"]:
         return torch.from_numpy(values).to(X.device)
@@ -71,7 +71,7 @@ def n_masked(X):
 
 
 def _as_masked(X):
-    """A masked array, of the rows of a list too; None if X is neither."""
+    """A masked array, also of a list of masked rows; None for other X."""
     if isinstance(X, list | tuple) and any(
         isinstance(row, np.ma.MaskedArray) and row.ndim == 1 for row in X
     ):
@@ -80,9 +80,9 @@ def _as_masked(X):
 
 
 def without_half(X):
-    """A matrix, of float32 if it was of float16, which SciPy has not.
+    """Matrix in float32 if it was float16, which SciPy does not support.
 
-    Sums of it are soon infinite, too.
+    Sums in float16 soon overflow, too.
     """
     return X.astype(np.float32) if X.dtype == np.float16 else X
 
@@ -90,8 +90,8 @@ def without_half(X):
 def _holding_together(X):
     """A sparse matrix whose entries are all in its rows and columns.
 
-    SciPy does not look at the indices that it is given, and what works on bad ones
-    reads and writes memory that is not the matrix's.
+    SciPy does not check indices, and operations with invalid ones read and write memory
+    outside of the matrix.
     """
     if X.format == "lil":
         # Lists of the columns of each row, which this copies as they are.
@@ -111,7 +111,7 @@ def _holding_together(X):
 
 
 def _check_compressed(X):
-    """Raise a ``ValueError`` where a CSR, CSC or BSR matrix does not hold together."""
+    """Raise a ``ValueError`` if a CSR, CSC or BSR matrix is inconsistent."""
     height, width = X.blocksize if X.format == "bsr" else (1, 1)
     # One that has a single dimension is a row.
     n_rows = X.shape[0] // height if X.ndim == 2 else 1
@@ -121,7 +121,7 @@ def _check_compressed(X):
     indptr, n_stored = X.indptr, min(len(X.indices), len(X.data))
     if len(indptr) != n_lines + 1 or indptr[0] != 0:
         raise ValueError(
-            f"X is a {X.format.upper()} matrix that does not hold together: indptr "
+            f"X is an inconsistent {X.format.upper()} matrix: indptr "
             f"must start with 0 and have {n_lines + 1} entries, got {len(indptr)} from "
             f"{indptr[:1].tolist()} on."
         )
@@ -129,7 +129,7 @@ def _check_compressed(X):
     if is_bad.any():
         line = is_bad.argmax()
         raise ValueError(
-            f"X is a {X.format.upper()} matrix that does not hold together: by indptr, "
+            f"X is an inconsistent {X.format.upper()} matrix: by indptr, "
             f"{'column' if X.format == 'csc' else 'row'} {line} goes from entry "
             f"{indptr[line]} to entry {indptr[line + 1]} of {n_stored}."
         )
@@ -148,7 +148,7 @@ def _first_outside(indices, n_places):
 
 
 def _refuse(X, row, column):
-    """Say which entry is outside of the matrix, and why that may be."""
+    """Raise an error that names the entry outside of the matrix, and a likely cause."""
     raise ValueError(
         f"X is a sparse matrix of shape {X.shape} with an entry at row {row}, column "
         f"{column}, where rows and columns are counted from 0. Perhaps ids were "

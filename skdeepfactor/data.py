@@ -2,6 +2,8 @@
 
 import math
 import os
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -42,9 +44,10 @@ class RowBlocks:
 
     Estimators take it in place of a matrix, in ``fit``, ``transform``,
     ``score_samples``, ``score`` and ``perplexity``. Blocks are read again for every
-    pass, in a thread, while the one before is worked on. A fit starts with two passes
-    that only read, one to check and count the rows and one to draw those that it is
-    initialized from; all else reads them once, and computes in the type of the first.
+    pass, in a thread, while the previous block is processed. A fit starts with two
+    passes that only read: one checks and counts the rows, the other draws those used
+    for initialization. Other methods read the blocks once, and compute in the dtype of
+    the first.
 
     Parameters
     ----------
@@ -72,12 +75,12 @@ class RowBlocks:
     Raises
     ------
     TypeError
-        If ``source`` is none of these, or an iterator, which starts only once: for such
-        a stream there is ``partial_fit``.
+        If ``source`` is none of these, or an iterator, which can be read only once: use
+        ``partial_fit`` for such a stream.
 
     See Also
     --------
-    skdeepfactor.PoissonFactorization.partial_fit : Steps on rows that come once.
+    skdeepfactor.PoissonFactorization.partial_fit : Steps on rows that arrive once.
 
     Examples
     --------
@@ -91,7 +94,7 @@ class RowBlocks:
     200
     """
 
-    def __init__(self, source, *, block_rows=BLOCK_ROWS):
+    def __init__(self, source: Any, *, block_rows: int = BLOCK_ROWS) -> None:
         if not is_whole(block_rows, 1):
             raise ValueError(
                 f"block_rows must be an int of at least 1, got {block_rows!r}."
@@ -159,8 +162,8 @@ class RowBlocks:
             hasattr(self._items, "__getitem__") and hasattr(self._items, "__len__")
         )
 
-    def blocks(self, order=None):
-        """Yield the number and the matrix of each block, in an order if it can be.
+    def blocks(self, order: Iterable[int] | None = None) -> Iterator[tuple[int, Any]]:
+        """Yield the number and the matrix of each block, in a given order if possible.
 
         A source that cannot be indexed keeps its own order.
 
@@ -178,7 +181,7 @@ class RowBlocks:
 
         See Also
         --------
-        skdeepfactor.PoissonFactorization.fit : What takes blocks in place of a matrix.
+        skdeepfactor.PoissonFactorization.fit : Takes blocks in place of a matrix.
 
         Examples
         --------
@@ -195,7 +198,7 @@ class RowBlocks:
             yield number, block
 
     def _numbered_items(self, order):
-        """Yield the number of each block, and what it is to be made of."""
+        """Yield the number of each block, and its contents as the source has them."""
         if not self._is_indexed:
             yield from enumerate(
                 self._items() if callable(self._items) else self._items
@@ -210,7 +213,7 @@ class RowBlocks:
 
 
 def _dask_partitions(source):
-    """A sequence of what each partition of a dask array or bag holds."""
+    """A sequence of the contents of the partitions of a dask array or bag."""
     if hasattr(source, "rechunk") and source.ndim == 2:
         delayed = source.rechunk({1: -1}).to_delayed().ravel().tolist()
     elif hasattr(source, "npartitions"):
@@ -271,7 +274,7 @@ def stacked(parts):
 def is_streamed(X):
     """Whether rows come in blocks rather than as one matrix."""
     if isinstance(X, np.ndarray) or scipy.sparse.issparse(X):
-        # Of whichever package: views of an AnnData are such arrays of anndata's.
+        # Any package's arrays: views of an AnnData are arrays of anndata's own.
         return False
     bases = {base.__module__.split(".")[0] for base in type(X).__mro__}
     is_table = not bases.isdisjoint(IN_MEMORY)
@@ -283,11 +286,11 @@ def refuse_iterators(source):
     if hasattr(source, "__next__"):
         raise TypeError(
             f"Rows are read more than once, but {type(source).__name__} is an "
-            "iterator, which ends: give RowBlocks a function that makes it, or feed "
-            "its blocks to partial_fit."
+            "iterator, which can be read only once: give RowBlocks a function that "
+            "makes it, or feed its blocks to partial_fit."
         )
 
 
 def _package(value):
-    """The package that a value's type is of."""
+    """Name of the package that defines a value's type."""
     return type(value).__module__.split(".")[0]

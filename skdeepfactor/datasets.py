@@ -1,7 +1,7 @@
-"""Data to try factor models on: a real corpus without a download, and planted truths.
+"""Data to try factor models on: a real corpus without a download, and simulated data.
 
 The corpus is read from the source files of packages that are installed anyway. The
-generators draw from the stories that the models tell, and hand back what was drawn.
+generators draw from the generative models, and return the true factors, too.
 """
 
 import ast
@@ -17,8 +17,10 @@ import zlib
 from importlib.metadata import version
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse as sp
 from scipy.optimize import brentq
 from sklearn import get_config
@@ -64,7 +66,7 @@ _DROPPED_BLOCK = re.compile(
     r"(?:\s*\n|\1[ \t]+\S[^\n]*(?:\n|\Z))*",
     re.M,
 )
-# Cut one after the other; the text that remains is what somebody wrote to be read.
+# Cut one after the other; the text that remains was written to be read.
 _MARKUP = (
     # A doctest, its output included.
     (re.compile(r"^[ \t]*(?:>>>|\.\.\. )[^\n]*(?:\n[ \t]*\S[^\n]*)*", re.M), ""),
@@ -98,17 +100,21 @@ left out. `target` is the package. Documents differ with the installed versions:
 """
 
 
-def load_docstrings(*, return_X_y=False, cache=True, data_home=None):
+def load_docstrings(
+    *,
+    return_X_y: bool = False,
+    cache: bool = True,
+    data_home: str | os.PathLike[str] | None = None,
+) -> Any:
     r"""Load the docstrings of numpy, scipy, scikit-learn and torch.
 
-    A real corpus without a download: the source files of the four packages, which are
-    installed wherever this one is, are parsed and not imported. Every function, class
-    and method counts whose name, and whose class's name, does not start with an
-    underscore, as do docstrings that numpy, scipy and torch attach to compiled
-    functions. Examples, lists of references, headings and markup are cut away;
-    documents of fewer than 20 words are left out, and of equal ones the first is kept.
-    The order is that of the packages, files and lines. Reading takes some 15 seconds,
-    and a tenth of one from the cache.
+    This real corpus needs no download: the source files of the four packages, which are
+    installed wherever this package is, are parsed without being imported. Documents are
+    the docstrings of public functions, classes and methods, including those that numpy,
+    scipy and torch attach to compiled functions. Examples, references, headings and
+    markup are removed; documents of fewer than 20 words and duplicates are left out.
+    Documents are sorted by package, file and line. Reading takes about 15 seconds, or a
+    tenth of a second from the cache.
 
     Parameters
     ----------
@@ -187,7 +193,7 @@ def _cache_folder(data_home):
 
 
 def _read_cache(path):
-    """Return the documents kept in `path`, or None if there are none to be trusted."""
+    """Return the documents kept in `path`, or None if they cannot be trusted."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             documents = json.load(file)
@@ -315,11 +321,11 @@ def _attached(node, owner):
 
 
 def _constant_text(node):
-    """Return what of a string expression is constant."""
+    """Return the constant part of a string expression."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else ""
     if isinstance(node, ast.BinOp):
-        # Of "text % values" the right side has none.
+        # In "text % values" the right side has none.
         return _constant_text(node.left) + _constant_text(node.right)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         text = _constant_text(node.func.value)
@@ -339,17 +345,17 @@ def _clean(docstring):
 
 
 def make_poisson_factors(
-    n_samples=500,
-    n_features=200,
-    n_components=5,
+    n_samples: int = 500,
+    n_features: int = 200,
+    n_components: int = 5,
     *,
-    factor_shape=0.3,
-    factor_rate=0.3,
-    weight_shape=0.3,
-    weight_rate=3.0,
-    sparse=True,
-    random_state=None,
-):
+    factor_shape: float = 0.3,
+    factor_rate: float = 0.3,
+    weight_shape: float = 0.3,
+    weight_rate: float = 3.0,
+    sparse: bool = True,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
     r"""Draw counts from a gamma-Poisson factor model.
 
     With :math:`a, b` the shape and rate of the factors and :math:`c, d` those of the
@@ -362,8 +368,8 @@ def make_poisson_factors(
         x_{iv} \sim \mathrm{Poisson}\Bigl(\sum_k z_{ik} w_{kv}\Bigr),
 
     so that a count has mean :math:`K a c / (b d)`: with the defaults 0.5, hence about
-    100 counts in a row. Rates are made for a few rows at a time; the memory needed is
-    that of the answer.
+    100 counts in a row. Rates are computed for a few rows at a time, so no more memory
+    is needed than for the result.
 
     Parameters
     ----------
@@ -388,11 +394,11 @@ def make_poisson_factors(
     Raises
     ------
     ValueError
-        If a size is not a positive integer, or a shape or rate not positive.
+        If a size is not a positive integer, or a shape or rate is not positive.
 
     See Also
     --------
-    make_topics : Words given their number.
+    make_topics : Counts of words, given their number.
     skdeepfactor.PoissonFactorization : The model that finds the factors.
 
     Examples
@@ -420,16 +426,16 @@ def make_poisson_factors(
 
 
 def make_topics(
-    n_samples=500,
-    n_features=200,
-    n_components=5,
+    n_samples: int = 500,
+    n_features: int = 200,
+    n_components: int = 5,
     *,
-    doc_topic_prior=0.1,
-    topic_word_prior=0.05,
-    n_tokens=100,
-    sparse=True,
-    random_state=None,
-):
+    doc_topic_prior: float = 0.1,
+    topic_word_prior: float = 0.05,
+    n_tokens: float | ArrayLike = 100,
+    sparse: bool = True,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
     r"""Draw word counts from latent Dirichlet allocation.
 
     .. math::
@@ -467,8 +473,8 @@ def make_topics(
     Raises
     ------
     ValueError
-        If a size is not a positive integer, a prior not positive, or `n_tokens` neither
-        a positive number nor `n_samples` integers that are not negative.
+        If a size is not a positive integer, a prior is not positive, or `n_tokens` is
+        neither a positive number nor `n_samples` non-negative integers.
 
     See Also
     --------
@@ -514,8 +520,15 @@ def make_topics(
     )
 
 
-def make_zipf_counts(n_samples, n_features, nnz, *, exponent=1.0, random_state=None):
-    r"""Draw a large sparse matrix of counts whose columns are as frequent as words are.
+def make_zipf_counts(
+    n_samples: int,
+    n_features: int,
+    nnz: int,
+    *,
+    exponent: float = 1.0,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
+    r"""Draw a large sparse matrix of counts whose columns follow Zipf's law.
 
     Columns come from the most frequent to the rarest:
 
@@ -555,7 +568,7 @@ def make_zipf_counts(n_samples, n_features, nnz, *, exponent=1.0, random_state=N
 
     See Also
     --------
-    make_topics : Counts that have something to be found in them.
+    make_topics : Counts with topics to be found.
 
     Examples
     --------

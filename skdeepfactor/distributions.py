@@ -25,7 +25,7 @@ class GaussianMixture(NamedTuple):
         return cls(zeros, zeros, zeros[:, 0])
 
     def _square(self, z):
-        """Minus twice the log densities at z, but for a constant; float64."""
+        """Minus twice the log densities at z, up to a constant; float64."""
         precision = (-self.log_var).exp()
         square = z.square() @ precision.T - 2 * z @ (precision * self.mean).T
         constant = (self.mean.square() * precision + self.log_var).sum(1)
@@ -51,7 +51,7 @@ class GaussianMixture(NamedTuple):
         return (-joint.logsumexp(1)).clamp_min(0), joint.softmax(1)
 
     def kl(self, q):
-        """The same bound, (n_rows,), of factorised normal distributions."""
+        """Bound as in ``kl_bound``, (n_rows,), for factorised normal distributions."""
         log_det = q.variance.log().sum(1, dtype=torch.float64)
         return self.kl_bound(q.mean, q.variance, log_det)[0]
 
@@ -123,7 +123,7 @@ class SpikeSlab(Distribution):
         return torch.where(is_slab, self.loc + self.scale * normal, 0.0)
 
     def relaxed_of_noise(self, uniform, normal):
-        """The same with soft spikes, through which gradients reach the probability.
+        """Values with soft spikes, through which gradients reach the probability.
 
         The indicator uniform < p becomes sigmoid(temperature * (p - uniform)).
         """

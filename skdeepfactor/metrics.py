@@ -1,7 +1,7 @@
 """Measures of factor models of counts, and scorers made of them.
 
-They need no model of this package: an estimator is anything with scikit-learn's public
-methods, components are an array of shape (n_components, n_features).
+They do not need a model of this package: estimators are anything with scikit-learn's
+public methods, and components are an array of shape (n_components, n_features).
 
 ``scorers`` maps names to callables for the ``scoring`` of
 :class:`~sklearn.model_selection.GridSearchCV`, one at a time
@@ -14,14 +14,16 @@ naming one of them):
 - ``"npmi_coherence"``: :func:`npmi_coherence` of ``components_`` in the rows scored;
 - ``"topic_diversity"``: :func:`topic_diversity` of ``components_``.
 
-Larger is better for each. Of a pipeline, the last step is scored on what the steps
-before it make of the data, so that the data may be texts.
+Larger is better for each. In a pipeline, the last step is scored on the data as
+transformed by the steps before it, so that the data may be texts.
 """
 
 import warnings
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import ArrayLike
 from sklearn import get_config
 from sklearn.decomposition import LatentDirichletAllocation
 from sklearn.pipeline import Pipeline
@@ -44,7 +46,9 @@ MAX_TOKENS = 2**53  # the integers that float64 can hold
 MAX_CHUNK_MEBIBYTES = 64
 
 
-def split_tokens(X, *, random_state=None):
+def split_tokens(
+    X: Any, *, random_state: int | np.random.RandomState | None = None
+) -> tuple[Any, Any]:
     r"""Hide a random half of the tokens of each row.
 
     Of the N tokens of a row (the sum of its counts), floor(N / 2) are hidden, chosen
@@ -81,10 +85,10 @@ def split_tokens(X, *, random_state=None):
 
     Notes
     -----
-    A fair coin for each token is one binomial draw for each entry, and makes every
-    subset of a given size equally likely. Moving as many uniformly chosen tokens of the
-    row as it is off by then gives floor(N / 2) exactly, in the same distribution.
-    About sqrt(N) tokens move, so memory is of the order of that, never of N.
+    Tossing a fair coin for each token takes one binomial draw for each entry, and makes
+    all subsets of a given size equally likely. Moving uniformly chosen tokens until
+    floor(N / 2) are hidden keeps this distribution. About sqrt(N) tokens move, so
+    memory is of the order of that, never of N.
 
     Examples
     --------
@@ -113,7 +117,13 @@ def split_tokens(X, *, random_state=None):
     return _with_counts(X, counts - hidden), _with_counts(X, hidden)
 
 
-def completion_perplexity(estimator, X, *, predictive=False, random_state=None):
+def completion_perplexity(
+    estimator: Any,
+    X: Any,
+    *,
+    predictive: bool = False,
+    random_state: int | np.random.RandomState | None = None,
+) -> float:
     r"""Perplexity of the hidden half of each row's tokens, given the other half.
 
     The rows are split by :func:`split_tokens`, the factors inferred from the observed
@@ -151,11 +161,11 @@ def completion_perplexity(estimator, X, *, predictive=False, random_state=None):
     ------
     ValueError
         If the estimator lacks the methods needed or expects negative counts, no row has
-        two tokens, or `X` are not counts.
+        two tokens, or `X` does not hold counts.
 
     See Also
     --------
-    split_tokens : The split that is predicted.
+    split_tokens : How tokens are hidden.
 
     References
     ----------
@@ -203,10 +213,12 @@ def completion_perplexity(estimator, X, *, predictive=False, random_state=None):
     return float(np.exp(-log_likelihood / hidden.data.sum(dtype=np.float64)))
 
 
-def npmi_coherence(components, X, *, top_n=10, average=True):
+def npmi_coherence(
+    components: ArrayLike, X: Any, *, top_n: int = 10, average: bool = True
+) -> Any:
     r"""Normalised pointwise mutual information of the top features of each component.
 
-    The mean, over the pairs of a component's `top_n` features, of
+    This is the mean, over pairs of a component's `top_n` features, of
 
     .. math:: \frac{\log\frac{p(v, w) + \epsilon}{p(v)\, p(w)}}
                     {-\log(p(v, w) + \epsilon)}
@@ -240,14 +252,14 @@ def npmi_coherence(components, X, *, top_n=10, average=True):
 
     See Also
     --------
-    topic_diversity : Whether components differ from each other.
+    topic_diversity : How much components differ from each other.
 
     Notes
     -----
     This is gensim's ``c_npmi`` with one window per document, epsilon included: a pair
     that occurs but never together gets -1 - log(p(v) p(w)) / 27.6, somewhat above -1,
-    and a pair that occurs together in every row, of which the data say nothing, gets
-    -1. Where gensim divides by zero, since a feature is in no row, the pair gets -1.
+    and a pair that occurs together in every row, which is uninformative, gets -1. A
+    pair with a feature that is in no row, for which gensim divides by zero, gets -1.
 
     References
     ----------
@@ -295,7 +307,7 @@ def npmi_coherence(components, X, *, top_n=10, average=True):
     return float(coherence.mean()) if average else coherence
 
 
-def topic_diversity(components, *, top_n=25):
+def topic_diversity(components: ArrayLike, *, top_n: int = 25) -> float:
     r"""Share of distinct features among the top features of all components.
 
     .. math:: |\textstyle\bigcup_k T_k| \,/\, \textstyle\sum_k |T_k|
@@ -322,7 +334,7 @@ def topic_diversity(components, *, top_n=25):
 
     See Also
     --------
-    npmi_coherence : Whether the features of each component go together.
+    npmi_coherence : How well the features of each component go together.
 
     References
     ----------
@@ -339,7 +351,7 @@ def topic_diversity(components, *, top_n=25):
 
 
 def _check_counts(X):
-    """Make a canonical CSR of X, never in place; ValueError if these are no counts."""
+    """Make a canonical CSR of X, never in place; ValueError unless X holds counts."""
     X = received(X)
     X = check_array(X, accept_sparse="csr", input_name="X", copy=sp.issparse(X))
     X = without_half(X)
@@ -350,7 +362,8 @@ def _check_counts(X):
     check_non_negative(X, "split_tokens")
     if (X.data != np.floor(X.data)).any():
         raise ValueError(
-            "Counts must be integers, but X has fractions; tf-idf values are no counts."
+            "Counts must be integers, but X has fractions; tf-idf values are not "
+            "counts."
         )
     if X.data.sum(dtype=np.float64) > MAX_TOKENS:
         raise ValueError("Counts must sum to at most 2**53, but those of X do not.")
@@ -392,7 +405,7 @@ def _draw_tokens(counts, indptr, n_draws, rng):
 
 
 def _expected_counts(estimator, counts, predictive):
-    """Return what the estimator expects of rows with these counts, up to scale."""
+    """Return expected rows given these counts, up to scale."""
     with warnings.catch_warnings():
         # The split is a CSR, which cannot carry the names of a data frame's columns.
         warnings.filterwarnings("ignore", "X does not have valid feature names")
@@ -435,7 +448,7 @@ def _unique_features(top):
 
 
 def _last_step(estimator, X):
-    """Return the last step of a pipeline, and what the steps before make of X."""
+    """Return the last step of a pipeline, and X as transformed by the steps before."""
     X = received(X)
     while isinstance(estimator, Pipeline):
         if len(estimator) > 1:

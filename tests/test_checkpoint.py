@@ -200,7 +200,7 @@ def test_a_damaged_file_is_refused(written, counts):
     assert n_refused > 50
     for n_bytes in (0, 1, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:n_bytes])
-        with pytest.raises(ValueError, match="damaged or is none"):
+        with pytest.raises(ValueError, match="damaged or not a checkpoint"):
             model.fit(counts, checkpoint=path)
         # It is not written over.
         assert path.read_bytes() == whole[:n_bytes]
@@ -259,7 +259,7 @@ def test_a_file_that_runs_code_is_not_run(written, counts):
 
     with open(path, "wb") as file:
         np.savez(file, text=np.array(Trap(), dtype=object))
-    with pytest.raises(ValueError, match="damaged or is none"):
+    with pytest.raises(ValueError, match="damaged or not a checkpoint"):
         model.fit(counts, checkpoint=path)
 
 
@@ -294,7 +294,7 @@ def test_a_full_disk_does_not_end_training(counts, tmp_path, full_disk):
     path.write_bytes(b"")
     path.unlink()
     model = PoissonFactorization(3, max_iter=2, tol=0.0, random_state=0)
-    with pytest.warns(RuntimeWarning, match="could not be written .*goes on"):
+    with pytest.warns(RuntimeWarning, match="could not be written .*continues"):
         model.fit(counts, checkpoint=path)
     assert model.n_iter_ == 2
     assert list(tmp_path.iterdir()) == []
@@ -304,7 +304,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(written, full_disk):
     _, path = written
     whole = path.read_bytes()
     file = CheckpointFile(path)
-    with pytest.warns(RuntimeWarning, match="still there"):
+    with pytest.warns(RuntimeWarning, match="previous file is kept"):
         file.write({"x": torch.zeros(10_000)})
     assert path.read_bytes() == whole
 

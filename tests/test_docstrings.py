@@ -136,6 +136,19 @@ def test_the_public_face_is_found():
     assert {"npmi_coherence", "load_docstrings"} <= names
 
 
+@pytest.mark.parametrize("path", OBJECTS)
+def test_every_public_parameter_has_a_type(path):
+    obj = OBJECTS[path]
+    signature = inspect.signature(obj)
+    untyped = {
+        name
+        for name, parameter in signature.parameters.items()
+        if name != "self" and parameter.annotation is parameter.empty
+    }
+    assert not untyped
+    assert inspect.isclass(obj) or signature.return_annotation is not signature.empty
+
+
 @pytest.mark.parametrize("reader", READERS)
 def test_all_that_a_reader_shows_is_listed(reader):
     module = importlib.import_module(f"skdeepfactor.{reader}")

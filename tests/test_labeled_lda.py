@@ -500,8 +500,8 @@ def test_a_stream_of_chunks(single):
     model.partial_fit(X[:10], y[:10]).partial_fit(X[:10], [None] * 10)
     assert model.score(X[300:], y[300:]) > 0.9
     for y_bad, message in (
-        (["art", "new"], "does not know: 'new'"),
-        ([0, 1], "does not know: 0"),
+        (["art", "new"], "does not know, such as 'new'"),
+        ([0, 1], "does not know, such as 0"),
         (np.eye(2, 4), "fitted to one label for each row"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -178,7 +178,7 @@ def test_chunks_bring_the_classes_along():
         found([0, 1], is_chunk=True)
     with pytest.raises(ValueError, match="3 columns, but there are 2 labels"):
         found(np.eye(3), classes=["a", "b"], is_chunk=True)
-    with pytest.raises(ValueError, match="classes must be sorted where y is an ind"):
+    with pytest.raises(ValueError, match="classes must be sorted if y is an ind"):
         found(np.eye(2), classes=["b", "a"], is_chunk=True)
     for classes in ([], 3, [["a"]]):
         with pytest.raises(ValueError, match="classes must be a list of labels"):
@@ -188,8 +188,8 @@ def test_chunks_bring_the_classes_along():
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (["c", "a"], "labels that the model does not know: 'c'"),
-        ([1, 2], "labels that the model does not know: 1"),
+        (["c", "a"], "labels that the model does not know, such as 'c'"),
+        ([1, 2], "labels that the model does not know, such as 1"),
         ([["a"], ["b"]], "fitted to one label for each row"),
         (np.eye(2), "fitted to one label for each row"),
     ],

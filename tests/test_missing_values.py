@@ -501,7 +501,7 @@ def test_the_bound_is_below_the_evidence_of_the_entries_there(holey):
 @pytest.mark.parametrize("kind", [VariationalAutoencoder, VariationalSparseCoding])
 def test_autoencoders_that_are_told_totals_need_all_entries(kind, holey):
     model = kind(2, likelihood="multinomial", missing_values="ignore")
-    with pytest.raises(ValueError, match="'multinomial' is told the total"):
+    with pytest.raises(ValueError, match="'multinomial' is given the total"):
         model.fit(holey)
 
 

@@ -108,7 +108,7 @@ WITH_A_FIT = {
             lda, TfidfTransformer().fit_transform(COUNTS)
         ),
         ValueError,
-        "Counts must be integers, but X has fractions; tf-idf values are no counts",
+        "Counts must be integers, but X has fractions; tf-idf values are not counts",
     ),
 }
 

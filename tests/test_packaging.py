@@ -3,6 +3,8 @@
 import importlib.metadata
 import json
 import os
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -25,7 +27,39 @@ print(json.dumps({name: module.__file__ for name, module in modules.items()}))
 """
 
 
-def run(*arguments, **parameters):
+# A user's script, and the lines of it that mypy is to object to.
+SCRIPT = """
+from pathlib import Path
+
+import numpy as np
+
+import skdeepfactor
+from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
+from skdeepfactor.metrics import completion_perplexity
+
+X = np.ones((4, 3))
+model: PoissonFactorization = PoissonFactorization(2, random_state=0).fit(X)
+factors: np.ndarray = model.transform(X)
+mean, std = model.transform(X, return_std=True)
+score: float = model.score(X) + completion_perplexity(model, X)
+page: Path = skdeepfactor.plotting.topic_page(model, X, path="topics.html")
+LatentDirichletAllocation("two")  # wrong
+model.fit(X, n_passes=3)  # wrong
+skdeepfactor.TopicModel(2)  # wrong
+words: int = model.components_  # wrong
+"""
+
+# Other packages are not what is checked, and take most of the time.
+MYPY_SETTINGS = """
+[mypy]
+strict = true
+[mypy-joblib.*,scipy.*,sklearn.*,threadpoolctl.*,torch.*]
+follow_imports = skip
+ignore_missing_imports = true
+"""
+
+
+def run(*arguments, status=0, **parameters):
     """What Python shows when it is run with these arguments."""
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -34,7 +68,7 @@ def run(*arguments, **parameters):
         check=False,
         **parameters,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
 
 
@@ -86,7 +120,7 @@ def installed(tmp_path_factory):
 
 def test_a_wheel_holds_every_file_of_the_package(installed):
     expected = files(ROOT)
-    assert "skdeepfactor/plotting/page.html" in expected
+    assert {"skdeepfactor/plotting/page.html", "skdeepfactor/py.typed"} <= expected
     assert files(installed) == expected
 
 
@@ -104,3 +138,48 @@ def test_every_module_of_a_wheel_can_be_imported(installed, tmp_path):
     paths = {Path(path).relative_to(installed).as_posix() for path in found.values()}
     assert paths == {name for name in files(ROOT) if name.endswith(".py")}
     assert {"skdeepfactor.models", "skdeepfactor.plotting.page"} <= found.keys()
+
+
+def test_the_description_of_a_wheel_needs_no_other_file(installed):
+    [metadata] = installed.glob("*.dist-info/METADATA")
+    description = metadata.read_text(encoding="utf-8")
+    assert "Topics of documents" in description
+    assert "Coming from other packages" in description
+    assert "image::" not in description
+    assert "<doc/" not in description
+
+
+def test_types_are_known_where_the_package_is_installed(installed, tmp_path):
+    pytest.importorskip("mypy")
+    tmp_path.joinpath("script.py").write_text(SCRIPT)
+    tmp_path.joinpath("mypy.ini").write_text(MYPY_SETTINGS)
+    wrong = [n for n, line in enumerate(SCRIPT.split("\n"), 1) if "# wrong" in line]
+    shown = run(
+        *("-P", "-m", "mypy", "script.py"),
+        status=1,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        cwd=tmp_path,
+    )
+    found = re.findall(r"^script\.py:(\d+): error", shown, re.MULTILINE)
+    assert [int(line) for line in found] == wrong, shown
+
+
+def test_a_release_check_fails_if_a_check_does(capsys):
+    script = runpy.run_path(str(ROOT / ".ci" / "release_check.py"))
+
+    def it_holds():
+        return ": 0.1.0"
+
+    def it_cannot_run():
+        raise script["NotRun"]("no network")
+
+    def it_does_not_hold():
+        raise AssertionError("1 is not 2")
+
+    assert script["report"]([it_holds, it_cannot_run])
+    assert not script["report"]([it_does_not_hold, it_holds])
+    shown = capsys.readouterr().out
+    assert (
+        "it holds ... passed: 0.1.0\nit cannot run ... not run: no network\n" in shown
+    )
+    assert "it does not hold ... failed\n1 is not 2\nit holds ... passed" in shown

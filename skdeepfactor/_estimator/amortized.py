@@ -1,7 +1,9 @@
 """The base of estimators around modules with an encoder and a decoder of rows."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import StrOptions
 
 from skdeepfactor._estimator.domains import Counts, RealNumbers, UnitInterval
@@ -33,10 +35,17 @@ class AmortizedFactorModel(SampledFactorModel):
         # Parameters are checked later; until then an unknown one must do no harm.
         return DOMAINS.get(self.likelihood, Counts())
 
-    def sample(self, n_samples=1, *, n_tokens=None, random_state=None):
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        n_tokens: int | ArrayLike | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> Any:
         """Draw rows from the model.
 
-        Factors are drawn from the prior, and rows given these from the likelihood.
+        Factors are drawn from the prior, then rows from the likelihood given the
+        factors.
 
         Parameters
         ----------
@@ -87,7 +96,7 @@ class AmortizedFactorModel(SampledFactorModel):
         if may_miss and found.is_given_total:
             raise ValueError(
                 "missing_values='ignore' needs likelihood='gaussian', 'bernoulli' or "
-                "'poisson', since 'multinomial' is told the total of each row."
+                "'poisson', since 'multinomial' is given the total of each row."
             )
         return found
 

@@ -46,7 +46,7 @@ def load(estimator, dtype, device=None, *, maker=None):
     device = resolve_device(estimator.device, dtype) if device is None else device
     if estimator._may_miss and not ignores_missing(estimator._fitted_with):
         raise ValueError(
-            "missing_values='ignore' cannot go on from a model fitted with "
+            "missing_values='ignore' cannot continue from a model fitted with "
             "missing_values='error'; fit it anew."
         )
     module = (maker or _as_fitted(estimator))._build(estimator._fitted_sizes).to(dtype)
@@ -64,7 +64,7 @@ def load(estimator, dtype, device=None, *, maker=None):
 
 
 def _as_fitted(estimator):
-    """The same fit, with the parameters that it was made with."""
+    """Fit with the parameters that it was made with."""
     # Not by its constructor, which may take fewer of these.
     twin = type(estimator).__new__(type(estimator))
     vars(twin).update({**vars(estimator), **estimator._fitted_with})
@@ -72,13 +72,13 @@ def _as_fitted(estimator):
 
 
 def check_what_is_kept(estimator):
-    """Raise a ``ValueError`` where what is fitted would get another meaning."""
+    """Raise a ``ValueError`` if the fitted arrays would get another meaning."""
     given = parameters_of(estimator)
     for name in estimator._kept_parameters:
         value, fitted = given.get(name), estimator._fitted_with.get(name)
         if not np.array_equal(value, fitted):
             raise ValueError(
-                f"{name}={value!r} cannot go on from a model fitted with "
+                f"{name}={value!r} cannot continue from a model fitted with "
                 f"{name}={fitted!r}."
             )
 
@@ -96,7 +96,7 @@ def constructor_parameters(kind):
 
 
 def parameters_of(estimator):
-    """What an estimator is set to, by name, whether its constructor takes it or not."""
+    """Settings of an estimator by name, whether its constructor takes them or not."""
     values = vars(estimator)
     names = constructor_parameters(type(estimator))
     return {name: values[name] for name in names if name in values}
@@ -142,7 +142,7 @@ def fitted_attributes(
 
 
 def _shown(estimator, module):
-    """What users see of the parameters."""
+    """Fitted attributes that show the parameters to users."""
     components = to_numpy(module.components())
     return {"components_": components, **estimator._fitted(module)}
 
@@ -177,7 +177,7 @@ def _protect(value):
 
 
 def are_finite(attributes):
-    """Whether all parameters are finite, and what users see of them."""
+    """Whether all parameters, and the attributes made of them, are finite."""
     arrays = list(attributes["_parameters"].values())
     for name in attributes["_derived"]:
         value = attributes[name]
@@ -187,7 +187,7 @@ def are_finite(attributes):
 
 
 def pickled_state(estimator):
-    """What is pickled of an estimator: each number once, and the version."""
+    """State of an estimator to pickle: each number once, and the version."""
     state = dict(vars(estimator))
     for name in state.get("_derived", ()):
         state.pop(name, None)
@@ -197,7 +197,7 @@ def pickled_state(estimator):
 
 @own_environment()
 def restore(estimator, state):
-    """Take up what was pickled, and derive the rest.
+    """Restore a pickled state, and derive the rest.
 
     Warns
     -----

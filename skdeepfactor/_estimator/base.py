@@ -1,18 +1,20 @@
 """The estimator: NumPy and SciPy in, NumPy out, around a torch module.
 
 A fitted estimator holds its module's parameters as NumPy arrays and nothing of torch,
-so that it pickles, and moves between devices, like any scikit-learn estimator. Here are
-the methods that users call, and what a model must say of itself.
+so that it pickles, and moves between devices, like any scikit-learn estimator. This
+module has the methods that users call, and the hooks that a model must define.
 """
 
 import functools
 import inspect
+import os
 from abc import ABC, abstractmethod
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -34,12 +36,16 @@ from skdeepfactor._estimator.validation import (
     weighted_average,
 )
 from skdeepfactor._input import received, returned
-from skdeepfactor._training.progress import CallbackSupportMixin, with_callbacks
+from skdeepfactor._training.progress import (
+    CallbackSupportMixin,
+    Method,
+    with_callbacks,
+)
 from skdeepfactor._training.run import Interrupted
 
 
 def _has_perplexity(estimator):
-    """Whether perplexity has a meaning; the error says why not."""
+    """Whether perplexity is defined; the error says why not."""
     if not estimator._domain.is_counts:
         raise AttributeError(
             "perplexity needs a likelihood of counts, which these parameters of "
@@ -48,7 +54,7 @@ def _has_perplexity(estimator):
     return True
 
 
-def naming_itself(method):
+def naming_itself(method: Method) -> Method:
     """Name the estimator that an unknown argument was given to, not its base class."""
     known = inspect.signature(method).parameters
 
@@ -60,13 +66,13 @@ def naming_itself(method):
             message = f"{type(self).__name__}.{method.__name__}() takes no {name}"
             if name == "sample_weight":
                 message += (
-                    ": repeat rows that count more than once, or take a model with "
+                    ": repeat rows that count more than once, or use a model with "
                     "updates in closed form, such as PoissonFactorization"
                 )
             raise TypeError(f"{message}.")
         return method(self, *args, **options)
 
-    return call
+    return cast(Method, call)
 
 
 def leaving_maps(transform):
@@ -93,7 +99,7 @@ class BaseFactorModel(
     """Validation, training, inference and scores, for every model of counts.
 
     A model says how its module is built (``_build``), where its parameters start
-    (``_initialize``), how they are trained (``_plan``), and what users see of them
+    (``_initialize``), how they are trained (``_plan``), and its fitted attributes
     (``_fitted``).
     """
 
@@ -112,10 +118,17 @@ class BaseFactorModel(
         "verbose": ["verbose"],
     }
 
+    components_: np.ndarray
+    history_: dict[str, list[float]]
+    lower_bound_: float
+    n_features_in_: int
+    n_iter_: int
+    n_samples_seen_: int
+
     #: Which X the model takes.
     _domain = Counts()
 
-    #: Parameters that give what is fitted its meaning, and may not change after it.
+    #: Parameters that give the fitted arrays their meaning, so must not change later.
     _kept_parameters: tuple = (
         "n_components",
         "likelihood",
@@ -127,22 +140,22 @@ class BaseFactorModel(
     #: Whether a row of weight w is the same as w rows, in training on all rows.
     _takes_weights = False
 
-    #: By what X is multiplied; a parameter of those models whose priors have a scale.
+    #: Factor by which X is multiplied; a parameter of models whose priors have a scale.
     input_scale: float | str = 1.0
 
     def _sizes(self, rows, y):
-        """What the module's shape needs, as a dict that is kept with the fit."""
+        """Sizes that determine the module's shape, a dict kept with the fit."""
         return {"n_features": rows.n_features}
 
     def _sizes_of_all(self, sizes):
         """The sizes for the rows of all processes, from those that each has found.
 
-        Where each process has rows of its own; all must come to the same.
+        Used where each process has rows of its own; all must come to the same result.
         """
         return sizes[0]
 
     def _known_of_rows(self, rows, y, sizes):
-        """What is known of each row beside X, as arrays by name; see ``Batch.side``."""
+        """What is known of rows beside X, arrays by name; see ``Batch.side``."""
         return {}
 
     @abstractmethod
@@ -153,7 +166,7 @@ class BaseFactorModel(
         """
 
     def _complete(self, module):
-        """Give a module that was built from arrays what is not an array."""
+        """Add to a module built from arrays the parts that are not arrays."""
 
     @abstractmethod
     def _initialize(self, module, start):
@@ -161,14 +174,14 @@ class BaseFactorModel(
 
     @abstractmethod
     def _plan(self, module, budget):
-        """How the module is trained, a ``TrainingPlan``, for what there is to spend."""
+        """Plan the training of the module, for a budget of passes and updates."""
 
     @abstractmethod
     def _fitted(self, module):
         """Fitted attributes that show the module's parameters, as a dict."""
 
     def __init_subclass__(cls, **options):
-        """Have ``transform`` give frames, as scikit-learn does, but no maps as such."""
+        """Let ``transform`` return frames, as scikit-learn does, but not for maps."""
         super().__init_subclass__(**options)
         if "transform" in vars(cls):
             cls.transform = leaving_maps(cls.transform)
@@ -181,22 +194,22 @@ class BaseFactorModel(
     @naming_itself
     def fit(
         self,
-        X,
-        y=None,
+        X: Any,
+        y: Any = None,
         *,
-        X_val=None,
-        checkpoint=None,
-        checkpoint_every=1,
-        sharded=False,
-    ):
+        X_val: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: float = 1,
+        sharded: bool = False,
+    ) -> Self:
         """Fit the model to the rows of X.
 
-        Passes over all rows, or over batches of them, until ``max_iter``, ``tol`` or
-        rows held out end it. What was fitted before is forgotten, unless
-        ``warm_start``.
+        Training passes over all rows, or over batches of them, until ``max_iter``,
+        ``tol`` or early stopping ends it. An earlier fit is forgotten unless
+        ``warm_start`` is set.
 
-        Where processes have joined a group of ``torch.distributed``, every one of them
-        must call this, and all get the same model.
+        If processes have joined a ``torch.distributed`` group, each of them must call
+        ``fit``, and all get the same model.
 
         Parameters
         ----------
@@ -221,21 +234,21 @@ class BaseFactorModel(
         Returns
         -------
         object
-            The fitted estimator. Its arrays are read-only: what is made of them would
-            not follow a change.
+            The fitted estimator. Its arrays are read-only, since quantities derived
+            from them would not follow a change.
 
         Raises
         ------
         ValueError
-            If the data or a parameter is not what it must be, or the checkpoint is
-            damaged or of another fit. The estimator is then left as it was.
+            If the data or a parameter is invalid, or the checkpoint is
+            damaged or belongs to another fit. The estimator is then left unchanged.
         KeyboardInterrupt
-            If it comes; the estimator is then fitted, as the last whole pass left it,
-            or as it was if there is none.
+            On an interrupt. The estimator then keeps the parameters after the last
+            complete pass; before the first, it is left unchanged.
 
         See Also
         --------
-        partial_fit : One step at a time, on data that come in chunks.
+        partial_fit : Steps on data that arrive in chunks.
 
         Examples
         --------
@@ -266,12 +279,14 @@ class BaseFactorModel(
         return self
 
     @naming_itself
-    def partial_fit(self, X, y=None, *, total_samples=None):
+    def partial_fit(
+        self, X: Any, y: Any = None, *, total_samples: int | None = None
+    ) -> Self:
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
-        The first call starts the model, and later ones go on. Rows are forgotten after
-        their step, so that a stream may be longer than memory. After a ``fit`` the
-        moments of gradients, for models that are learnt by these, start anew.
+        The first call initializes the model, and later calls continue from it. Rows are
+        forgotten after their step, so a stream may be larger than memory. After
+        ``fit``, models trained by gradients start with fresh optimizer moments.
 
         Parameters
         ----------
@@ -292,12 +307,12 @@ class BaseFactorModel(
         Raises
         ------
         ValueError
-            If the data or a parameter is not what it must be, or a step leads to
-            numbers that are not finite. The estimator is then left as it was.
+            If the data or a parameter is invalid, or a step produces
+            numbers that are not finite. The estimator is then left unchanged.
 
         See Also
         --------
-        fit : Passes over data that are all at hand.
+        fit : Passes over data that are all available.
 
         Examples
         --------
@@ -318,11 +333,12 @@ class BaseFactorModel(
             take_up(self, take_steps(self, X, y, **options))
         return self
 
-    def transform(self, X, *, out=None):
+    def transform(
+        self, X: Any, *, out: str | os.PathLike[str] | None = None
+    ) -> np.ndarray:
         """Infer the factors of each row.
 
-        The model stays as it is. A row's factors depend on that row alone, and not on
-        those beside it.
+        The model is not changed. The factors of a row depend on that row alone.
 
         Parameters
         ----------
@@ -351,10 +367,10 @@ class BaseFactorModel(
         """
         return self._infer(X, lambda module, batch: module.posterior(batch).mean, out)
 
-    def inverse_transform(self, Z):
+    def inverse_transform(self, Z: Any) -> np.ndarray:
         """Expected data given factors.
 
-        Of models of counts given their total these are shares, whose rows sum to 1.
+        For models of counts given their total, these are shares: each row sums to 1.
 
         Parameters
         ----------
@@ -388,11 +404,11 @@ class BaseFactorModel(
             )
         return returned(self._decoded(Z), given)
 
-    def score_samples(self, X):
+    def score_samples(self, X: Any) -> np.ndarray:
         """Evidence lower bound of each row, in nats.
 
-        What rows have a low bound for, the model finds improbable: it may serve to find
-        rows that are unlike the others.
+        A low bound means that the row is improbable under the model, which helps to
+        find rows unlike the others.
 
         Parameters
         ----------
@@ -418,11 +434,18 @@ class BaseFactorModel(
         """
         return self._infer(X, lambda module, batch: module.elbo(batch))
 
-    def score(self, X, y=None, *, metric="elbo", sample_weight=None):
+    def score(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        metric: str = "elbo",
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
         """Mean score per row; larger is better.
 
-        Rows that were not fitted tell how good a model is. Bounds of different
-        likelihoods are of different things, and not to be compared. A model that has
+        Use rows that were not fitted to judge a model. Bounds of different likelihoods
+        measure different things and must not be compared. A model that has
         ``input_scale_`` scores X times this number, which is 1.0 for counts: scores
         of tf-idf compare settings of one model on the same data, and nothing else.
 
@@ -461,11 +484,17 @@ class BaseFactorModel(
         raise ValueError(f"metric must be 'elbo' or 'neg_perplexity', got {metric!r}.")
 
     @available_if(_has_perplexity)
-    def perplexity(self, X, *, average="document", sample_weight=None):
-        """Perplexity of the counts as words in order, given how many there are.
+    def perplexity(
+        self,
+        X: Any,
+        *,
+        average: str = "document",
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
+        """Perplexity of the counts, as words in order given their number.
 
-        Guessing among V features that are equally likely has the perplexity V. It is
-        made of bounds, so that the true perplexity is at most as large.
+        Guessing uniformly among V features has perplexity V. The value is computed from
+        lower bounds, so the true perplexity is at most as large.
 
         Parameters
         ----------
@@ -524,11 +553,11 @@ class BaseFactorModel(
             return float(np.exp(-per_count))
 
     def __getstate__(self):
-        """What is pickled: what can be derived from the rest is left out."""
+        """State to pickle, without derived values."""
         return pickled_state(self)
 
     def __setstate__(self, state):
-        """Take up what was pickled, by this version or, with a warning, another."""
+        """Restore a pickled state; warn if another version wrote it."""
         restore(self, state)
 
     def __sklearn_is_fitted__(self):
@@ -536,7 +565,7 @@ class BaseFactorModel(
         return "_parameters" in vars(self)
 
     def __sklearn_tags__(self):
-        """What scikit-learn should know: non-negative data, dense or sparse."""
+        """Tags for scikit-learn: non-negative data, dense or sparse."""
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.input_tags.positive_only = self._domain.is_non_negative
@@ -550,7 +579,7 @@ class BaseFactorModel(
 
     @property
     def _input_scale(self):
-        """By what X is multiplied; 1.0 where it was counts that were fitted."""
+        """Factor by which X is multiplied; 1.0 if counts were fitted."""
         check_is_fitted(self)
         return self._fitted_sizes["input_scale"]
 
@@ -566,7 +595,7 @@ class BaseFactorModel(
     def _infer(self, X, function, out=None):
         """``function(module, batch)`` of each batch of X, as an array or in a file.
 
-        As a tensor, where X is one and ``array_api_dispatch`` is on.
+        The result is a tensor if X is one and ``array_api_dispatch`` is on.
         """
         values = inferred(self, X, function, out)
         return values if out is not None else returned(values, X)
@@ -583,7 +612,7 @@ class BaseFactorModel(
 
     @own_environment()
     def _load(self, dtype, device=None):
-        """The fitted module, made anew from its arrays, to do with as one likes."""
+        """A fresh copy of the fitted module, which the caller may change."""
         return load(self, dtype, device)
 
     @own_environment()
@@ -593,7 +622,7 @@ class BaseFactorModel(
             return function(module)
 
 
-# What __init_subclass__ does for others.
+# __init_subclass__ does this for subclasses only.
 BaseFactorModel.transform = leaving_maps(  # type: ignore[method-assign]
     BaseFactorModel.transform
 )

@@ -1,9 +1,11 @@
 """The bases of models whose parameters all have updates in closed form."""
 
 import dataclasses
+import os
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
+from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skdeepfactor._estimator.base import BaseFactorModel, naming_itself
@@ -29,23 +31,23 @@ class ClosedFormFactorModel(BaseFactorModel):
     @naming_itself
     def fit(
         self,
-        X,
-        y=None,
+        X: Any,
+        y: Any = None,
         *,
-        sample_weight=None,
-        X_val=None,
-        checkpoint=None,
-        checkpoint_every=1,
-        sharded=False,
-    ):
+        sample_weight: ArrayLike | None = None,
+        X_val: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: float = 1,
+        sharded: bool = False,
+    ) -> Self:
         """Fit the model to the rows of X.
 
-        Passes over all rows, or over batches of them, until ``max_iter``, ``tol`` or
-        rows held out end it. What was fitted before is forgotten, unless
-        ``warm_start``.
+        Training passes over all rows, or over batches of them, until ``max_iter``,
+        ``tol`` or early stopping ends it. An earlier fit is forgotten unless
+        ``warm_start`` is set.
 
-        Where processes have joined a group of ``torch.distributed``, every one of them
-        must call this, and all get the same model.
+        If processes have joined a ``torch.distributed`` group, each of them must call
+        ``fit``, and all get the same model.
 
         Parameters
         ----------
@@ -77,22 +79,22 @@ class ClosedFormFactorModel(BaseFactorModel):
         Returns
         -------
         object
-            The fitted estimator. Its arrays are read-only: what is made of them would
-            not follow a change.
+            The fitted estimator. Its arrays are read-only, since quantities derived
+            from them would not follow a change.
 
         Raises
         ------
         ValueError
-            If the data, the weights or a parameter are not what they must be, or the
-            checkpoint is damaged or of another fit. The estimator is then left as it
-            was.
+            If the data, the weights or a parameter are invalid, or the
+            checkpoint is damaged or belongs to another fit. The estimator is then left
+            unchanged.
         KeyboardInterrupt
-            If it comes; the estimator is then fitted, as the last whole pass left it,
-            or as it was if there is none.
+            On an interrupt. The estimator then keeps the parameters after the last
+            complete pass; before the first, it is left unchanged.
 
         See Also
         --------
-        partial_fit : One step at a time, on data that come in chunks.
+        partial_fit : Steps on data that arrive in chunks.
 
         Examples
         --------
@@ -114,12 +116,19 @@ class ClosedFormFactorModel(BaseFactorModel):
         )
 
     @naming_itself
-    def partial_fit(self, X, y=None, *, sample_weight=None, total_samples=None):
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        sample_weight: ArrayLike | None = None,
+        total_samples: float | None = None,
+    ) -> Self:
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
-        The first call starts the model, and later ones go on. Rows are forgotten after
-        their step, so that a stream may be longer than memory. After a ``fit`` the
-        moments of gradients, for models that are learnt by these, start anew.
+        The first call initializes the model, and later calls continue from it. Rows are
+        forgotten after their step, so a stream may be larger than memory. After
+        ``fit``, models trained by gradients start with fresh optimizer moments.
 
         Parameters
         ----------
@@ -142,12 +151,12 @@ class ClosedFormFactorModel(BaseFactorModel):
         Raises
         ------
         ValueError
-            If the data, the weights or a parameter are not what they must be, or a step
-            leads to numbers that are not finite. The estimator is then left as it was.
+            If the data, the weights or a parameter are invalid, or a step
+            produces numbers that are not finite. The estimator is then left unchanged.
 
         See Also
         --------
-        fit : Passes over data that are all at hand.
+        fit : Passes over data that are all available.
 
         Examples
         --------
@@ -180,7 +189,7 @@ class ClosedFormFactorModel(BaseFactorModel):
 
 
 class ConjugateFactorModel(ClosedFormFactorModel):
-    """One whose rows have factors that are iterated on, within each pass.
+    """A model in closed form whose row factors are iterated on within each pass.
 
     Its module says in ``learns_shape`` whether a prior's shape is learnt.
     """

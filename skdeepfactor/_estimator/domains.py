@@ -1,4 +1,4 @@
-"""Which numbers a likelihood is of, and what to say of others."""
+"""Numbers that likelihoods accept, and errors for others."""
 
 from abc import ABC, abstractmethod
 

@@ -1,4 +1,4 @@
-"""What the caller has set torch to, undone for as long as a method runs.
+"""Undo, while a method runs, the settings of torch that the caller has made.
 
 The data and the parameters of an estimator alone decide what comes out, not whether it
 is called in a forked process, without gradients, or under autocast.
@@ -14,13 +14,13 @@ from threadpoolctl import ThreadpoolController
 # In a child that was forked from this process, threads that it had do not exist.
 _IMPORTED_BY = os.getpid()
 
-# What autocast may be on for.
+# Devices for which autocast may be on.
 _DEVICE_TYPES = ("cpu", "cuda", "mps")
 
 
 @contextlib.contextmanager
 def own_environment():
-    """Compute as if the caller had set nothing; what was set is set again afterwards.
+    """Compute with default settings, and restore those of the caller afterwards.
 
     Gradients can be taken, autocast is off, and tensors without a device of their own
     are the CPU's. A forked process computes on one thread: it would wait for ever for

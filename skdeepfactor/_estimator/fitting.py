@@ -1,4 +1,4 @@
-"""One call of ``fit``: its rows, its starts, its runs, and what comes of them."""
+"""One call of ``fit``: its rows, starts, runs and results."""
 
 import contextlib
 import hashlib
@@ -54,7 +54,7 @@ class Start(NamedTuple):
     random_state: np.random.RandomState
 
     def distinct(self):
-        """The same with all rows different, so that a weight of 2 is a repetition."""
+        """Start with each row once, so that a weight of 2 is a repetition."""
         rows, weights = distinct_rows(self.X, self.weights, *self.arrays.values())
         arrays = {name: array[rows] for name, array in self.arrays.items()}
         return Start(self.X[rows], weights, arrays, self.random_state)
@@ -73,7 +73,7 @@ class Fit:
     share : Share
         This process's share of the rows.
     is_warm : bool
-        Whether it resumes from what is fitted.
+        Whether it resumes from the fitted model.
     rows, rows_val : Rows
         The rows to fit, and those held out, None for none.
     sizes : dict
@@ -141,7 +141,7 @@ class Fit:
     def attributes(self, X):
         """Train from each start; the fitted attributes of the best one.
 
-        ``X`` is what callbacks are shown as the data. Other processes get none of it.
+        ``X`` is shown to callbacks as the data; other processes get none of it.
 
         Raises
         ------
@@ -224,7 +224,7 @@ class Fit:
         except Interrupted as interrupt:
             interrupt.attributes = attributes(interrupt.history, interrupt.lower_bound)
             raise
-        # What is learnt beside the steps, from the rows of each process.
+        # Learnt beside the steps, from the rows of each process.
         self.share.copy_first(list(module.buffers()))
         module.refresh()
         return attributes(history, lower_bound)
@@ -292,7 +292,7 @@ class Fit:
         return seed if self.file is None else self.file.remember("seed", seed)
 
     def _identity(self, seed, module):
-        """What a checkpoint must agree with to be resumed from, as strings."""
+        """Identity of a fit, as strings that a checkpoint to resume must share."""
         parameters = parameters_of(self.estimator)
         for name in ("device", "verbose", "n_jobs", "random_state"):
             parameters.pop(name, None)
@@ -395,14 +395,14 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
         raise ValueError(
             "The steps on these rows gave parameters that are not finite: numbers in X "
             "are too large for the floating-point type of the data, or steps are too "
-            "long. The estimator is as it was; leave such rows out, pass float64 data, "
+            "long. The estimator is unchanged; leave such rows out, pass float64 data, "
             "or lower the step size."
         )
     return attributes
 
 
 def input_scale(estimator, rows):
-    """By what the rows, and all that come later, are multiplied."""
+    """Factor by which these rows, and all later ones, are multiplied."""
     if not estimator._domain.is_counts:
         return 1.0
     scale = estimator.input_scale
@@ -438,14 +438,14 @@ def started_module(estimator, rows, sizes, random_state, *, is_warm):
 
 @contextlib.contextmanager
 def unchanged_on_error(estimator):
-    """Take back what was set on the estimator, should an error come."""
+    """Restore the attributes of the estimator after an error."""
     before = dict(vars(estimator))
     try:
         yield
     except Interrupted:
         raise
     except BaseException:
-        # Callbacks are torn down later, by what their own mixin has stored here.
+        # Callbacks are torn down later, by attributes that their own mixin stores here.
         for name in vars(estimator).keys() - before.keys():
             if not name.startswith(("_callback", "_skl")):
                 delattr(estimator, name)
@@ -454,6 +454,6 @@ def unchanged_on_error(estimator):
 
 
 def _quality(attributes):
-    """What restarts are compared by: the validation score, or else the bound."""
+    """Value by which restarts are compared: the validation score, or else the bound."""
     scores = attributes["history_"].get("validation_score")
     return attributes["lower_bound_"] if scores is None else max(scores)

@@ -1,4 +1,4 @@
-"""What classifiers are given as y: classes, indicators, and lists of labels."""
+"""Labels given to classifiers as y: classes, indicators and lists of labels."""
 
 from numbers import Number
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 import scipy.sparse
 from sklearn.utils.validation import column_or_1d
 
-# What holds the labels of a row that may have several.
+# Types that hold the labels of a row with several.
 COLLECTIONS = (list, tuple, set, frozenset, np.ndarray)
 
 
@@ -33,9 +33,9 @@ class Labels(NamedTuple):
     n_columns: int | None = None
 
     def columns(self, classes):
-        """The place of each label among the sorted classes, -1 for one that has none.
+        """Index of each label among the sorted classes, -1 for unknown labels.
 
-        Those of an indicator are that already.
+        Labels of an indicator are such indices already.
         """
         if self.n_columns is not None:
             if self.n_columns != len(classes):
@@ -70,10 +70,11 @@ class Labels(NamedTuple):
 
 
 def label_sizes(rows, target, unlabeled):
-    """What labels say of a model's shape: ``classes`` and ``is_multilabel``.
+    """Sizes that labels determine: ``classes`` and ``is_multilabel``.
 
-    ``target`` is a ``Target``, ``unlabeled`` what stands for no label besides None and
-    NaN. Where processes have rows of their own, ``joined_label_sizes`` comes next.
+    ``target`` is a ``Target``, ``unlabeled`` a value that stands for no label besides
+    None and NaN. Where processes have rows of their own, ``joined_label_sizes`` comes
+    next.
     """
     labels = read_labels(target.y, unlabeled)
     labels.check_length(rows.n_visible)
@@ -82,8 +83,7 @@ def label_sizes(rows, target, unlabeled):
         is_sorted = np.array_equal(classes, target.classes)
         if labels.n_columns is not None and not is_sorted:
             raise ValueError(
-                "classes must be sorted where y is an indicator, of which they are the "
-                "columns."
+                "classes must be sorted if y is an indicator, whose columns they name."
             )
     elif labels.n_columns is not None:
         classes = np.arange(labels.n_columns)
@@ -97,7 +97,7 @@ def label_sizes(rows, target, unlabeled):
 
 
 def joined_label_sizes(sizes):
-    """The same for the rows of all processes: the labels that any of them has."""
+    """Sizes for the rows of all processes: the labels that any of them has."""
     kinds = {own["is_multilabel"] for own in sizes if len(own["classes"])}
     classes = [label for own in sizes for label in own["classes"].tolist()]
     if not classes:
@@ -126,7 +126,7 @@ def known_labels(rows, target, sizes, unlabeled):
     unknown = labels.values[columns < 0].tolist()
     if unknown:
         raise ValueError(
-            f"y has labels that the model does not know: {unknown[0]!r}, for one. It "
+            f"y has labels that the model does not know, such as {unknown[0]!r}. It "
             "knows those of the first fit, or the classes of the first call to "
             "partial_fit."
         )
@@ -252,16 +252,14 @@ def _label_array(values):
         return np.empty(0, dtype=np.int64)
     labels = np.asarray(values)
     if labels.dtype.kind not in "Ubiuf" or labels.ndim != 1:
-        raise ValueError(
-            f"The labels must be strings or numbers, got {values[0]!r}, for one."
-        )
+        raise ValueError(f"The labels must be strings or numbers, got {values[0]!r}.")
     if labels.dtype.kind == "f" and not np.array_equal(labels, np.rint(labels)):
         raise ValueError(
-            f"y is continuous, with {labels[labels != np.rint(labels)][0]:g}, for one, "
-            "but the labels of a classifier are strings or whole numbers."
+            f"y is continuous, as {labels[labels != np.rint(labels)][0]:g} shows, but "
+            "the labels of a classifier are strings or whole numbers."
         )
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        raise ValueError("y contains infinity, which is no label.")
+        raise ValueError("y contains infinity, which is not a label.")
     return labels
 
 

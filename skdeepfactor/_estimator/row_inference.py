@@ -1,4 +1,4 @@
-"""What a fitted module makes of rows, and rows that it makes: batch by batch."""
+"""Inference for rows by a fitted module, and rows drawn from it, batch by batch."""
 
 import contextlib
 import os
@@ -105,7 +105,7 @@ def drawn_rows(estimator, n_samples, totals, random_state):
         levels = np.linspace(0, 1, len(estimator._row_totals))
         positions = generator.random(n_samples)
         totals = np.rint(np.interp(positions, levels, estimator._row_totals))
-        # Of real numbers, whose models have no use for it.
+        # Models of real numbers make no use of it.
         totals = np.maximum(totals, 0)
     given, totals = totals, np.asarray(received(totals))
     if totals.shape not in ((), (n_samples,)) or not _are_whole(totals):

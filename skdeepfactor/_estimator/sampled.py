@@ -4,8 +4,10 @@ import math
 import warnings
 from abc import abstractmethod
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, RealNotInt
 
@@ -29,17 +31,19 @@ class SampledFactorModel(BaseFactorModel):
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
     }
 
-    #: What a warm-up may be: updates, or a share of training.
+    #: Constraint of a warm-up: updates, or a share of training.
     _warmup: ClassVar[list] = [
         Interval(Integral, 0, None, closed="left"),
         Interval(RealNotInt, 0, 1, closed="both"),
     ]
 
-    def score_samples(self, X, *, metric="elbo", n_particles=50):
+    def score_samples(
+        self, X: Any, *, metric: str = "elbo", n_particles: int = 50
+    ) -> np.ndarray:
         """Lower bound of each row's log likelihood, in nats.
 
-        What rows have a low bound for, the model finds improbable. A row's draws are a
-        function of its content: its bound is the same in any company.
+        A low bound means that the row is improbable under the model. The draws for a
+        row depend on its content alone, so its bound does not depend on the other rows.
 
         Parameters
         ----------
@@ -74,11 +78,19 @@ class SampledFactorModel(BaseFactorModel):
         check_objective("iwae", 0.0, n_particles)
         return self._infer(X, lambda module, batch: module.iwae(batch, n_particles))
 
-    def score(self, X, y=None, *, metric="elbo", n_particles=50, sample_weight=None):
+    def score(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        metric: str = "elbo",
+        n_particles: int = 50,
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
         """Mean score per row; larger is better.
 
-        Rows that were not fitted tell how good a model is. Bounds of different
-        likelihoods are of different things, and not to be compared.
+        Use rows that were not fitted to judge a model. Bounds of different likelihoods
+        measure different things and must not be compared.
 
         Parameters
         ----------
@@ -132,16 +144,16 @@ class SampledFactorModel(BaseFactorModel):
 
     @abstractmethod
     def _warmups(self):
-        """Warm-ups that follow each other: updates, or shares of training."""
+        """Lengths of successive warm-ups: updates, or shares of training."""
 
 
 def warmup_passes(warmups, budget):
-    """Passes until all that a model warms up, one after the other, is at full strength.
+    """Number of passes until all warm-ups, one after the other, have ended.
 
     Warns
     -----
     ConvergenceWarning
-        If that is later than the end of training.
+        If training ends before the warm-ups do.
     """
     if budget.n_updates is None:
         return 0
@@ -149,8 +161,8 @@ def warmup_passes(warmups, budget):
     share = n_updates / budget.n_updates
     if share > 1:
         warnings.warn(
-            f"The warm-up takes {n_updates:.0f} updates, and training but "
-            f"{budget.n_updates}: it never ended. Raise max_iter or lower the warm-up.",
+            f"The warm-up takes {n_updates:.0f} updates, but training only "
+            f"{budget.n_updates}, so it did not end. Raise max_iter or shorten it.",
             ConvergenceWarning,
             stacklevel=2,
         )

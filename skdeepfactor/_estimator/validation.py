@@ -45,7 +45,7 @@ def checked_matrix(estimator, X, *, reset, min_rows=1):
             X = X.copy()
             X.sum_duplicates()
         if (X.data == 0).any():
-            # Some of scikit-learn counts what is stored.
+            # Parts of scikit-learn count stored entries.
             X = X.copy()
             X.eliminate_zeros()
     domain.check(X)
@@ -57,8 +57,8 @@ def _check_what_is_there(estimator, X):
     if scipy.sparse.issparse(X):
         if np.isnan(X.data).any():
             raise ValueError(
-                "X is a sparse matrix that stores NaN, but what a sparse matrix "
-                "does not store is 0 and not missing; pass a dense array."
+                "X is a sparse matrix that stores NaN, but entries that it does not "
+                "store count as 0, not as missing; pass a dense array."
             )
     elif estimator._domain.is_non_negative and np.isnan(X).any():
         # The least of numbers with NaN among them is NaN.
@@ -106,7 +106,7 @@ def checked_weights(sample_weight, n_rows):
         rows,
         dtype=np.float64,
         ensure_non_negative=True,
-        # torch takes neither what is read-only nor what runs backwards.
+        # torch accepts neither read-only arrays nor negative strides.
         copy=True,
     )
     if not weights.any():
@@ -149,7 +149,7 @@ def ignores_missing(parameters):
 
 
 def advice(estimator, X, error):
-    """What to do about data that scikit-learn refused, None where it says so itself."""
+    """Advice on data that scikit-learn refused; None if its message needs no more."""
     is_sparse = scipy.sparse.issparse(X)
     if error.startswith("Negative values"):
         return (

@@ -1,1 +1,1 @@
-"""What models are made of, in torch: no NumPy input, no estimators."""
+"""Parts of models, in torch: no NumPy input, no estimators."""

@@ -5,10 +5,10 @@ q(z) q(w) the share of factor k is
 
     phi_nvk = exp(E[log z_nk] + E[log w_kv]) / p_nv,  p_nv = sum_k exp(the same),
 
-and what these counts add to the bound is sum_v x_nv log p_nv. Latent Dirichlet
-allocation has the same shares with topic proportions in the place of z. Nothing of
-size (entries, k) is ever held: shares only appear summed, as a product of x / p with
-one of the two factors.
+and these counts add sum_v x_nv log p_nv to the bound. Latent Dirichlet allocation has
+the same shares with topic proportions in the place of z. Nothing of size (entries, k)
+is ever stored: shares only appear summed, as a product of x / p with one of the two
+factors.
 """
 
 from typing import NamedTuple
@@ -32,7 +32,7 @@ class Weights(NamedTuple):
     """exp(E[log w]) of the global factors, scaled so that it cannot underflow.
 
     ``scaled`` is (n_features, k) with the largest of each row 1; ``log_scale``,
-    (n_features,), is what was taken out, which changes no share.
+    (n_features,), is the factor taken out, which changes no share.
     """
 
     scaled: torch.Tensor
@@ -69,8 +69,8 @@ class Allocation(NamedTuple):
     def add_feature_counts(self, counts, weights, scale=1.0):
         """Add the expected counts of each factor in each feature to ``counts``.
 
-        ``counts`` is (k, n_features); what is added of each row is multiplied by
-        ``scale``, a float, or a tensor (n_rows,).
+        ``counts`` is (k, n_features); the counts of each row are multiplied by
+        ``scale``, a float or a tensor (n_rows,).
         """
         z = scaled(self.z, scale)
         for features, product in transposed_products(self.ratio, z):
@@ -117,7 +117,7 @@ def expected_counts(x, z, w):
 
 
 class _ExpectedCounts(torch.autograd.Function):
-    """c = z * u, u = (x / p) w; only sparse products, and nothing else is kept."""
+    """c = z * u, u = (x / p) w, by sparse products alone; nothing else is kept."""
 
     @staticmethod
     def forward(ctx, x, z, w):
@@ -161,7 +161,7 @@ def indicator_excess(log_p):
 
 
 def allocate_indicators(x, mean_log_z, weights):
-    """Allocate the counts y of which ``x`` says whether they are at least 1.
+    """Allocate counts y, given indicators ``x`` of whether they are at least 1.
 
     Given that it is, y has the mean p / (1 - exp(-p)), p = sum_k exp(E[log z_nk] +
     E[log w_kv]); given that it is not, y is 0.
@@ -185,7 +185,7 @@ def indicator_log_likelihood(x, allocation, weights):
 
 def _log_products(x, allocation, weights):
     """Log p at the entries of ``x``, float64."""
-    # What was taken out of the products: at the entries, a product of rank 2.
+    # The scale taken out of the products: at the entries, a product of rank 2.
     rows = torch.cat([allocation.log_scale, torch.ones_like(allocation.log_scale)], 1)
     columns = torch.stack([torch.ones_like(weights.log_scale), weights.log_scale])
     return map_values(

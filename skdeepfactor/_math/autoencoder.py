@@ -1,9 +1,9 @@
 """Modules with two networks: one infers the factors of a row, one generates the row.
 
 z_n ~ p(z), x_n ~ p(x | f(z_n)) with a decoder f and a likelihood of
-``observations.py``. Where the expected log likelihood has no closed form it is sampled:
-one draw a row in training, more for scores, whose noise is a function of the row's
-content.
+``observations.py``. If the expected log likelihood has no closed form, it is sampled:
+with one draw per row in training, and more for scores, whose noise is a function of the
+row's content.
 """
 
 from abc import ABC, abstractmethod
@@ -23,14 +23,14 @@ ENCODER_START = 0.1
 class AmortizedModule(SampledModule, ABC):
     """Rows from factors through a decoder, factors from rows through an encoder.
 
-    A model says what q(z | x) is made of the encoder's outputs, how it is drawn from,
-    and its divergence from the prior, of which ``prior`` is what is learnt, if any.
+    A model defines q(z | x) from the encoder's outputs, its draws, and its divergence
+    from the prior; ``prior`` holds the learnt parameters of the prior, if any.
     """
 
     #: Outputs of the encoder for each factor.
     n_heads = 2
 
-    #: Draws of each row in training, where there is no closed form.
+    #: Draws of each row in training, if there is no closed form.
     n_training_draws = 1
 
     def __init__(self, n_components, observation, encoder_layers, prior):
@@ -42,7 +42,7 @@ class AmortizedModule(SampledModule, ABC):
 
     @abstractmethod
     def distribution(self, outputs):
-        """Posteriors from what the encoder gives for rows."""
+        """Posteriors from the outputs of the encoder for rows."""
 
     @abstractmethod
     def kl(self, q):
@@ -54,11 +54,11 @@ class AmortizedModule(SampledModule, ABC):
 
     @abstractmethod
     def objective(self, batch, q):
-        """Bounds of rows, and what training maximises instead, both (n_rows,)."""
+        """Bounds of rows, and the objective of training, both (n_rows,)."""
 
     @abstractmethod
     def activity(self, q):
-        """What ``moments`` averages, (n_moments, n_rows, k)."""
+        """Values that ``moments`` averages, (n_moments, n_rows, k)."""
 
     @property
     def work_width(self):

@@ -1,4 +1,4 @@
-"""Rows as tensors: what is stored, and what is missing."""
+"""Rows as tensors: their entries, and those that are missing."""
 
 import copy
 from functools import cached_property
@@ -31,7 +31,7 @@ def to_tensor(X, rows, *, dtype, device):
     """``X[rows]`` as a strided or a CSR tensor.
 
     ``X`` is an ndarray or a canonical SciPy CSR matrix; ``rows`` a slice of step 1 or
-    an array of integers. What comes back never shares memory with ``X``.
+    an array of integers. The result never shares memory with ``X``.
     """
     if not scipy.sparse.issparse(X):
         # torch takes no read-only memory, and neither big-endian nor boolean numbers.
@@ -52,8 +52,9 @@ def to_tensor(X, rows, *, dtype, device):
 class Wanted(NamedTuple):
     """How a module wants its batches.
 
-    ``width`` is how many numbers a row takes while it is worked on, ``may_miss``
-    whether NaN stands for missing entries, ``side`` names what else it wants of rows.
+    ``width`` is the number of values that a row takes while it is worked on,
+    ``may_miss`` says whether NaN stands for missing entries, and ``side`` names further
+    data of rows.
     """
 
     width: int
@@ -66,7 +67,7 @@ class Wanted(NamedTuple):
 class Batch:
     """Some rows, as a module gets them.
 
-    Whatever follows from the rows alone is found once, when it is first asked for.
+    Quantities that follow from the rows alone are computed once, on first use.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ class Batch:
     observed : Tensor like ``x``, default=None
         1 where an entry is there, 0 where it is missing; None where none is missing.
     weight : float or Tensor of shape (n_rows,), default=1.0
-        By what each row is multiplied in sums over rows.
+        Factor of each row in sums over rows.
     side : dict of str to Tensor, default=None
         What else is known of each row, its rows in the order of those of ``x``.
     """
@@ -86,7 +87,7 @@ class Batch:
 
     @classmethod
     def of(cls, x, *, may_miss=False, **known):
-        """A batch of rows in which NaN stands for missing entries, if some may be."""
+        """A batch of rows; NaN stands for missing entries if ``may_miss``."""
         is_missing = missing(x) if may_miss else None
         if is_missing is None:
             return cls(x, **known)
@@ -97,7 +98,7 @@ class Batch:
 
     @property
     def share(self):
-        """The sum of the weights of the rows: of a step, once they are shares of it."""
+        """Sum of the weights of the rows, or their share of a step."""
         weight = self.weight
         return weight.sum() if isinstance(weight, torch.Tensor) else weight * len(self)
 
@@ -113,7 +114,7 @@ class Batch:
 
     @cached_property
     def entries(self):
-        """What ``counts`` stores."""
+        """Entries stored in ``counts``."""
         return Entries.of(self.counts)
 
     @cached_property
@@ -142,21 +143,21 @@ class Batch:
         )
 
     def weighted(self, weight):
-        """The same rows with another weight."""
+        """These rows with another weight."""
         return self._with(weight=weight)
 
     def with_side(self, **side):
-        """The same rows, of which more is known."""
+        """These rows with more known of them."""
         return self._with(side={**self.side, **side})
 
     def double(self):
-        """The same rows in float64."""
+        """These rows in float64."""
         x, observed = map_values(torch.Tensor.double, self.x), self.observed
         observed = None if observed is None else observed.double()
         return Batch(x, observed, self.weight, self.side)
 
     def _with(self, **changed):
-        """A copy that shares what was found of the rows already."""
+        """A copy that shares quantities already computed for the rows."""
         batch = copy.copy(self)
         vars(batch).update(changed)
         return batch
@@ -181,5 +182,5 @@ class Entries(NamedTuple):
         return total.index_add(-1, self.rows, terms)
 
     def of_rows(self, values):
-        """What the row of each entry has, (..., n_entries), of (..., n_rows)."""
+        """Values of each entry's row, (..., n_entries), from (..., n_rows)."""
         return values[..., self.rows]

@@ -72,7 +72,7 @@ def gamma_kl(shape, rate, mean_log, prior_shape, prior_rate, prior_log_rate):
 
     ``mean_log`` is digamma(shape) - log(rate), the expected logarithm;
     ``prior_rate`` and ``prior_log_rate`` are E[r] and E[log r], so that a fixed rate
-    and an inferred one are the same to it. Summed over the last dimension, float64.
+    and an inferred one are treated alike. Summed over the last dimension, float64.
     """
     prior_shape = torch.as_tensor(prior_shape, dtype=shape.dtype, device=shape.device)
     divergence = (shape - prior_shape) * mean_log
@@ -89,7 +89,7 @@ def gamma_draws(shape, mean, generator):
 
 
 def log_gamma_draws(shape, mean, generator):
-    """Their logarithms: by way of gammas of shape + 1, so that none underflows."""
+    """Logarithms of gamma draws, by gammas of shape + 1, so that none underflows."""
     shape, mean = shape.double(), mean.double()
     draws = generator.standard_gamma((shape + 1).cpu().numpy())
     uniform = 1 - generator.random(draws.shape)
@@ -98,11 +98,11 @@ def log_gamma_draws(shape, mean, generator):
 
 
 def log_product(a, b):
-    """log(exp(a) @ exp(b)), of which nothing underflows; float64."""
+    """log(exp(a) @ exp(b)) without underflow; float64."""
     rows, columns = a.amax(-1, keepdim=True), b.amax(-2, keepdim=True)
     product = (a - rows).exp() @ (b - columns).exp()
     result = product.log() + rows + columns
-    # What was lost in a row's or a column's largest is summed up again.
+    # Products lost to underflow beside a row's or column's largest are summed again.
     lost = (product < 1e-200).nonzero(as_tuple=True)
     if len(lost[0]):
         *batch, row, column = lost
@@ -115,7 +115,7 @@ def dirichlet_kl(concentration, mean_log, prior, allowed=None):
     """KL(Dirichlet(concentration) || Dirichlet(prior)), float64.
 
     ``mean_log`` is digamma(concentration) - digamma(its sum), the expected logarithm.
-    Where ``allowed`` is not so, both are 0 with certainty, whatever stands there.
+    Entries that are not ``allowed`` are 0 with certainty in both.
     """
     prior = torch.as_tensor(
         prior, dtype=concentration.dtype, device=concentration.device
@@ -192,7 +192,7 @@ def check_prior(prior, name, *shapes):
     Raises
     ------
     ValueError
-        If it is none of these.
+        If the parameter is none of these.
     """
     if isinstance(prior, str):
         return prior
@@ -211,7 +211,7 @@ def check_prior(prior, name, *shapes):
 def _root(increasing):
     """The root of an increasing function of a positive number, within PRIOR_RANGE.
 
-    No number where the function has none, as after numbers that are too large.
+    NaN if the function has no root, as for numbers that are too large.
     """
     low, high = np.log(PRIOR_RANGE)
     lowest = increasing(math.exp(low))

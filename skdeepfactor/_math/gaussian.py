@@ -1,13 +1,13 @@
 r"""Gaussian posteriors of rows, and steps that refine them.
 
-A model says of a posterior :math:`q(z_n) = N(\mu_n, S_n)` what the row's bound L is,
-its gradient g in the mean, and the precision :math:`\Lambda = -2 \partial L / \partial
-S + S^{-1}`, which is the posterior's own where L is stationary. The same precisions
-scale the steps in the mean, :math:`\Lambda^{-1} g`. With diagonal covariances a step
-that does not raise the row's bound is taken back, and the row's next one is shorter. So
-some ten steps do what takes hundreds of steps of a stochastic gradient.
+A model gives, for a posterior :math:`q(z_n) = N(\mu_n, S_n)` the row's bound L, its
+gradient g in the mean, and the precision :math:`\Lambda = -2 \partial L / \partial S +
+S^{-1}`, which is the posterior's own where L is stationary. The same precisions scale
+the steps in the mean, :math:`\Lambda^{-1} g`. With diagonal covariances, a step that
+does not raise the row's bound is taken back, and the row's next step is shorter. Ten
+such steps replace hundreds of steps of a stochastic gradient.
 
-Where a bound is sampled, each row's parameters follow Adam.
+If a bound is sampled, each row's parameters follow Adam.
 """
 
 from typing import NamedTuple
@@ -38,7 +38,7 @@ LOG_VAR_RANGE = (-30, 10)
 class Posterior(NamedTuple):
     """Gaussians, one a row: means, variances and, if full, Cholesky factors.
 
-    ``center`` is c of the bound on the log total, where that is known already.
+    ``center`` is c of the bound on the log total, if known already.
     """
 
     mean: torch.Tensor
@@ -48,13 +48,13 @@ class Posterior(NamedTuple):
 
     @classmethod
     def of(cls, q):
-        """What a ``torch.distributions`` posterior holds."""
+        """Parameters of a ``torch.distributions`` posterior."""
         if isinstance(q, MultivariateNormal):
             return cls(q.mean, q.variance, q.scale_tril)
         return cls(q.mean, q.variance)
 
     def distribution(self):
-        """The same as a distribution of torch."""
+        """These posteriors as a ``torch.distributions`` object."""
         if self.tril is not None:
             return MultivariateNormal(
                 self.mean, scale_tril=self.tril, validate_args=False
@@ -106,7 +106,7 @@ def kl_to_mixture(q, mixture):
 def inverse_root(precision):
     """Lower triangular L, (n, k, k), with L L^T the inverse of each matrix.
 
-    A matrix that rounding has robbed of its definiteness is taken by its diagonal.
+    A matrix that is indefinite by rounding is replaced by its diagonal.
     """
     factor, info = torch.linalg.cholesky_ex(precision.flip(1, 2))
     if bool((info > 0).any()):
@@ -132,7 +132,7 @@ def refine(
     which its bound is higher. It is done when a step gains at most ``tol`` times the
     bound; with ``tol=0`` rows take all steps together.
 
-    Where a divergence counts ``kl_weight`` times in the bound, the entropy does too.
+    If a divergence counts ``kl_weight`` times in the bound, the entropy does too.
     """
     q, *others = starts
     best, at = [q.mean, q.var], slopes(batch, q)
@@ -168,9 +168,9 @@ def refine(
 
 @torch.no_grad()
 def refine_fully(slopes, batch, q):
-    """Posteriors with full covariances, from diagonal ones: the best on the way.
+    """Posteriors with full covariances, from diagonal ones: the best found.
 
-    ``slopes`` is as that of ``refine``, with precisions (n_rows, k, k).
+    ``slopes`` is as for ``refine``, with precisions (n_rows, k, k).
     """
 
     def step(batch, state):

@@ -42,7 +42,7 @@ _DRAWS = {
 def renyi_bound(log_weights, alpha):
     """The variational Rényi bound of each row, from its log weights.
 
-    With K particles it is
+    With K particles, the bound is
 
         L_alpha = 1 / (1 - alpha) * log(1 / K * sum_k w_k^(1 - alpha)),
 
@@ -85,7 +85,7 @@ def renyi_bound(log_weights, alpha):
 
 
 def importance_bound(log_joint, q, alpha, n_particles, *, generator):
-    """Bounds from particles of ``q``, and a tensor that has their gradients.
+    """Bounds from particles of ``q``, and a tensor with their gradients.
 
     The particles of reparameterised distributions are functions of the parameters of
     ``q``, through which the bound is differentiated as it is. For all others the
@@ -179,7 +179,7 @@ def importance_bound(log_joint, q, alpha, n_particles, *, generator):
 
 
 def check_objective(objective, renyi_alpha, n_particles):
-    """The order of the bound that an objective stands for.
+    """Order of the bound that an objective denotes.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ def check_objective(objective, renyi_alpha, n_particles):
 
 
 def _is_reparameterised(sites):
-    """Whether all sites are; a mix has no gradient here, and raises."""
+    """Whether all sites are reparameterised; a mix raises an error."""
     pathwise = [name for name, site in sites.items() if site.has_rsample]
     others = [name for name, site in sites.items() if not site.has_rsample]
     if pathwise and others:
@@ -237,9 +237,9 @@ def _is_reparameterised(sites):
 
 
 class _DrawingFrom(TorchFunctionMode):
-    """Lets this thread's draws come from a generator, where they name none.
+    """Make draws of this thread use a generator, unless they name one.
 
-    Distributions of torch have no place to name one.
+    Distributions of torch do not take a generator.
     """
 
     def __init__(self, generator):

@@ -2,7 +2,7 @@
 
 The formulas take the entries of a batch, the logits at them, (..., n_entries), and the
 log of the sum of exponentials of all logits of a row, (..., n_rows), in float64, and
-give nats, (..., n_rows). Nothing is asked of features that a row does not have.
+give nats, (..., n_rows). Features that a row does not have are not needed.
 
 They are linear or convex in each logit. The first two are decreasing in the log total;
 the others, and their urns, are linear or convex in the total itself. So with expected
@@ -10,7 +10,7 @@ logits in the place of logits, and an upper bound on the expected log total (or,
 others, the log of the expected total) in its place, they are lower bounds on the
 expected log likelihood.
 
-The classes are what models choose from: a formula with its parameters, the mean, draws.
+Models choose from the classes: a formula with its parameters, the mean, draws.
 """
 
 from abc import ABC, abstractmethod
@@ -28,7 +28,7 @@ TINY = 1e-300
 # Where a Poisson count is drawn, NumPy takes no larger mean.
 LARGEST_MEAN = 1e18
 
-# In the place of logits of what is missing: so low that they are of no weight.
+# Logits of missing features: so low that they have no weight.
 NO_LOGIT = -1e30
 
 # Words in an urn at first, before it is learnt.
@@ -71,7 +71,7 @@ def negative_binomial(x, logits, log_total, log_odds):
 
 
 def _of_rows(x, value):
-    """A number as it is, or one a row as one an entry."""
+    """A number, or numbers of rows as numbers of entries."""
     return value if value.dim() == 0 else x.of_rows(value)
 
 
@@ -94,7 +94,7 @@ class CountLikelihood(nn.Module, ABC):
         """
 
     def log_likelihood(self, batch, logits):
-        """The same, of logits of all features, (..., n_rows, n_features)."""
+        """Log likelihood given logits of all features, (..., n_rows, n_features)."""
         x, known = batch.entries, logits
         if batch.observed is not None:
             known = logits.masked_fill(batch.observed == 0, NO_LOGIT)
@@ -104,8 +104,8 @@ class CountLikelihood(nn.Module, ABC):
     def slopes(self, batch, logits, log_total):
         """The log likelihood of each row, and its derivatives.
 
-        In the logits, (n_entries,), a CSR batch; minus that in the log total, (n_rows,
-        1), of the type of the batch.
+        The derivatives are those in the logits, (n_entries,) of a CSR batch, and minus
+        that in the log total, (n_rows, 1), in the type of the batch.
         """
         with torch.enable_grad():
             logits = logits.double().requires_grad_()
@@ -240,7 +240,7 @@ class Urn(CountLikelihood):
         return _drawn_words(np.maximum(p, TINY), totals, generator)
 
 
-#: What the parameter ``likelihood`` of a model of counts names.
+#: Likelihoods of counts by the name that the parameter ``likelihood`` takes.
 LIKELIHOODS = {
     "multinomial": Multinomial,
     "dirichlet_multinomial": DirichletMultinomial,
@@ -250,7 +250,7 @@ LIKELIHOODS = {
 
 
 def _next_of_urn(batch, log_sizes):
-    """Shares of an urn that has these words at first, and those of the row."""
+    """Shares of words in an urn with these words at first and those of the row."""
     words = log_sizes.exp()
     x = batch.entries
     words[x.rows, x.columns] += batch.counts.values()
@@ -258,7 +258,7 @@ def _next_of_urn(batch, log_sizes):
 
 
 def _array(values):
-    """Numbers in float64, as NumPy's generators take them."""
+    """Numbers in float64, as NumPy's generators need them."""
     return values.double().cpu().numpy()
 
 

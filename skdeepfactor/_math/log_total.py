@@ -37,7 +37,7 @@ class LogTotal:
 
     def __init__(self, weight, bias):
         self.weight, self.bias = weight, bias
-        # What multiplies means and variances in the exponents, (n_features, 2 k).
+        # Coefficients of means and variances in the exponents, (n_features, 2 k).
         self.loadings = torch.cat([weight, 0.5 * weight.square()], 1)
 
     def exponents(self, q):
@@ -74,7 +74,7 @@ class LogTotal:
         return mean_loading, curvature.clamp_min_(0)
 
     def full_slopes(self, shares, center):
-        """The same with 2 dT / dS, (n_rows, k, k)."""
+        """The mean loading, and 2 dT / dS, (n_rows, k, k)."""
         weight = self.weight
         mean_loading = shares @ weight
         size = max(1, BLOCK // weight.numel())

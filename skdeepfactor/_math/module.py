@@ -13,10 +13,10 @@ from skdeepfactor._math.ops import scaled
 class FactorModule(nn.Module, ABC):
     """A generative model of rows with a posterior over the factors of each.
 
-    It gets rows as a ``Batch``. Global parameters are ``nn.Parameter``; what is learnt
-    without the optimizer is a buffer.
-    In training mode inference may be cut short (the loop comes back to a row, and
-    starts from what it remembers of it); in evaluation mode it converges.
+    It gets rows as a ``Batch``. Global parameters are ``nn.Parameter``; values learnt
+    without the optimizer are buffers. In training mode, inference may stop early, since
+    the loop comes back to a row and resumes from what it remembers; in evaluation mode,
+    it converges.
     """
 
     #: Width of the local parameters that the loop remembers for each row; 0 for none.
@@ -34,30 +34,30 @@ class FactorModule(nn.Module, ABC):
     #: Whether batches may have missing entries.
     may_miss = False
 
-    #: Names of what it wants of each row beside the data; see ``Batch.side``.
+    #: Names of the arrays of rows that it wants beside the data; see ``Batch.side``.
     side: tuple = ()
 
-    #: The ``torch.Generator`` of what the module draws in training, if it does.
+    #: The ``torch.Generator`` of the module's draws in training, if any.
     generator = None
 
     @property
     def work_width(self):
-        """Numbers that a row takes while it is worked on, by which rows are cut."""
+        """Values that a row takes while it is worked on; it sets the size of parts."""
         return self.local_width
 
     def wanted(self):
-        """How it wants its batches: on its device, in its floating type."""
+        """Format of batches: on the module's device, in its floating type."""
         like = next(self.parameters())
         return Wanted(
             self.work_width, like.device, like.dtype, self.may_miss, self.side
         )
 
     def begin(self, budget):
-        """Note what this training has to spend, a ``Budget``."""
+        """Note the budget of this training, a ``Budget``."""
         self.n_total = budget.n_updates
 
     def seed(self, seed):
-        """Seed what the module draws in training."""
+        """Seed the draws of the module in training."""
 
     @abstractmethod
     def posterior(self, batch, start=None):
@@ -92,13 +92,13 @@ class FactorModule(nn.Module, ABC):
     def word_bound(self, batch):
         """Bound of each row's counts as words in order, given their number.
 
-        This is what perplexity is made of. Models of counts given their number have it
-        in ``elbo`` already.
+        Perplexity is computed from it. For models of counts given their number, it
+        equals ``elbo``.
         """
         return self.elbo(batch)
 
     def data_bound(self, batches):
-        """The bound of all rows, in nats, less the divergence of the globals.
+        """Bound of all rows in nats, minus the divergence of global parameters.
 
         ``batches()`` yields each batch, whose weight is how often its rows count, and
         the local parameters to resume from, if any.
@@ -114,7 +114,7 @@ class FactorModule(nn.Module, ABC):
         return 0.0
 
     def backward(self, batch, n_samples, start=None):
-        """Add one batch's share to ``.grad``, and give back what the loop keeps.
+        """Add one batch's share to ``.grad``; return bounds and local parameters.
 
         The gradient of a step is a sum over its batches, whose weights sum to 1: each
         row's is its share of the step. ``n_samples`` is the number of rows that the
@@ -144,7 +144,7 @@ class FactorModule(nn.Module, ABC):
         return parameter.grad
 
     def after_step(self):
-        """Update what follows from the parameters in closed form. Called after a step.
+        """Update values that follow from the parameters in closed form, after a step.
 
         Priors learnt by empirical Bayes belong here. Ends with ``refresh``.
         """
@@ -157,7 +157,7 @@ class FactorModule(nn.Module, ABC):
 def in_updates(warmup, n_total):
     """A warm-up in updates, a float, of updates (int) or a share of training (float).
 
-    A share of a stream is none.
+    A share of training is undefined for a stream.
     """
     if isinstance(warmup, Integral):
         return float(warmup)

@@ -21,8 +21,8 @@ N_TYPICAL = 1000
 class Layers(nn.Module):
     """Linear layers with ReLU between them; the input may be a CSR batch.
 
-    With ``n_skipped`` inputs, these go into every later layer too, beside what the
-    layer before gives.
+    ``n_skipped`` inputs go into every later layer too, beside the outputs of the layer
+    before.
     """
 
     def __init__(self, widths, *, n_skipped=0):
@@ -34,7 +34,7 @@ class Layers(nn.Module):
         self.n_skipped = n_skipped
 
     def forward(self, x, skipped=None, center=None):
-        """What comes out; ``center``, if given, is taken off the inputs first."""
+        """Outputs of the layers; ``center``, if given, is first subtracted."""
         for index, (weight, bias) in enumerate(
             zip(self.weights, self.biases, strict=True)
         ):
@@ -91,7 +91,7 @@ class Encoder(nn.Module):
         return self.moments(inputs)
 
     def moments(self, inputs):
-        """The same with all inputs, in training too."""
+        """Mean and log variance without dropout, in training too."""
         mean, log_var = self.layers(inputs).chunk(2, -1)
         # A variance beyond these is a network that has not learnt yet.
         return mean, log_var.clamp(-12, 6)
@@ -131,7 +131,7 @@ class Decoder(nn.Module):
         return h @ self.weight.T + self.bias
 
     def slopes(self, z):
-        """What multiplies the weights, h, of each row of z, and its slopes dh / dz.
+        """Inputs h of the last weights for each row of z, and their slopes dh / dz.
 
         Shapes (n_rows, width) and (n_rows, k, width); exact, since layers are linear
         where a ReLU is not at 0.
@@ -156,7 +156,7 @@ class Decoder(nn.Module):
     def jacobian(self, z, *, of_shares):
         """The mean of d logits / dz over the rows of z, (n_features, n_components).
 
-        Or of the logarithms of the features' shares, the softmax of the logits.
+        For shares, the logarithms of the softmax take the place of the logits.
         """
         slope = self.weight.new_zeros(z.shape[1], self.weight.shape[1])
         average = self.weight.new_zeros(z.shape[1])

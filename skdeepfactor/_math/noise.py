@@ -1,7 +1,8 @@
 """Noise of rows: fresh from a generator, or a function of the content of each row.
 
-In training each step draws anew. Where a bound or a factor is what users see, a row
-gets the same draws in any company, order or batch. Both kinds have the same methods.
+In training, each step draws anew. For bounds and factors that users see, a row gets the
+same draws whatever rows, order or batches it comes with. Both kinds have the same
+methods.
 """
 
 from enum import IntEnum
@@ -47,16 +48,16 @@ def keyed_uniform(keys, n_draws, width, *, stream):
 
 
 def keyed_normal(keys, n_draws, width, *, stream, dtype):
-    """Standard normal numbers, likewise."""
+    """Standard normal numbers that depend on the keys alone."""
     uniform = keyed_uniform(keys, n_draws, width, stream=stream)
     return torch.special.ndtri(uniform).to(dtype)
 
 
 class Stream(IntEnum):
-    """Where the streams of keyed noise begin: one for each purpose.
+    """Starts of the streams of keyed noise: one for each purpose.
 
-    A purpose that draws several times counts on from there. The numbers are part of
-    what a seed means: others give other scores.
+    A purpose that draws several times counts up from there. Changing these numbers
+    changes the scores for a given seed.
     """
 
     #: Steps of Adam that refine a posterior, one stream for each.
@@ -65,7 +66,7 @@ class Stream(IntEnum):
     BOUND = 10**6
     #: Particles of importance weighted bounds, a stream for each block of them.
     PARTICLES = 2 * 10**6
-    #: What is expected of a row next.
+    #: Prediction of the next word of a row.
     PREDICTION = 3 * 10**6
     #: Added to the streams above: spikes, beside the slabs that have these.
     SPIKES = 5 * 10**6
@@ -116,7 +117,7 @@ class FreshNoise:
 
 
 class KeyedNoise:
-    """Draws of the same shape that depend on the rows' keys and a stream alone."""
+    """Draws like those of ``FreshNoise`` that depend only on row keys and a stream."""
 
     def __init__(self, like, n_draws, keys, stream):
         self.like, self.n_draws = like, n_draws
@@ -137,7 +138,7 @@ class KeyedNoise:
     def log_gamma(self, shape):
         """Logarithms of gamma variables of rate 1, differentiable in their shape.
 
-        They take the stream after its own, so that ``log_uniform`` is independent.
+        They use the next stream, so that ``log_uniform`` is independent.
         """
         width = self.like.shape[1]
         levels = keyed_uniform(self.keys, self.n_draws, width, stream=self.stream + 1)

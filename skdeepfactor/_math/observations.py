@@ -1,4 +1,4 @@
-"""What the outputs of a decoder say of data: the likelihoods of autoencoders.
+"""Likelihoods of autoencoders, given the outputs of a decoder.
 
 gaussian
     x_v ~ N(m_v + s_v f_v(z), s_v^2 exp(t_v)), with m and s the means and standard
@@ -15,8 +15,8 @@ posterior with means m and variances v has a closed form,
 
     E log p(x | z) = log p(x | m) - 1/2 sum_k v_k sum_j W_jk^2 / exp(t_j);
 
-all others are sampled. What is missing from a row is left out of all sums over
-features. The encoder sees the mean of the feature in its place.
+all others are sampled. Missing entries are left out of all sums over features; the
+encoder sees the mean of the feature in their place.
 """
 
 import math
@@ -50,16 +50,16 @@ BERNOULLI_RANGE = (0.01, 0.99)
 
 
 class Observation(nn.Module, ABC):
-    """p(x | z): a decoder, and what its outputs are of the data.
+    """p(x | z): a decoder, and the likelihood given its outputs.
 
-    ``center`` is what the encoder sees for what is missing, in units of the data;
-    ``scale`` is what one unit of the outputs is.
+    ``center`` is the encoder's input for missing entries, in units of the data;
+    ``scale`` is the size of one unit of the outputs.
     """
 
     #: Whether expectations over factorised posteriors have a closed form.
     is_closed_form = False
 
-    #: Whether the outputs matter only up to what they have in common in a row.
+    #: Whether the outputs matter only up to a constant in each row.
     is_given_total = False
 
     def __init__(self, decoder, *, may_miss=False):
@@ -70,14 +70,14 @@ class Observation(nn.Module, ABC):
 
     @abstractmethod
     def inputs(self, batch):
-        """What the encoder sees of a batch."""
+        """Inputs of the encoder for a batch."""
 
     @abstractmethod
     def log_likelihood(self, batch, z):
         """Log p(x | z) in float64, (..., n_rows), of z, (..., n_rows, k)."""
 
     def word_log_likelihood(self, batch, z):
-        """The same of counts as words in order, given their number."""
+        """Log likelihood of counts as words in order, given their number."""
         return self.log_likelihood(batch, z)
 
     @abstractmethod
@@ -89,7 +89,7 @@ class Observation(nn.Module, ABC):
         """Rows of z as data, by a NumPy generator."""
 
     def jacobian(self, z):
-        """The mean slope of what is linear in the outputs, (n_features, k).
+        """Mean slope of the quantity that is linear in the outputs, (n_features, k).
 
         That is E[x | z] of Gaussian data, log odds of binary data, and the logarithm of
         E[x | z] of counts.
@@ -98,7 +98,7 @@ class Observation(nn.Module, ABC):
         return self.scale[:, None] * slopes
 
     def initialize(self, X, generator):
-        """Units of the data, and weights that say little yet."""
+        """Set the units of the data, and small initial weights."""
         decoder = self.decoder
         decoder.bias.data.copy_(torch.from_numpy(self._first_outputs(X)))
         if not decoder.is_linear:
@@ -108,10 +108,10 @@ class Observation(nn.Module, ABC):
 
     @abstractmethod
     def _first_outputs(self, X):
-        """Set the units; the outputs that stand for the mean of X, an array."""
+        """Set the units; return the outputs that give the mean of X, an array."""
 
     def _known(self, batch):
-        """The rows as a strided tensor, with the centers in the place of gaps."""
+        """The rows as a strided tensor, with centers in place of missing entries."""
         values = batch.dense
         if batch.observed is None:
             return values
@@ -155,7 +155,7 @@ class GaussianObservation(Observation):
         return -0.5 * (square.sum(-1, dtype=torch.float64) + constant)
 
     def expected_log_likelihood(self, batch, mean, var):
-        """The same, expected over factors with these means and variances."""
+        """Log likelihood expected over factors with these means and variances."""
         spread = self.decoder.weight.square() / self.noise()[:, None]
         is_whole = batch.observed is None
         spread = spread.sum(0) if is_whole else batch.observed @ spread

@@ -16,7 +16,7 @@ SLICE = 2**18
 
 
 def csr(crow, columns, values, shape):
-    """A CSR tensor, trusted to be one."""
+    """Build a CSR tensor without checks."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         return torch.sparse_csr_tensor(
@@ -44,8 +44,8 @@ def slices(n, width):
 def transposed_products(x, a):
     """Yield slices of the features, and ``x.T @ a`` in them, for ``a`` (n_rows, k).
 
-    A slice at a time, since the whole, (n_features, k), may be the largest array there
-    is. Each product, (a few features, k), is the caller's to change.
+    Slices are made one at a time, since the whole, (n_features, k), may be the largest
+    array of all. Each product, (a few features, k), is the caller's to change.
     """
     n_features = x.shape[1]
     parts = slices(n_features, a.shape[1])
@@ -90,7 +90,7 @@ def feature_sums(x, a):
 
 
 def map_values(function, *batches):
-    """``function`` of the stored values of batches that share one pattern."""
+    """Apply ``function`` to the stored values of batches that share one pattern."""
     x = batches[0]
     if x.layout == torch.strided:
         return function(*batches)
@@ -188,9 +188,9 @@ class _ProductsAtEntries(torch.autograd.Function):
 
 
 def missing(x):
-    """Where entries are NaN, a boolean tensor like ``x``; None where none is.
+    """Mask of NaN entries, a boolean tensor like ``x``; None if there are none.
 
-    What a CSR batch does not store is 0, so that nothing can be missing from it.
+    Entries that a CSR batch does not store are 0, so none can be missing.
     """
     if x.layout != torch.strided:
         return None

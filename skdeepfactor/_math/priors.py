@@ -1,9 +1,9 @@
-r"""Priors of the factors of a row, and what training makes of the divergence from them.
+r"""Priors of the factors of a row, and free bits in the divergence from them.
 
-A prior gives a density, of which more than its parameters may be needed: those of a
-mixture of the encoder's posteriors at pseudo-inputs, :math:`p(z) = \sum_u \pi_u
-q(z | x_u)`, come from the encoder. For mixtures the divergence of Gaussians is bounded
-by :math:`-\log \sum_c \pi_c e^{-KL(q \| N(a_c, B_c))}`.
+A prior gives a density, which may need more than the prior's parameters: a mixture of
+the encoder's posteriors at pseudo-inputs, :math:`p(z) = \sum_u \pi_u q(z | x_u)`, needs
+the encoder. For mixtures the divergence of Gaussians is bounded by :math:`-\log \sum_c
+\pi_c e^{-KL(q \| N(a_c, B_c))}`.
 
 Tomczak and Welling (2018), VAE with a VampPrior; Kingma et al. (2016), Improved
 variational inference with inverse autoregressive flow, for free bits.
@@ -22,12 +22,12 @@ from skdeepfactor.distributions import GaussianMixture
 class Prior(nn.Module, ABC):
     """p(z), whose parameters may be learnt.
 
-    All take the numbers of components and of features, and of parts of a mixture.
+    Constructors take the numbers of components, features and mixture parts.
     """
 
     def __init__(self, shape, n_parts):
         super().__init__()
-        # What tells the device and the type; nothing to be saved.
+        # Carries the device and the type; nothing to be saved.
         self.register_buffer("origin", torch.zeros(1, shape[0]), persistent=False)
         self.pseudo_inputs = None
 
@@ -70,7 +70,7 @@ class PseudoInputs(Prior):
 
 
 class Factors(Prior, ABC):
-    """Factors that are independent and alike: a prior that is its own density."""
+    """Independent, identically distributed factors: a prior that is its own density."""
 
     @abstractmethod
     def law(self):
@@ -128,7 +128,7 @@ class LaplaceFactors(Factors):
 
 
 def with_free_bits(kl, free_bits):
-    """Sums of divergences of factors, (n_rows, k), of which each has some for free.
+    """Sums of the divergences of factors, (n_rows, k), with free bits for each.
 
     (n_rows,), float64. Where the mean over the batch is below ``free_bits``, the
     factor's share is that constant.

@@ -7,14 +7,14 @@ MAX_STEPS = 1000
 
 
 def iterate_rows(step, batch, state, *, max_steps, drops=True):
-    """The state of each row when its iteration is over.
+    """Iterate each row to its end, and return the final states.
 
     ``step(batch, state)`` gives a new state, and which rows are done with it, a mask. A
     state is a list of tensors whose first dimension is that of the rows. A row that is
-    done keeps its state, so that the rows beside it change nothing for it. Rows that
-    are done are dropped once they are half of all: to drop them one by one would cost
-    more than it saves. With ``drops=False`` none is, and where ``step`` gives None for
-    the mask all rows take all steps.
+    done keeps its state, which thus does not depend on other rows. Rows that are done
+    are dropped once they are half of all, since dropping them one by one would cost
+    more than it saves. With ``drops=False`` none is dropped, and if ``step`` gives None
+    for the mask, all rows take all steps.
     """
     places = torch.arange(len(batch), device=batch.x.device)
     is_done = torch.zeros_like(places, dtype=torch.bool)
@@ -63,7 +63,7 @@ def fixed_point(update, batch, state, *, max_steps, tol):
 
 
 def choose(is_first, first, second):
-    """Rows of the first parts where that is so, else of the second, a list."""
+    """Rows of the first parts where a mask is True, else of the second, as a list."""
     return [
         torch.where(is_first.view(-1, *[1] * (one.dim() - 1)), one, other)
         for one, other in zip(first, second, strict=True)

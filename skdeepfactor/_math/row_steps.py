@@ -1,4 +1,4 @@
-"""Steps of Adam on what belongs to rows, with moments of each row's own."""
+"""Steps of Adam on parameters of rows, with separate moments for each row."""
 
 from typing import NamedTuple
 
@@ -9,9 +9,9 @@ FIRST, SECOND = (0.9, 0.1), (0.99, 0.01)
 
 
 class Moments(NamedTuple):
-    """Averages of slopes and of their squares, like the numbers that move.
+    """Averages of slopes and of their squares, shaped like the parameters.
 
-    ``n_steps`` is how many they are of: one for all rows, or (n_rows, 1).
+    ``n_steps`` is the number of steps averaged: one for all rows, or (n_rows, 1).
     """
 
     first: torch.Tensor
@@ -20,12 +20,12 @@ class Moments(NamedTuple):
 
     @classmethod
     def none(cls, state):
-        """Before the first step."""
+        """Moments before the first step."""
         return cls(torch.zeros_like(state), torch.zeros_like(state), 0)
 
 
 def adam_step(state, moments, slope, rate):
-    """Numbers of rows after a step of Adam up a slope, and the moments after it."""
+    """Parameters of rows after a step of Adam up a slope, and the new moments."""
     n_steps = moments.n_steps + 1
     first = FIRST[0] * moments.first + FIRST[1] * slope
     second = SECOND[0] * moments.second + SECOND[1] * slope.square()

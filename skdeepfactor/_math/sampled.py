@@ -25,7 +25,7 @@ LEAST_RATE = 0.05
 
 
 class SampledModule(FactorModule, ABC):
-    """What modules share whose bound, or whose scores, need draws of the factors."""
+    """Base of modules whose bound or scores need draws of the factors."""
 
     #: Numbers of each factor of which moving averages are kept: the posterior mean, its
     #: square, and more.
@@ -94,9 +94,9 @@ class SampledModule(FactorModule, ABC):
 
     @torch.no_grad()
     def note_moments(self, moments, share):
-        """Take up a batch's means over rows of what ``moments`` averages.
+        """Record a batch's means over rows of the values that ``moments`` averages.
 
-        ``share`` is how much of a step the batch is.
+        ``share`` is the batch's share of a step.
         """
         rate = max(LEAST_RATE, 1 / (1 + self.n_updates.item()))
         self.moments.lerp_(moments, rate * min(1.0, share))

@@ -1,4 +1,4 @@
-"""Where inference starts: expected counts of each component in each feature.
+"""Starts of inference: expected counts of each component in each feature.
 
 The start decides which optimum coordinate ascent finds, and passes only polish it.
 """
@@ -32,7 +32,7 @@ BLOCK_ROWS = 4096
 
 
 def imputed(X, weights=None):
-    """``X`` with the mean of what a column has, or 0, where an entry is missing."""
+    """``X`` with missing entries replaced by the mean of their column, or 0."""
     if scipy.sparse.issparse(X):
         return X
     is_missing = np.isnan(X)
@@ -42,11 +42,10 @@ def imputed(X, weights=None):
 
 
 def distinct_rows(X, weights=None, *others):
-    """The places of the different rows, each once, and how often each counts.
+    """Indices of the distinct rows, and how often each counts.
 
-    They come in an order that has nothing to do with that of X, so that what is drawn
-    from them is a function of the rows and their weights: a weight of 2 is the same as
-    a row that is there twice.
+    Their order is independent of that of X, so that draws from them are a function of
+    the rows and their weights: a weight of 2 is equivalent to a row that occurs twice.
 
     Parameters
     ----------
@@ -70,7 +69,7 @@ def distinct_rows(X, weights=None, *others):
             # Products of CSR matrices add the terms of a row in order, whatever is
             # beside.
             part = scipy.sparse.csr_matrix(matrix[rows], dtype=np.float64)
-            # What is not a number would make all rows that have one alike.
+            # NaN would make all rows that contain one alike.
             part.data = np.nan_to_num(part.data, nan=-np.pi)
             keys[rows] += part @ direction
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
@@ -85,8 +84,8 @@ def distinct_rows(X, weights=None, *others):
 def initial_counts(X, n_components, init, random_state, weights=None):
     """Expected counts to start from, shape (n_components, n_features).
 
-    In float64 if X is, else in float32: at many features these arrays would be what a
-    fit needs most memory for.
+    In float64 if X is, else in float32: with many features these arrays would take most
+    of the memory of a fit.
 
     Parameters
     ----------
@@ -126,9 +125,10 @@ def initial_counts(X, n_components, init, random_state, weights=None):
 def initial_loadings(X, n_components, random_state):
     """Slopes of the logits of features in Gaussian factors, (n_features, n_components).
 
-    The average standardised score of the rows that a feature's counts are in: what
-    the slope of a log-linear model is to first order. Scores are those of a truncated
-    SVD of the tf-idf of log(1 + x); factors beyond its rank get small random slopes.
+    These are average standardised scores of the rows that contain a feature's counts,
+    which equal the slopes of a log-linear model to first order. Scores are those of a
+    truncated SVD of the tf-idf of log(1 + x); factors beyond its rank get small random
+    slopes.
     """
     n_samples, n_features = X.shape
     X = _as_floating(X)
@@ -160,9 +160,9 @@ def initial_loadings(X, n_components, random_state):
 
 
 def initial_logits(X, *, given_total):
-    """Logarithms of what features have on average, (n_features,), never infinite.
+    """Logarithms of the means of features, (n_features,), never infinite.
 
-    Of shares where totals are given, else of counts.
+    Means of shares if totals are given, else of counts.
     """
     totals = np.asarray(X.sum(axis=0, dtype=np.float64)).ravel()
     shares = (totals + 0.5) / (totals + 0.5).sum()
@@ -179,10 +179,10 @@ def column_totals(X, weights):
 
 
 def column_moments(X, weights=None):
-    """Mean and standard deviation of each feature, float64; 0 where rounding is all.
+    """Mean and standard deviation of each feature, float64; 0 if it is mere rounding.
 
-    Of what is not missing; 0 where all of a column is. ``weights`` say how often each
-    row counts, if not once.
+    Missing entries are left out; both are 0 if a whole column is missing. ``weights``
+    say how often each row counts, if not once.
     """
     if scipy.sparse.issparse(X):
         mean, var = mean_variance_axis(X.astype(np.float64), axis=0, weights=weights)
@@ -202,7 +202,7 @@ def column_moments(X, weights=None):
 
 
 def check_init(init, shape):
-    """Where components start: a string, or a non-negative array of that shape.
+    """Start of components: a string, or a non-negative array of that shape.
 
     Raises
     ------
@@ -222,9 +222,9 @@ def check_init(init, shape):
 def n_cold_passes(n_cold_iter, init, max_iter, learns_shape):
     """Number of first passes in which each row's inference starts anew.
 
-    Rows that go on from where they stopped keep the sides that they took when the
-    components were still rough. That is good enough after a start from clusters; from a
-    random start, or for a prior that is learnt from these sides, it is not.
+    Rows that resume from their last state keep the allocation that they found when the
+    components were still rough. That is good enough after a start from clusters, but
+    not from a random start, nor for a prior that is learnt from these allocations.
     """
     if n_cold_iter is not None:
         return n_cold_iter
@@ -276,7 +276,7 @@ def _tfidf(X, weights):
     """Counts times the logarithm of how rare features are, rows of length 1, CSR."""
     scores = scipy.sparse.csr_matrix(X, copy=True)
     n_rows = np.zeros(X.shape[1])
-    # Of all entries at once this would take more memory than the data.
+    # For all entries at once, this would take more memory than the data.
     for rows in gen_batches(X.shape[0], BLOCK_ROWS):
         starts = scores.indptr[rows.start : rows.stop + 1]
         columns = scores.indices[starts[0] : starts[-1]]
@@ -288,7 +288,7 @@ def _tfidf(X, weights):
 
 
 def _scaled_rows(X, scale):
-    """Rows of X, which is used up, times numbers of the same type."""
+    """Rows of X, which is overwritten, times numbers of the same type."""
     if scipy.sparse.issparse(X):
         X.data *= np.repeat(scale, np.diff(X.indptr))
     else:
@@ -297,7 +297,7 @@ def _scaled_rows(X, scale):
 
 
 def _fitted_kmeans(points, n_clusters, random_state, weights=None, n_init=1):
-    """A k-means that is cut short: it is but a start itself."""
+    """A k-means that stops early, since it is only a start itself."""
     kmeans = KMeans(
         n_clusters,
         n_init=n_init,
@@ -311,12 +311,12 @@ def _fitted_kmeans(points, n_clusters, random_state, weights=None, n_init=1):
 
 
 def n_starts(X):
-    """How many starts k-means is to have for clusters of these data."""
+    """Number of starts of k-means for clusters of these data."""
     return 1 if are_whole(X) else N_STARTS
 
 
 def are_whole(X):
-    """Whether all numbers of a matrix are integers, but for those that are missing."""
+    """Whether all numbers of a matrix are integers, apart from missing ones."""
     values = X.data if scipy.sparse.issparse(X) else X
     if values.dtype.kind in "iub":
         return True
@@ -338,9 +338,9 @@ def initial_parts(X, n_components, random_state, weights=None, *, n_starts=1):
 
     Features are clustered: the columns of log(1 + x / 5), centred and of length 1, and
     each goes to the clusters by its distance to their centres. For images these are
-    parts, for rows that mix many components more than clusters of rows are.
-    ``weights`` say how often each row counts, if not once; the best of ``n_starts``
-    k-means is taken.
+    parts; for rows that mix many components, they are a better start than clusters of
+    rows. ``weights`` say how often each row counts, if not once; the best of
+    ``n_starts`` k-means is taken.
     """
     n_samples, n_features = X.shape
     if weights is None:
@@ -361,7 +361,7 @@ def initial_parts(X, n_components, random_state, weights=None, *, n_starts=1):
     mean = roots @ left / np.sqrt(weights.sum()).astype(X.dtype)
     columns = right.T * lengths
     columns = columns - np.outer(columns @ mean, mean)
-    # What is left of a constant column is rounding, and points anywhere.
+    # A constant column leaves only rounding, which points anywhere.
     sizes = np.linalg.norm(columns, axis=1)
     is_there = sizes > 1e-5 * sizes.max()
     shares = random_state.uniform(0.9, 1.1, size=(n_components, n_features))

@@ -1,9 +1,9 @@
 """Topics with a Dirichlet posterior, and rows that mix them.
 
-Latent Dirichlet allocation and its relatives share two halves, which stand here. The
-topics: probabilities of the features that sum to 1 for each topic, or for each topic
-and group of features. The rows: words from the topics, in proportions of each row's
-own, among the topics that it may use.
+Latent Dirichlet allocation and its relatives share two halves. Topics are probabilities
+of the features that sum to 1 for each topic, or for each topic and group of features.
+Rows are words from the topics, in proportions of their own, among the topics that they
+may use.
 """
 
 from functools import cached_property
@@ -22,8 +22,8 @@ class Topics:
     """Posterior of topics: q(beta_kg) = Dirichlet(prior + counts).
 
     There is one for each topic k and group g of features, whose probabilities sum to 1.
-    It reads the tensors it is given, and holds what follows from them: to be made anew
-    when they change.
+    It keeps quantities that follow from the tensors it is given, so it must be made
+    anew when they change.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class Topics:
 
     @cached_property
     def collapsed_weights(self):
-        """E[beta], by which collapsed updates do."""
+        """E[beta], by which collapsed updates share counts out."""
 
         def log_mean(features):
             totals = self._of_features(self._totals, features)
@@ -105,7 +105,7 @@ class Topics:
         return sums.index_add_(1, self.groups, values)
 
     def _of_features(self, values, features=ALL):
-        """What the group of each feature has, of (n_topics, n_groups)."""
+        """Values of each feature's group, from (n_topics, n_groups)."""
         return values if self.groups is None else values[:, self.groups[features]]
 
 
@@ -136,8 +136,8 @@ class Admixture:
     def solve(self, batch, start=None, *, max_steps, tol, is_collapsed=None):
         """Expected counts of the topics in each row, (n_rows, n_topics).
 
-        Updates from ``start``, or from even shares, until each row stands still;
-        collapsed ones or not, where that is not to be as always.
+        Updates go from ``start``, or from even shares, until each row converges;
+        ``is_collapsed`` overrides the kind of updates.
         """
         if is_collapsed is None:
             is_collapsed = self.is_collapsed
@@ -159,7 +159,7 @@ class Admixture:
     def bounds(self, batch, concentration):
         """Each row's bound given q(theta), its allocated counts and E[log theta].
 
-        The allocation is by the topics' ``weights``, whatever the updates are.
+        The allocation uses the topics' ``weights``, whichever updates are used.
         """
         allowed = batch.side.get("allowed")
         totals = digamma(concentration.sum(1, keepdim=True))

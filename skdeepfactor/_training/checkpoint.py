@@ -1,8 +1,8 @@
-"""Files that a run of training can be taken up from.
+"""Files from which a run of training can be resumed.
 
 A file is a zip archive of ``.npy`` arrays, as ``numpy.savez`` writes it, one of them
 the text of a JSON object: reading it runs no code. It is written beside its place and
-then moved there, so that there is a whole one at any time.
+then moved there, so that a complete file exists at any time.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ class CheckpointFile:
         self._notes, self._identity = {}, {}
 
     def exists(self):
-        """Whether there is something to go on from."""
+        """Whether there is a state to resume from."""
         return any(map(os.path.exists, self._paths()))
 
     def _paths(self):
@@ -55,7 +55,7 @@ class CheckpointFile:
         return [self.path] if self.is_alone else [self.path, f"{self.path}.before"]
 
     def remember(self, name, value):
-        """What the file notes under a name; ``value``, noted from now on, if none."""
+        """Value noted in the file under a name; if none, note and return ``value``."""
         if self.exists():
             path = next(filter(os.path.exists, self._paths()))
             value = self.read(path)["notes"].get(name, value)
@@ -63,7 +63,7 @@ class CheckpointFile:
         return value
 
     def identify(self, identity):
-        """Say what run this is; a file of another is not gone on from."""
+        """Set the identity of this run; files of other runs are not resumed from."""
         self._identity = identity
 
     def is_due(self, n_passes):
@@ -73,12 +73,12 @@ class CheckpointFile:
         return n_passes % self.every == 0
 
     def write(self, state):
-        """Write a nested dict of tensors, arrays, and what JSON has.
+        """Write a nested dict of tensors, arrays and JSON values.
 
         Warns
         -----
         RuntimeWarning
-            If it cannot be written; the last one is then still there.
+            If the file cannot be written; the previous one is then kept.
         """
         arrays, rest = {}, {}
         for name, value in _flat(state):
@@ -104,23 +104,23 @@ class CheckpointFile:
         except OSError as error:
             warnings.warn(
                 f"The checkpoint {self.path!r} could not be written ({error}); "
-                "training goes on, and what the file held before is still there.",
+                "training continues, and the previous file is kept.",
                 RuntimeWarning,
                 stacklevel=2,
             )
         self._last = time.monotonic()
 
     def read(self, path):
-        """What was written to a path, with arrays in place of tensors.
+        """Read what was written to a path, with arrays in place of tensors.
 
         Raises
         ------
         ValueError
-            If the file is damaged, or no checkpoint.
+            If the file is damaged, or is not a checkpoint.
         """
         try:
             with zipfile.ZipFile(path) as archive:
-                # All of it: NumPy would not look at what it need not read.
+                # All of it: NumPy would not check parts that it need not read.
                 if archive.testzip() is not None:
                     raise ValueError("a checksum is wrong")
             with np.load(path, allow_pickle=False) as archive:
@@ -134,19 +134,19 @@ class CheckpointFile:
                 }
         except DAMAGE as error:
             raise ValueError(
-                f"The checkpoint {path!r} is damaged or is none ({error}): delete "
-                "it to start anew, or give another path."
+                f"The checkpoint {path!r} is damaged or not a checkpoint "
+                f"({error}): delete it to start anew, or pass another path."
             ) from error
         state = _nested({**text["state"], **arrays})
         return {"notes": text["notes"], "state": state, "identity": text["identity"]}
 
     def states(self):
-        """The states to go on from, the latest first.
+        """The states to resume from, the latest first.
 
         Raises
         ------
         ValueError
-            If a file is damaged, or of another run.
+            If a file is damaged, or belongs to another run.
         """
         states = []
         for path in filter(os.path.exists, self._paths()):
@@ -159,8 +159,8 @@ class CheckpointFile:
             )
             if names:
                 raise ValueError(
-                    f"The checkpoint {path!r} is of another fit (it differs in "
-                    f"{', '.join(names)}): delete it to start anew, or give another "
+                    f"The checkpoint {path!r} belongs to another fit (it differs in "
+                    f"{', '.join(names)}): delete it to start anew, or pass another "
                     "path."
                 )
             states.append(found["state"])
@@ -168,7 +168,7 @@ class CheckpointFile:
 
 
 def canonical(value):
-    """A parameter as what JSON has, the same for values that mean the same.
+    """A parameter in the types of JSON, equal for values that mean the same.
 
     Numbers of NumPy are those of Python, and lists, tuples and arrays are alike. An int
     and a float are not.

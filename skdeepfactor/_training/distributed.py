@@ -1,9 +1,9 @@
 """Several processes as one: the only user of ``torch.distributed``.
 
-A fit is shared among processes where they have joined a group
-(``torch.distributed.init_process_group``) before; without one, there is one process,
-and every function here gives back what it got. Every process must call ``fit``, and
-with the same parameters.
+A fit is shared among processes that have joined a group
+(``torch.distributed.init_process_group``) before. Without a group there is one process,
+and every function here returns its input. Every process must call ``fit``, and with the
+same parameters.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ import torch.distributed
 
 @dataclass(frozen=True)
 class Share:
-    """Which rows are this process's.
+    """The rows that belong to this process.
 
     With the same data everywhere, row i belongs to process i modulo their number, so
-    that what is remembered of a row never moves. Where the data are sharded, each
-    process has rows of its own.
+    that what is remembered of a row never moves. If the data are sharded, each process
+    has rows of its own.
     """
 
     rank: int = 0
@@ -33,11 +33,11 @@ class Share:
         return self.n_processes > 1 and not self.is_sharded
 
     def own(self, numbers):
-        """Which of some rows of all are this process's, as a mask."""
+        """Mask of the rows, among some of all, that belong to this process."""
         return numbers % self.n_processes == self.rank
 
     def gathered(self, value):
-        """What each process has, as a list in their order."""
+        """Values of all processes, as a list in their order."""
         if self.n_processes == 1:
             return [value]
         values = [None] * self.n_processes
@@ -69,7 +69,7 @@ class Share:
 
     @contextlib.contextmanager
     def agreement(self):
-        """Raise on all processes what one raises in here, where they do not meet."""
+        """Raise on all processes what one of them raises in this context."""
         failure = None
         try:
             yield
@@ -89,7 +89,7 @@ _is_alone = contextvars.ContextVar("_is_alone", default=False)
 
 @contextlib.contextmanager
 def alone():
-    """Take this process to have no group, for fits that the others know nothing of."""
+    """Treat this process as if it had no group, for fits of its own."""
     token = _is_alone.set(True)
     try:
         yield

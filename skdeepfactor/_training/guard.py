@@ -1,4 +1,4 @@
-"""Steps on all rows that are extrapolated, and taken back where the bound falls."""
+"""Extrapolated steps on all rows, which are taken back if the bound falls."""
 
 import math
 
@@ -18,12 +18,12 @@ MAX_EXTRAPOLATED = 2**22
 class Anderson:
     """Extrapolation of a fixed-point iteration from its last steps.
 
-    Of the combinations of the last ``depth`` + 1 steps whose factors sum to 1, the one
-    of least weighted length says where the iteration is going; the same combination of
-    the points that the steps led to is where to go on from. Walker and Ni (2011),
-    Anderson acceleration for fixed-point iterations.
+    Among combinations of the last ``depth`` + 1 steps with coefficients that sum to 1,
+    the one of least weighted length predicts where the iteration is going. The
+    iteration continues from the same combination of the points that the steps led to.
+    Walker and Ni (2011), Anderson acceleration for fixed-point iterations.
 
-    Where processes have parts of the points, ``add_up`` replaces tensors by their sums
+    If processes have parts of the points, ``add_up`` replaces tensors by their sums
     over them.
     """
 
@@ -32,7 +32,7 @@ class Anderson:
         self.forget()
 
     def forget(self):
-        """Start anew, without earlier steps."""
+        """Restart without earlier steps."""
         self.last, self.n_changes = None, 0
 
     def state_dict(self):
@@ -45,7 +45,7 @@ class Anderson:
         return state
 
     def load_state_dict(self, state):
-        """Go on from the earlier steps of another."""
+        """Restore the earlier steps from a state."""
         arrays = {
             name: torch.as_tensor(state[name])
             for name in ("after", "step", "table")
@@ -55,7 +55,7 @@ class Anderson:
         self.last = (arrays["after"], arrays["step"]) if "step" in arrays else None
 
     def __call__(self, before, after, weights):
-        """Where to go on from, after a step; one-dimensional tensors all."""
+        """Point to continue from after a step, given one-dimensional tensors."""
         step = after - before
         if self.table is None:
             self.table = after.new_empty(2, self.depth, len(after))
@@ -84,10 +84,10 @@ class Anderson:
 
 
 class Guard:
-    """Steps on all rows that may lower the bound: extrapolated, but never for worse.
+    """Extrapolation of steps on all rows that never keeps a lower bound.
 
-    Each step starts from an extrapolation of those before it. Where the bound falls for
-    that, it is taken back, and they are forgotten.
+    Each step starts from an extrapolation of the previous ones. If that makes the bound
+    fall, the step is taken back and the previous ones are forgotten.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class Guard:
 
     @staticmethod
     def has_room_for(n_numbers):
-        """Whether so many numbers may be extrapolated, and copied a dozen times."""
+        """Whether there is memory to copy so many numbers a dozen times."""
         return n_numbers <= MAX_EXTRAPOLATED
 
     def __init__(
@@ -129,18 +129,18 @@ class Guard:
 
     @property
     def best(self):
-        """Where the best pass began."""
+        """State at the beginning of the best pass."""
         return self.copies["best"]
 
     def begin(self):
-        """Note where a pass begins."""
+        """Note the state at the beginning of a pass."""
         self.copies["start"].renew(self.module, self.memory)
         if self.anderson.depth:
             self.before, _ = self._positions()
 
     @torch.no_grad()
     def end(self, bound):
-        """Go on from further ahead, or, by the bound of the pass, from further back."""
+        """Extrapolate, or go back, depending on the bound of the pass."""
         has_fallen = self.best_bound - bound > MAX_FALL * abs(self.best_bound)
         if bound > self.best_bound:
             self.best_bound = bound
@@ -159,9 +159,9 @@ class Guard:
             self._move(after + (found - after).clamp_(-MAX_MOVE, MAX_MOVE))
 
     def settle(self):
-        """Take back what no pass has found good; whether remembered rows still fit.
+        """Take back unconfirmed steps; return whether remembered rows still fit.
 
-        It is of no use afterwards but for its best state.
+        Afterwards only its best state may be used.
         """
         plain = self.copies.pop("plain", None)
         del self.copies["start"]
@@ -173,7 +173,7 @@ class Guard:
         return True
 
     def state_dict(self):
-        """What it has found so far."""
+        """State of the extrapolation, for checkpoints."""
         return {
             **{name: copy.state_dict() for name, copy in self.copies.items()},
             "anderson": self.anderson.state_dict(),
@@ -183,7 +183,7 @@ class Guard:
         }
 
     def load_state_dict(self, state):
-        """Go on from what another found."""
+        """Restore a state of the extrapolation."""
         for name, snapshot in self.copies.items():
             snapshot.load_state_dict(state[name])
         self.anderson.load_state_dict(state["anderson"])
@@ -191,15 +191,15 @@ class Guard:
         self.is_ahead = state["is_ahead"]
 
     def _positions(self):
-        """Logarithms of all that is extrapolated, and their weights, as vectors."""
+        """Logarithms of all extrapolated values, and their weights, as vectors."""
         pairs = self.positions(self.table)
         logarithms = torch.cat([values.log().flatten() for values, _ in pairs])
         return logarithms, torch.cat([self._counted(*pair) for pair in pairs])
 
     def _counted(self, values, weights):
-        """Weights such that what all processes have counts once in their sum.
+        """Weights by which values that all processes have count once in their sum.
 
-        And rows as often as they do.
+        Rows count by their own weights.
         """
         storages = (x.untyped_storage().data_ptr() for x in (values, self.table))
         is_own = len(set(storages)) == 1

@@ -10,11 +10,11 @@ from skdeepfactor._training.run import Interrupted, Run
 
 
 def train_pass(module, optimizer, rows, *, batch_size, rng, n_samples, run=None):
-    """Steps on random batches of the rows, or one on all; the sum of their bounds.
+    """Take steps on random batches, or one on all rows; return the sum of the bounds.
 
-    Each bound is that before its step, and of the rows of all processes. ``n_samples``
-    is the number of rows that the model is of, or the sum of their weights: what rows
-    say, and their bounds, count by these. ``run``, if given, has the table of local
+    Each bound is computed before its step, for the rows of all processes. ``n_samples``
+    is the number of rows of the model, or the sum of their weights: statistics and
+    bounds of rows are scaled to it. ``run``, if given, has the table of local
     parameters, which is read and written, and holds interrupts back from the first
     change of the parameters on.
     """
@@ -74,8 +74,8 @@ def train(
     """Train ``module`` on ``rows`` until the bound, or patience, runs out.
 
     A pass is one step on all rows, or as many steps on random batches as it takes.
-    Training ends when the bound's relative gain is below ``tol``: over one pass where
-    steps on all rows raise the bound, else over ``n_iter_no_change`` passes. With
+    Training ends when the bound's relative gain is below ``tol``: over one pass if
+    steps on all rows raise the bound, otherwise over ``n_iter_no_change`` passes. With
     ``validate``, a function without arguments that scores the module on rows held out,
     it ends when that has not risen for ``n_iter_no_change`` passes instead, and the
     module goes back to its best state; so does one with a guard, by the bound. Cold
@@ -87,25 +87,25 @@ def train(
     -------
     history : dict of lists
         ``lower_bound``, ``seconds`` and, with ``validate``, ``validation_score`` of
-        each pass. The bound of a pass is that of the factors it inferred, under the
-        parameters it found them with.
+        each pass. The bound of a pass belongs to the factors that it inferred and the
+        parameters that it inferred them with.
     lower_bound : float
         The bound of all rows after the last pass, in nats.
 
     Warns
     -----
     ConvergenceWarning
-        If the bound is no longer finite; the module then goes back to where the last
-        pass with a finite bound began.
+        If the bound is no longer finite; the module then returns to the beginning of
+        the last pass with a finite bound.
     RuntimeWarning
-        If memory of the device ran out, and the pass is done again in smaller parts.
+        If the device ran out of memory, and the pass is repeated in smaller parts.
 
     Raises
     ------
     ValueError
         If the bound is not finite after the first pass.
     MemoryError
-        If memory of the device runs out again.
+        If the device runs out of memory again.
     Interrupted
         For a ``KeyboardInterrupt`` after the first pass.
     """
@@ -166,7 +166,7 @@ def _is_converged(run, tol, n_iter_no_change):
 
 
 def _has_risen(values, patience, tol):
-    """Whether the last ``patience`` values beat all before them, by ``tol`` of it."""
+    """Whether the last ``patience`` values beat earlier ones, relative to ``tol``."""
     if len(values) <= patience:
         return True
     before = max(values[:-patience])
@@ -174,7 +174,7 @@ def _has_risen(values, patience, tol):
 
 
 def _resume(run, checkpoint):
-    """Take up the latest state that the checkpoints of all processes have, if any."""
+    """Restore the latest state that the checkpoints of all processes have, if any."""
     share, states = run.rows.share, {}
     with share.agreement():
         for state in checkpoint.states():
@@ -191,15 +191,15 @@ def _resume(run, checkpoint):
 
 
 def _halve_parts(rows, error):
-    """Work on half as many rows at once, where that was not tried before."""
+    """Work on half as many rows at once, unless that was tried before."""
     if rows.n_splits > 1 or rows.share.n_processes > 1:
         raise MemoryError(
-            "The memory of the device does not hold the parameters and a batch; lower "
+            "The device has too little memory for the parameters and a batch; lower "
             "n_components or batch_size."
         ) from error
     warnings.warn(
-        "The memory of the device ran out; the pass is done again with half as many "
-        "rows at once.",
+        "The device ran out of memory; the pass is repeated with half as many rows "
+        "at once.",
         RuntimeWarning,
         stacklevel=3,
     )

@@ -1,4 +1,4 @@
-"""What is kept beside the parameters: local ones of rows, and copies to go back to."""
+"""Local parameters of rows, and copies of the state to go back to."""
 
 import torch
 
@@ -11,7 +11,7 @@ class Memory:
         self.is_warm = False
 
     def recall(self, rows):
-        """What is remembered of the rows; None before the first pass has ended."""
+        """Remembered parameters of the rows; None before the first pass has ended."""
         return self.table[self._index(rows)] if self.is_warm else None
 
     def keep(self, rows, local):
@@ -27,7 +27,7 @@ class Memory:
 class Snapshot:
     """A copy of a module's state, and of the table of local parameters if given.
 
-    ``without`` names what is left out of the state.
+    ``without`` names the entries that are left out of the state.
     """
 
     def __init__(self, module, memory=None, without=()):
@@ -36,13 +36,13 @@ class Snapshot:
         self.table = None if memory is None else memory.table.clone()
 
     def renew(self, module, memory=None):
-        """Copy what there is now; to the same place, which saves time."""
+        """Copy the current state, to the same place, which saves time."""
         copy_all(self.state, module.state_dict())
         if memory is not None:
             self.table.copy_(memory.table)
 
     def restore(self, module, memory=None):
-        """Go back to it."""
+        """Restore the copied state."""
         state = module.state_dict()
         copy_all({name: state[name] for name in self.state}, self.state)
         if memory is not None:
@@ -50,12 +50,12 @@ class Snapshot:
         module.refresh()
 
     def state_dict(self):
-        """What it holds."""
+        """The copies, as a dict."""
         table = {} if self.table is None else {"table": self.table}
         return {"module": self.state, **table}
 
     def load_state_dict(self, state):
-        """Hold what another held."""
+        """Take over copies from a dict."""
         copy_all(self.state, state["module"])
         if self.table is not None:
             self.table.copy_(torch.as_tensor(state["table"]))

@@ -8,13 +8,15 @@ import torch
 class NaturalGradient:
     """Steps on expected statistics: p <- (1 - rate) p - rate p.grad.
 
-    A natural parameter's gradient is itself minus its optimum; modules write minus the
-    optimum to ``.grad``, and the rest is here, so that a full step is exact in floating
-    point. The step size is (1 + learning_offset + t) ** -learning_decay at step t; a
-    decay of 0 makes every step full, which is coordinate ascent on full batches.
+    The natural gradient is the parameter minus its optimum. Modules write minus the
+    optimum to ``.grad`` and the optimizer adds the rest, so that a full step is exact
+    in floating point. The step size is (1 + learning_offset + t) ** -learning_decay at
+    step t; a decay of 0 makes every step full, which is coordinate ascent on full
+    batches.
 
-    It has the methods of a ``torch.optim.Optimizer`` that training uses, but is not
-    one: the first of those loads torch's compiler, which takes longer than many a fit.
+    It has the methods of a ``torch.optim.Optimizer`` that training uses, but does not
+    derive from it: the first such optimizer loads torch's compiler, which takes longer
+    than many fits.
 
     Hoffman, Blei, Wang and Paisley (2013), Stochastic variational inference.
     """
@@ -47,7 +49,7 @@ class NaturalGradient:
         return {"state": {0: {"n_steps": self.n_steps.clone()}}, "param_groups": []}
 
     def load_state_dict(self, state_dict):
-        """Go on from the number of steps of another."""
+        """Restore the number of steps."""
         self.n_steps = state_dict["state"][0]["n_steps"].clone()
 
 
@@ -85,7 +87,7 @@ class AnnealedAdam:
         return self.adam.state_dict()
 
     def load_state_dict(self, state_dict):
-        """Go on from the moments of another."""
+        """Restore the moments."""
         self.adam.load_state_dict(state_dict)
         self.n_steps = 0.0
         for state in state_dict["state"].values():

@@ -1,4 +1,4 @@
-"""How a module is to be trained: what a fit has to spend, and what it does with it."""
+"""Plans of training: the budget of a fit, and how it is used."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Budget:
-    """What a fit, or a stream, has to spend.
+    """Budget of passes and updates of a fit or a stream.
 
     Attributes
     ----------
     n_passes : int or None
-        Passes over the rows, at most; None in a stream, which nobody knows the end of.
+        Largest number of passes over the rows; None in a stream, whose end is unknown.
     n_updates : int or None
         Steps in all these passes; None in a stream.
     batch_size : int or None
         Rows in a step; None for all rows.
     n_rows : int
-        Rows of the process that has most; 0 in a stream, which is not held.
+        Largest number of rows of a process; 0 in a stream, whose rows are not kept.
     """
 
     n_passes: int | None = None
@@ -43,17 +43,18 @@ class TrainingPlan:
         ``zero_grad``, ``state_dict``, ``load_state_dict``; and says in ``has_moments``
         whether its state is as large as the parameters, and not worth keeping.
     ascends : bool
-        Whether steps on all rows raise the bound, so that one without gain is the last.
+        Whether steps on all rows raise the bound, so that a step without gain ends
+        training.
     n_cold : int
-        The first passes in which each row's inference starts anew. The bound may fall
-        in them, which does not end training.
+        Number of first passes in which the inference of rows starts anew. The bound may
+        fall in them, which does not end training.
     n_warmup : int
-        Passes until the objective is what it will be; none of them ends training.
+        Number of passes until the objective is final; none of them ends training.
     remembers : bool
-        Whether what the module gives back of rows is kept from pass to pass.
+        Whether local parameters of rows are kept from pass to pass.
     guard : callable or None
-        Makes, from ``(module, memory, rows)``, what extrapolates steps on all rows and
-        takes them back where the bound falls; None for no such thing.
+        Makes a guard from ``(module, memory, rows)``, which extrapolates steps on all
+        rows and takes them back if the bound falls; None for no guard.
     """
 
     optimizer: Any

@@ -1,10 +1,16 @@
-"""What a fit shows of itself: a progress bar, and scikit-learn's callbacks."""
+"""Reports of a fit: a progress bar, and scikit-learn's callbacks."""
 
 import contextlib
 import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+# Decorators leave the types of methods as they are.
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback import with_callbacks as _with_callbacks
 
     HAS_CALLBACKS = True
 except ImportError:  # scikit-learn before 1.9 has none.
@@ -13,9 +19,13 @@ except ImportError:  # scikit-learn before 1.9 has none.
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands in for the mixin that is missing."""
 
-    def with_callbacks(method):
-        """Give the method back as it is."""
+    def _with_callbacks(method):
         return method
+
+
+def with_callbacks(method: Method) -> Method:
+    """Have callbacks told of a fit, where scikit-learn has callbacks."""
+    return _with_callbacks(method)
 
 
 @contextlib.contextmanager
@@ -52,9 +62,9 @@ def pass_reports(estimator, X):
 
 
 def _progress_bar(estimator):
-    """A function of the history that shows the latest bound; of None, that closes.
+    """Function that shows the latest bound of a history, or closes the bar for None.
 
-    None where there is nowhere to show it, as in services.
+    None if there is no place to show it, as in services.
     """
     if sys.stderr is None:
         return None

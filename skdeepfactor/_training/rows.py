@@ -24,7 +24,7 @@ from skdeepfactor.data import stacked
 # enough that the overhead of a call does not count.
 CHUNK_BYTES = 2**21
 
-# The same on an accelerator, which is fast where it has much to do at once.
+# As above, for an accelerator, which is fast if it has much to do at once.
 ACCELERATOR_BYTES = 2**28
 
 # The share of one process in data that no other has.
@@ -43,14 +43,14 @@ def _checksum(X, start=0):
 
 
 class Step(NamedTuple):
-    """What a step is on: how many rows of all processes, and how often they count."""
+    """Rows of a step: their number in all processes, and how often they count."""
 
     n_rows: int
     mean_weight: float = 1.0
 
 
 class Rows(ABC):
-    """The rows that a fit is for, or inference: all of them, and those of a process.
+    """Rows for a fit or for inference: all of them, and those of a process.
 
     Attributes
     ----------
@@ -62,17 +62,17 @@ class Rows(ABC):
         Number of rows of all processes.
     n_features : int
     dtype : torch.dtype
-        What to compute in.
+        Type to compute in.
     share : Share
-        Which rows are this process's.
+        The rows that belong to this process.
     arrays, own_arrays : dict of str to ndarray or CSR matrix
-        What is known of each row beside its data, of those visible here and of this
-        process's. ``"weight"``, where it is among them, says how often a row counts,
-        and is never 0.
+        What is known of rows beside their data, for the visible rows and for those of
+        this process. ``"weight"``, if given, says how often a row counts, and is never
+        0.
     total_weight : int or float
         Number of rows of all processes, each as often as it counts.
     n_splits : int
-        By how much batches are smaller than they need be, where memory is short.
+        Factor by which batches are smaller than necessary, if memory is short.
     """
 
     n_samples: int
@@ -105,28 +105,28 @@ class Rows(ABC):
 
     @abstractmethod
     def split(self, numbers):
-        """The rows but for some, and those."""
+        """All rows except some, and those."""
 
     @abstractmethod
     def knowing(self, **arrays):
-        """The same rows, of which more is known, those of weight 0 left out."""
+        """These rows with more known of them, without those of weight 0."""
 
     @abstractmethod
     def scaled(self, scale):
-        """The same rows, multiplied by a number."""
+        """These rows multiplied by a number."""
 
     @abstractmethod
     def nonzeros(self):
-        """What rows hold: their numbers, sums and counts of entries that are not 0.
+        """Entries that are not 0: their number and their sum in each row.
 
         Two arrays, (n_rows,), of visible rows from the first on, and whether all of
         their entries are integers.
         """
 
     def unit(self):
-        """The mean of the entries that are neither 0 nor missing; 1.0 of integers.
+        """Mean of the entries that are neither 0 nor missing; 1.0 for integers.
 
-        Rows count as often as their weights say; of a stream, the first block tells.
+        Rows count by their weights; for a stream, the first block is used.
         """
         totals, counts, is_whole = self.nonzeros()
         weights = np.ones(len(totals)) if self.weights is None else self.weights
@@ -148,7 +148,7 @@ class Rows(ABC):
         """
 
     def parts(self, batch_size, rng, wanted):
-        """Yield (batch, numbers of its rows, what the step is on), in parts.
+        """Yield (batch, numbers of its rows, ``Step``), in parts.
 
         A part is small enough for arrays of the wanted width to be worked on, and of
         the wanted type, or that of the data. Its weight is how often its rows count.
@@ -196,19 +196,19 @@ class Rows(ABC):
                     yield part[:2]
 
     def digests(self):
-        """A checksum of each array of what is known of the rows visible here."""
+        """Checksum of each array of data known of the visible rows."""
         return {name: _checksum(array) for name, array in self.arrays.items()}
 
     def weights_of(self, numbers, device):
-        """How often rows of this process count: float64, or 1.0 where all do once."""
+        """Weights of rows of this process, float64; 1.0 if all count once."""
         if "weight" not in self.own_arrays:
             return 1.0
         return torch.from_numpy(self.own_arrays["weight"][numbers]).to(device)
 
     def sample(self, random_state):
-        """Rows to start from, as a matrix, and the arrays of what is known of them.
+        """Rows to start from, as a matrix, and the arrays known of them.
 
-        All of them, or some drawn at random, whatever their weights.
+        All rows, or some drawn at random without regard to weights.
         """
         share = self.share
         if share.is_sharded:
@@ -232,7 +232,7 @@ class Rows(ABC):
     _n_initial = INITIAL_ROWS
 
     def _set_size(self, n_visible, arrays):
-        """Tell what rows are visible here; ``join`` tells of the others'."""
+        """Set the number of rows visible here; ``join`` adds those of the others."""
         share = self.share
         self.n_visible = self.n_total = self.n_samples = n_visible
         self.arrays = self.own_arrays = arrays
@@ -248,7 +248,7 @@ class Rows(ABC):
         self._levels = None
 
     def join(self):
-        """Learn what rows the others have, where each has its own; all must call it."""
+        """Learn the rows of other processes, if each has its own; all must call it."""
         if not self.share.is_sharded:
             return
         is_double = self.dtype == torch.float64
@@ -286,7 +286,7 @@ class Rows(ABC):
 
     @property
     def most_samples(self):
-        """Number of rows of the process that has most; all must ask."""
+        """Largest number of rows of a process; all processes must call it."""
         return max(self.share.gathered(self.n_samples))
 
     @property
@@ -295,9 +295,9 @@ class Rows(ABC):
         return self.total_weight / self.n_total
 
     def _step(self, numbers=None, n_rows=None):
-        """What a step is on that takes all rows, or those visible here by numbers.
+        """``Step`` on all rows, or on visible rows given by number.
 
-        Where each process has its own, its rows stand for those of the others too.
+        If each process has its own rows, they stand for those of the others too.
         """
         if numbers is None:
             return Step(self.n_total, self.mean_weight)
@@ -308,8 +308,8 @@ class Rows(ABC):
     def _cuts(self, batch_size):
         """Where this process's random order is cut into steps; rows of each step.
 
-        Where each process has its own rows, all have as many steps, and each takes an
-        even part of its rows in each, so that all rows count alike.
+        If each process has its own rows, all take the same number of steps, and each
+        uses an even part of its rows in each step, so that all rows count alike.
         """
         n_steps = math.ceil(self.n_total / batch_size)
         if not self.share.is_sharded:
@@ -320,7 +320,7 @@ class Rows(ABC):
 
 
 def _levels(totals, weights=None):
-    """Quantiles of totals, in hundredths, each as often there as it counts."""
+    """Quantiles of totals, in hundredths, weighted by how often each counts."""
     levels = np.linspace(0, 1, 101)
     if weights is None:
         return np.quantile(totals, levels)
@@ -422,7 +422,7 @@ class MatrixRows(Rows):
 
 
 def row_totals(X):
-    """The sum of each row without what is missing, float64, shape (n_rows,)."""
+    """Sum of each row without missing entries, float64, shape (n_rows,)."""
     totals = np.asarray(X.sum(axis=1, dtype=np.float64)).ravel()
     if np.isnan(totals).any():
         totals = np.nansum(X, axis=1, dtype=np.float64)
@@ -458,7 +458,7 @@ def chunks(X, rows, width, *, device_type="cpu", n_splits=1):
 
 
 def ahead(items, n_ahead):
-    """The items of an iterator, made in a thread while earlier ones are used."""
+    """Items of an iterator, made in a thread while earlier ones are used."""
     made = queue.Queue(n_ahead)
     is_closed = threading.Event()
     config = sklearn.get_config()
@@ -472,7 +472,7 @@ def ahead(items, n_ahead):
 
     def make():
         try:
-            # A thread does not inherit what scikit-learn is set to.
+            # A thread does not inherit scikit-learn's configuration.
             with sklearn.config_context(**config):
                 if all(put(item, None) for item in items):
                     put(None, StopIteration())
@@ -496,7 +496,7 @@ def ahead(items, n_ahead):
 
 
 def _is_interrupted():
-    """Whether the user wants to stop, and not to wait for what is being read."""
+    """Whether the user has interrupted, and the thread need not be waited for."""
     error = sys.exc_info()[1]
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__

@@ -1,4 +1,4 @@
-"""State of a run between passes: to go back to, to resume from, to end well with."""
+"""State of a run between passes: for rollback, for checkpoints and for its end."""
 
 import copy
 import math
@@ -15,7 +15,7 @@ from skdeepfactor._training.optimizers import load_optimizer, optimizer_arrays
 
 
 class Interrupted(KeyboardInterrupt):
-    """An interrupt in training, after which the module is as a whole pass left it."""
+    """Interrupt of training that leaves the module as after a complete pass."""
 
     def __init__(self, history, lower_bound):
         super().__init__(history, lower_bound)
@@ -38,7 +38,7 @@ class Interrupts:
         self._is_due = True
 
     def let_through(self):
-        """Raise what came meanwhile, and all that comes."""
+        """Raise an interrupt that was noted, and let later ones through."""
         if self._handler is not None:
             signal.signal(signal.SIGINT, self._handler)
             self._handler = None
@@ -50,7 +50,7 @@ class Interrupts:
 class Run:
     """State of a run between passes, for checkpoints, rollback and its end.
 
-    Passes that change parameters only where they end need no copy to go back to;
+    Passes that change parameters only at their end need no copy to go back to;
     interrupts are then held back from the first change on.
 
     Parameters
@@ -106,7 +106,7 @@ class Run:
     # A pass.
 
     def begin(self):
-        """Note where a pass begins, to go back to."""
+        """Note the state at the beginning of a pass, to go back to."""
         self.is_begun, self.n_pass = False, self.n_whole + 1
         self._started = time.perf_counter()
         # Before the first rows are remembered, there is nothing to go back to.
@@ -123,7 +123,7 @@ class Run:
         self.module.train()
 
     def end(self, bound, validate):
-        """Take up the bound of the pass, and the score of the module after it."""
+        """Record the bound of the pass, and the score of the module after it."""
         if self.memory is not None:
             self.memory.is_warm = self.n_pass >= self.plan.n_cold
         if not math.isfinite(bound):
@@ -148,7 +148,7 @@ class Run:
             self.interrupts.let_through()
 
     def go_back(self):
-        """Go back to where the pass began."""
+        """Go back to the beginning of the pass."""
         self.optimizer.zero_grad()
         self.optimizer.load_state_dict(self._optimizer)
         if self.start is not None:
@@ -158,7 +158,7 @@ class Run:
             self.module.generator.set_state(self._generator)
 
     def settle(self):
-        """After an interrupt in a pass, go back to where the last whole one ended."""
+        """After an interrupt in a pass, go back to the end of the last complete one."""
         if self.n_whole == 0:
             raise KeyboardInterrupt
         for values in self.history.values():
@@ -178,7 +178,7 @@ class Run:
     # The end.
 
     def finish(self):
-        """Leave the module at its best, and give the bound of all rows there."""
+        """Leave the module at its best state, and return the bound of all rows."""
         memory, is_exact = self.memory, self.is_validated
         if self.is_diverged:
             self._go_back_to_sound(self.n_whole + 1)
@@ -190,7 +190,7 @@ class Run:
                 memory, is_exact = None, True
         elif self.ascends:
             return self.history["lower_bound"][-1]
-        # What is remembered of rows belongs to other parameters than the best ones, so
+        # Remembered rows belong to other parameters than the best ones, so
         # that some rows are inferred to convergence.
         self.module.train(not is_exact)
         lower_bound = data_bound(self.module, self.rows, memory)
@@ -204,7 +204,7 @@ class Run:
         return self.guard is not None and self.guard.best_bound > -math.inf
 
     def _go_back_to_sound(self, n_passes):
-        """Go back to where the last pass with a finite bound began."""
+        """Go back to the beginning of the last pass with a finite bound."""
         sound = self.guard.best if self._has_best_bound else self.sound
         if sound is None:
             raise ValueError(
@@ -224,7 +224,7 @@ class Run:
     # Checkpoints.
 
     def state_dict(self):
-        """All of it, as a nested dict."""
+        """Complete state, as a nested dict."""
         kind, keys, position, has_gauss, gauss = self.rng.get_state()
         state = {
             "module": self.module.state_dict(),
@@ -249,7 +249,7 @@ class Run:
         return state
 
     def load_state_dict(self, state):
-        """Resume from what another run came to."""
+        """Resume from the state of another run."""
         copy_all(self.module.state_dict(), state["module"])
         self.module.refresh()
         load_optimizer(self.optimizer, state.get("optimizer", {}))
@@ -273,7 +273,7 @@ class Run:
 
 @torch.no_grad()
 def data_bound(module, rows, memory):
-    """The bound of all rows and of the global parameters, from what is remembered."""
+    """Bound of all rows and of the global parameters, from remembered rows."""
 
     def batches():
         for batch, numbers in rows.batches(module.wanted()):

@@ -23,7 +23,7 @@ BLOCKS_AHEAD = 2
 
 
 class CheckedBlocks:
-    """The blocks of a source, checked while those before them are worked on.
+    """Blocks of a source, checked while earlier ones are processed.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class CheckedBlocks:
             yield from made
 
     def note_sizes(self):
-        """Read all blocks, each of which must be as it was from then on.
+        """Read all blocks, and note their sizes, which must not change later.
 
         Yields the number of each and the block.
         """
@@ -105,7 +105,7 @@ class CheckedBlocks:
             raise ValueError(f"{at}: {error}") from error
 
     def _first_bad_row(self, block, is_first):
-        """The place of the first row that fails by itself, None if none does."""
+        """Index of the first row that fails by itself, None if none does."""
 
         def is_bad(start, stop):
             try:
@@ -156,7 +156,7 @@ class StreamedRows(Rows):
     def digest(self):
         checksum = 0
         for _, block in self.blocks.read():
-            # Blocks are part of what is drawn from.
+            # The division into blocks affects draws, so it belongs here.
             size = np.array(block.shape[0])
             checksum = _checksum(size, _checksum(block, checksum))
         return checksum
@@ -228,7 +228,7 @@ class StreamedRows(Rows):
             yield None
 
     def _own(self, matrix, numbers, step):
-        """The piece of a step that is this process's, if there is one."""
+        """Piece of a step that belongs to this process, if any."""
         if self.share.divides and len(numbers) > 0:
             is_own = self.share.own(numbers)
             matrix, numbers = matrix[is_own], numbers[is_own] // self.share.n_processes
@@ -258,7 +258,7 @@ class StreamedRows(Rows):
                 yield stacked(matrices), np.concatenate(places)
             else:
                 yield None, np.empty(0, dtype=np.intp)
-        # To its end, so that what is wrong with it is seen.
+        # Read to the end, so that its errors are raised.
         for _ in blocks:
             pass
 
@@ -271,7 +271,7 @@ class StreamedRows(Rows):
 
 
 def _spread(array, places, n_rows):
-    """An array, or a CSR matrix, whose rows stand at their places among zeros."""
+    """Array or CSR matrix with rows at their places among zeros."""
     if not scipy.sparse.issparse(array):
         whole = np.zeros((n_rows, *array.shape[1:]), array.dtype)
         whole[places] = array

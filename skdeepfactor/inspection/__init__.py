@@ -1,18 +1,17 @@
-"""What a fitted model says: which features and rows show a factor, how features lie.
+"""Read fitted models: the features and rows of a factor, and how features relate.
 
 :func:`top_features` and :func:`top_rows` show what a factor is about,
 :func:`factor_shares` what a row is made of. They read any estimator with
 ``components_``, of scikit-learn too, alone or as the last step of a pipeline.
-:func:`match_components` pairs the components of two fits, :func:`stability` says how
-alike those of several fits are, :func:`sparsity` how few features they need.
+:func:`match_components` pairs the components of two fits, :func:`stability` measures
+how similar those of several fits are, and :func:`sparsity` how few features they need.
 :func:`hierarchy` shows the topics of topics of a model with layers;
 :func:`to_pyldavis` hands topics over to pyLDAvis.
 
 :func:`jacobian_embeddings` gives each feature of a model with a decoder a vector in the
-space of the factors, and :func:`traverse` shows what a row would be with other
-factors. :func:`nearest_features` and :func:`latent_usage` read any array
-of shape (n_features, n_components), such as the transposed ``components_`` of a model
-without a decoder.
+space of the factors, and :func:`traverse` predicts a row with one factor changed.
+:func:`nearest_features` and :func:`latent_usage` read any array of shape (n_features,
+n_components), such as the transposed ``components_`` of a model without a decoder.
 """
 
 from skdeepfactor.inspection.comparison import match_components, sparsity, stability

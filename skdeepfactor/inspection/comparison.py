@@ -1,9 +1,11 @@
-"""How alike the components of fits are, and how few features they need."""
+"""Similarity of the components of fits, and their sparsity."""
 
 import itertools
 from numbers import Real
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from sklearn.utils import check_array
 
@@ -11,7 +13,7 @@ from skdeepfactor._input import received
 from skdeepfactor.inspection import reading
 
 
-def match_components(a, b):
+def match_components(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
     r"""Pair the components of two fits.
 
     Each component of one is paired with one of the other, so that the sum of the
@@ -19,9 +21,9 @@ def match_components(a, b):
 
     .. math:: \cos(u, v) = \frac{u^T v}{\|u\| \|v\|},
 
-    is as large as it can be (by the Hungarian method). Where components have negative
-    entries, as those of NeuralTopicDLGM and of principal components have, it is the sum
-    of their absolute values: a factor and its negative say the same.
+    is as large as it can be (by the Hungarian method). If components have negative
+    entries, as NeuralTopicDLGM and principal components do, the sum is that of the
+    absolute values, since a factor and its negative are equivalent.
 
     Parameters
     ----------
@@ -49,7 +51,7 @@ def match_components(a, b):
 
     See Also
     --------
-    stability : How alike the components of several fits are.
+    stability : Similarity of the components of several fits.
 
     Examples
     --------
@@ -86,8 +88,8 @@ def match_components(a, b):
     return pairs, cosines[tuple(pairs.T)]
 
 
-def stability(estimators):
-    r"""Say how alike the components of several fits are.
+def stability(estimators: Any) -> float:
+    r"""Measure how similar the components of several fits are.
 
     The components of each two fits are paired by :func:`match_components`; the
     stability is the mean over all pairs of fits of the mean cosine of their pairs of
@@ -97,25 +99,25 @@ def stability(estimators):
         \frac{2}{S (S - 1)} \sum_{s < t} \frac{1}{|M_{st}|} \sum_{(j, k) \in M_{st}}
         \cos(w^s_j, w^t_k),
 
-    of its absolute value where components are signed. Fits that differ in their seed
-    alone show by it how much of what was found is owed to the start.
+    or of its absolute value if components are signed. For fits that differ in their
+    seed alone, it shows how much of the result depends on the start.
 
     Parameters
     ----------
     estimators : sequence of estimators, Pipelines or arrays
-        Two or more fits, each what :func:`match_components` takes.
+        Two or more fits, each an input of :func:`match_components`.
 
     Returns
     -------
     float
         1 if all fits found the same components. Features that are frequent in all
-        components make the cosine of any two positive: 0 is not what fits that have
-        nothing in common show. Compare values for the same features only.
+        components make every cosine positive, so fits with nothing in common do not
+        reach 0. Compare values for the same features only.
 
     Raises
     ------
     ValueError
-        If there are fewer than two, or their features differ.
+        If there are fewer than two fits, or their features differ.
     TypeError
         If an estimator has no ``components_``.
 
@@ -125,8 +127,8 @@ def stability(estimators):
 
     Notes
     -----
-    Greene et al. compare ranked lists of top features, pair by pair in the same way;
-    cosines heed all weights.
+    Greene et al. compare ranked lists of top features pair by pair in the same way;
+    cosines take all weights into account.
 
     References
     ----------
@@ -155,8 +157,8 @@ def stability(estimators):
     return float(np.mean(means))
 
 
-def sparsity(weights, threshold=0.01):
-    r"""Share of the weights that are next to nothing in their component.
+def sparsity(weights: ArrayLike, threshold: float = 0.01) -> float:
+    r"""Share of the weights that are negligible in their component.
 
     .. math::
         \frac{1}{K V} \Big|\Big\{(k, v) : |w_{kv}| \le
@@ -186,7 +188,7 @@ def sparsity(weights, threshold=0.01):
 
     See Also
     --------
-    skdeepfactor.SparseGammaDEF : Whose ``sparsity_`` is measured by feature.
+    skdeepfactor.SparseGammaDEF : Its ``sparsity_`` is measured by feature.
 
     Examples
     --------

@@ -1,10 +1,12 @@
-"""Vectors of features in the space of the factors, and what lies near in it."""
+"""Vectors of features in the space of the factors, and their neighbours."""
 
 import difflib
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -15,18 +17,22 @@ from skdeepfactor.inspection.checks import check_whole
 
 
 def jacobian_embeddings(
-    estimator, at="prior_mean", *, n_samples=400, random_state=None
-):
-    r"""Embed features by how the logarithms of their means move with the factors.
+    estimator: Any,
+    at: Any = "prior_mean",
+    *,
+    n_samples: int = 400,
+    random_state: int | np.random.RandomState | None = None,
+) -> np.ndarray:
+    r"""Embed features by the gradients of their log means in the factors.
 
     The embedding of feature v is the mean gradient
 
     .. math:: e_v = E\Big[\frac{\partial \log \mu_v(z)}{\partial z}\Big], \qquad
               \mu(z) = E[x | z],
 
-    over the distribution of z that `at` names. Where the likelihood is given the total
-    of a row, :math:`\mu(z)` is :math:`\text{softmax}(f(z))`, the shares of the
-    features. With a linear decoder, :math:`f(z) = W z + b`, that is
+    over the distribution of z that `at` names. If the likelihood is given the total of
+    a row, :math:`\mu(z)` is :math:`\text{softmax}(f(z))`, the shares of the features.
+    With a linear decoder, :math:`f(z) = W z + b`, that is
     :math:`e_v = w_v - E[\sum_u \mu_u(z) w_u]`, or :math:`w_v` itself for counts without
     a given total.
 
@@ -42,7 +48,7 @@ def jacobian_embeddings(
         of z from the prior, the meaning of a feature in general. ``"zero"``: z = 0
         alone. Data of shape (n_rows, n_features): the mean over their rows of the
         gradient at the posterior mean of each, which is the meaning of a feature in
-        the context of these rows; for a pipeline, what its first step takes.
+        the context of these rows; for a pipeline, the input of its first step.
     n_samples : int, default=400
         Number of draws for ``"prior_mean"``.
     random_state : int, RandomState instance or None, default=None
@@ -51,15 +57,15 @@ def jacobian_embeddings(
     Returns
     -------
     ndarray of shape (n_features, n_components)
-        The embeddings, one in each row, of the type of ``components_``. Features that
-        gain and lose from the same factors point in the same direction.
+        The embeddings, one in each row, with the dtype of ``components_``. Features
+        that rise and fall with the same factors point in the same direction.
 
     Raises
     ------
     TypeError
         If the estimator is not one whose decoder can be differentiated.
     ValueError
-        If `at` or `n_samples` is not what it must be.
+        If `at` or `n_samples` is invalid.
     sklearn.exceptions.NotFittedError
         If the estimator is not fitted, which is a ValueError too.
 
@@ -129,16 +135,21 @@ def jacobian_embeddings(
     return estimator._ask(module, slopes)
 
 
-def nearest_features(embeddings, feature, n=10, *, feature_names=None):
-    r"""Find the features whose embeddings point in the direction of a given one's.
+def nearest_features(
+    embeddings: Any,
+    feature: int | str,
+    n: int = 10,
+    *,
+    feature_names: ArrayLike | None = None,
+) -> list[tuple[Any, float]]:
+    r"""Find the features whose embeddings point in a similar direction to a given one.
 
-    Near is what has a large cosine,
+    Nearness is measured by the cosine,
 
     .. math:: \cos(u, v) = \frac{e_u^T e_v}{\|e_u\| \|e_v\|},
 
-    which is 0 where an embedding is zero. It stays the same when the space of the
-    factors is rotated, as it can be without changing a model whose prior is standard
-    normal.
+    which is 0 if an embedding is zero. The cosine does not change when the space of the
+    factors is rotated, and neither does a model with a standard normal prior.
 
     Parameters
     ----------
@@ -155,15 +166,15 @@ def nearest_features(embeddings, feature, n=10, *, feature_names=None):
     -------
     list of (str, float) or of (int, float)
         The names of the nearest features, or without `feature_names` their indices, and
-        the cosines; the largest cosine first, and of equal ones the first feature. The
-        feature itself is left out.
+        the cosines, the largest first; ties keep their order. The feature itself is
+        left out.
 
     Raises
     ------
     ValueError
-        If the feature is unknown (the message has names that are spelled alike), its
-        name not the only one of that kind, `n` out of range, the number of names not
-        that of the embeddings, or an embedding not finite.
+        If the feature is unknown (the message suggests similar names), its name is not
+        unique, `n` is out of range, the numbers of names and embeddings differ, or an
+        embedding is not finite.
     TypeError
         If `feature` is neither an int nor a str.
 
@@ -205,8 +216,8 @@ def nearest_features(embeddings, feature, n=10, *, feature_names=None):
     return [(i if names is None else names[i], float(cosines[i])) for i in nearest]
 
 
-def latent_usage(embeddings):
-    r"""Singular values of embeddings: how much of the space of the factors is used.
+def latent_usage(embeddings: Any) -> np.ndarray:
+    r"""Singular values of embeddings, which show how many dimensions are used.
 
     The values are the square roots of the eigenvalues of :math:`\sum_v e_v e_v^T`. A
     step of one unit in direction k, a standard deviation of a standard normal prior,
@@ -268,14 +279,14 @@ def _fitted_decoder(estimator):
         raise TypeError(
             "jacobian_embeddings needs a fitted model whose decoder can be "
             "differentiated, such as NeuralTopicDLGM or VariationalAutoencoder, "
-            f"got {type(estimator).__name__}. Of a model without a "
+            f"got {type(estimator).__name__}. For a model without a "
             "decoder, the transposed components_ may serve as embeddings."
         )
     return module
 
 
 def _torch_generator(random_state):
-    """A generator of torch; nobody's global state is drawn from for None."""
+    """A torch generator; None gives a fresh one, never the global state."""
     if random_state is None:
         seed = np.random.default_rng().integers(2**31 - 1)
     else:

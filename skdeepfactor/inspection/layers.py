@@ -1,31 +1,36 @@
-"""Topics of topics, of models with layers of factors."""
+"""Topics of topics, for models with layers of factors."""
+
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_whole
 
 
-def hierarchy(estimator, feature_names=None, n=5):
-    r"""Show topics of topics: what the units of the top layer are made of.
+def hierarchy(
+    estimator: Any, feature_names: ArrayLike | None = None, n: int = 5
+) -> list[dict]:
+    r"""Show topics of topics: the units below each unit of the top layer.
 
-    A unit of layer l stands for an expected row, which is the one of its weights times
-    those of the layers below, and comes by way of the units of layer l - 1. The shares
-    of these are
+    A unit of layer l stands for an expected row: its weights times those of the layers
+    below. Units of layer l - 1 contribute to it with the shares
 
     .. math::
         \text{share}_{jk} = \frac{W_{jk} s_k}{\sum_i W_{ji} s_i},
 
-    where :math:`s_k` is what the expected row of unit k totals. They stay the same when
-    the scale of a unit is moved from its weights to those of the units above.
+    where :math:`s_k` is the total of the expected row of unit k. The shares do not
+    change when the scale of a unit is moved from its weights to those of the units
+    above.
 
     Parameters
     ----------
     estimator : SparseGammaDEF or Pipeline
         Fitted; of a pipeline, the last step.
     feature_names : array-like of str of shape (n_features,), default=None
-        Names of the features. By default what the steps of the pipeline before the last
-        call them, else ``feature_names_in_`` of that last step, else x0, x1, ...
+        Names of the features. By default the names from the earlier steps of the
+        pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...
     n : int, default=5
         Number of units below shown of each unit, and of features; all of them if there
         are fewer.

@@ -1,6 +1,9 @@
 """Topics for pyLDAvis."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_non_negative
 
 from skdeepfactor.inspection import reading
@@ -10,10 +13,10 @@ from skdeepfactor.inspection.tables import factor_shares
 PROBABILITY_FLOOR = 1e-12
 
 
-def to_pyldavis(estimator, X, feature_names=None):
+def to_pyldavis(estimator: Any, X: Any, feature_names: ArrayLike | None = None) -> dict:
     r"""Make the arguments of ``pyLDAvis.prepare``, which draws topics in a browser.
 
-    pyLDAvis draws topics as circles on a map, and their words as bars, for a browser.
+    pyLDAvis shows topics as circles on a map and their words as bars.
 
     Parameters
     ----------
@@ -21,11 +24,11 @@ def to_pyldavis(estimator, X, feature_names=None):
         Fitted, with ``transform`` and ``components_`` that have no negative entries; of
         a pipeline, the last step.
     X : {array-like, sparse matrix} of shape (n_rows, n_features)
-        Counts; for a pipeline, what its first step takes. Rows without any are left
+        Counts; for a pipeline, the input of its first step. Rows without any are left
         out. What is missing (NaN), where the estimator takes that, counts as none.
     feature_names : array-like of str of shape (n_features,), default=None
-        Names of the features. By default what the steps of the pipeline before the last
-        call them, else ``feature_names_in_`` of that last step, else x0, x1, ...
+        Names of the features. By default the names from the earlier steps of the
+        pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...
 
     Returns
     -------

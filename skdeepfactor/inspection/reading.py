@@ -1,4 +1,4 @@
-"""What is read off fitted estimators of any package, alone or at the end of pipelines.
+"""Access to fitted estimators of any package, alone or at the end of pipelines.
 
 ``inspection`` and ``plotting`` share it: the model itself, its components, and the
 names of their features.
@@ -21,7 +21,7 @@ def is_estimator(fit):
 
 
 def last_step(estimator, X=None):
-    """The fitted model at the end, and what the steps before it make of X."""
+    """The fitted model at the end, and X as transformed by the steps before it."""
     X = received(X)
     while isinstance(estimator, Pipeline):
         if X is not None and len(estimator) > 1:
@@ -42,7 +42,7 @@ def components_of(model):
 
 
 def factors_of(model, X):
-    """What a fitted model makes of rows, (n_rows, n_factors), in float64."""
+    """Factors of rows by a fitted model, (n_rows, n_factors), in float64."""
     if not hasattr(model, "transform"):
         raise TypeError(
             "The estimator must be able to transform rows, but "
@@ -55,7 +55,7 @@ def factors_of(model, X):
 
 
 def row_weights(model, X):
-    """How much rows have of each component, and whether these are shares.
+    """Weight of each component in rows, and whether the weights are shares.
 
     Shares of the expected total where neither factors nor components have negative
     entries, else the factors.
@@ -78,7 +78,7 @@ def expected_shares(model, factors):
 
 
 def counts_of(X):
-    """What rows hold, dense or CSR; what is missing, NaN, counts as none."""
+    """Counts of rows, dense or CSR; missing entries (NaN) become 0."""
     counts = check_array(
         X, accept_sparse="csr", ensure_all_finite="allow-nan", input_name="X"
     )
@@ -133,12 +133,12 @@ def layer_profiles(model):
 
 
 def n_layers(model):
-    """Number of layers of factors; 1 for models that know of none."""
+    """Number of layers of factors; 1 for models without layers."""
     return len(model.weights_) if hasattr(model, "layer_sizes") else 1
 
 
 def layer_shares(model):
-    """Shares of what each upper unit stands for that come by way of the units below.
+    """Shares of the units below in the expected row of each unit above.
 
     One array for each layer above the first, (units, units below).
     """
@@ -162,12 +162,12 @@ def directions_of(rows):
     # Squares of very small or large numbers would be 0 or infinite.
     largest = np.abs(rows).max(axis=1, keepdims=True)
     scaled = np.divide(rows, largest, out=np.zeros_like(rows), where=largest > 0)
-    # Never below 1, but for rows of zeros.
+    # Never below 1, except for rows of zeros.
     return scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1)
 
 
 def known_feature_names(estimator):
-    """Names of the features that the last step was fitted on, None if nobody knows."""
+    """Names of the features that the last step was fitted on, None if unknown."""
     names = None
     while isinstance(estimator, Pipeline):
         if len(estimator) > 1:
@@ -192,7 +192,7 @@ def feature_names(estimator, n_features, given=None):
 
 
 def _names_out(step, names):
-    """Names of what a step makes of features of these names, None if nobody knows."""
+    """Names of a step's output for inputs with these names, None if unknown."""
     if isinstance(step, Pipeline):
         # One that cannot name what it makes does not hide what is known behind it: a
         # CountVectorizer knows its words, whatever came before.

@@ -1,6 +1,9 @@
-"""What factors are about, and what rows are made of."""
+"""Tables of the features of factors and of the factors of rows."""
+
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
 from skdeepfactor.inspection import reading
@@ -9,8 +12,13 @@ from skdeepfactor.inspection.checks import check_whole
 ORDERS = ("probability", "lift", "frex", "loading")
 
 
-def top_features(estimator, n=10, feature_names=None, by="probability"):
-    r"""Name the features that say most about each component.
+def top_features(
+    estimator: Any,
+    n: int = 10,
+    feature_names: ArrayLike | None = None,
+    by: str = "probability",
+) -> Any:
+    r"""Name the features that characterize each component best.
 
     With :math:`\beta_{kv}` the probability of feature v in component k, which is
     ``components_`` with rows that sum to 1, the features come in the order of
@@ -23,8 +31,8 @@ def top_features(estimator, n=10, feature_names=None, by="probability"):
 
     where :math:`F_k` and :math:`G_k` are ranks within the component: the shares of the
     features whose value is at most as large. Probability favours features that are
-    frequent anywhere, lift those that are found in this component alone, however rare;
-    FREX, frequent and exclusive, those that are both.
+    frequent anywhere; lift favours those found in this component alone, however rare;
+    FREX (frequent and exclusive) favours those that are both.
 
     Parameters
     ----------
@@ -33,10 +41,10 @@ def top_features(estimator, n=10, feature_names=None, by="probability"):
     n : int, default=10
         Number of features of each component; all of them if there are fewer.
     feature_names : array-like of str of shape (n_features,), default=None
-        Names of the features. By default what the steps of the pipeline before the last
-        call them, else ``feature_names_in_`` of that last step, else x0, x1, ...
+        Names of the features. By default the names from the earlier steps of the
+        pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...
     by : {"probability", "lift", "frex", "loading"}, default="probability"
-        What is largest in the features that are named. The first three need
+        Measure by which the features are chosen. The first three need
         ``components_`` without negative entries. ``"loading"`` takes the entries as
         they are, and so also those of models whose components are signed, such as
         NeuralTopicDLGM: the features that the factor makes more frequent.
@@ -44,15 +52,15 @@ def top_features(estimator, n=10, feature_names=None, by="probability"):
     Returns
     -------
     DataFrame or list of lists of str
-        The names, one row for each component and the best feature first; of equal ones
-        the first comes first. A data frame where pandas is installed, with the
-        component as index and ranks from 1 on as columns.
+        The names, one row for each component, the best feature first; ties keep their
+        order. A data frame if pandas is installed, with the component as index and
+        ranks from 1 on as columns.
 
     Raises
     ------
     ValueError
         If ``components_`` has negative entries and `by` is not ``"loading"``, or a
-        parameter is not what it must be.
+        parameter is invalid.
     TypeError
         If the estimator has no ``components_``.
     sklearn.exceptions.NotFittedError
@@ -60,12 +68,12 @@ def top_features(estimator, n=10, feature_names=None, by="probability"):
 
     See Also
     --------
-    top_rows : The rows that show a component best.
+    top_rows : The rows that represent a component best.
     skdeepfactor.plotting.TopicsDisplay : The largest weights as bars.
 
     Notes
     -----
-    Components without any weight have no probabilities; theirs are taken to be 0.
+    Components without any weight have no probabilities, so 0 is used.
 
     References
     ----------
@@ -74,16 +82,17 @@ def top_features(estimator, n=10, feature_names=None, by="probability"):
 
     Examples
     --------
+    >>> import numpy as np
     >>> from sklearn.decomposition import NMF
     >>> from skdeepfactor.inspection import top_features
     >>> X = [[8, 4, 4, 0, 0], [6, 0, 0, 3, 3], [4, 2, 2, 0, 0], [8, 0, 0, 4, 4]]
     >>> nmf = NMF(2, init="nndsvd", random_state=0).fit(X)
     >>> names = ["the", "apple", "pear", "tram", "train"]
-    >>> for features in top_features(nmf, 2, names).to_numpy():
+    >>> for features in np.asarray(top_features(nmf, 2, names)):
     ...     print(*features)
     the tram
     the apple
-    >>> for features in top_features(nmf, 2, names, by="lift").to_numpy():
+    >>> for features in np.asarray(top_features(nmf, 2, names, by="lift")):
     ...     print(*features)
     tram train
     apple pear
@@ -108,36 +117,37 @@ def top_features(estimator, n=10, feature_names=None, by="probability"):
     return _table(names[top])
 
 
-def top_rows(estimator, X, component, n=10):
-    r"""Find the rows that show a component best.
+def top_rows(
+    estimator: Any, X: Any, component: int, n: int = 10
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""Find the rows that represent a component best.
 
-    Where neither factors nor ``components_`` have negative entries, these are the rows
-    of which the component explains the largest share, as of :func:`factor_shares`;
-    else the rows whose factor is largest.
+    If neither factors nor ``components_`` have negative entries, these are the rows of
+    which the component explains the largest share, as computed by
+    :func:`factor_shares`; otherwise they are the rows with the largest factor.
 
     Parameters
     ----------
     estimator : estimator or Pipeline
         Fitted, with ``components_`` and ``transform``; of a pipeline, the last step.
     X : {array-like, sparse matrix} of shape (n_rows, n_features)
-        Rows to choose from; for a pipeline, what its first step takes.
+        Rows to choose from; for a pipeline, the input of its first step.
     component : int
-        The component: its column in what ``transform`` gives, from 0 on.
+        The component: its column in the output of ``transform``, from 0 on.
     n : int, default=10
         Number of rows; all of them if there are fewer.
 
     Returns
     -------
     indices : ndarray of shape (n,)
-        Indices of the rows, the best one first; of equal ones the first comes first.
+        Indices of the rows, the best one first; ties keep their order.
     weights : ndarray of shape (n,), float64
         Their shares, between 0 and 1, or their factors.
 
     Raises
     ------
     ValueError
-        If `component` or `n` is not what it must be, or the factors are not those of
-        one layer.
+        If `component` or `n` is out of range, or the factors belong to several layers.
     TypeError
         If the estimator has no ``components_`` or no ``transform``.
     sklearn.exceptions.NotFittedError
@@ -145,13 +155,13 @@ def top_rows(estimator, X, component, n=10):
 
     See Also
     --------
-    top_features : The features that say most about each component.
+    top_features : The features that characterize each component best.
     factor_shares : The shares of all components.
 
     Notes
     -----
-    A row of three words may well be all of one topic, and short rows are often among
-    the best: leave them out of `X` where long ones are wanted.
+    A row of three words may well belong to one topic entirely, so short rows are often
+    among the best. Leave them out of `X` to see longer ones.
 
     Examples
     --------
@@ -174,18 +184,19 @@ def top_rows(estimator, X, component, n=10):
     return indices, weights[indices]
 
 
-def factor_shares(estimator, X):
-    r"""Share out what a row is expected to total among its factors.
+def factor_shares(estimator: Any, X: Any) -> np.ndarray:
+    r"""Share out the expected total of each row among its factors.
 
-    With factors z and components w, a row is expected to total
-    :math:`\sum_k z_k \sum_v w_{kv}`, of which factor k contributes
+    With factors z and components w, the expected total of a row is :math:`\sum_k z_k
+    \sum_v w_{kv}`, of which factor k contributes
 
     .. math::
         \text{share}_k = \frac{z_k \sum_v w_{kv}}{\sum_j z_j \sum_v w_{jv}}.
 
-    It stays the same when a factor is multiplied, and its component divided, by a
-    number, as can be done without changing a model such as NMF. Where the factors are
-    proportions of topics, as in latent Dirichlet allocation, the shares are these.
+    The shares do not change when a factor is multiplied and its component divided by
+    the same number, which leaves models such as NMF unchanged. If factors are
+    proportions of topics, as in latent Dirichlet allocation, the shares are these
+    proportions.
 
     Parameters
     ----------
@@ -193,19 +204,19 @@ def factor_shares(estimator, X):
         Fitted, with ``components_`` and ``transform``; of a pipeline, the last step. Of
         a SparseGammaDEF, shares are those of the units of ``transform_layer``.
     X : {array-like, sparse matrix} of shape (n_rows, n_features)
-        Rows; for a pipeline, what its first step takes.
+        Rows; for a pipeline, the input of its first step.
 
     Returns
     -------
     ndarray of shape (n_rows, n_components), float64
-        The shares. Rows sum to 1, but for those whose factors are all zero, as those of
-        empty rows can be: their shares are zero too.
+        The shares. Rows sum to 1, except rows whose factors are all zero, as empty rows
+        can have: their shares are zero too.
 
     Raises
     ------
     ValueError
-        If a factor or a component has a negative entry, or the factors are not those of
-        one layer.
+        If a factor or a component has a negative entry, or the factors belong to
+        several layers.
     TypeError
         If the estimator has no ``components_`` or no ``transform``.
     sklearn.exceptions.NotFittedError
@@ -213,7 +224,7 @@ def factor_shares(estimator, X):
 
     See Also
     --------
-    top_rows : The rows that show a component best.
+    top_rows : The rows that represent a component best.
 
     Examples
     --------
@@ -240,7 +251,7 @@ def factor_shares(estimator, X):
 
 
 def _feature_scores(probabilities, by):
-    """What features are sorted by, each (n_components, n_features)."""
+    """Keys to sort features by, each (n_components, n_features)."""
     if by == "probability":
         return probabilities
     exclusivity = reading.shares_of(probabilities.T).T
@@ -255,7 +266,7 @@ def _feature_scores(probabilities, by):
 
 
 def _table(names):
-    """A data frame of names where there is pandas, else lists."""
+    """A data frame of names if pandas is installed, else lists."""
     try:
         import pandas as pd
     except ImportError:

@@ -1,4 +1,6 @@
-"""What rows would be with other factors."""
+"""Predictions of a row with one of its factors changed."""
+
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -9,11 +11,11 @@ from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_whole
 
 
-def traverse(estimator, x, component, values):
-    """Predict what a row would be if one of its factors had other values.
+def traverse(estimator: Any, x: Any, component: int, values: Any) -> np.ndarray:
+    """Predict a row with one of its factors set to other values.
 
-    The factors of the row are inferred, the one named `component` is set to each of the
-    values in turn, and rows are predicted from these by ``inverse_transform``.
+    The factors of the row are inferred, factor `component` is set to each of the values
+    in turn, and ``inverse_transform`` predicts a row from each result.
 
     Parameters
     ----------
@@ -21,12 +23,12 @@ def traverse(estimator, x, component, values):
         Fitted, with ``transform`` and ``inverse_transform``; of a pipeline, the last
         step.
     x : {array-like, sparse matrix} of shape (n_features,) or (1, n_features)
-        The row; for a pipeline, what its first step takes: a str, or a list of one,
+        The row; for a pipeline, the input of its first step: a str, or a list of one,
         where that is texts.
     component : int
         The factor, from 0 on.
     values : array-like of shape (n_values,)
-        Its values, in units of what ``transform`` gives.
+        Its values, in units of the output of ``transform``.
 
     Returns
     -------

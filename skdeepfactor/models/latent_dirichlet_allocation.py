@@ -34,10 +34,12 @@ Estimating a Dirichlet distribution.
 """
 
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import scipy.sparse
 import torch
+from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.distributions import Dirichlet
@@ -231,7 +233,7 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     components_ : ndarray of shape (n_components, n_features)
         The topics: the posterior mean of each one's distribution over words, rows sum
         to 1.
-        Read-only, as all fitted arrays: change a copy.
+        Read-only, like all fitted arrays: change a copy.
     topic_word_concentration_ : ndarray of shape (n_components, n_features)
         Parameters of the Dirichlet posterior of each topic (``components_`` in
         scikit-learn's estimator of this name).
@@ -242,19 +244,18 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     lower_bound_ : float
         Bound of the training data in nats, the divergence of the topics included.
     input_scale_ : float
-        By what X is multiplied; 1.0 if the training data were integers.
+        Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
         for each pass.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float
-        Number of rows that training has seen; the sum of their weights, where there
-        are some.
+        Number of rows that training has seen, or the sum of their weights if given.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, where the data had names.
+        Names of the features, if the data had names.
 
     See Also
     --------
@@ -304,30 +305,30 @@ class LatentDirichletAllocation(ConjugateFactorModel):
 
     def __init__(
         self,
-        n_components=10,
+        n_components: int = 10,
         *,
-        doc_topic_prior=0.03,
-        topic_word_prior=0.05,
-        inference="collapsed",
-        input_scale="auto",
-        init="kmeans",
-        max_iter=4,
-        tol=1e-4,
-        max_inner_iter=5,
-        inner_tol=1e-3,
-        n_cold_iter=None,
-        batch_size=None,
-        learning_offset=10.0,
-        learning_decay=0.7,
-        validation_fraction=None,
-        n_iter_no_change=3,
-        n_init=1,
-        n_jobs=None,
-        warm_start=False,
-        device="cpu",
-        random_state=None,
-        verbose=0,
-    ):
+        doc_topic_prior: float | str | ArrayLike = 0.03,
+        topic_word_prior: float | str | ArrayLike = 0.05,
+        inference: str = "collapsed",
+        input_scale: float | str = "auto",
+        init: str | ArrayLike = "kmeans",
+        max_iter: int = 4,
+        tol: float = 1e-4,
+        max_inner_iter: int = 5,
+        inner_tol: float = 1e-3,
+        n_cold_iter: int | None = None,
+        batch_size: int | None = None,
+        learning_offset: float = 10.0,
+        learning_decay: float = 0.7,
+        validation_fraction: float | None = None,
+        n_iter_no_change: int = 3,
+        n_init: int = 1,
+        n_jobs: int | None = None,
+        warm_start: bool = False,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.doc_topic_prior = doc_topic_prior
         self.topic_word_prior = topic_word_prior
@@ -351,7 +352,7 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         self.random_state = random_state
         self.verbose = verbose
 
-    def topic_assignments(self, X):
+    def topic_assignments(self, X: Any) -> np.ndarray:
         """Average assignment of each row's words to the topics.
 
         Where ``transform`` gives the posterior mean of a row's proportions, which
@@ -385,7 +386,13 @@ class LatentDirichletAllocation(ConjugateFactorModel):
 
         return self._infer(X, shares)
 
-    def sample(self, n_samples=1, *, n_tokens=None, random_state=None):
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        n_tokens: int | ArrayLike | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> scipy.sparse.csr_matrix:
         """Draw documents from the model.
 
         Proportions are drawn from their prior, and words from the mixed topics.

@@ -36,9 +36,11 @@ inference with inverse autoregressive flow, for free bits.
 """
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import ClassVar
 
+import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch.distributions import Independent, Normal
@@ -143,7 +145,7 @@ class GaussianAutoencoder(AmortizedModule):
 
 
 class VariationalAutoencoder(AmortizedFactorModel):
-    r"""Variational autoencoder: Gaussian factors by a network, rows by another.
+    r"""Variational autoencoder: one network infers Gaussian factors, another the rows.
 
     Row n is ``z_n ~ p(z)`` and ``x_n ~ p(x | f(z_n))`` for a network f, and ``q(z | x)
     = N(mu(x), sigma^2(x))`` with both from another. With ``decoder_layers=()`` and
@@ -226,7 +228,7 @@ class VariationalAutoencoder(AmortizedFactorModel):
     components_ : ndarray of shape (n_components, n_features)
         Mean slope over the prior of E[x | z] (Gaussian), of the log odds (Bernoulli) or
         of the logarithm of E[x | z] (counts) in each dimension.
-        Read-only, as all fitted arrays: change a copy.
+        Read-only, like all fitted arrays: change a copy.
     n_active_components_ : int
         Dimensions whose posterior mean has a variance above 0.01 over training rows.
     lower_bound_ : float
@@ -241,7 +243,7 @@ class VariationalAutoencoder(AmortizedFactorModel):
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, where the data had names.
+        Names of the features, if the data had names.
 
     See Also
     --------
@@ -278,36 +280,36 @@ class VariationalAutoencoder(AmortizedFactorModel):
 
     def __init__(
         self,
-        n_components=20,
+        n_components: int = 20,
         *,
-        likelihood="gaussian",
-        noise="diagonal",
-        decoder_layers=(400,),
-        encoder_layers=(400,),
-        skip_connections=False,
-        missing_values="error",
-        prior="normal",
-        n_pseudo_inputs=20,
-        posterior_variance=None,
-        beta=1.0,
-        kl_warmup=0,
-        free_bits=0.0,
-        objective="elbo",
-        renyi_alpha=0.5,
-        n_particles=1,
-        max_iter=50,
-        tol=0.0,
-        learning_rate=0.002,
-        batch_size=200,
-        validation_fraction=None,
-        n_iter_no_change=10,
-        n_init=1,
-        n_jobs=None,
-        warm_start=False,
-        device="cpu",
-        random_state=None,
-        verbose=0,
-    ):
+        likelihood: str = "gaussian",
+        noise: str = "diagonal",
+        decoder_layers: Sequence[int] = (400,),
+        encoder_layers: Sequence[int] = (400,),
+        skip_connections: bool = False,
+        missing_values: str = "error",
+        prior: str = "normal",
+        n_pseudo_inputs: int = 20,
+        posterior_variance: float | None = None,
+        beta: float = 1.0,
+        kl_warmup: float = 0,
+        free_bits: float = 0.0,
+        objective: str = "elbo",
+        renyi_alpha: float = 0.5,
+        n_particles: int = 1,
+        max_iter: int = 50,
+        tol: float = 0.0,
+        learning_rate: float = 0.002,
+        batch_size: int = 200,
+        validation_fraction: float | None = None,
+        n_iter_no_change: int = 10,
+        n_init: int = 1,
+        n_jobs: int | None = None,
+        warm_start: bool = False,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.likelihood = likelihood
         self.noise = noise

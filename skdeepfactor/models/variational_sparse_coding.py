@@ -55,8 +55,10 @@ Welling (2018), VAE with a VampPrior.
 """
 
 import math
+import os
+from collections.abc import Sequence
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse
@@ -236,11 +238,11 @@ class SpikeSlabAutoencoder(AmortizedModule):
 
 
 class VariationalSparseCoding(AmortizedFactorModel):
-    r"""Variational sparse coding: each row has few of many factors, found by a network.
+    r"""Variational sparse coding: a network finds the few of many factors of each row.
 
     Row n has ``z_nj = 0``, or normal with probability ``gamma_j(x)`` (spike and slab),
     and ``x_n ~ p(x | f(z_n))`` for a network f. The prior holds the mean of ``gamma``
-    at ``alpha``, so that codes stay readable, and good features, with many dimensions.
+    at ``alpha``, so that codes remain readable, and good features, in many dimensions.
 
     Parameters
     ----------
@@ -320,7 +322,7 @@ class VariationalSparseCoding(AmortizedFactorModel):
     components_ : ndarray of shape (n_components, n_features)
         Mean slope over the prior of E[x | z] (Gaussian), of the log odds (Bernoulli) or
         of the logarithm of E[x | z] (counts) in each dimension.
-        Read-only, as all fitted arrays: change a copy.
+        Read-only, like all fitted arrays: change a copy.
     activation_rates_ : ndarray of shape (n_components,)
         Mean of ``gamma`` over training rows.
     n_active_components_ : int
@@ -337,7 +339,7 @@ class VariationalSparseCoding(AmortizedFactorModel):
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, where the data had names.
+        Names of the features, if the data had names.
 
     See Also
     --------
@@ -378,37 +380,37 @@ class VariationalSparseCoding(AmortizedFactorModel):
 
     def __init__(
         self,
-        n_components=100,
+        n_components: int = 100,
         *,
-        alpha=0.01,
-        likelihood="gaussian",
-        noise="diagonal",
-        decoder_layers=(400,),
-        encoder_layers=(400,),
-        skip_connections=False,
-        missing_values="error",
-        prior="pseudo_inputs",
-        n_pseudo_inputs=20,
-        sparsity_penalty=1.0,
-        spike_warmup=0,
-        slab_warmup=0,
-        spike_gradient="straight_through",
-        temperature=(50.0, 200.0),
-        spike_threshold=0.5,
-        sparse_output=False,
-        max_iter=50,
-        tol=0.0,
-        learning_rate=0.002,
-        batch_size=200,
-        validation_fraction=None,
-        n_iter_no_change=10,
-        n_init=1,
-        n_jobs=None,
-        warm_start=False,
-        device="cpu",
-        random_state=None,
-        verbose=0,
-    ):
+        alpha: float = 0.01,
+        likelihood: str = "gaussian",
+        noise: str = "diagonal",
+        decoder_layers: Sequence[int] = (400,),
+        encoder_layers: Sequence[int] = (400,),
+        skip_connections: bool = False,
+        missing_values: str = "error",
+        prior: str = "pseudo_inputs",
+        n_pseudo_inputs: int = 20,
+        sparsity_penalty: float = 1.0,
+        spike_warmup: float = 0,
+        slab_warmup: float = 0,
+        spike_gradient: str = "straight_through",
+        temperature: tuple[float, float] = (50.0, 200.0),
+        spike_threshold: float = 0.5,
+        sparse_output: bool = False,
+        max_iter: int = 50,
+        tol: float = 0.0,
+        learning_rate: float = 0.002,
+        batch_size: int = 200,
+        validation_fraction: float | None = None,
+        n_iter_no_change: int = 10,
+        n_init: int = 1,
+        n_jobs: int | None = None,
+        warm_start: bool = False,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.alpha = alpha
         self.likelihood = likelihood
@@ -439,10 +441,10 @@ class VariationalSparseCoding(AmortizedFactorModel):
         self.random_state = random_state
         self.verbose = verbose
 
-    def transform(self, X, *, out=None):
+    def transform(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
         """Infer the codes of rows.
 
-        The model stays as it is. New rows cost one pass through the network.
+        The model is not changed. New rows cost one pass through the network.
 
         Parameters
         ----------
@@ -460,7 +462,7 @@ class VariationalSparseCoding(AmortizedFactorModel):
 
         See Also
         --------
-        activations : The probabilities that factors are there.
+        activations : The probabilities that factors are active.
 
         Examples
         --------
@@ -483,10 +485,10 @@ class VariationalSparseCoding(AmortizedFactorModel):
             return Z
         return as_csr(scipy.sparse.csr_matrix(received(Z)))
 
-    def activations(self, X):
-        """Infer the probability that each factor is there in each row.
+    def activations(self, X: Any) -> np.ndarray:
+        """Infer the probability that each factor is active in each row.
 
-        Where one is below ``spike_threshold``, ``transform`` gives exactly 0.
+        Where it is below ``spike_threshold``, ``transform`` returns exactly 0.
 
         Parameters
         ----------
@@ -499,7 +501,7 @@ class VariationalSparseCoding(AmortizedFactorModel):
 
         See Also
         --------
-        transform : How much of each factor is there.
+        transform : The posterior mean of each factor.
 
         Examples
         --------

@@ -1,6 +1,7 @@
 """Scores of a search against the number of components."""
 
 from numbers import Real
+from typing import Any, Self
 
 import numpy as np
 
@@ -72,14 +73,25 @@ class ComponentSelectionDisplay:
     """
 
     def __init__(
-        self, curves, *, parameter="n_components", score_name="mean test score"
-    ):
+        self,
+        curves: dict,
+        *,
+        parameter: str = "n_components",
+        score_name: str = "mean test score",
+    ) -> None:
         self.curves = dict(curves)
         self.parameter = parameter
         self.score_name = score_name
 
     @classmethod
-    def from_search(cls, search, *, parameter=None, metric=None, ax=None):
+    def from_search(
+        cls,
+        search: Any,
+        *,
+        parameter: str | None = None,
+        metric: str | None = None,
+        ax: Any = None,
+    ) -> Self:
         """Draw the scores of a fitted search.
 
         Mean scores over folds, with their spread, against the number of components.
@@ -103,14 +115,13 @@ class ComponentSelectionDisplay:
         Raises
         ------
         ValueError
-            If the parameter or the metric is not one of the search, or more than one
-            could be meant.
+            If the parameter or the metric is not part of the search, or is ambiguous.
         TypeError
-            If it is not a search.
+            If `search` is not a fitted search.
 
         See Also
         --------
-        plot : The same in other axes.
+        plot : Draw in other axes.
 
         Examples
         --------
@@ -133,7 +144,7 @@ class ComponentSelectionDisplay:
         candidates = results["params"]
         parameter = _size_parameter(candidates, parameter)
         names = _setting_names(candidates, parameter)
-        settings = {}
+        settings: dict = {}
         scores = zip(
             candidates,
             names,
@@ -143,7 +154,7 @@ class ComponentSelectionDisplay:
         )
         for candidate, name, mean, std in scores:
             if parameter in candidate:
-                # Of a candidate that comes again, as with halving, the last score.
+                # A candidate may come again, as with halving: the last score counts.
                 value = candidate[parameter]
                 settings.setdefault(name, {})[str(value)] = (value, mean, std)
         curves = {
@@ -157,7 +168,7 @@ class ComponentSelectionDisplay:
         )
         return display.plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw the curves, with bars of one standard deviation and a star at the best.
 
         Each setting of the other parameters is a curve.
@@ -174,7 +185,7 @@ class ComponentSelectionDisplay:
 
         See Also
         --------
-        from_search : Where displays come from.
+        from_search : Make a display of a search.
 
         Examples
         --------
@@ -248,7 +259,7 @@ class ComponentSelectionDisplay:
 
 
 def _score_key(search, results, metric):
-    """The end of the names of scores in the results of a search."""
+    """Suffix of the names of scores in the results of a search."""
     if not search.multimetric_:
         if metric is not None:
             raise ValueError(f"The search has one metric; metric={metric!r} is none.")
@@ -263,7 +274,7 @@ def _score_key(search, results, metric):
 
 
 def _size_parameter(candidates, parameter):
-    """The parameter that says how many components there are, if none is given."""
+    """The given parameter, or else the one that sets the number of components."""
     known = sorted({name for candidate in candidates for name in candidate})
     sizes = [name for name in known if name.rsplit("__", 1)[-1] in SIZES]
     if parameter is None and len(sizes) == 1:

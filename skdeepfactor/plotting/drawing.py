@@ -16,7 +16,7 @@ MAX_CHARACTERS = 24
 # Inches of the smallest plot.
 MIN_WIDTH = 4.5
 
-# What curves of one colour differ in.
+# Styles by which curves of one colour differ.
 LINE_STYLES = "-", "--", ":", "-."
 MARKERS = "o", "s", "^", "D", "v"
 
@@ -76,7 +76,7 @@ def new_axes(width, height):
 
 
 def new_canvas(width, height):
-    """Axes that fill a new figure but for a margin, of this size in inches."""
+    """Axes of this size in inches that fill a new figure, except for a margin."""
     import matplotlib.pyplot as plt
 
     full = width + 2 * MARGIN, height + 2 * MARGIN
@@ -102,7 +102,7 @@ def shortened(name, limit=MAX_CHARACTERS):
 
 
 def distinct_colors(n):
-    """Colours that differ, as far as so many can."""
+    """Colours as different as so many can be."""
     import matplotlib as mpl
 
     if n <= _n_cycled():
@@ -121,7 +121,7 @@ def distinct_curves(n):
 
 
 def _n_cycled():
-    """Number of colours that the style in use has before one comes again, up to ten."""
+    """Number of different colours of the style in use, ten at most."""
     import matplotlib as mpl
     from matplotlib.colors import to_hex
 

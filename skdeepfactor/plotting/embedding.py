@@ -1,8 +1,10 @@
 """Points in a plane with their names."""
 
 import math
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils import check_array
 
 from skdeepfactor._input import received
@@ -29,7 +31,7 @@ LEGEND_LINES = 30
 class EmbeddingDisplay:
     """Words or rows as points in two dimensions, some of them with their names.
 
-    Names are placed so that none lies on another, and left out where there is no room.
+    Names do not overlap; those without room are left out.
     Use :meth:`from_embeddings` to make one.
 
     Parameters
@@ -61,7 +63,7 @@ class EmbeddingDisplay:
     See Also
     --------
     skdeepfactor.inspection.jacobian_embeddings : Embeddings of features.
-    skdeepfactor.inspection.nearest_features : The neighbours of one.
+    skdeepfactor.inspection.nearest_features : The neighbours of a feature.
 
     Examples
     --------
@@ -79,30 +81,37 @@ class EmbeddingDisplay:
     """
 
     def __init__(
-        self, positions, names=None, *, ranking=None, n_labels=50, groups=None
-    ):
+        self,
+        positions: ArrayLike,
+        names: ArrayLike | None = None,
+        *,
+        ranking: ArrayLike | None = None,
+        n_labels: int = 50,
+        groups: Any = None,
+    ) -> None:
         self.positions = np.asarray(positions, dtype=np.float64)
         n_points = len(self.positions)
         self.names = None if names is None else np.asarray(names, dtype=object)
         self.ranking = np.arange(n_points) if ranking is None else np.asarray(ranking)
         self.n_labels = n_labels
         if isinstance(groups, np.ma.MaskedArray):
-            groups = groups.astype(object).filled(None)
+            as_objects: Any = groups.astype(object)
+            groups = as_objects.filled(None)
         self.groups = None if groups is None else np.asarray(groups, dtype=object)
 
     @classmethod
     def from_embeddings(
         cls,
-        embeddings,
+        embeddings: Any,
         *,
-        names=None,
-        labelled=None,
-        n_labels=50,
-        groups=None,
-        projection="pca",
-        random_state=None,
-        ax=None,
-    ):
+        names: ArrayLike | None = None,
+        labelled: ArrayLike | None = None,
+        n_labels: int = 50,
+        groups: Any = None,
+        projection: str = "pca",
+        random_state: int | np.random.RandomState | None = None,
+        ax: Any = None,
+    ) -> Self:
         """Draw embeddings, or anything else with a row for each point.
 
         More than two dimensions are projected, and some of the points named.
@@ -110,9 +119,10 @@ class EmbeddingDisplay:
         Parameters
         ----------
         embeddings : array-like of shape (n_points, n_dimensions)
-            For instance what :func:`~skdeepfactor.inspection.jacobian_embeddings` or
-            ``transform`` gives, or transposed ``components_``. Two dimensions are drawn
-            as they are, one as a line.
+            For instance the output of
+            :func:`~skdeepfactor.inspection.jacobian_embeddings` or of ``transform``,
+            or transposed ``components_``. Two dimensions are drawn as they are, one as
+            a line.
         names : array-like of str of shape (n_points,), default=None
             Names of the points; without names none are shown.
         labelled : array-like of int or of str, default=None
@@ -140,8 +150,7 @@ class EmbeddingDisplay:
         Raises
         ------
         ValueError
-            If a parameter is not what it must be, or a name in `labelled` not one of
-            `names`.
+            If a parameter is invalid, or a name in `labelled` is not one of `names`.
 
         See Also
         --------
@@ -178,10 +187,10 @@ class EmbeddingDisplay:
         )
         return display.plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw the points and as many of the names as there is room for.
 
-        No name lies on another: there are as many as the size of the axes has room for.
+        Names do not overlap, so their number depends on the size of the axes.
 
         Parameters
         ----------
@@ -196,7 +205,7 @@ class EmbeddingDisplay:
 
         See Also
         --------
-        from_embeddings : Where displays come from.
+        from_embeddings : Make a display of embeddings.
 
         Examples
         --------
@@ -236,12 +245,12 @@ class EmbeddingDisplay:
         ax.set_xticks([])
         ax.set_yticks([])
         ax.margins(0.06)
-        self.labels_ = {}
+        self.labels_: dict[int, Any] = {}
         if self.names is not None:
             self._place_names(ax)
-            # Which points they are the names of.
-            named = self.positions[list(self.labels_)]
-            ax.scatter(*named.T, s=5, color="#202020", linewidths=0)
+            # The points that the names belong to.
+            points = self.positions[list(self.labels_)]
+            ax.scatter(*points.T, s=5, color="#202020", linewidths=0)
         self.ax_ = ax
         self.figure_ = ax.figure
         return self
@@ -250,7 +259,7 @@ class EmbeddingDisplay:
         """Write names beside their points where nothing is in the way."""
         from matplotlib.patheffects import withStroke
 
-        # Of a part of a figure, the whole.
+        # The whole figure, also where the axes are in a part of one.
         figure = ax.figure.figure
         # The layout is found now, since places are those of pixels.
         figure.draw_without_rendering()
@@ -320,7 +329,7 @@ def _indices_of(labelled, names, n_points):
 
 
 def _is_known(group):
-    """Whether it is a group, and neither None, NaN nor what pandas has for these."""
+    """Whether a value is a group, not None, NaN or a missing value of pandas."""
     is_itself = group == group
     return (
         group is not None and isinstance(is_itself, bool | np.bool_) and bool(is_itself)

@@ -1,6 +1,10 @@
 """Layers of factors as a graph."""
 
+from collections.abc import Sequence
+from typing import Any, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_share, check_whole
@@ -26,11 +30,11 @@ N_ROUNDS = 20
 
 
 class HierarchyDisplay:
-    """Layers of factors as a graph: which units each upper unit is made of.
+    """Layers of factors as a graph that links each unit to the units below it.
 
     The top layer is on the left, the layer at the data on the right. A line is as wide
-    as the share of the lower unit in the upper one. Units are put in an order in which
-    few lines cross. Use :meth:`from_estimator` to make one.
+    as the share of the lower unit in the upper one. Units are ordered so that few lines
+    cross. Use :meth:`from_estimator` to make one.
 
     Parameters
     ----------
@@ -55,7 +59,7 @@ class HierarchyDisplay:
 
     See Also
     --------
-    skdeepfactor.inspection.hierarchy : The same as lists.
+    skdeepfactor.inspection.hierarchy : The hierarchy as lists.
     TopicsDisplay : The largest weights of each component.
 
     Examples
@@ -68,15 +72,27 @@ class HierarchyDisplay:
     >>> display = HierarchyDisplay.from_estimator(model)  # doctest: +SKIP
     """
 
-    def __init__(self, shares, names, *, min_share=0.05):
+    def __init__(
+        self,
+        shares: Sequence[ArrayLike],
+        names: Sequence[Sequence[str]],
+        *,
+        min_share: float = 0.05,
+    ) -> None:
         self.shares = [np.asarray(layer, dtype=np.float64) for layer in shares]
         self.names = [list(layer) for layer in names]
         self.min_share = min_share
 
     @classmethod
     def from_estimator(
-        cls, estimator, *, feature_names=None, n_top=3, min_share=0.05, ax=None
-    ):
+        cls,
+        estimator: Any,
+        *,
+        feature_names: ArrayLike | None = None,
+        n_top: int = 3,
+        min_share: float = 0.05,
+        ax: Any = None,
+    ) -> Self:
         """Draw the layers of a fitted estimator.
 
         Units are named by their top features, and lines are as wide as their shares, as
@@ -87,9 +103,8 @@ class HierarchyDisplay:
         estimator : SparseGammaDEF or Pipeline
             Fitted, with two layers or more; of a pipeline, the last step.
         feature_names : array-like of str of shape (n_features,), default=None
-            Names of the features. By default what the steps of the pipeline before the
-            last call them, else ``feature_names_in_`` of that last step, else x0, x1,
-            ...
+            Names of the features. By default the names from the earlier steps of the
+            pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...
         n_top : int, default=3
             Number of features that name a unit.
         min_share : float, default=0.05
@@ -104,13 +119,13 @@ class HierarchyDisplay:
         Raises
         ------
         ValueError
-            If there is one layer alone, or a parameter is not what it must be.
+            If the estimator has a single layer, or a parameter is invalid.
         TypeError
             If the estimator has no layers.
 
         See Also
         --------
-        skdeepfactor.inspection.hierarchy : The same as lists.
+        skdeepfactor.inspection.hierarchy : The hierarchy as lists.
 
         Examples
         --------
@@ -138,7 +153,7 @@ class HierarchyDisplay:
         ]
         return cls(shares, names, min_share=min_share).plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw the graph.
 
         Units are ordered so that few lines cross.
@@ -155,7 +170,7 @@ class HierarchyDisplay:
 
         See Also
         --------
-        from_estimator : Where displays come from.
+        from_estimator : Make a display of an estimator.
 
         Examples
         --------
@@ -244,7 +259,7 @@ class HierarchyDisplay:
 
 
 def _few_crossings(links):
-    """Orders of the units of all layers, the lowest first, given what is linked.
+    """Orders of the units of all layers, the lowest first, given their links.
 
     Each layer is put in the order of the mean places of the units that its units are
     linked to, by turns from the lowest to the top and back.
@@ -260,7 +275,7 @@ def _few_crossings(links):
 
 
 def _spread(link, others, places):
-    """Places from 0 to 1 in the order of the mean places of what is linked."""
+    """Places from 0 to 1 in the order of the mean places of linked units."""
     n_links = link.sum(axis=1)
     means = np.where(n_links > 0, link @ others / np.maximum(n_links, 1), places)
     spread = np.empty(len(places))

@@ -1,16 +1,20 @@
-"""The page that :func:`topic_page` writes: what is on it, and its file.
+"""The page that :func:`topic_page` writes: its contents and its file.
 
-``page.html`` beside this module has the looks and the behaviour. What is on the page is
-put into it as JSON: of each topic only the words and rows that can come into view.
+``page.html`` beside this module has the looks and the behaviour. The contents are
+embedded as JSON, with only those words and rows of each topic that can come into view.
 """
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse
+from numpy.typing import ArrayLike
 from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_non_negative
 
@@ -19,7 +23,7 @@ from skdeepfactor.inspection import hierarchy, reading
 from skdeepfactor.inspection.pyldavis import PROBABILITY_FLOOR
 from skdeepfactor.plotting.projection import two_dimensions
 
-# Words of a topic that are in view, and what the slider can be set to.
+# Number of words of a topic in view, and values of the slider.
 N_WORDS = 20
 RELEVANCES = np.linspace(0, 1, 21)
 
@@ -28,8 +32,8 @@ N_ROWS = 5
 N_ROW_WORDS = 8
 MAX_CHARACTERS = 400
 
-# Topics named where a word is looked up, if they have at least this part of what the
-# first of them has.
+# Topics named where a word is looked up, if they use it at least this much, relative to
+# the first of them.
 N_USES = 8
 MIN_USE = 0.01
 
@@ -39,20 +43,28 @@ N_UNITS = 5
 # More topics than this are too many for principal components to keep apart.
 MAX_PCA = 10
 
-# Where the JSON is put, and what would end the element that it is in.
+# Place of the JSON, and characters that would end the element that it is in.
 PLACE = "{contents}"
 ESCAPES = {
     ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"
 }
 
 
-def topic_page(estimator, X, *, feature_names=None, texts=None, path):
-    r"""Write a page on which topics are looked through, in one file for any browser.
+def topic_page(
+    estimator: Any,
+    X: Any,
+    *,
+    feature_names: ArrayLike | None = None,
+    texts: Sequence[str] | None = None,
+    path: str | os.PathLike[str],
+) -> Path:
+    r"""Write a page for browsing topics, as one file for any browser.
 
-    The page has a map of the topics, the words of the one that is chosen, the rows that
-    show it best, a search for words and, of a model with layers such as
-    :class:`~skdeepfactor.SparseGammaDEF`, the topics of topics as a tree. It needs no
-    network and nothing but the file, which holds of `X` and `texts` what it shows.
+    The page has a map of the topics, the words of the selected one, the rows that
+    represent it best, a search for words and, for a model with layers such as
+    :class:`~skdeepfactor.SparseGammaDEF`, the topics of topics as a tree. The file
+    needs no network and no other file; of `X` and `texts` it contains only what it
+    shows.
 
     Parameters
     ----------
@@ -60,12 +72,12 @@ def topic_page(estimator, X, *, feature_names=None, texts=None, path):
         Fitted, with ``components_`` and ``transform``, of any package; of a pipeline,
         the last step.
     X : {array-like, sparse matrix} of shape (n_rows, n_features)
-        Rows; for a pipeline, what its first step takes. What is missing (NaN), where
+        Rows; for a pipeline, the input of its first step. What is missing (NaN), where
         the estimator takes that, counts as none.
     feature_names : array-like of str of shape (n_features,), default=None
-        Names of the features, which the page calls words. By default what the steps of
-        the pipeline before the last call them, else ``feature_names_in_`` of that last
-        step, else x0, x1, ...
+        Names of the features, which the page calls words. By default the names from the
+        earlier steps of the pipeline, else ``feature_names_in_`` of the last step, else
+        x0, x1, ...
     texts : sequence of str of length n_rows, default=None
         What is shown of a row, up to its 400th character; by default the names of the
         features that the row has most of.
@@ -80,9 +92,8 @@ def topic_page(estimator, X, *, feature_names=None, texts=None, path):
     Raises
     ------
     ValueError
-        If all rows are empty, the number of names is not that of the features, the
-        number of texts not that of the rows, the factors not those of one layer, or
-        `path` that of a device.
+        If all rows are empty, the numbers of names and features or of texts and rows
+        differ, the factors belong to several layers, or `path` is a device.
     TypeError
         If the estimator has no ``components_`` or no ``transform``.
     FileNotFoundError
@@ -95,15 +106,15 @@ def topic_page(estimator, X, *, feature_names=None, texts=None, path):
     See Also
     --------
     TopicsDisplay : The largest weights as bars.
-    skdeepfactor.inspection.top_rows : The rows that show a component best.
+    skdeepfactor.inspection.top_rows : The rows that represent a component best.
     skdeepfactor.inspection.to_pyldavis : The arguments of pyLDAvis.
 
     Notes
     -----
-    Where neither factors nor ``components_`` have negative entries, the weight of a
-    topic is the share of all counts in `X` that comes from it, by the shares of
-    :func:`~skdeepfactor.inspection.factor_shares`. The words of topic k come in the
-    order of their relevance (Sievert and Shirley),
+    If neither factors nor ``components_`` have negative entries, the weight of a topic
+    is its share of all counts in `X`, computed from
+    :func:`~skdeepfactor.inspection.factor_shares`. The words of topic k are sorted by
+    relevance (Sievert and Shirley),
 
     .. math::
         \lambda \log \beta_{kv} + (1 - \lambda) \log \frac{\beta_{kv}}{p_v}, \qquad
@@ -113,14 +124,14 @@ def topic_page(estimator, X, *, feature_names=None, texts=None, path):
     :math:`\lambda`: at 1 frequent words come first, at 0 those that are found in this
     topic alone.
 
-    Else the weight of a topic is the variance of its factor over the rows. Its words
-    are those with the largest and the smallest loadings, as ``components_`` have them:
-    what the factor makes more frequent and less frequent. There is no slider.
+    Otherwise the weight of a topic is the variance of its factor over the rows. Its
+    words are those with the largest and the smallest loadings in ``components_``, which
+    the factor makes more and less frequent. The page then has no slider.
 
-    Topics are near each other on the map if they have words in common, and moved apart
-    as far as to be seen: up to ten by principal components of the square roots of their
-    probabilities, more by t-SNE of these, as of :class:`EmbeddingDisplay`. They have
-    the numbers of the components.
+    Topics that share words are near each other on the map, but far enough apart to be
+    seen. Up to ten topics are placed by principal components of the square roots of
+    their probabilities, more by t-SNE, as in :class:`EmbeddingDisplay`. Topics are
+    numbered as the components are.
 
     References
     ----------
@@ -146,18 +157,18 @@ def topic_page(estimator, X, *, feature_names=None, texts=None, path):
     ...     "tram" in page.read_text(encoding="utf-8")
     True
     """
-    path = _checked_path(path)
+    file_path = _checked_path(path)
     contents = _page_contents(estimator, X, feature_names, texts)
     # Half of a surrogate pair, as broken texts have, cannot be written.
     page = _filled_template(contents).encode("utf-8", errors="replace")
-    with whole_file(path) as file:
+    with whole_file(file_path) as file:
         file.write(page)
-    return path
+    return file_path
 
 
 @dataclass(frozen=True)
 class _Topics:
-    """What is known of topics and features, whatever model they are of."""
+    """Topics and features of a model of any kind, as the page needs them."""
 
     weights: np.ndarray  # (n_topics,), sizes on the map
     vectors: np.ndarray  # (n_topics, n_features), places on the map
@@ -168,14 +179,14 @@ class _Topics:
 
 
 def _checked_path(path):
-    """Path of a file to be written, which must be in a folder that is there."""
+    """Path of a file to be written, in a folder that must exist."""
     path = Path(path).expanduser().absolute()
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"path must be in a folder that exists, but there is no {path.parent}."
+            f"path must be in a folder that exists, but {path.parent} does not exist."
         )
     if path.is_dir():
-        raise IsADirectoryError(f"path must be that of a file, but {path} is a folder.")
+        raise IsADirectoryError(f"path must be a file, but {path} is a folder.")
     check_place("path", str(path))
     return path
 
@@ -192,7 +203,7 @@ def _filled_template(contents):
 
 
 def _page_contents(estimator, X, feature_names=None, texts=None):
-    """What is on the page, as lists and dicts."""
+    """Contents of the page, as lists and dicts."""
     model, X = reading.last_step(estimator, X)
     n_features = reading.components_of(model).shape[1]
     names = reading.feature_names(estimator, n_features, feature_names)
@@ -270,7 +281,7 @@ def _parts(model, counts, shares):
     if not totals.any():
         raise ValueError("topic_page needs a row with a count; every row is empty.")
     profiles = reading.shares_of(reading.factor_profiles(model))
-    # Of all counts, those that come from each topic.
+    # Counts that come from each topic, as shares of all.
     weights = reading.shares_of((totals @ shares)[np.newaxis])[0]
     # Words of topics without any weight have a relevance, too.
     frequencies = np.maximum(weights @ profiles, PROBABILITY_FLOOR)
@@ -285,7 +296,7 @@ def _parts(model, counts, shares):
 
 
 def _factors(model, factors):
-    """Topics that may be signed: words that they make more frequent, or less."""
+    """Topics with signed loadings: words that become more or less frequent."""
     components = reading.components_of(model)
     n_ends = min(N_WORDS // 2, components.shape[1])
     ends = np.r_[:n_ends, -n_ends:0]

@@ -19,7 +19,7 @@ def two_dimensions(embeddings, projection, random_state):
             embeddings, lengths, out=np.zeros_like(embeddings), where=lengths > 0
         )
     if np.ptp(points, axis=0).max() <= 1e-12 * np.abs(points).max():
-        # All are one, but for rounding. scikit-learn's t-SNE would divide by their
+        # All are one, except for rounding. scikit-learn's t-SNE would divide by their
         # spread, and where that is 0 the whole process ends.
         return np.zeros((n_points, 2))
     if projection == "pca":

@@ -1,6 +1,9 @@
 """Bars of the largest weights of components."""
 
+from typing import Any, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_whole
@@ -44,26 +47,31 @@ class TopicsDisplay:
     >>> display = TopicsDisplay.from_estimator(lda)  # doctest: +SKIP
     """
 
-    def __init__(self, names, weights):
+    def __init__(self, names: ArrayLike, weights: ArrayLike) -> None:
         self.names = np.asarray(names, dtype=object)
         self.weights = np.asarray(weights, dtype=np.float64)
 
     @classmethod
     def from_estimator(
-        cls, estimator, *, feature_names=None, n_top=8, n_components=None, ax=None
-    ):
+        cls,
+        estimator: Any,
+        *,
+        feature_names: ArrayLike | None = None,
+        n_top: int = 8,
+        n_components: int | None = None,
+        ax: Any = None,
+    ) -> Self:
         """Draw the components of a fitted estimator.
 
-        The weights are ``components_`` as they are, in units of their model.
+        The weights are the entries of ``components_``, in units of the model.
 
         Parameters
         ----------
         estimator : estimator or Pipeline
             Fitted, with ``components_``; of a pipeline, the last step.
         feature_names : array-like of str of shape (n_features,), default=None
-            Names of the features. By default what the steps of the pipeline before the
-            last call them, else ``feature_names_in_`` of that last step, else x0, x1,
-            ...
+            Names of the features. By default the names from the earlier steps of the
+            pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...
         n_top : int, default=8
             Number of features shown of each component.
         n_components : int, default=None
@@ -80,7 +88,7 @@ class TopicsDisplay:
         ------
         ValueError
             If a number is not a positive integer, or the number of names or of axes is
-            not what it must be.
+            wrong.
         TypeError
             If the estimator has no ``components_``.
 
@@ -106,10 +114,10 @@ class TopicsDisplay:
         display = cls(names[top], np.take_along_axis(components, top, axis=1))
         return display.plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw the bars, each component on a scale of its own.
 
-        Names stand on the bars, so that long ones take no room from these.
+        Names are written on the bars, so that long names do not shorten them.
 
         Parameters
         ----------
@@ -129,7 +137,7 @@ class TopicsDisplay:
 
         See Also
         --------
-        from_estimator : Where displays come from.
+        from_estimator : Make a display of an estimator.
 
         Examples
         --------

@@ -1,6 +1,7 @@
 """Bounds and validation scores of training, pass by pass."""
 
 from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 
@@ -53,14 +54,15 @@ class TrainingDisplay:
     >>> display = TrainingDisplay.from_estimator(models)  # doctest: +SKIP
     """
 
-    def __init__(self, histories):
+    def __init__(self, histories: dict) -> None:
         self.histories = dict(histories)
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None):
+    def from_estimator(cls, estimator: Any, *, ax: Any = None) -> Self:
         """Draw the history of a fitted estimator, or of several.
 
-        Several are drawn in one axes: starts or settings of one model on the same rows.
+        Several estimators, such as starts or settings of one model on the same rows,
+        share the axes.
 
         Parameters
         ----------
@@ -78,13 +80,13 @@ class TrainingDisplay:
         Raises
         ------
         ValueError
-            If there is no estimator, or the number of axes is not what it must be.
+            If there is no estimator, or the number of axes is wrong.
         TypeError
             If an estimator has no ``history_``.
 
         See Also
         --------
-        plot : The same in other axes.
+        plot : Draw in other axes.
 
         Examples
         --------
@@ -108,10 +110,10 @@ class TrainingDisplay:
                 )
         return cls(histories).plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw the curves.
 
-        Validation scores stand beside the bounds, on a scale of their own.
+        Validation scores are drawn beside the bounds, on a scale of their own.
 
         Parameters
         ----------
@@ -131,7 +133,7 @@ class TrainingDisplay:
 
         See Also
         --------
-        from_estimator : Where displays come from.
+        from_estimator : Make a display of an estimator.
 
         Examples
         --------

@@ -1,8 +1,11 @@
-"""Pictures of what a row would be with other factors."""
+"""Pictures of a row with its factors changed one at a time."""
 
 import math
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_whole
@@ -10,7 +13,7 @@ from skdeepfactor.plotting.drawing import FONT_SIZE, MIN_WIDTH, ROW_HEIGHT, new_
 
 
 class TraversalDisplay:
-    """What a row would be with other factors: a line of pictures for each factor.
+    """Pictures of a row with one factor changed: a line of pictures for each factor.
 
     Use :meth:`from_estimator` to make one.
 
@@ -53,7 +56,14 @@ class TraversalDisplay:
     ... )  # doctest: +SKIP
     """
 
-    def __init__(self, rows, values, components, *, image_shape=None):
+    def __init__(
+        self,
+        rows: ArrayLike,
+        values: ArrayLike,
+        components: ArrayLike,
+        *,
+        image_shape: Sequence[int] | None = None,
+    ) -> None:
         self.rows = np.asarray(rows, dtype=np.float64)
         self.values = np.asarray(values, dtype=np.float64)
         self.components = np.asarray(components, dtype=np.intp)
@@ -72,12 +82,19 @@ class TraversalDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, X, *, components=None, n_values=9, image_shape=None, ax=None
-    ):
-        """Draw the first row of X with other factors.
+        cls,
+        estimator: Any,
+        X: Any,
+        *,
+        components: ArrayLike | None = None,
+        n_values: int = 9,
+        image_shape: Sequence[int] | None = None,
+        ax: Any = None,
+    ) -> Self:
+        """Draw the first row of X with its factors changed.
 
-        Each factor goes from the least to the largest value that it has in the rows of
-        X, the others stay what they are in the first.
+        Each factor in turn goes from its smallest to its largest value in the rows of
+        X, while the others keep their values in the first row.
 
         Parameters
         ----------
@@ -85,7 +102,7 @@ class TraversalDisplay:
             Fitted, with ``transform`` and ``inverse_transform``; of a pipeline, the
             last step.
         X : {array-like, sparse matrix} of shape (n_rows, n_features)
-            Rows; for a pipeline, what its first step takes.
+            Rows; for a pipeline, the input of its first step.
         components : array-like of int, default=None
             The factors to be shown; by default those ten, or as many as there are,
             that vary most over the rows.
@@ -104,7 +121,8 @@ class TraversalDisplay:
         Raises
         ------
         ValueError
-            If `image_shape` is not that of the features, or a component out of range.
+            If `image_shape` does not fit the number of features, or a component is out
+            of range.
         TypeError
             If the estimator has no ``transform`` or no ``inverse_transform``.
 
@@ -124,19 +142,19 @@ class TraversalDisplay:
         model, X = reading.last_step(estimator, X)
         factors = reading.factors_of(model, X)
         if components is None:
-            components = np.argsort(-factors.var(axis=0), kind="stable")[:10]
+            shown = np.argsort(-factors.var(axis=0), kind="stable")[:10]
         else:
-            components = _checked_components(components, factors.shape[1])
-        of_shown = factors[:, components]
+            shown = _checked_components(components, factors.shape[1])
+        of_shown = factors[:, shown]
         values = np.linspace(of_shown.min(axis=0), of_shown.max(axis=0), n_values).T
         rows = [
             reading.rows_with_factor(model, factors[:1], component, of_component)
-            for component, of_component in zip(components, values, strict=True)
+            for component, of_component in zip(shown, values, strict=True)
         ]
-        display = cls(rows, values, components, image_shape=image_shape)
+        display = cls(rows, values, shown, image_shape=image_shape)
         return display.plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw the pictures.
 
         All pictures are on one scale.
@@ -153,7 +171,7 @@ class TraversalDisplay:
 
         See Also
         --------
-        from_estimator : Where displays come from.
+        from_estimator : Make a display of an estimator.
 
         Examples
         --------

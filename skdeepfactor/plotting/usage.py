@@ -1,8 +1,10 @@
 """Bars of how much components are used."""
 
 import math
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_share
@@ -14,7 +16,7 @@ MAX_WIDTH = 16.0
 
 
 class UsageDisplay:
-    """Bars that say how much each component is used, and so which are alive.
+    """Bars that show how much each component is used, and so which are alive.
 
     Use :meth:`from_estimator` to make one.
 
@@ -58,22 +60,25 @@ class UsageDisplay:
     >>> display = UsageDisplay.from_estimator(lda, X)  # doctest: +SKIP
     """
 
-    def __init__(self, usage, *, name="usage", cutoff=0.0):
+    def __init__(
+        self, usage: ArrayLike, *, name: str = "usage", cutoff: float = 0.0
+    ) -> None:
         self.usage = np.asarray(usage, dtype=np.float64)
         self.name = name
         self.cutoff = cutoff
         self.is_alive = self.usage > cutoff
 
     @classmethod
-    def from_estimator(cls, estimator, X, *, threshold=0.01, ax=None):
+    def from_estimator(
+        cls, estimator: Any, X: Any, *, threshold: float = 0.01, ax: Any = None
+    ) -> Self:
         """Draw how much rows use the components of a fitted estimator.
 
-        Where neither factors nor ``components_`` have negative entries, the usage of a
-        component is its mean share, as of
-        :func:`~skdeepfactor.inspection.factor_shares`, over the rows that have any
-        factor. Else it is the variance of the factor over rows: near 0 where an
-        autoencoder has left a dimension to its prior (Burda et al. count those above
-        0.01 as active).
+        If neither factors nor ``components_`` have negative entries, the usage of a
+        component is its mean share (:func:`~skdeepfactor.inspection.factor_shares`)
+        over the rows that have any factor. Otherwise it is the variance of the factor
+        over rows, which is near 0 if an autoencoder leaves a dimension at its prior
+        (Burda et al. count dimensions above 0.01 as active).
 
         Parameters
         ----------
@@ -81,7 +86,7 @@ class UsageDisplay:
             Fitted, with ``components_`` and ``transform``; of a pipeline, the last
             step.
         X : {array-like, sparse matrix} of shape (n_rows, n_features)
-            Rows; for a pipeline, what its first step takes.
+            Rows; for a pipeline, the input of its first step.
         threshold : float, default=0.01
             Components are alive whose mean share is above this part of the largest, or
             whose factor has a variance above it, where the prior has one of 1 as in
@@ -96,14 +101,14 @@ class UsageDisplay:
         Raises
         ------
         ValueError
-            If the threshold is not from 0 to below 1, or the factors are not those of
-            one layer.
+            If the threshold is not from 0 to below 1, or the factors belong to several
+            layers.
         TypeError
             If the estimator has no ``components_`` or no ``transform``.
 
         See Also
         --------
-        skdeepfactor.inspection.factor_shares : What usage is made of.
+        skdeepfactor.inspection.factor_shares : The shares that usage averages.
 
         Examples
         --------
@@ -124,10 +129,10 @@ class UsageDisplay:
             name, usage, scale = "variance of the factor", weights.var(axis=0), 1.0
         return cls(usage, name=name, cutoff=threshold * scale).plot(ax=ax)
 
-    def plot(self, *, ax=None):
-        """Draw the bars, the component that is used most first.
+    def plot(self, *, ax: Any = None) -> Self:
+        """Draw the bars, the most used component first.
 
-        Components come in the order of their usage, the largest first.
+        Components are sorted by usage.
 
         Parameters
         ----------
@@ -141,7 +146,7 @@ class UsageDisplay:
 
         See Also
         --------
-        from_estimator : Where displays come from.
+        from_estimator : Make a display of an estimator.
 
         Examples
         --------

@@ -1,10 +1,12 @@
 """The estimator of labelled LDA; ``module.py`` has the model."""
 
+import os
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.utils import ClassifierTags
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -28,22 +30,21 @@ from skdeepfactor.models.labeled_lda.starts import label_proportions, label_topi
 
 
 class LabeledLDA(ConjugateFactorModel):
-    r"""Labelled LDA: topics that belong to labels, and a classifier by these topics.
+    r"""Labelled LDA: topics that belong to labels, and a classifier based on them.
 
     Each label has ``topics_per_label`` topics of its own, and ``n_shared`` more are
-    everybody's. A document uses the topics of its labels and the shared ones, and those
-    alone: ``theta_n ~ Dirichlet(doc_topic_prior)`` on these,
-    ``beta_k ~ Dirichlet(topic_word_prior)``,
-    ``x_n ~ Multinomial(N_n, theta_n @ beta)``. Where a document has several labels,
-    its words are told apart; where a label has several topics, they show what it is
-    made of. Documents without a label may use all topics, and help to find them.
-    Posteriors are Dirichlet, by collapsed or mean-field updates (``inference``): full
-    steps on all rows, or stochastic ones.
+    shared by all. A document uses only the topics of its labels and the shared ones:
+    ``theta_n ~ Dirichlet(doc_topic_prior)`` on these, ``beta_k ~
+    Dirichlet(topic_word_prior)``, ``x_n ~ Multinomial(N_n, theta_n @ beta)``. If a
+    document has several labels, its words are divided among them; if a label has
+    several topics, they show its subthemes. Documents without a label may use all
+    topics, and help to find them. Posteriors are Dirichlet, by collapsed or mean-field
+    updates (``inference``): full steps on all rows, or stochastic ones.
 
     ``predict`` finds the labels of new documents by Bayes' rule, from the words of the
     documents that have each label, as the topics smooth them. Words are taken to be
-    independent: probabilities are closer to 0 and 1 than they should be, as those of
-    naive Bayes.
+    independent, so probabilities are closer to 0 and 1 than they should be, as in naive
+    Bayes.
 
     Parameters
     ----------
@@ -112,10 +113,11 @@ class LabeledLDA(ConjugateFactorModel):
     Attributes
     ----------
     classes_ : ndarray of shape (n_labels,)
-        The labels, sorted; of an indicator the numbers of its columns.
+        The labels, sorted; for an indicator, the numbers of its columns.
     components_ : ndarray of shape (n_components, n_features)
         The topics: the posterior mean of each one's distribution over words, rows sum
-        to 1. First those of the labels, in the order of ``classes_``, then the shared.
+        to 1. Topics of labels come first, in the order of ``classes_``, then the shared
+        ones.
     topic_labels_ : list of length n_components
         The label of each topic; None for a shared one.
     topic_word_concentration_ : ndarray of shape (n_components, n_features)
@@ -124,22 +126,21 @@ class LabeledLDA(ConjugateFactorModel):
         How often a labelled row has each label.
     n_predicted_ : int
         Number of labels that ``predict`` gives to a row: 1, or, where rows may have
-        several, the mean number of those of the training rows, rounded.
+        several, the mean number of labels of the training rows, rounded.
     lower_bound_ : float
         Bound of the training data given their labels, in nats, the divergence of the
-        topics included. With other labels it is of another thing.
+        topics included. Bounds given different labels are not comparable.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
         for each pass.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float
-        Number of rows that training has seen; the sum of their weights, where there
-        are some.
+        Number of rows that training has seen, or the sum of their weights if given.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, where the data had names.
+        Names of the features, if the data had names.
 
     See Also
     --------
@@ -200,31 +201,31 @@ class LabeledLDA(ConjugateFactorModel):
 
     def __init__(
         self,
-        topics_per_label=1,
-        n_shared=0,
+        topics_per_label: int = 1,
+        n_shared: int = 0,
         *,
-        doc_topic_prior=0.1,
-        topic_word_prior=0.05,
-        inference="collapsed",
-        unlabeled=None,
-        init="kmeans",
-        max_iter=4,
-        tol=1e-4,
-        max_inner_iter=5,
-        inner_tol=1e-3,
-        n_cold_iter=None,
-        batch_size=None,
-        learning_offset=10.0,
-        learning_decay=0.7,
-        validation_fraction=None,
-        n_iter_no_change=3,
-        n_init=1,
-        n_jobs=None,
-        warm_start=False,
-        device="cpu",
-        random_state=None,
-        verbose=0,
-    ):
+        doc_topic_prior: float = 0.1,
+        topic_word_prior: float | ArrayLike = 0.05,
+        inference: str = "collapsed",
+        unlabeled: int | str | None = None,
+        init: str | ArrayLike = "kmeans",
+        max_iter: int = 4,
+        tol: float = 1e-4,
+        max_inner_iter: int = 5,
+        inner_tol: float = 1e-3,
+        n_cold_iter: int | None = None,
+        batch_size: int | None = None,
+        learning_offset: float = 10.0,
+        learning_decay: float = 0.7,
+        validation_fraction: float | None = None,
+        n_iter_no_change: int = 3,
+        n_init: int = 1,
+        n_jobs: int | None = None,
+        warm_start: bool = False,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.topics_per_label = topics_per_label
         self.n_shared = n_shared
         self.doc_topic_prior = doc_topic_prior
@@ -252,23 +253,23 @@ class LabeledLDA(ConjugateFactorModel):
     @with_callbacks
     def fit(
         self,
-        X,
-        y=None,
+        X: Any,
+        y: Any = None,
         *,
-        sample_weight=None,
-        X_val=None,
-        checkpoint=None,
-        checkpoint_every=1,
-        sharded=False,
-    ):
+        sample_weight: ArrayLike | None = None,
+        X_val: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: float = 1,
+        sharded: bool = False,
+    ) -> Self:
         """Fit the topics to the rows of X and their labels.
 
-        Passes over all rows, or over batches of them, until ``max_iter``, ``tol`` or
-        rows held out end it. What was fitted before is forgotten, unless
-        ``warm_start``.
+        Training passes over all rows, or over batches of them, until ``max_iter``,
+        ``tol`` or early stopping ends it. An earlier fit is forgotten unless
+        ``warm_start`` is set.
 
-        Where processes have joined a group of ``torch.distributed``, every one of them
-        must call this, and all get the same model.
+        If processes have joined a ``torch.distributed`` group, each of them must call
+        ``fit``, and all get the same model.
 
         Parameters
         ----------
@@ -307,16 +308,16 @@ class LabeledLDA(ConjugateFactorModel):
         Raises
         ------
         ValueError
-            If the data, the labels, the weights or a parameter are not what they must
-            be, or the checkpoint is damaged or of another fit. The estimator is then
-            left as it was.
+            If the data, the labels, the weights or a parameter are invalid, or the
+            checkpoint is damaged or belongs to another fit. The estimator is then left
+            unchanged.
         KeyboardInterrupt
-            If it comes; the estimator is then fitted, as the last whole pass left it,
-            or as it was if there is none.
+            On an interrupt. The estimator then keeps the parameters after the last
+            complete pass; before the first, it is left unchanged.
 
         See Also
         --------
-        partial_fit : One step at a time, on data that come in chunks.
+        partial_fit : Steps on data that arrive in chunks.
 
         Examples
         --------
@@ -337,12 +338,18 @@ class LabeledLDA(ConjugateFactorModel):
         )
 
     def partial_fit(
-        self, X, y=None, *, classes=None, sample_weight=None, total_samples=None
-    ):
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        classes: Any = None,
+        sample_weight: ArrayLike | None = None,
+        total_samples: float | None = None,
+    ) -> Self:
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
-        The first call starts the model, and later ones go on. Rows are forgotten after
-        their step, so that a stream may be longer than memory.
+        The first call initializes the model, and later calls continue from it. Rows are
+        forgotten after their step, so a stream may be larger than memory.
 
         Parameters
         ----------
@@ -368,12 +375,12 @@ class LabeledLDA(ConjugateFactorModel):
         Raises
         ------
         ValueError
-            If the data, the labels, the weights or a parameter are not what they must
-            be. The estimator is then left as it was.
+            If the data, the labels, the weights or a parameter are invalid. The
+            estimator is then left unchanged.
 
         See Also
         --------
-        fit : Passes over data that are all at hand.
+        fit : Passes over data that are all available.
 
         Examples
         --------
@@ -394,10 +401,10 @@ class LabeledLDA(ConjugateFactorModel):
             sample_weight=sample_weight,
         )
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each label, given the words of each row.
 
-        By Bayes' rule, from the words of the training rows with each label and the
+        Bayes' rule is applied to the words of the training rows with each label and the
         number of these rows.
 
         Parameters
@@ -407,13 +414,13 @@ class LabeledLDA(ConjugateFactorModel):
         Returns
         -------
         ndarray of shape (n_samples, n_labels), float64
-            In the order of ``classes_``. Where a row has one label, rows sum to 1; else
-            each is that of having the label.
+            Columns are in the order of ``classes_``. If a row has one label, rows sum
+            to 1; otherwise each entry is the probability of having the label.
 
         See Also
         --------
         predict_log_proba : Log probabilities, which are finite in long rows too.
-        transform : The proportions of the topics, which say less of the label.
+        transform : The proportions of the topics, which say less about the label.
 
         Examples
         --------
@@ -425,12 +432,12 @@ class LabeledLDA(ConjugateFactorModel):
         """
         return self._infer(X, lambda module, batch: module.label_probabilities(batch))
 
-    def predict_log_proba(self, X):
+    def predict_log_proba(self, X: Any) -> np.ndarray:
         """Log probability of each label, given the words of each row.
 
-        It stays finite where the probability rounds to 0. Where rows may have several
-        labels, it also stays below 0 where the probability rounds to 1, so that it
-        ranks the labels of long rows.
+        It stays finite where the probability rounds to 0. If rows may have several
+        labels, it also stays below 0 where the probability rounds to 1, so it ranks
+        the labels of long rows.
 
         Parameters
         ----------
@@ -460,11 +467,11 @@ class LabeledLDA(ConjugateFactorModel):
             X, lambda module, batch: module.label_log_probabilities(batch)
         )
 
-    def predict(self, X):
-        """The labels of rows, from their words.
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict the labels of rows from their words.
 
-        Where rows may have several, each gets the ``n_predicted_`` most probable ones:
-        probabilities are too near to 0 and 1 for a threshold.
+        If rows may have several labels, each gets the ``n_predicted_`` most probable
+        ones, since probabilities are too close to 0 and 1 for a threshold.
 
         Parameters
         ----------
@@ -500,7 +507,9 @@ class LabeledLDA(ConjugateFactorModel):
         np.put_along_axis(predicted, best, 1, axis=1)
         return returned(predicted, X)
 
-    def score(self, X, y=None, sample_weight=None):
+    def score(  # type: ignore[override]  # as every classifier's
+        self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None
+    ) -> float:
         """Accuracy: the share of rows whose labels are all predicted, and no others.
 
         Rows without a label are left out.
@@ -517,11 +526,11 @@ class LabeledLDA(ConjugateFactorModel):
         Returns
         -------
         float
-            Between 0 and 1; where rows may have several labels, the subset accuracy.
+            Between 0 and 1; the subset accuracy if rows may have several labels.
 
         See Also
         --------
-        bound : How well the words are explained.
+        bound : The mean bound of the words.
 
         Examples
         --------
@@ -539,10 +548,10 @@ class LabeledLDA(ConjugateFactorModel):
             raise ValueError("score needs a row with a label, but y has none.")
         return weighted_average(is_right, weights)
 
-    def bound(self, X, sample_weight=None):
+    def bound(self, X: Any, sample_weight: ArrayLike | None = None) -> float:
         """Mean lower bound of a row's words in nats, their labels unknown.
 
-        It compares settings by how well they explain words. Larger is better.
+        Use it to compare settings by how well they explain words. Larger is better.
 
         Parameters
         ----------
@@ -557,8 +566,8 @@ class LabeledLDA(ConjugateFactorModel):
 
         See Also
         --------
-        score : How well labels are predicted.
-        perplexity : The same for each word.
+        score : Accuracy of the predicted labels.
+        perplexity : The bound per word.
 
         Examples
         --------
@@ -570,7 +579,13 @@ class LabeledLDA(ConjugateFactorModel):
         """
         return weighted_average(self.score_samples(X), sample_weight)
 
-    def sample(self, n_samples=1, *, n_tokens=None, random_state=None):
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        n_tokens: int | ArrayLike | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> scipy.sparse.csr_matrix:
         """Draw documents from the model.
 
         Proportions are drawn from the prior of documents without labels, and words
@@ -606,7 +621,7 @@ class LabeledLDA(ConjugateFactorModel):
         return self._sample(n_samples, n_tokens, random_state)
 
     def __sklearn_tags__(self):
-        """A classifier, also of several labels a row, that is a transformer too."""
+        """Tags of a classifier, also for several labels, and of a transformer."""
         tags = super().__sklearn_tags__()
         tags.estimator_type = "classifier"
         # Proportions see but the ratio of two columns, as in checks on few of them.

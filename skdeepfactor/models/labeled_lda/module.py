@@ -1,7 +1,8 @@
 r"""Labelled latent Dirichlet allocation: topics of labels, and rows that have labels.
 
-A topic k belongs to a label, or is shared by all. Of a row n whose labels are known,
-:math:`m_{nk}` is 1 where topic k is shared or of one of its labels, and 0 elsewhere:
+A topic k belongs to a label, or is shared by all. For a row n whose labels are known,
+:math:`m_{nk}` is 1 if topic k is shared or belongs to one of its labels, and 0
+otherwise:
 
 .. math::
     \beta_k \sim \text{Dirichlet}(\eta), \qquad
@@ -9,8 +10,8 @@ A topic k belongs to a label, or is shared by all. Of a row n whose labels are k
     x_n \sim \text{Multinomial}(N_n, \textstyle\sum_k \theta_{nk} \beta_k),
 
 so that :math:`\theta_{nk} = 0` with certainty where :math:`m_{nk} = 0`. A row without a
-label, an open one, may use all topics, with what the mask of a row is expected to be in
-its place:
+label, called open, may use all topics; the expected mask of a row takes the place of
+its own:
 
 .. math::
     \alpha_{nk} = \alpha \pi_l \text{ for a topic of label } l, \quad \alpha \text{ for
@@ -34,9 +35,9 @@ where a row has one label; where it may have several, for each of them
     \text{logit} P(l | x) = \text{logit} \pi_l
         + \textstyle\sum_v x_v \log (p(v | l) / p(v | \text{not } l)).
 
-This takes no inference of the row, and knows what other labels' topics go with a label.
-To each mean one row more is added, with the mean of all labelled rows, so that a label
-of no row, or of every row, says nothing.
+This needs no inference of the row, and accounts for topics of other labels that occur
+with a label. One more row, the mean of all labelled rows, is added to each mean, so
+that a label of no row, or of every row, carries no information.
 
 Parameters, all of them sums over rows: ``topic_counts`` (K, V), ``label_proportions``,
 the E[theta] of the rows with each label, (L, K), and ``labelled_proportions``, of all
@@ -108,7 +109,7 @@ class LabeledTopics(FactorModule):
     def elbo(self, batch, q=None):
         """Bound of each row in nats: given its labels with ``q``, else of words alone.
 
-        So that rows held out are scored as new ones are, whose labels nobody knows.
+        Rows held out are thus scored like new rows, whose labels are unknown.
         """
         if q is not None:
             return self._rows.bounds(self._restricted(batch), q.concentration)[0]
@@ -166,7 +167,7 @@ class LabeledTopics(FactorModule):
     def label_scores(self, batch):
         """Log p(label, x) of each label, or its log odds, (n_rows, n_labels), float64.
 
-        The latter where a row may have several, all up to what labels share.
+        Log odds if a row may have several labels; both up to terms that labels share.
         """
         if self._evidence is None:
             self._evidence = self._label_evidence()
@@ -186,7 +187,7 @@ class LabeledTopics(FactorModule):
         return scores.log_softmax(1)
 
     def _label_evidence(self):
-        """What each word says of each label, (n_features, n_labels), and the priors."""
+        """Evidence of words for labels, (n_features, n_labels), and the priors."""
         of_label = self.label_proportions.detach().double()
         of_all = self.labelled_proportions.detach().double()
         prior = self._rows.alpha.double()
@@ -201,7 +202,7 @@ class LabeledTopics(FactorModule):
 
     @staticmethod
     def _log_words(proportions, mean, topics):
-        """Log p(word), (n_features, n_labels), of rows of which sums are given."""
+        """Log p(word), (n_features, n_labels), of rows whose sums are given."""
         shares = (proportions + mean) / (proportions.sum(1, keepdim=True) + 1)
         return (shares @ topics).log().T
 

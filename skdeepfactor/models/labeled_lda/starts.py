@@ -67,7 +67,7 @@ def label_proportions(labels, *, topics_per_label, n_shared, weights):
 
 
 def _scaled_rows(matrix, scale):
-    """A CSR matrix, its rows times numbers."""
+    """A CSR matrix with its rows multiplied by numbers."""
     data = matrix.data * np.repeat(scale, np.diff(matrix.indptr))
     return scipy.sparse.csr_matrix((data, matrix.indices, matrix.indptr), matrix.shape)
 

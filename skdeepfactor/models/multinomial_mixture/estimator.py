@@ -3,9 +3,12 @@
 import dataclasses
 import math
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
+import scipy.sparse
 import torch
+from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 
@@ -20,28 +23,28 @@ ANNEALED_PASSES = 15
 
 
 def _has_likelihood(estimator):
-    """Whether a maximised likelihood can be told; the error says why not."""
+    """Whether there is a maximised likelihood; the error says why not."""
     if estimator.inference != "em":
         raise AttributeError(
-            "bic and aic are of point estimates: they need inference='em', got "
-            f"inference={estimator.inference!r}. With posteriors, score says how many "
-            "components are worth it."
+            "bic and aic are defined for point estimates: use inference='em', got "
+            f"inference={estimator.inference!r}. With posteriors, choose the "
+            "number of components by score."
         )
     return True
 
 
 class MultinomialMixture(ClosedFormFactorModel):
-    r"""Mixture of multinomials: clusters of count data, with one component for a row.
+    r"""Mixture of multinomials: clusters of count data, one component for each row.
 
     Row n is N_n words from the topic of one component, z_n: ``z_n ~ Categorical(pi)``,
     ``x_n ~ Multinomial(N_n, phi[z_n])``, with priors ``pi ~
-    Dirichlet(weight_concentration)`` and ``phi_k ~ Dirichlet(topic_word_prior)``. Where
-    :class:`LatentDirichletAllocation` mixes topics within a row, here each row has one,
-    which suits short texts: titles, queries, tweets. With ``inference="collapsed"``
-    ``n_components`` is an upper bound, and components that short texts do not need end
-    up empty. Responsibilities are exact given the components, in one step and without
-    an iteration over rows. Those of long rows are close to 0 or 1, and overconfident:
-    the model takes words to be independent given the component.
+    Dirichlet(weight_concentration)`` and ``phi_k ~ Dirichlet(topic_word_prior)``.
+    :class:`LatentDirichletAllocation` mixes topics within a row; here each row has one,
+    which suits short texts such as titles, queries and tweets. With
+    ``inference="collapsed"`` ``n_components`` is an upper bound, and components that
+    short texts do not need end up empty. Responsibilities are exact given the
+    components, and take one step. For long rows they are close to 0 or 1 and
+    overconfident, since the model takes words to be independent given the component.
 
     Parameters
     ----------
@@ -119,7 +122,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         Number of components with at least half a row.
     lower_bound_ : float
         Bound of the training data in nats, the divergence of weights and components
-        included; of ``"em"`` the log likelihood plus that of the priors, without their
+        included; for ``"em"``, the log likelihood plus the log priors without their
         constants.
     input_scale_ : float
         By what X is multiplied; 1.0 if the training data were integers.
@@ -129,12 +132,11 @@ class MultinomialMixture(ClosedFormFactorModel):
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float
-        Number of rows that training has seen; the sum of their weights, where there
-        are some.
+        Number of rows that training has seen, or the sum of their weights if given.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, where the data had names.
+        Names of the features, if the data had names.
 
     See Also
     --------
@@ -175,28 +177,28 @@ class MultinomialMixture(ClosedFormFactorModel):
 
     def __init__(
         self,
-        n_components=10,
+        n_components: int = 10,
         *,
-        weight_concentration=0.1,
-        topic_word_prior=0.1,
-        inference="collapsed",
-        input_scale="auto",
-        init="kmeans",
-        temperature=2.0,
-        max_iter=50,
-        tol=1e-4,
-        batch_size=None,
-        learning_offset=10.0,
-        learning_decay=0.7,
-        validation_fraction=None,
-        n_iter_no_change=3,
-        n_init=1,
-        n_jobs=None,
-        warm_start=False,
-        device="cpu",
-        random_state=None,
-        verbose=0,
-    ):
+        weight_concentration: float = 0.1,
+        topic_word_prior: float = 0.1,
+        inference: str = "collapsed",
+        input_scale: float | str = "auto",
+        init: str | ArrayLike = "kmeans",
+        temperature: float = 2.0,
+        max_iter: int = 50,
+        tol: float = 1e-4,
+        batch_size: int | None = None,
+        learning_offset: float = 10.0,
+        learning_decay: float = 0.7,
+        validation_fraction: float | None = None,
+        n_iter_no_change: int = 3,
+        n_init: int = 1,
+        n_jobs: int | None = None,
+        warm_start: bool = False,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.weight_concentration = weight_concentration
         self.topic_word_prior = topic_word_prior
@@ -218,7 +220,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         self.random_state = random_state
         self.verbose = verbose
 
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """Most probable component of each row.
 
         A row without words has the component of the largest weight.
@@ -235,7 +237,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         See Also
         --------
         transform : The probability of each component.
-        fit_predict : The same of the rows that are fitted.
+        fit_predict : Fit, and predict the components of the same rows.
 
         Examples
         --------
@@ -249,11 +251,13 @@ class MultinomialMixture(ClosedFormFactorModel):
             X, lambda module, batch: module.posterior(batch).probs.argmax(1)
         )
 
-    def fit_predict(self, X, y=None, *, sample_weight=None):
+    def fit_predict(
+        self, X: Any, y: Any = None, *, sample_weight: ArrayLike | None = None
+    ) -> np.ndarray:
         """Fit the model to the rows of X, and give the component of each.
 
-        As of rows that are new: with ``inference="collapsed"`` nothing of a row is left
-        out of the component that is judged.
+        The rows are treated like new ones: with ``inference="collapsed"``, the counts
+        of a row are not removed from its component.
 
         Parameters
         ----------
@@ -267,7 +271,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         Returns
         -------
         ndarray of shape (n_samples,), int64
-            Indices of components, the same as of ``fit(X).predict(X)``.
+            Indices of components, equal to ``fit(X).predict(X)``.
 
         See Also
         --------
@@ -283,13 +287,13 @@ class MultinomialMixture(ClosedFormFactorModel):
         """
         return self.fit(X, y, sample_weight=sample_weight).predict(X)
 
-    def score_samples(self, X):
-        """Log predictive density of each row in nats: exact, but for "mean_field".
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Log predictive density of each row in nats: exact except for "mean_field".
 
-        Of words in order, given their number. With ``inference="collapsed"`` it is that
-        under the posterior of weights and components, which are integrated out; with
-        ``"em"`` that at their estimates. With ``"mean_field"`` it is a lower bound on
-        E_q(W)[log p(x | W)].
+        The density is that of words in order, given their number. With
+        ``inference="collapsed"``, weights and components are integrated out under their
+        posterior; with ``"em"``, they are estimates. With ``"mean_field"``, the value
+        is a lower bound on E_q(W)[log p(x | W)].
 
         Parameters
         ----------
@@ -298,7 +302,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         Returns
         -------
         ndarray of shape (n_samples,), float64
-            Log densities, or bounds; a row's depends on that row alone.
+            Log densities, or bounds. The value of a row depends on that row alone.
 
         See Also
         --------
@@ -317,10 +321,11 @@ class MultinomialMixture(ClosedFormFactorModel):
         return super().score_samples(X)
 
     @available_if(_has_likelihood)
-    def bic(self, X, *, sample_weight=None):
+    def bic(self, X: Any, *, sample_weight: ArrayLike | None = None) -> float:
         """Bayesian information criterion of rows; smaller is better.
 
-        For ``inference="em"``. K (V - 1) + K - 1 parameters, each of which costs log n.
+        Available for ``inference="em"``. Each of the K (V - 1) + K - 1 parameters costs
+        log n.
 
         Parameters
         ----------
@@ -335,7 +340,7 @@ class MultinomialMixture(ClosedFormFactorModel):
 
         See Also
         --------
-        aic : With a constant price of parameters.
+        aic : With a constant cost per parameter.
 
         Examples
         --------
@@ -349,10 +354,11 @@ class MultinomialMixture(ClosedFormFactorModel):
         return deviance + self._n_parameters * math.log(weights.sum())
 
     @available_if(_has_likelihood)
-    def aic(self, X, *, sample_weight=None):
+    def aic(self, X: Any, *, sample_weight: ArrayLike | None = None) -> float:
         """Akaike information criterion of rows; smaller is better.
 
-        For ``inference="em"``. K (V - 1) + K - 1 parameters, each of which costs 2.
+        Available for ``inference="em"``. Each of the K (V - 1) + K - 1 parameters costs
+        2.
 
         Parameters
         ----------
@@ -367,7 +373,7 @@ class MultinomialMixture(ClosedFormFactorModel):
 
         See Also
         --------
-        bic : With a price that rises with the number of rows.
+        bic : With a cost that rises with the number of rows.
 
         Examples
         --------
@@ -379,7 +385,13 @@ class MultinomialMixture(ClosedFormFactorModel):
         """
         return self._deviance(X, sample_weight)[1] + 2 * self._n_parameters
 
-    def sample(self, n_samples=1, *, n_tokens=None, random_state=None):
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        n_tokens: int | ArrayLike | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> scipy.sparse.csr_matrix:
         """Draw rows from the model.
 
         A component is drawn for each row, and words from its topic.
@@ -414,7 +426,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         return self._sample(n_samples, n_tokens, random_state)
 
     def __sklearn_tags__(self):
-        """What scikit-learn should know: that, too, of its own mixtures."""
+        """Tags for scikit-learn, including those of its own mixtures."""
         tags = super().__sklearn_tags__()
         tags.estimator_type = "density_estimator"
         return tags
@@ -451,7 +463,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         init = check_init(self.init, module.topic_counts.shape)
         n_rows, n_started = weights.sum(), self.n_components
         if self.inference == "collapsed" and isinstance(init, str):
-            # Of rows that start alone, each finds its component empty.
+            # A row that starts alone finds its component empty.
             n_started = min(n_started, math.ceil(n_rows / 2))
         counts = initial_counts(X, n_started, init, random_state, weights)
         module.topic_counts.data.zero_()[:n_started] = torch.from_numpy(counts)
@@ -459,12 +471,12 @@ class MultinomialMixture(ClosedFormFactorModel):
         module.component_rows.data.zero_()[:n_started] = rows
 
     def _plan(self, module, budget):
-        # What has been fitted already starts at its temperature.
+        # A fitted model starts at its temperature.
         is_new = int(module.n_updates) == 0
         return dataclasses.replace(
             super()._plan(module, budget),
             n_warmup=self._n_annealed(budget.n_passes) if is_new else 0,
-            # What a stochastic step has of a row is gone when the row comes back.
+            # Stochastic steps have forgotten a row when it comes back.
             remembers=not budget.is_stochastic,
         )
 

@@ -1,4 +1,4 @@
-r"""Mixture of multinomials: one component for each row, three ways to infer it.
+r"""Mixture of multinomials: one component for each row, inferred in three ways.
 
 The story of a row n with :math:`N_n` words:
 
@@ -8,16 +8,16 @@ The story of a row n with :math:`N_n` words:
     z_n \sim \text{Categorical}(\pi), \qquad
     x_n \sim \text{Multinomial}(N_n, \phi_{z_n}),
 
-taken as words in order, so without the multinomial coefficient:
-:math:`p(x_n | z_n = k) = \prod_v \phi_{kv}^{x_{nv}}`, in which x may be fractions. What
-is learnt are two sums over rows, of responsibilities :math:`r_{nk}` of components,
+taken as words in order, so without the multinomial coefficient: :math:`p(x_n | z_n = k)
+= \prod_v \phi_{kv}^{x_{nv}}`, in which x may be fractions. Two sums over rows are
+learnt, of responsibilities :math:`r_{nk}` of components,
 
 .. math::
     L_{kv} = \sum_n r_{nk} x_{nv}, \qquad m_k = \sum_n r_{nk}, \qquad
     r_n = \text{softmax}(S_n),
 
 with :math:`T_k = \sum_v L_{kv}`, M rows and V features. A pass takes the sums,
-finds r of all rows, and replaces the sums. Three kinds of inference differ in S.
+finds r of all rows, and replaces the sums. The three kinds of inference differ in S.
 
 *Mean field.* The posteriors are :math:`q(\phi_k) = \text{Dirichlet}(\eta + L_k)`,
 :math:`q(\pi) = \text{Dirichlet}(\alpha + m)` and one of z for each row:
@@ -44,7 +44,8 @@ both are pseudo-counts:
 B, a penalised log likelihood, does not fall either. A row's score is its log
 likelihood.
 
-*Collapsed.* Both are integrated out, and each row is judged by the sums of the others:
+*Collapsed.* Weights and components are integrated out, and each row is judged by the
+sums of the other rows:
 
 .. math::
     S_{nk} = \log \frac{\alpha + m_k}{K \alpha + M}
@@ -66,8 +67,8 @@ is a bound, but these updates do not climb it. Two more rules:
   ones are equal, so that the work is proportional to the number of the others. A row
   whose own share is left out of a component that has nothing else finds it empty too,
   and spreads over all of them.
-- Logits are divided by a temperature that falls to 1 over the first passes. From a
-  start with many more components than short texts need, too many would stay without.
+- Logits are divided by a temperature that falls to 1 over the first passes. Without
+  it, a start with many more components than short texts need would keep too many.
 
 Nigam, McCallum, Thrun and Mitchell (2000), Text classification from labeled and
 unlabeled documents using EM; Yin and Wang (2014), A Dirichlet multinomial mixture
@@ -116,26 +117,26 @@ TABLE, ENTRIES = 2**22, 2**20
 class Logits(NamedTuple):
     """``values`` (n_rows, n_columns) plus ``offsets`` (n_rows,), which are float64.
 
-    What float32 rounds are then differences between components, however long a row.
+    Float32 then rounds only differences between components, however long a row is.
     """
 
     values: torch.Tensor
     offsets: torch.Tensor
 
     def plus(self, terms):
-        """The same with float64 terms of each column added; uses the values up."""
+        """Add float64 terms to each column; the values are overwritten."""
         largest = terms.max()
         values = self.values.add_((terms - largest).to(self.values.dtype))
         return Logits(values, self.offsets + largest)
 
     def divided(self, divisor):
-        """The same divided by a number; uses the values up."""
+        """Divide by a number; the values are overwritten."""
         if divisor == 1:
             return self
         return Logits(self.values.div_(divisor), self.offsets / divisor)
 
     def normalized(self):
-        """Their softmax and their logsumexp, float64; uses the values up."""
+        """Softmax and logsumexp, float64; the values are overwritten."""
         largest = self.values.amax(1, keepdim=True)
         shares = self.values.sub_(largest).clamp_min_(LEAST_LOGIT).exp_()
         total = shares.sum(1, keepdim=True)
@@ -156,7 +157,7 @@ class Pairs(NamedTuple):
 
     @classmethod
     def of(cls, batch):
-        """Those of a batch."""
+        """Pairs of a batch."""
         x, values, n_features = batch.counts, batch.entries.values, batch.x.shape[1]
         levels, codes = None, values.long()
         if not (bool((codes == values).all()) and bool((codes < 2**31).all())):
@@ -176,7 +177,7 @@ class Pairs(NamedTuple):
 
 
 def distinct(keys):
-    """The different ones of integers that are not negative, and where each is there."""
+    """Distinct values of non-negative integers, and the place of each entry's value."""
     size = int(keys.max()) + 1 if len(keys) else 0
     if size > 8 * len(keys):
         return torch.unique(keys, return_inverse=True)
@@ -192,7 +193,7 @@ def log_rising(a, x):
 
 
 def log_rising_rows(a, x):
-    """The same for a matrix ``a``, which is used up, and a number x of each row."""
+    """As ``log_rising``, for a matrix ``a``, which is overwritten, and one x a row."""
     is_left = torch.ones_like(x, dtype=torch.bool)
     for count in range(1, PRODUCT_LENGTH + 1):
         rows = (x == count).nonzero()[:, 0]
@@ -241,7 +242,7 @@ class CategoricalMultinomial(FactorModule):
 
     def begin(self, budget):
         super().begin(budget)
-        # What has been fitted already is not melted again.
+        # A fitted model is not melted again.
         is_new = int(self.n_updates) == 0
         self.n_annealed = (
             in_updates(self.annealed_share, self.n_total) if is_new else 0.0
@@ -257,7 +258,7 @@ class CategoricalMultinomial(FactorModule):
     def elbo(self, batch, q=None):
         if q is None:
             return self._inferred(batch)[1]
-        # Of all that are empty, the sum.
+        # All empty components share one column, their sum.
         shares = q.probs.new_zeros(len(batch), len(self._sizes))
         return self._bounds(batch, shares.index_add_(1, self._column, q.probs))
 
@@ -290,7 +291,7 @@ class CategoricalMultinomial(FactorModule):
             self._mean_log_weights()[self._column],
             self.alpha,
         )
-        # Those that are empty have the posterior that is the prior.
+        # The posterior of empty components is the prior.
         for columns in slices(len(self._held), self.n_features):
             concentration = self._counts[:, columns].T.double() + self.eta
             mean_log = table[:, columns].T + largest
@@ -353,7 +354,7 @@ class CategoricalMultinomial(FactorModule):
         return self.temperature + (1 - self.temperature) * share
 
     def _copies(self, start, weight):
-        """What one copy of each row has in the components that hold rows."""
+        """Responsibilities of one copy of each row in the components that hold rows."""
         if isinstance(weight, torch.Tensor):
             weight = weight.clamp_max(1)
         else:
@@ -394,7 +395,7 @@ class CategoricalMultinomial(FactorModule):
         """The rows' part of the bound at responsibilities of the columns."""
         values, offsets = self._mean_logits(batch)
         entropies = torch.special.entr(shares).sum(1, dtype=torch.float64)
-        # What sharing among the empty ones adds to it.
+        # Entropy of sharing among the empty components.
         entropies += shares.double() @ self._sizes.log()
         return (shares * values).sum(1, dtype=torch.float64) + offsets + entropies
 

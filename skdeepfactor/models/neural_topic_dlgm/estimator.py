@@ -1,11 +1,14 @@
 """The estimator of deep latent Gaussian models; ``module.py`` has the model."""
 
 import contextlib
+from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import scipy.sparse
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.utils._param_validation import (
     HasMethods,
@@ -151,7 +154,7 @@ class NeuralTopicDLGM(SampledFactorModel):
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, where the data had names.
+        Names of the features, if the data had names.
 
     See Also
     --------
@@ -197,39 +200,39 @@ class NeuralTopicDLGM(SampledFactorModel):
 
     def __init__(
         self,
-        n_components=50,
+        n_components: int = 50,
         *,
-        likelihood="multinomial",
-        decoder_layers=(),
-        encoder_layers=(400, 400),
-        skip_connections=False,
-        input_transform="tfidf",
-        input_dropout=0.2,
-        prior="normal",
-        n_pseudo_inputs=20,
-        weight_scale=0.15,
-        posterior_variance=None,
-        covariance_type="diag",
-        refine_steps=3,
-        max_refine_steps=100,
-        objective="elbo",
-        renyi_alpha=0.5,
-        n_particles=1,
-        kl_warmup=0,
-        free_bits=0.0,
-        max_iter=20,
-        tol=0.0,
-        learning_rate=0.01,
-        batch_size=200,
-        validation_fraction=None,
-        n_iter_no_change=10,
-        n_init=1,
-        n_jobs=None,
-        warm_start=False,
-        device="cpu",
-        random_state=None,
-        verbose=0,
-    ):
+        likelihood: str = "multinomial",
+        decoder_layers: Sequence[int] = (),
+        encoder_layers: Sequence[int] = (400, 400),
+        skip_connections: bool = False,
+        input_transform: Any = "tfidf",
+        input_dropout: float = 0.2,
+        prior: str = "normal",
+        n_pseudo_inputs: int = 20,
+        weight_scale: float = 0.15,
+        posterior_variance: float | None = None,
+        covariance_type: str = "diag",
+        refine_steps: int = 3,
+        max_refine_steps: int = 100,
+        objective: str = "elbo",
+        renyi_alpha: float = 0.5,
+        n_particles: int = 1,
+        kl_warmup: float = 0,
+        free_bits: float = 0.0,
+        max_iter: int = 20,
+        tol: float = 0.0,
+        learning_rate: float = 0.01,
+        batch_size: int = 200,
+        validation_fraction: float | None = None,
+        n_iter_no_change: int = 10,
+        n_init: int = 1,
+        n_jobs: int | None = None,
+        warm_start: bool = False,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.likelihood = likelihood
         self.decoder_layers = decoder_layers
@@ -262,12 +265,13 @@ class NeuralTopicDLGM(SampledFactorModel):
         self.random_state = random_state
         self.verbose = verbose
 
-    def predictive(self, X):
+    def predictive(self, X: Any) -> np.ndarray:
         """Predict the next word of each row, given its words so far.
 
-        The shares of the words, averaged over the posterior of z: to second order with
-        a linear decoder, by draws that depend on the row alone with another. Out of an
-        urn (``likelihood="dirichlet_multinomial"``), the row's own words are added.
+        These are the shares of the words, averaged over the posterior of z: to second
+        order with a linear decoder, otherwise by draws that depend on the row alone.
+        With an urn (``likelihood="dirichlet_multinomial"``), the row's own words are
+        added.
 
         Parameters
         ----------
@@ -292,10 +296,17 @@ class NeuralTopicDLGM(SampledFactorModel):
         """
         return self._infer(X, lambda module, batch: module.predictive(batch))
 
-    def sample(self, n_samples=1, *, n_tokens=None, random_state=None):
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        n_tokens: int | ArrayLike | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> scipy.sparse.csr_matrix:
         """Draw rows from the model.
 
-        Factors are drawn from the prior, and words given these from the likelihood.
+        Factors are drawn from the prior, then words from the likelihood given the
+        factors.
 
         Parameters
         ----------
@@ -424,11 +435,11 @@ class NeuralTopicDLGM(SampledFactorModel):
             module.prior.mean.data.normal_(generator=generator).mul_(MIXTURE_START)
 
     def _initialize_inputs(self, module, X, random_state):
-        """Fit what the encoder's inputs depend on."""
+        """Fit the statistics that the encoder's inputs depend on."""
         if self.input_transform == "tfidf":
             is_there = X > 0
             frequency = np.asarray(is_there.sum(axis=0)).ravel()
-            # Of words that no row has, or all, there is nothing to tell.
+            # Words of no row, or of all rows, carry no information.
             known = np.clip(frequency, 1, None)
             idf = np.where(frequency > 0, np.log(X.shape[0] / known), 0.0)
             module.idf.copy_(torch.from_numpy(idf))

@@ -132,7 +132,7 @@ class ClosedBound:
         return self.likelihood.of_entries(batch.entries, logits, self.total.bound(q))
 
     def slopes(self, batch, q):
-        """What ``gaussian.refine`` asks for: the bound, and how it moves."""
+        """Bound, slopes and precisions, as ``gaussian.refine`` needs them."""
         value, pull, push, shares = self._pulls(batch, q)
         mean_loading, curvature = self.total.slopes(shares, q.center)
         kl, prior_gradient, prior_precision = kl_to_mixture(q, self.prior)
@@ -143,7 +143,7 @@ class ClosedBound:
         return value - self.kl_weight * kl, gradient, precision, center
 
     def full_slopes(self, batch, q):
-        """The same for full covariances, with precisions (n_rows, k, k)."""
+        """As ``slopes``, for full covariances, with precisions (n_rows, k, k)."""
         value, pull, push, shares = self._pulls(batch, q)
         mean_loading, curvature = self.total.full_slopes(shares, q.center)
         kl, prior_gradient, prior_precision = kl_to_mixture(q, self.prior)
@@ -156,10 +156,11 @@ class ClosedBound:
         return value - self.kl_weight * kl, gradient, precision, center
 
     def _pulls(self, batch, q):
-        """The expected log likelihood of each row, and how it moves.
+        """Expected log likelihood of each row, and its slopes.
 
-        Its slopes in the logits of the row's words, a batch, minus that in the log
-        total, (n_rows, 1), and the shares of the words, (n_rows, n_features).
+        The slopes are those in the logits of the row's words, a batch, and minus that
+        in the log total, (n_rows, 1); then come the shares of the words, (n_rows,
+        n_features).
         """
         log_total, shares = self.total.bound_and_shares(q)
         logits = self._logits(batch, q)
@@ -254,8 +255,8 @@ class DeepLatentGaussian(SampledModule):
     def predictive(self, batch):
         """Probabilities of the next word of each row, (n_rows, n_features).
 
-        Their mean over the posterior: of a linear decoder to second order, in closed
-        form, of others by draws that depend on the row alone.
+        Means over the posterior: for a linear decoder to second order, in closed form;
+        for others by draws that depend on the row alone.
         """
         q = self._infer(batch, self.likelihood)
         if self.decoder.is_linear:
@@ -276,7 +277,7 @@ class DeepLatentGaussian(SampledModule):
             with torch.no_grad():
                 proposed = Posterior(network.mean.detach(), network.var.detach())
                 q = self._infer(batch, self.likelihood, start, proposed)
-            # To second order, what the network's own bound is short of this one.
+            # To second order, the gap between the network's own bound and this one.
             amortisation = diagonal_kl(network, q)
         else:
             q, amortisation = network, network.mean.new_zeros(())
@@ -309,7 +310,7 @@ class DeepLatentGaussian(SampledModule):
         return bounds.detach(), local
 
     def inputs(self, batch):
-        """What the encoder sees of a batch."""
+        """Inputs of the encoder for a batch."""
         x, entries = batch.counts, batch.entries
         if self.input_transform == "counts":
             return x
@@ -341,7 +342,7 @@ class DeepLatentGaussian(SampledModule):
         return Posterior(mean, log_var.exp())
 
     def _infer(self, batch, likelihood, start=None, network=None):
-        """Posteriors of the rows, refined from what is remembered or encoded."""
+        """Posteriors of the rows, refined from remembered or encoded ones."""
         if start is not None:
             mean, log_var, center = start.chunk(3, 1)
             q = Posterior(mean, log_var.exp(), None, center)
@@ -395,7 +396,7 @@ class DeepLatentGaussian(SampledModule):
 
     @torch.no_grad()
     def _better_start(self, batch, likelihood, q):
-        """The network's posteriors, or narrow ones at 0 where it has gone astray."""
+        """The network's posteriors, or narrow ones at 0 where those are worse."""
         var = q.var
         if self.posterior_variance is None:
             var = torch.full_like(var, PLAIN_VARIANCE)

@@ -1,10 +1,13 @@
 """The estimator of Poisson factorization; ``module.py`` has the model."""
 
+import os
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
+import scipy.sparse
 import torch
+from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -27,8 +30,8 @@ class PoissonFactorization(ConjugateFactorModel):
     ``x_nv ~ Poisson(sum_k z_nk w_kv)`` with ``z_nk ~ Gamma(factor_shape, factor_rate)``
     and ``w_kv ~ Gamma(weight_shape, weight_rate)``, fitted by mean-field variational
     Bayes: coordinate ascent over all rows, or stochastic steps with ``batch_size`` or
-    ``partial_fit``. Sparse data stay sparse; the zeros cost nothing. Other non-negative
-    numbers than counts are taken too, by the same formulas.
+    ``partial_fit``. Sparse data stay sparse; the zeros cost nothing. Non-negative
+    numbers other than counts are accepted too, by the same formulas.
 
     Parameters
     ----------
@@ -119,7 +122,7 @@ class PoissonFactorization(ConjugateFactorModel):
     ----------
     components_ : ndarray of shape (n_components, n_features)
         Posterior mean of the weights.
-        Read-only, as all fitted arrays: change a copy.
+        Read-only, like all fitted arrays: change a copy.
     weight_concentration_ : ndarray of shape (n_components, n_features)
         Shapes of the posterior of the weights (Dirichlet parameters with a Dirichlet
         prior).
@@ -131,19 +134,18 @@ class PoissonFactorization(ConjugateFactorModel):
     lower_bound_ : float
         Bound of the training data in nats, the divergence of the weights included.
     input_scale_ : float
-        By what X is multiplied; 1.0 if the training data were integers.
+        Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
         for each pass.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float
-        Number of rows that training has seen; the sum of their weights, where there
-        are some.
+        Number of rows that training has seen, or the sum of their weights if given.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, where the data had names.
+        Names of the features, if the data had names.
 
     See Also
     --------
@@ -203,36 +205,36 @@ class PoissonFactorization(ConjugateFactorModel):
 
     def __init__(
         self,
-        n_components=10,
+        n_components: int = 10,
         *,
-        factor_shape=0.05,
-        factor_rate=1.0,
-        weight_shape=0.05,
-        weight_rate="auto",
-        weight_prior="gamma",
-        hierarchical=False,
-        rate_shape=1.0,
-        exposure=None,
-        missing_values="error",
-        input_scale="auto",
-        init="kmeans",
-        max_iter=10,
-        tol=1e-4,
-        max_inner_iter=5,
-        inner_tol=1e-3,
-        n_cold_iter=None,
-        batch_size=None,
-        learning_offset=10.0,
-        learning_decay=0.7,
-        validation_fraction=None,
-        n_iter_no_change=3,
-        n_init=1,
-        n_jobs=None,
-        warm_start=False,
-        device="cpu",
-        random_state=None,
-        verbose=0,
-    ):
+        factor_shape: float | str | ArrayLike = 0.05,
+        factor_rate: float | str = 1.0,
+        weight_shape: float | str | ArrayLike = 0.05,
+        weight_rate: float | str = "auto",
+        weight_prior: str = "gamma",
+        hierarchical: bool = False,
+        rate_shape: float = 1.0,
+        exposure: str | None = None,
+        missing_values: str = "error",
+        input_scale: float | str = "auto",
+        init: str | ArrayLike = "kmeans",
+        max_iter: int = 10,
+        tol: float = 1e-4,
+        max_inner_iter: int = 5,
+        inner_tol: float = 1e-3,
+        n_cold_iter: int | None = None,
+        batch_size: int | None = None,
+        learning_offset: float = 10.0,
+        learning_decay: float = 0.7,
+        validation_fraction: float | None = None,
+        n_iter_no_change: int = 3,
+        n_init: int = 1,
+        n_jobs: int | None = None,
+        warm_start: bool = False,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.factor_shape = factor_shape
         self.factor_rate = factor_rate
@@ -262,11 +264,30 @@ class PoissonFactorization(ConjugateFactorModel):
         self.random_state = random_state
         self.verbose = verbose
 
-    def transform(self, X, *, return_std=False, out=None):
+    @overload
+    def transform(
+        self,
+        X: Any,
+        *,
+        return_std: Literal[False] = False,
+        out: str | os.PathLike[str] | None = None,
+    ) -> np.ndarray: ...
+
+    @overload
+    def transform(
+        self, X: Any, *, return_std: Literal[True], out: None = None
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def transform(
+        self,
+        X: Any,
+        *,
+        return_std: bool = False,
+        out: str | os.PathLike[str] | None = None,
+    ) -> Any:
         """Infer the factors of each row.
 
-        The model stays as it is. A row's factors depend on that row alone, and not on
-        those beside it.
+        The model is not changed. The factors of a row depend on that row alone.
 
         Parameters
         ----------
@@ -310,10 +331,10 @@ class PoissonFactorization(ConjugateFactorModel):
         mean, std = np.hsplit(self._infer(X, moments), 2)
         return mean, std
 
-    def recommend(self, X, n, *, exclude_seen=True):
-        """The n features with the highest expected counts for each row.
+    def recommend(self, X: Any, n: int, *, exclude_seen: bool = True) -> np.ndarray:
+        """Find the n features with the highest expected counts for each row.
 
-        Rows are listeners, say, and features songs: these are the songs for each.
+        If rows are listeners and features songs, these are the songs to recommend.
 
         Parameters
         ----------
@@ -356,10 +377,15 @@ class PoissonFactorization(ConjugateFactorModel):
 
         return self._infer(X, best)
 
-    def sample(self, n_samples=1, *, random_state=None):
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> scipy.sparse.csr_matrix:
         """Draw rows from the model.
 
-        Factors are drawn from their prior, and counts given these.
+        Factors are drawn from their prior, then counts given the factors.
 
         Parameters
         ----------
@@ -372,7 +398,7 @@ class PoissonFactorization(ConjugateFactorModel):
         -------
         CSR matrix of shape (n_samples, n_features)
             Counts, from the posterior mean of the weights; with exposures, those of the
-            training rows.
+            training rows are used.
 
         See Also
         --------
@@ -410,7 +436,7 @@ class PoissonFactorization(ConjugateFactorModel):
         )
 
     def _check_combinations(self):
-        """Raise a ValueError where parameters contradict each other."""
+        """Raise a ValueError if parameters contradict each other."""
         if self.hierarchical and self.exposure is not None:
             raise ValueError(
                 "hierarchical=True and exposure='total' both explain the totals of "

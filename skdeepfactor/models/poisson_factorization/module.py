@@ -147,7 +147,7 @@ class GammaPoisson(FactorModule):
             # The rate of the posterior of each feature's rate.
             self.register_buffer("feature_rate", torch.ones(n_features))
         self.weight_counts = nn.Parameter(torch.empty(shape))
-        # The same for all features that all rows have.
+        # One number serves all features that all rows have.
         n_exposures = n_features if may_miss else 1
         self.weight_exposure = nn.Parameter(torch.empty(n_components, n_exposures))
         # Means over rows and factors of E[z], E[log z] and E[log of z's prior rate].
@@ -190,7 +190,7 @@ class GammaPoisson(FactorModule):
         allocation = allocate(batch.x, log_shares, self._weights)
         bounds = allocation.log_likelihood(batch.x, self._weights)
         bounds -= dirichlet_kl(concentration, mean_log_shares, shape)
-        # The prior of the shares is a Dirichlet but for the unequal totals of factors.
+        # The prior of the shares is a Dirichlet except for unequal totals of factors.
         means = concentration.double()
         means = means / means.sum(1, keepdim=True)
         logs, shape = log_totals(batch).double(), shape.double()
@@ -296,7 +296,7 @@ class GammaPoisson(FactorModule):
         self._means = None
 
     def _with_sums(self, batch):
-        """A batch, with the sums of E[w] over what rows have that miss something."""
+        """A batch, with sums of E[w] over the observed features of incomplete rows."""
         if batch.observed is None:
             return batch
         if self._means is None:
@@ -304,7 +304,7 @@ class GammaPoisson(FactorModule):
         return batch.with_side(sums=batch.observed @ self._means)
 
     def _totals_of(self, batch):
-        """The sums of E[w] over what a row has; for all rows at once if it has all."""
+        """Sums of E[w] over observed features of a row; one for all complete rows."""
         return batch.side.get("sums", self._totals)
 
     def _factor_totals(self):
@@ -316,7 +316,7 @@ class GammaPoisson(FactorModule):
         return torch.cat(parts)
 
     def _mean_log(self, shape, rate):
-        """E[log w], given what ``weight_posterior`` gives."""
+        """E[log w], given shapes and rates as from ``weight_posterior``."""
         log_rate = digamma(rate) if self.has_unit_weights else rate.log()
         return digamma(shape).sub_(log_rate)
 

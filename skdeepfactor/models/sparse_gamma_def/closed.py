@@ -4,17 +4,17 @@ The posterior is gamma for :math:`z_1` and :math:`W_0`; for all others it is the
 generalized inverse Gaussian :math:`q(y) \propto y^{g-1} e^{-\rho y - \tau / y}` with g
 the shape of its prior, which has E[1/y] where a gamma of small shape has none. The
 updates of the layers above the first are derived in ``links.py``; those of the first
-layer and its weights in ``lowest_weights.py``. All of them climb one bound, in closed
-form, which ``score`` is made of.
+layer and its weights in ``lowest_weights.py``. All of them climb one bound in closed
+form, on which ``score`` is based.
 
-**Expansion.** For counts and binary data that bound lies far below the evidence where
-a count has many sources. ``solver="expansion"`` takes the likelihood to second order
+**Expansion.** For counts and binary data, that bound lies far below the evidence if a
+count has many sources. ``solver="expansion"`` takes the likelihood to second order
 around the means instead, and multiplies means by the ratio of the two sides of the
 condition for an optimum, to a power above 1. (For real numbers the second order is all
 there is, and the bound the same.) The logarithms of all means are then extrapolated
 from the last passes, with shapes as weights, and the extrapolation taken back if the
-estimate has fallen after the next one. It is no bound: what is reported as
-``lower_bound_`` is a Monte Carlo estimate of the evidence lower bound itself.
+estimate has fallen after the next one. The estimate is not a bound: ``lower_bound_`` is
+a Monte Carlo estimate of the evidence lower bound itself.
 """
 
 import itertools
@@ -112,25 +112,25 @@ class GammaBelief(FactorModule):
         self.top_rate, self.weight_rate = top_rate, weight_rate
         self.lowest, self.link = lowest, link
         self.over_relaxation, self.acceleration = over_relaxation, acceleration
-        # Of steps in this training; before it, of those on the rows to infer.
+        # Kind of steps in this training; before it, of those on the rows to infer.
         self.is_stochastic, self.is_extrapolated = False, acceleration > 0
         self.may_miss = lowest.may_miss
         self.inner_iter, self.inner_tol = inner_iter, tol
         self.state_width = 2 * sum(layer_sizes)
         # And a constant of the row, in two parts so as to lose no digits.
         self.local_width = self.state_width + 2
-        # What the weights above add to their prior's parameters.
+        # Messages that the weights above add to their prior's parameters.
         self.upper_statistics = nn.ParameterList(
             torch.ones(2, above, below)
             for below, above in itertools.pairwise(layer_sizes)
         )
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
-        # Of the last bound that was found by Monte Carlo.
+        # Standard error of the last bound that was found by Monte Carlo.
         self.lower_bound_std_error = 0.0
 
     @property
     def emission(self):
-        """That of the data."""
+        """Likelihood of the data given the lowest weights."""
         return self.lowest.emission
 
     def begin(self, budget):
@@ -139,10 +139,10 @@ class GammaBelief(FactorModule):
         self.is_extrapolated = self.depth(budget) > 0
 
     def depth(self, budget):
-        """From how many earlier steps each is extrapolated; 0 where it is not.
+        """Number of earlier steps that each step is extrapolated from; 0 for none.
 
-        Statistics of other rows, or of older weights, are not to be extrapolated, nor
-        are models so large that copies of them count.
+        Statistics of other rows or older weights must not be extrapolated, nor models
+        too large to be copied.
         """
         if budget.is_stochastic or not self.is_small(budget):
             return 0
@@ -189,7 +189,7 @@ class GammaBelief(FactorModule):
         return likelihood - self._local_kl(factors, self._rates(self._links(factors)))
 
     def _solve(self, batch, start=None):
-        """Posteriors of the rows, from what is remembered or from the counts."""
+        """Posteriors of the rows, from remembered ones or from the counts."""
         state = fixed_point(
             lambda batch, state: self._pack(self._step(batch, self._unpack(state))),
             batch,
@@ -216,7 +216,7 @@ class GammaBelief(FactorModule):
         return torch.cat(parts, 1)
 
     def _cold(self, batch):
-        """Posteriors of rows from what they have alone."""
+        """Posteriors of rows from their data alone."""
         mean, shape = self.lowest.cold(batch, self.layer_shapes[0])
         uppers, below, floor = [], mean, FLOORS[mean.dtype]
         for layer, weights in enumerate(self._uppers):
@@ -231,7 +231,7 @@ class GammaBelief(FactorModule):
         return self._step_of(view, factors, links)
 
     def _step_of(self, view, factors, links):
-        """The same, given what the data and the links look like."""
+        """One step, given views of the data and states of the links."""
         rates = self._rates(links)
         mean, shape = self.lowest.step(
             view, self.layer_shapes[0], rates[0][0], self._power()
@@ -248,7 +248,7 @@ class GammaBelief(FactorModule):
         return Factors(mean, shape, uppers)
 
     def _links(self, factors):
-        """What the units above say of the prior of each layer but the top."""
+        """State of the prior of each layer but the top, given the units above."""
         return [
             self.link.state(above, weights)
             for above, weights in zip(factors.uppers, self._uppers, strict=True)
@@ -262,12 +262,12 @@ class GammaBelief(FactorModule):
 
     def _power(self):
         """The power of this update's steps on means."""
-        # What is extrapolated must be the same in each step.
+        # The same tensors must be extrapolated in each step.
         is_plain = not self.is_extrapolated and int(self.n_updates) % PLAIN_EVERY == 0
         return 1.0 if self.is_stochastic or is_plain else self.over_relaxation
 
     def positions(self, table):
-        """What is extrapolated from step to step; see ``Guard``."""
+        """Tensors to extrapolate from step to step; see ``Guard``."""
         # By the Fisher information of the logarithm of a gamma's mean, its shape.
         mean, shape = table.split(self.layer_sizes[0], 1)[:2]
         lowest = self.lowest
@@ -296,8 +296,8 @@ class GammaBelief(FactorModule):
     def data_bound(self, batches):
         """The evidence lower bound of all rows by Monte Carlo.
 
-        Data and means of layers are drawn; divergences that have a closed form, given
-        these, are taken exactly. The standard error over draws is kept beside.
+        Data and means of layers are drawn; divergences with a closed form given these
+        are exact. The standard error over draws is kept, too.
         """
         generator = np.random.default_rng(0)
         global_kl, bounds = self.global_kl().double(), []
@@ -348,11 +348,11 @@ class GammaBelief(FactorModule):
         return self.emission.decode(z @ self.lowest.weight_mean.T)
 
     def weights(self):
-        """Posterior means of the weights, (units, what is below)."""
+        """Posterior means of the weights, (units, units or features below)."""
         return [self.components(), *(upper.mean for upper in self._uppers)]
 
     def noise_variance(self):
-        """That of Gaussian noise, a float; None of other data."""
+        """Variance of Gaussian noise, a float; None for other data."""
         return self.emission.noise_variance()
 
     def inclusion_probabilities(self):
@@ -397,7 +397,7 @@ class GammaBelief(FactorModule):
         return bounds, local
 
     def _add_above(self, factors, scale):
-        """Add what the weights of the layers above follow from."""
+        """Add the statistics of the weights of the layers above."""
         means = [factors.mean, *(upper.mean for upper in factors.uppers)]
         links = self._links(factors)
         for layer, (above, weights) in enumerate(
@@ -471,13 +471,13 @@ class Closed(Part):
                     f"weight_prior='spike_slab' with likelihood={model.likelihood!r} "
                     f"needs solver='gradient', got solver={model.solver!r}."
                 )
-        # Of layers, and weights, that have another layer above.
+        # Shapes of layers, and of weights, that have another layer above.
         above = [*layer_shapes[1:], model.weight_shape] if layer_shapes[1:] else [0]
         if LINKS[model.link].divides and max(above) > LARGEST_ORDER:
             raise ValueError(
                 "layer_shape above the first layer, and weight_shape, must be at most "
-                f"{LARGEST_ORDER:g} with link='mean' (but for solver='gradient'), got "
-                f"{max(above):g}."
+                f"{LARGEST_ORDER:g} with link='mean' (except for solver='gradient'), "
+                f"got {max(above):g}."
             )
         lowest = kinds[emission](
             (n_features, layer_sizes[0]),
@@ -521,7 +521,7 @@ AUXILIARY = Closed(ALLOCATED, SPIKED, ascends=True)
 
 
 def _guard(module, budget):
-    """What extrapolates the steps of a module on all rows."""
+    """Guard that extrapolates the steps of a module on all rows."""
     return partial(
         Guard,
         positions=module.positions,
@@ -568,7 +568,7 @@ def trained_lowest(
     try:
         train(module, rows, plan, budget=budget, tol=1e-6, rng=rng)
     except Interrupted:
-        # Of the model that this is the start of, there is no pass yet.
+        # The model that this is the start of has not made a pass yet.
         raise KeyboardInterrupt from None
     rows.share.copy_first(list(module.buffers()))
     module.eval().refresh()

@@ -2,10 +2,10 @@ r"""Data given the products of factors and weights, p(x | z W).
 
 **Counts,** :math:`x_v \sim \text{Poisson}((z W)_v)`; **binary data,** :math:`P(x_v = 1)
 = 1 - \exp(-(z W)_v)`, which say whether a count of that rate is at least 1; **real
-numbers,** :math:`x_v \sim N((z W)_v, \sigma^2)`. What is missing of a row is left out.
+numbers,** :math:`x_v \sim N((z W)_v, \sigma^2)`. Missing entries of a row are left out.
 
-Both solvers use these. What they make of an expected log likelihood differs, and
-stands with each of them.
+Both solvers use these. They differ in the expected log likelihood, which stands with
+each of them.
 """
 
 import math
@@ -49,12 +49,13 @@ class Emission(nn.Module, ABC):
         """Start from rows, of which ``weights`` say how often each counts."""
 
     def shared_out(self, batch, weights):
-        """What rows have, shared out by weights, (n_rows, k), and for how much.
+        """Data of rows shared out by weights, (n_rows, k), and their exposures.
 
-        The latter are the sums of the weights of what a row has, (k,) or (n_rows, k).
+        Exposures are sums of the weights over the observed features, (k,) or (n_rows,
+        k).
         """
         shares = weights / weights.sum(1, keepdim=True)
-        # What is negative comes from noise alone.
+        # Negative numbers come from noise alone.
         counts = map_values(torch.relu, batch.x) @ shares
         totals = weights.sum(0)
         if batch.observed is not None:
@@ -63,9 +64,9 @@ class Emission(nn.Module, ABC):
         return counts, totals
 
     def cold(self, batch, weights, prior, n_sharings):
-        """Means and shapes of rows from what they have alone, under a prior's shape.
+        """Means and shapes of rows from their data alone, under a prior's shape.
 
-        Of units that overlap, sharing out once leaves most of the way.
+        For units that overlap, sharing out once is far from the optimum.
         """
         counts, totals = self.shared_out(batch, weights)
         shape = prior + counts
@@ -73,11 +74,11 @@ class Emission(nn.Module, ABC):
 
     @abstractmethod
     def constants(self, batch):
-        """What the log likelihood of each row needs of it but once, float64."""
+        """Terms of each row's log likelihood that are computed once, float64."""
 
     @abstractmethod
     def base(self, constants, batch):
-        """What they, and the parameters of the emission, add to the log likelihood."""
+        """Log likelihood from the constants and the parameters of the emission."""
 
     @abstractmethod
     def drawn(self, batch, z, weights, *, variance=None, given_total=False):
@@ -96,12 +97,12 @@ class Emission(nn.Module, ABC):
         """Data drawn given z W, an array, by a NumPy generator."""
 
     def noise_variance(self):
-        """That of Gaussian noise, a float; None of other data."""
+        """Variance of Gaussian noise, a float; None for other data."""
         return
 
 
 class CountEmission(Emission):
-    """Counts, or what is known of them."""
+    """Counts, observed in full or as indicators."""
 
     def cold(self, batch, weights, prior, n_sharings):
         counts, totals = self.shared_out(batch, weights)
@@ -123,7 +124,7 @@ class CountEmission(Emission):
         if variance is not None:
             # To second order, and as of log-normals, which no variance makes -inf.
             spread = products_at_entries(x, z.square(), variance)
-            # Of a product near 0 the slope would overflow where the weights have it.
+            # For a product near 0, the slope would overflow in the weights.
             least = torch.finfo(z.dtype).tiny ** (1 / 3)
             spread = spread / m.clamp_min(least).square()
             terms = terms - 0.5 * self._bend(entries.values, m) * torch.log1p(spread)
@@ -135,11 +136,11 @@ class CountEmission(Emission):
 
     @abstractmethod
     def _terms(self, values, m):
-        """What entries of mean m add to the log likelihood but for -m."""
+        """Log likelihood of entries with mean m, without -m."""
 
     @abstractmethod
     def _bend(self, values, m):
-        """Minus m^2 times the second derivative of that."""
+        """Minus m^2 times the second derivative of ``_terms``."""
 
     @abstractmethod
     def allocate(self, x, mean_log, weights):
@@ -147,7 +148,7 @@ class CountEmission(Emission):
 
     @abstractmethod
     def allocated_log_likelihood(self, x, allocation, weights):
-        """Of each row, the counts times E log (z W), or what stands for it."""
+        """Counts of each row times E log (z W), or the term in its place."""
 
     @abstractmethod
     def expand(self, x, m, spread, flat):
@@ -244,7 +245,7 @@ class Gaussian(Emission):
             self.log_noise.data.fill_(0.5 * math.log(variance + 1e-300))
 
     def variance(self):
-        """That of the noise, a tensor."""
+        """Variance of the noise, a tensor."""
         if self.log_noise is None:
             return self.noise
         return (2 * self.log_noise).exp() + self.noise_floor

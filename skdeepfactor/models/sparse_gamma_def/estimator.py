@@ -21,10 +21,10 @@ sigma^2). With ``weight_prior="spike_slab"`` the prior of :math:`W_0` is a mixtu
 two gammas, :math:`\pi\, \text{Gamma}(c, d) + (1 - \pi)\, \text{Gamma}(1, d')`, the
 second a narrow one.
 
-Where to read on: data given z W in ``emissions.py``, layers given those above in
-``links.py``; the solvers in closed form in ``closed.py`` and ``lowest_weights.py``; and
-the solver by gradients, for other families of posteriors and with networks that give
-them, in ``gradient.py`` and ``families.py``.
+Data given z W are in ``emissions.py``, and layers given those above in ``links.py``;
+the solvers in closed form in ``closed.py`` and ``lowest_weights.py``; and the solver by
+gradients, for other families of posteriors and with networks that give them, in
+``gradient.py`` and ``families.py``.
 
 Ranganath, Tang, Charlin and Blei (2015), Deep exponential families; Naesseth, Ruiz,
 Linderman and Blei (2017), Reparameterization gradients through acceptance-rejection
@@ -34,11 +34,14 @@ Gaussian.
 """
 
 import itertools
+import os
 import warnings
+from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -52,7 +55,7 @@ from skdeepfactor.models.sparse_gamma_def.gradient import GRADIENT
 from skdeepfactor.models.sparse_gamma_def.links import LINKS
 from skdeepfactor.models.sparse_gamma_def.parts import LowestStart
 
-# What learns the model, by the name of the solver.
+# Solvers by name.
 PARTS = {"expansion": EXPANSION, "auxiliary": AUXILIARY, "gradient": GRADIENT}
 
 # Which X each likelihood is of.
@@ -64,7 +67,7 @@ class SparseGammaDEF(ConjugateFactorModel):
 
     Layers of gamma factors, each the mean of the one below through sparse gamma
     weights: ``z_l ~ Gamma(a_l, a_l / (z_{l+1} W_l))``, ``x ~ Poisson(z_1 W_0)``. With
-    one layer it is Poisson factorization. Sparse data stay sparse.
+    one layer, this is Poisson factorization. Sparse data stay sparse.
 
     Parameters
     ----------
@@ -189,10 +192,10 @@ class SparseGammaDEF(ConjugateFactorModel):
     ----------
     components_ : ndarray of shape (layer_sizes[0], n_features)
         Posterior mean of the weights of the lowest layer.
-        Read-only, as all fitted arrays: change a copy.
+        Read-only, like all fitted arrays: change a copy.
     weights_ : list of ndarray
-        Posterior means of the weights of all layers: ``components_``, and from each
-        layer to the one below, (layer_sizes[l + 1], layer_sizes[l]).
+        Posterior means of the weights of all layers: ``components_``, then those from
+        each layer to the one below, (layer_sizes[l + 1], layer_sizes[l]).
     sparsity_ : ndarray of shape (n_layers,)
         For each array of ``weights_``, the share of its entries that are below 1 % of
         the largest entry of their column, the weights of one unit or feature below.
@@ -200,7 +203,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         With ``weight_prior="spike_slab"``, the posterior probability that a weight
         belongs to the slab; else None.
     noise_variance_ : float
-        ``sigma^2`` of ``likelihood="gaussian"``, else None.
+        ``sigma^2`` with ``likelihood="gaussian"``, else None.
     lower_bound_ : float
         Bound of the training data in nats, the divergence of the weights included: the
         mean of 50 draws, of 20 with ``solver="gradient"``; in closed form with
@@ -208,7 +211,7 @@ class SparseGammaDEF(ConjugateFactorModel):
     lower_bound_std_error_ : float
         Its standard error over the draws; 0 in closed form.
     input_scale_ : float
-        By what X is multiplied; 1.0 if the training data were integers.
+        Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound`` (an estimate to second order with ``solver="expansion"``),
         ``seconds`` and, with early stopping, ``validation_score``, for each pass. The
@@ -216,12 +219,11 @@ class SparseGammaDEF(ConjugateFactorModel):
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float
-        Number of rows that training has seen; the sum of their weights, where there
-        are some.
+        Number of rows that training has seen, or the sum of their weights if given.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, where the data had names.
+        Names of the features, if the data had names.
 
     Warns
     -----
@@ -284,43 +286,43 @@ class SparseGammaDEF(ConjugateFactorModel):
 
     def __init__(
         self,
-        layer_sizes=(100, 40, 15),
+        layer_sizes: Sequence[int] = (100, 40, 15),
         *,
-        likelihood="poisson",
-        link="mean",
-        layer_shape=0.1,
-        top_rate=0.1,
-        weight_prior="gamma",
-        weight_shape=0.1,
-        weight_rate=0.3,
-        solver="expansion",
-        family="gamma",
-        amortized=False,
-        encoder_layers=(200,),
-        missing_values="error",
-        learning_rate=0.05,
-        over_relaxation=1.4,
-        acceleration=5,
-        input_scale="auto",
-        init="parts",
-        transform_layer=1,
-        max_iter=1000,
-        tol=1e-6,
-        max_inner_iter=5,
-        inner_tol=1e-4,
-        n_cold_iter=None,
-        batch_size=None,
-        learning_offset=10.0,
-        learning_decay=0.7,
-        validation_fraction=None,
-        n_iter_no_change=10,
-        n_init=1,
-        n_jobs=None,
-        warm_start=False,
-        device="cpu",
-        random_state=None,
-        verbose=0,
-    ):
+        likelihood: str = "poisson",
+        link: str = "mean",
+        layer_shape: float | Sequence[float] = 0.1,
+        top_rate: float = 0.1,
+        weight_prior: str = "gamma",
+        weight_shape: float = 0.1,
+        weight_rate: float = 0.3,
+        solver: str = "expansion",
+        family: str = "gamma",
+        amortized: bool = False,
+        encoder_layers: Sequence[int] = (200,),
+        missing_values: str = "error",
+        learning_rate: float = 0.05,
+        over_relaxation: float = 1.4,
+        acceleration: int = 5,
+        input_scale: float | str = "auto",
+        init: str | ArrayLike = "parts",
+        transform_layer: int | str = 1,
+        max_iter: int = 1000,
+        tol: float = 1e-6,
+        max_inner_iter: int = 5,
+        inner_tol: float = 1e-4,
+        n_cold_iter: int | None = None,
+        batch_size: int | None = None,
+        learning_offset: float = 10.0,
+        learning_decay: float = 0.7,
+        validation_fraction: float | None = None,
+        n_iter_no_change: int = 10,
+        n_init: int = 1,
+        n_jobs: int | None = None,
+        warm_start: bool = False,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.layer_sizes = layer_sizes
         self.likelihood = likelihood
         self.link = link
@@ -371,7 +373,7 @@ class SparseGammaDEF(ConjugateFactorModel):
 
     @property
     def _part(self):
-        """What learns the model: the only use of ``solver``."""
+        """The solver; the only use of the parameter ``solver``."""
         return PARTS[self.solver]
 
     @property
@@ -405,11 +407,12 @@ class SparseGammaDEF(ConjugateFactorModel):
             f"layers, got {self.transform_layer}."
         )
 
-    def transform(self, X, *, out=None):
+    def transform(
+        self, X: Any, *, out: str | os.PathLike[str] | None = None
+    ) -> np.ndarray:
         """Infer the units of each row.
 
-        The model stays as it is. A row's units depend on that row alone, and not on
-        those beside it.
+        The model is not changed. The units of a row depend on that row alone.
 
         Parameters
         ----------
@@ -421,8 +424,8 @@ class SparseGammaDEF(ConjugateFactorModel):
         Returns
         -------
         ndarray of shape (n_samples, n_units)
-            The posterior mean of the units of ``transform_layer``, of all layers side
-            by side, the lowest first, for "all"; float64 for float64 data, else
+            The posterior mean of the units of ``transform_layer``; for "all", the
+            layers side by side, the lowest first. Float64 for float64 data, else
             float32. With ``out``, a read-only map of the file.
 
         See Also
@@ -441,11 +444,16 @@ class SparseGammaDEF(ConjugateFactorModel):
         layers = self._transformed_layers()
         return self._infer(X, lambda module, batch: module.features(batch, layers), out)
 
-    def sample(self, n_samples=1, *, random_state=None):
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> Any:
         """Draw rows from the model, from the top layer down.
 
-        Units of the top layer are drawn from their prior, and those of each layer given
-        those above.
+        Units of the top layer are drawn from their prior, those of each other layer
+        given the layer above.
 
         Parameters
         ----------
@@ -457,7 +465,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         Returns
         -------
         CSR matrix or ndarray of shape (n_samples, n_features)
-            From the posterior mean of the weights; CSR for counts.
+            Drawn with the posterior mean of the weights; CSR for counts.
 
         See Also
         --------
@@ -500,7 +508,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         if any(above > below for below, above in itertools.pairwise(sizes)):
             warnings.warn(
                 f"layer_sizes={sizes} has a layer that is larger than the one below "
-                "it, which it is to sum up.",
+                "it, which it should summarize.",
                 stacklevel=2,
             )
         lowest = LowestStart.of(

@@ -8,8 +8,8 @@ lognormal
 ``log_draw`` makes log y from noise by the quantile function, so that draws are
 differentiable; of gammas by that of shape + 1 and y_s = y_{s+1} u^{1/s}, so that small
 shapes do not underflow. E[y], E[log y] and the entropy have closed forms.
-``spread_range`` is where the second parameter stays, ``least_log_shape`` where it must
-stay above for E[1 / y] to be finite, which of log-normals it always is.
+``spread_range`` bounds the second parameter; ``least_log_shape`` is the bound above
+which E[1 / y] is finite, as it always is for log-normals.
 """
 
 import math
@@ -36,7 +36,7 @@ class GammaFamily:
 
     @staticmethod
     def relative_variance(second):
-        """That of y over the square of its mean."""
+        """Variance of y over the square of its mean."""
         return (-second).exp()
 
     @staticmethod
@@ -75,7 +75,7 @@ class LogNormalFamily:
 
     @staticmethod
     def relative_variance(second):
-        """That of y over the square of its mean."""
+        """Variance of y over the square of its mean."""
         return torch.expm1((2 * second).exp())
 
     @staticmethod
@@ -117,7 +117,7 @@ class WeibullFamily:
 
     @staticmethod
     def relative_variance(second):
-        """That of y over the square of its mean."""
+        """Variance of y over the square of its mean."""
         power = (-second).exp()
         return torch.expm1(torch.lgamma(1 + 2 * power) - 2 * torch.lgamma(1 + power))
 

@@ -162,14 +162,14 @@ class PathwiseBelief(FactorModule):
             self.register_buffer("input_mean", torch.zeros(n_features))
             self.register_buffer("input_length", torch.ones(()))
             if may_miss:
-                # What it sees where an entry is missing.
+                # Input of the encoder for a missing entry.
                 self.register_buffer("center", torch.zeros(n_features))
         self.inclusion_logit = None
         if has_spikes:
             self.inclusion_logit = nn.Parameter(torch.zeros(()))
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
         self.generator = None
-        # Of the last bound that was found by Monte Carlo.
+        # Standard error of the last bound that was found by Monte Carlo.
         self.lower_bound_std_error = 0.0
 
     @property
@@ -210,8 +210,8 @@ class PathwiseBelief(FactorModule):
             mean = sums[:, 0] / len(x)
             self.input_mean.copy_(mean)
             square = float(row_sum(map_values(torch.square, inputs)).mean())
-            # Of what is left, on average; of alike rows that would say nothing of those
-            # to come, and be near 0.
+            # Mean of the centred squares. For rows that are all alike it is near 0,
+            # and carries no information on later rows.
             left = square - float(mean.square().sum())
             if left <= ALIKE**2 * square:
                 left = square or 1.0
@@ -234,7 +234,7 @@ class PathwiseBelief(FactorModule):
         ]
 
     def _bounded(self, layer, first, second):
-        """Parameters within what floating point, and the link, can bear."""
+        """Parameters in the range of floating point and of the link."""
         second = second.clamp(*self.family.spread_range)
         least = self.family.least_log_shape
         if layer > 0 and self.link.divides and least is not None:
@@ -243,7 +243,7 @@ class PathwiseBelief(FactorModule):
         return first.clamp(*LOG_RANGE), second
 
     def weights(self):
-        """Posterior means of the weights, (units, what is below)."""
+        """Posterior means of the weights, (units, units or features below)."""
         lowest, *uppers = (self.family.mean(*pair) for pair in self._weight_pairs())
         return [lowest.T, *uppers]
 
@@ -266,7 +266,7 @@ class PathwiseBelief(FactorModule):
         return self._cold(batch) + self.encoder(inputs, center=center)
 
     def _inputs(self, batch):
-        """What an encoder sees of rows."""
+        """Inputs of an encoder for rows."""
         x = batch.x
         if batch.observed is not None:
             x = x + (1 - batch.observed) * self.center
@@ -364,7 +364,7 @@ class PathwiseBelief(FactorModule):
         return self._scored(batch, state).mean(0) + self._base(batch)
 
     def _base(self, batch):
-        """What the bound of each row has besides."""
+        """Other terms of the bound of each row."""
         return self.emission.base(self.emission.constants(batch), batch)
 
     def word_bound(self, batch):
@@ -450,7 +450,7 @@ class PathwiseBelief(FactorModule):
     # The face of the module.
 
     def noise_variance(self):
-        """That of Gaussian noise, a float; None of other data."""
+        """Variance of Gaussian noise, a float; None for other data."""
         return self.emission.noise_variance()
 
     @torch.no_grad()
@@ -518,7 +518,7 @@ class PathwiseBelief(FactorModule):
         return torch.cat([state, *moments[:2], n_steps, constants], 1)
 
     def _expanded(self, weights):
-        """Drawn weights, but the mean of what is wide, and its variance, else 0."""
+        """Drawn weights, or means of wide ones; and variances of these, else 0."""
         first, second = self._weight_pairs()[0]
         mean = self.family.mean(first, second)
         relative = self.family.relative_variance(second)
@@ -633,7 +633,7 @@ GRADIENT = Gradient()
 def _takes_all_for_noise(closed, start):
     """Whether a trained layer takes the data for noise around nothing.
 
-    So it may be of numbers far above what the priors expect. The weights are then those
+    So numbers may be far above those that the priors expect. The weights are then those
     of the priors, and units would have to be as large.
     """
     noise = closed.noise_variance()

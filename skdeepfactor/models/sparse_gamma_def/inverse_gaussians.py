@@ -15,7 +15,7 @@ from skdeepfactor._math.ops import SLICE
 LARGEST_ORDER = 30.0
 
 
-# Of the table that quantiles of a generalized inverse Gaussian are read off.
+# Size of the table from which quantiles of these distributions are read.
 N_POINTS = 512
 
 
@@ -24,7 +24,7 @@ class InverseGaussians(nn.Module):
 
     Their moments are ratios of Bessel functions of s = 2 sqrt(rho tau). torch has none
     of real order, so they are interpolated in log s between points made by SciPy, to
-    1e-8; beyond the last points logarithms go on in straight lines.
+    1e-8; beyond the last points, logarithms are extrapolated linearly.
     """
 
     def __init__(self, order):
@@ -56,7 +56,7 @@ class InverseGaussians(nn.Module):
         """The interpolated curves, (3, ...), float64."""
         table = self.table.double()
         position = (log_s.double() - self.low) / self.step
-        # What is no number has a cell too, and no number for a value.
+        # NaN has a cell too, with the value NaN.
         cell = position.floor().nan_to_num_(0.0).clamp_(-1, table.shape[2] - 2)
         t = position - cell.clamp_min(0)
         cell = cell.long() + 1

@@ -1,7 +1,7 @@
 r"""Layers of gamma factors above each other, with posteriors in closed form.
 
-What a layer z says of the one below it, y, through the weights W: of each unit k of y,
-given :math:`\mu_k = (z W)_k`, either the mean or the rate,
+A layer z determines the layer y below it through the weights W: for each unit k of y it
+gives, with :math:`\mu_k = (z W)_k`, either the mean or the rate,
 
 .. math::
     y_k \sim \text{Gamma}(a, a / \mu_k), \qquad y_k \sim \text{Gamma}(a, \mu_k).
@@ -58,7 +58,7 @@ from skdeepfactor._math.gammas import (
 from skdeepfactor._math.ops import scaled
 from skdeepfactor.models.sparse_gamma_def.inverse_gaussians import InverseGaussians
 
-# Of rho times tau, which can collapse faster than exponentially.
+# Least rho times tau, which can collapse faster than exponentially.
 FLOOR = 1e-14
 
 
@@ -78,7 +78,7 @@ class InverseGaussianUnits(NamedTuple):
         return cls(rho, tau, *family.moments(rho, tau))
 
     def entropy(self):
-        """The entropy, but for (g - 1) E[log y], float64."""
+        """The entropy without (g - 1) E[log y], float64."""
         terms = self.rho * self.mean + self.tau * self.inverse
         return self.log_normaliser + terms.double()
 
@@ -148,16 +148,16 @@ class Means(nn.Module):
         return alpha / product
 
     def message(self, state, below, alpha, above, weights):
-        """What the means below tell the units above."""
+        """Message from the means below to the units above."""
         expected, harmonic = state
         scaled = weights.mean @ (alpha / expected).T
         tau = (alpha * below * harmonic.square()) @ (1 / weights.inverse).T
         return scaled.T, tau / above.inverse.square()
 
     def weight_message(self, state, below, alpha, above, weights, scale=1.0):
-        """What they tell the weights, (2, units above, units below).
+        """Message from the means below to the weights, (2, units above, units below).
 
-        What each row says is multiplied by ``scale``, a float, or a tensor (n_rows,).
+        Rows are multiplied by ``scale``, a float or a tensor (n_rows,).
         """
         expected, harmonic = state
         alpha = scaled(torch.full_like(below[:, :1], alpha), scale)
@@ -198,7 +198,7 @@ class GammaUnits(NamedTuple):
 
 
 class RateState(NamedTuple):
-    """M, the bound on E[log (z W)], and what shares are made of."""
+    """M, the bound on E[log (z W)], and the factors of shares."""
 
     expected: torch.Tensor
     mean_log: torch.Tensor
@@ -231,7 +231,7 @@ class Rates(nn.Module):
         return GammaUnits.of((self.shapes[layer] + 1) * ones, ones)
 
     def cold_mean(self, below, weights):
-        # What is above falls where this rises: it says little of where to start.
+        # The units above fall where this rises, which says little about a start.
         return below.new_ones(len(below), len(weights))
 
     def start(self, mean, rate):

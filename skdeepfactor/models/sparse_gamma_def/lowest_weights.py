@@ -107,8 +107,8 @@ def mean_log(shape, mean):
 class LowestWeights(nn.Module, ABC):
     """A posterior of the lowest weights, whose means are (n_features, k).
 
-    ``emission`` is that of the data. ``view`` is what a batch looks like under given
-    factors, from which ``likelihood``, ``step`` and ``add`` are made.
+    ``emission`` is the likelihood of the data. ``view`` describes a batch under given
+    factors, for ``likelihood``, ``step`` and ``add``.
     """
 
     #: Whether factors and weights step together, from the same view.
@@ -121,7 +121,7 @@ class LowestWeights(nn.Module, ABC):
         super().__init__()
         self.emission, self.may_miss = emission, may_miss
         self.prior_shape, self.prior_rate = weight_shape, weight_rate
-        # Sums over rows of what the weights follow from, by feature.
+        # Sums over rows of the statistics of weights, by feature.
         self.counts = nn.Parameter(torch.zeros(shape))
         self.register_buffer("weight_mean", torch.ones(shape))
         self.register_buffer("weight_concentration", torch.ones(shape))
@@ -129,7 +129,7 @@ class LowestWeights(nn.Module, ABC):
     def initialize(self, X, weights, counts, level):
         """Start from counts of each unit in each feature, of units of size ``level``.
 
-        X says how large the data are, and ``weights`` how often each row counts.
+        X gives the scale of the data, and ``weights`` how often each row counts.
         """
         self.emission.initialize(X, weights)
         mean = np.maximum(counts / (weights.sum() * level), 1e-8 * level)
@@ -138,23 +138,23 @@ class LowestWeights(nn.Module, ABC):
         self.weight_concentration.copy_(torch.from_numpy(shape.T))
 
     def with_sums(self, batch):
-        """A batch, with sums over what rows have that miss something."""
+        """A batch, with sums over the observed features of incomplete rows."""
         if batch.observed is None:
             return batch
         return batch.with_side(sums=batch.observed @ self.summed())
 
     @abstractmethod
     def summed(self):
-        """What is summed over the features that rows have, (n_features, width)."""
+        """Numbers to sum over the observed features of rows, (n_features, width)."""
 
     def cold(self, batch, prior):
-        """Means and shapes of rows from what they have, under a prior's shape."""
+        """Means and shapes of rows from their data, under a prior's shape."""
         counts, totals = self.emission.shared_out(batch, self.weight_mean)
         return (counts / totals).clamp_min(FLOORS[counts.dtype]), prior + counts
 
     @abstractmethod
     def view(self, batch, mean, shape):
-        """What steps and the likelihood are made of."""
+        """Quantities that steps and the likelihood are computed from."""
 
     @abstractmethod
     def likelihood(self, view):
@@ -166,13 +166,13 @@ class LowestWeights(nn.Module, ABC):
 
     @abstractmethod
     def add(self, view, scale):
-        """Add what weights follow from: sums over rows, times ``scale``.
+        """Add the statistics of the weights: sums over rows, times ``scale``.
 
-        That is a float, or a tensor (n_rows,) of what each row is multiplied by.
+        That is a float, or a tensor (n_rows,) of factors of the rows.
         """
 
     def add_means(self, batch, mean, scale):
-        """Add what they follow from of the means after a step."""
+        """Add the statistics that depend on the means after a step."""
 
     @abstractmethod
     def update(self, power):
@@ -212,7 +212,7 @@ class LowestWeights(nn.Module, ABC):
         return
 
     def refresh(self):
-        """Recompute what follows from the weights."""
+        """Recompute values that follow from the weights."""
 
 
 class CountWeights(LowestWeights):
@@ -220,9 +220,9 @@ class CountWeights(LowestWeights):
 
     def __init__(self, shape, emission, **prior):
         super().__init__(shape, emission, **prior)
-        # The same for all features that all rows have.
+        # One number serves all features that all rows have.
         self.totals = nn.Parameter(torch.zeros(shape if self.may_miss else shape[1]))
-        # Of the closed-form bound, which not every pass needs.
+        # For the closed-form bound, which not every pass needs.
         self._allocating = None
 
     def initialize(self, X, weights, counts, level):
@@ -234,16 +234,16 @@ class CountWeights(LowestWeights):
         return self.weight_mean
 
     def totals_of(self, batch):
-        """The sums of the weights of what a row has; of all rows at once, if all."""
+        """Sums of the weights over observed features; one for all complete rows."""
         return batch.side.get("sums", self.weight_totals)
 
     def totals_for(self, features):
-        """The totals of some features; of all alike, if no row misses any."""
+        """Totals of some features; one for all if no entry is missing."""
         totals = self.totals.detach()
         return totals[features] if self.may_miss else totals
 
     def expected_totals(self, batch, mean):
-        """The sum of E (z W)_v over what each row has, float64."""
+        """Sum of E (z W)_v over the observed features of each row, float64."""
         return (mean * self.totals_of(batch)).sum(1, dtype=torch.float64)
 
     def closed(self, batch, mean, shape):
@@ -261,7 +261,7 @@ class CountWeights(LowestWeights):
         return self.emission.allocate(x, mean_log(shape, mean), self._weights)
 
     def counted(self, x, allocation):
-        """The counts of each row times E log (z W), or what stands for it."""
+        """Counts of each row times E log (z W), or the term in its place."""
         return self.emission.allocated_log_likelihood(x, allocation, self._weights)
 
     def given_total(self, batch, mean, shape):
@@ -275,7 +275,7 @@ class CountWeights(LowestWeights):
 
     @property
     def _weights(self):
-        """What allocates counts to the factors."""
+        """Weights that allocate counts to the factors."""
         if self._allocating is None:
             shape = self.weight_mean.T.shape
             self._allocating = Weights.from_mean_log(
@@ -322,7 +322,7 @@ class AllocatedWeights(CountWeights):
 
 
 class SpikedWeights(AllocatedWeights):
-    """The same, with spikes and slabs."""
+    """Weights of allocated counts, with spikes and slabs."""
 
     def __init__(self, shape, emission, **prior):
         super().__init__(shape, emission, **prior)
@@ -345,7 +345,7 @@ class SpikedWeights(AllocatedWeights):
         self.weight_concentration.copy_(self.prior_shape + self.counts.detach())
 
     def _log_evidence(self, shape, rate):
-        """Log of what the counts of each weight have for a probability, float64."""
+        """Log probability of the counts of each weight, float64."""
         counts, totals = self.counts.detach().double(), self.totals.detach().double()
         total = shape + counts
         ratio = (
@@ -470,7 +470,7 @@ class ExpandedWeights(CountWeights):
 class GaussianView(NamedTuple):
     """A batch of numbers under given factors: X W' and z G.
 
-    And m, where entries are missing, 0 there; and what is summed over a row's features:
+    With missing entries, also m, 0 there, and sums over a row's observed features of
     w^2 (1 + c) and w^2.
     """
 
@@ -507,7 +507,7 @@ class GaussianWeights(LowestWeights):
         return torch.cat([square * (1 + 1 / self.weight_concentration), square], 1)
 
     def sums_of(self, batch):
-        """The same, summed over what a row has; for all rows at once, if all."""
+        """Their sums over observed features; one for all complete rows."""
         if "sums" not in batch.side:
             return self._spread, self._flat
         return batch.side["sums"].chunk(2, 1)
@@ -623,7 +623,7 @@ def _shape(prior, curvature, shape):
 
 
 def _exact_shape(prior, curvature, shape):
-    """The same with g to rounding: such a step never lowers the bound."""
+    """A step on shapes with g to rounding, which never lowers the bound."""
     s = shape.double()
     # Beyond 1e4 the difference would cancel; the series is exact there.
     g = 2 * s.square() * (torch.polygamma(1, s) - 1 / s)

@@ -1,4 +1,4 @@
-"""What a solver does for the estimator, and where the lowest layer starts."""
+"""Interface of solvers, and the start of the lowest layer."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from skdeepfactor._math.starts import (
 
 
 class Part(ABC):
-    """A solver: builds the module, says where it starts and how it is trained.
+    """A solver: builds the module, initializes it and plans its training.
 
     ``model`` is the estimator, whose parameters are read and not changed.
     """
@@ -38,11 +38,11 @@ class Part(ABC):
 
     @abstractmethod
     def plan(self, model, module, budget):
-        """How the module is trained, a ``TrainingPlan``."""
+        """Plan of the module's training, a ``TrainingPlan``."""
 
 
 class LowestStart(NamedTuple):
-    """Where the lowest layer starts: counts of each unit in each feature.
+    """Start of the lowest layer: counts of each unit in each feature.
 
     ``counts`` are (k, n_features), for units of size ``level``; ``activity``,
     (n_rows, k), says how active the units are in the rows of X, of which ``weights``
@@ -60,7 +60,7 @@ class LowestStart(NamedTuple):
     def of(cls, start, init, n_components, *, may_miss, is_non_negative):
         """From the rows of a ``Start``, by the parameter ``init`` of the estimator."""
         X, weights, _, random_state = start.distinct()
-        # What is negative is noise, and has no part in where factors start.
+        # Negative numbers are noise, and do not contribute to the start.
         known = imputed(X, weights) if may_miss else X
         positive = known if is_non_negative else _positive_part(known)
         if isinstance(init, str) and init == "parts":
