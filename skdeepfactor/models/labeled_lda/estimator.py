@@ -5,6 +5,7 @@ from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import scipy.sparse
 import torch
 from numpy.typing import ArrayLike
 from sklearn.utils import ClassifierTags
