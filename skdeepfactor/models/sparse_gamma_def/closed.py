@@ -217,7 +217,10 @@ class GammaBelief(FactorModule):
 
     def _cold(self, batch):
         """Posteriors of rows from what they have alone."""
-        mean, shape = self.lowest.cold(batch, self.layer_shapes[0])
+        alpha = self.layer_shapes[0]
+        # From the floor a row that has nothing takes hundreds of steps to its prior.
+        of_none = 0.0 if self.training else alpha
+        mean, shape = self.lowest.cold(batch, alpha, of_none)
         uppers, below, floor = [], mean, FLOORS[mean.dtype]
         for layer, weights in enumerate(self._uppers):
             uppers.append(self.link.cold(layer, below, weights, floor))
