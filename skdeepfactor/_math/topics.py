@@ -133,11 +133,13 @@ class Admixture:
     def __init__(self, topics, alpha, *, is_collapsed):
         self.topics, self.alpha, self.is_collapsed = topics, alpha, is_collapsed
 
-    def solve(self, batch, start=None, *, max_steps, tol, is_collapsed=None):
+    def solve(
+        self, batch, start=None, *, max_steps, tol, is_final=False, is_collapsed=None
+    ):
         """Expected counts of the topics in each row, (n_rows, n_topics).
 
-        Updates from ``start``, or from even shares, until each row stands still;
-        collapsed ones or not, where that is not to be as always.
+        Updates from ``start``, or from even shares, until each row stands still (see
+        ``fixed_point``); collapsed ones or not, where that is not to be as always.
         """
         if is_collapsed is None:
             is_collapsed = self.is_collapsed
@@ -148,7 +150,9 @@ class Admixture:
             allocation, weights = self._allocation(batch, counts, is_collapsed)
             return allocation.row_counts(weights)
 
-        return fixed_point(update, batch, start, max_steps=max_steps, tol=tol)
+        return fixed_point(
+            update, batch, start, max_steps=max_steps, tol=tol, is_final=is_final
+        )
 
     def concentration(self, batch, counts):
         """Parameters of q(theta), (n_rows, n_topics); 0 where not allowed."""

@@ -198,6 +198,7 @@ class GammaBelief(FactorModule):
             else start[:, : self.state_width],
             max_steps=self.inner_iter if self.training else MAX_STEPS,
             tol=self.inner_tol,
+            is_final=not self.training,
         )
         return self._unpack(state)
 
