@@ -24,6 +24,10 @@ class GaussianMixture(NamedTuple):
         zeros = like.new_zeros(1, k)
         return cls(zeros, zeros, zeros[:, 0])
 
+    def to(self, like):
+        """The same in the type, and on the device, of a tensor."""
+        return GaussianMixture(*(part.to(like) for part in self))
+
     def _square(self, z):
         """Minus twice the log densities at z, up to a constant; float64."""
         precision = (-self.log_var).exp()

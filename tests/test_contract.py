@@ -468,3 +468,25 @@ def test_bad_weights(counts, weights, message):
     model = PoissonFactorization(2, max_iter=1, random_state=0).fit(counts)
     with pytest.raises(ValueError, match=message):
         model.score(counts, sample_weight=weights)
+
+
+def test_rows_in_float32_depend_on_no_company(estimator, counts):
+    """Neither on the rows beside them nor on how they are stored."""
+    model = estimator.fit(counts)
+    some = counts[3:10]
+    dense = some.toarray()
+    whole = model.transform(counts), model.score_samples(counts)
+    spread = whole[0].std(axis=0)
+    spread[spread == 0] = 1
+    ways = {
+        "few": (model.transform(some), model.score_samples(some)),
+        "dense": (model.transform(dense), model.score_samples(dense)),
+        "alone": (
+            np.concatenate([model.transform(row) for row in some]),
+            np.concatenate([model.score_samples(row) for row in some]),
+        ),
+    }
+    for way, (factors, bounds) in ways.items():
+        apart = np.abs(factors - whole[0][3:10]) / spread
+        assert apart.max() < 1e-5, way
+        assert_allclose(bounds, whole[1][3:10], rtol=0, atol=1e-3, err_msg=way)

@@ -1,5 +1,6 @@
 """Gamma deep exponential families against quadrature, Monte Carlo and planted parts."""
 
+import copy
 import math
 import pickle
 
@@ -19,7 +20,7 @@ from skdeepfactor import PoissonFactorization, SparseGammaDEF
 from skdeepfactor._math.allocation import indicator_excess
 from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._math.noise import FreshNoise, KeyedNoise
-from skdeepfactor.models.sparse_gamma_def import gradient
+from skdeepfactor.models.sparse_gamma_def import closed, gradient
 from skdeepfactor.models.sparse_gamma_def.families import FAMILIES
 from skdeepfactor.models.sparse_gamma_def.inverse_gaussians import InverseGaussians
 
@@ -921,3 +922,15 @@ def test_extreme_sizes_counts_and_shapes(solver, link):
         assert np.isfinite(Z).all()
         assert np.isfinite(model.lower_bound_)
         assert np.isfinite(model.score(X))
+
+
+@pytest.mark.parametrize("solver", ["expansion", "auxiliary"])
+def test_empty_rows_come_to_their_prior(solver, counts, monkeypatch):
+    """Under a deep model too, where steps are small far below the prior's mean."""
+    model = SparseGammaDEF((6, 3, 2), solver=solver, max_iter=10, random_state=0)
+    model.fit(counts.toarray().astype(np.float64))
+    empty = np.zeros((1, counts.shape[1]))
+    found = model.score_samples(empty)
+    monkeypatch.setattr(closed, "MAX_STEPS", 3000)
+    model._fitted_with["inner_tol"] = 1e-8
+    assert_allclose(found, copy.copy(model).score_samples(empty), atol=1e-3)

@@ -152,6 +152,8 @@ class Batch:
 
     def double(self):
         """These rows in float64."""
+        if self.x.dtype == torch.float64:
+            return self
         x, observed = map_values(torch.Tensor.double, self.x), self.observed
         observed = None if observed is None else observed.double()
         return Batch(x, observed, self.weight, self.side)

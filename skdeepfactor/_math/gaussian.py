@@ -4,7 +4,7 @@ A model gives, for a posterior :math:`q(z_n) = N(\mu_n, S_n)` the row's bound L,
 gradient g in the mean, and the precision :math:`\Lambda = -2 \partial L / \partial S +
 S^{-1}`, which is the posterior's own where L is stationary. The same precisions scale
 the steps in the mean, :math:`\Lambda^{-1} g`. With diagonal covariances, a step that
-does not raise the row's bound is taken back, and the row's next step is shorter. Ten
+lowers the row's bound is taken back, and the row's next step is shorter. Ten
 such steps replace hundreds of steps of a stochastic gradient.
 
 If a bound is sampled, each row's parameters follow Adam.
@@ -22,8 +22,12 @@ from skdeepfactor._math.row_steps import Moments, adam_step
 # and where a row that still finds no gain is done.
 FIRST_RATE, LONGER, SHORTER, LEAST_RATE = 0.7, 1.3, 0.4, 1e-4
 
-# A gain says that a row is done only where the step was longer than this.
+# That a step gains nothing says that a row is done only if it was longer than this.
 TELLING_RATE = 0.3
+
+# Lengths of steps, as shares of Newton's, and how many nats bounds may fall by on the
+# way, where rows are followed to their end.
+RATE_RANGE, MAX_FALL = (0.1, 3.0), 1.0
 
 # Steps with full covariances, after those with diagonal ones.
 N_FULL_STEPS = 3
@@ -52,6 +56,10 @@ class Posterior(NamedTuple):
         if isinstance(q, MultivariateNormal):
             return cls(q.mean, q.variance, q.scale_tril)
         return cls(q.mean, q.variance)
+
+    def to(self, like):
+        """The same in the type of a tensor."""
+        return Posterior(*(part if part is None else part.to(like) for part in self))
 
     def distribution(self):
         """These posteriors as a ``torch.distributions`` object."""
@@ -121,26 +129,17 @@ def inverse_root(precision):
 
 
 @torch.no_grad()
-def refine(
-    slopes, batch, starts, *, max_steps, tol, kl_weight=1.0, fixes_variances=False
-):
+def refine(slopes, batch, starts, *, max_steps, kl_weight=1.0, fixes_variances=False):
     """Posteriors with diagonal covariances after Newton's steps on each row's bound.
 
     ``slopes(batch, q)`` gives, for posteriors with centers, the bound of each row,
     (n_rows,), its gradient in the mean and the precision of a stationary posterior,
     both (n_rows, k), and the best centers. A row begins at that of the ``starts`` at
-    which its bound is higher. It is done when a step gains at most ``tol`` times the
-    bound; with ``tol=0`` rows take all steps together.
+    which its bound is higher. All rows take all steps, none of which lowers a bound.
 
     If a divergence counts ``kl_weight`` times in the bound, the entropy does too.
     """
-    q, *others = starts
-    best, at = [q.mean, q.var], slopes(batch, q)
-    for other in others:
-        other_at = slopes(batch, other)
-        is_better = at[0] >= other_at[0]
-        best = choose(is_better, best, [other.mean, other.var])
-        at = choose(is_better, at, other_at)
+    (mean, var, _), at = _best(slopes, batch, starts)
 
     def step(batch, state):
         mean, var, value, gradient, precision, center, rate = state
@@ -152,18 +151,78 @@ def refine(
         gain = new_at[0] - value
         is_better = gain >= 0
         # Neither a step that was taken back nor a short one says that it is over.
-        is_done = is_better & (gain <= tol * value.abs()) & (rate[:, 0] > TELLING_RATE)
+        is_done = is_better & (gain == 0) & (rate[:, 0] > TELLING_RATE)
         is_done |= rate[:, 0] < LEAST_RATE
         longer = (LONGER * rate).clamp_max(1)
         rate = torch.where(is_better[:, None], longer, SHORTER * rate)
         kept = choose(is_better, [new.mean, new.var, *new_at], state[:-1])
         return [*kept, rate], is_done
 
-    rate = torch.full_like(q.mean[:, :1], FIRST_RATE)
-    state = [*best, *at, rate]
-    state = iterate_rows(step, batch, state, max_steps=max_steps, drops=tol > 0)
+    state = [mean, var, *at, torch.full_like(mean[:, :1], FIRST_RATE)]
+    state = iterate_rows(step, batch, state, max_steps=max_steps, drops=False)
     mean, var, *_, center, _ = state
     return Posterior(mean, var, None, center)
+
+
+@torch.no_grad()
+def converge(slopes, batch, starts, *, max_steps, tol, fixes_variances=False):
+    """The same, each row to its own end: in half as many steps, of lengths that vary.
+
+    The length of a step in the mean is that of Barzilai and Borwein (1988), from how
+    the gradient changed along the last one. A bound may fall by a little on the way;
+    what is given is the best on it. A row is done when a step of Newton would gain at
+    most ``tol`` times its bound, or times a nat. Wants float64, where rounding does not
+    decide which step is the last.
+    """
+    (mean, var, center), at = _best(slopes, batch, starts)
+
+    def step(batch, state):
+        mean, var, center, _, gradient, precision, good_center, rate = state[:8]
+        best, best_value = state[8:11], state[11]
+        share = rate.clamp_max(1)
+        new_var = var
+        if not fixes_variances:
+            new_var = 1 / ((1 - share) / var + share * precision)
+        move = rate * (gradient / precision)
+        new_center = center + share * (good_center - center)
+        new = Posterior(mean + move, new_var, None, new_center)
+        new_at = slopes(batch, new)
+        new_value, new_gradient, new_precision, _ = new_at
+        is_taken = new_value >= best_value - MAX_FALL
+        to_gain = 0.5 * (new_gradient.square() / new_precision).sum(1)
+        if not fixes_variances:
+            to_gain += 0.25 * (new_precision * new_var - 1).square().sum(1)
+        is_done = is_taken & (to_gain <= tol * new_value.abs().clamp_min(1))
+        is_done |= rate[:, 0] < LEAST_RATE
+        slope = (gradient * move).sum(1, keepdim=True)
+        change = slope - (new_gradient * move).sum(1, keepdim=True)
+        # A gradient that does not fall says that there is far to go.
+        found = torch.where(change > 0, slope / change, torch.inf)
+        longer = (rate * found).clamp(*RATE_RANGE)
+        rate = torch.where(is_taken[:, None], longer, SHORTER * rate)
+        moved = [new.mean, new.var, new.center, *new_at]
+        is_better = new_value > best_value
+        best = choose(is_better, moved[:3], best)
+        best_value = torch.where(is_better, new_value, best_value)
+        return [*choose(is_taken, moved, state[:7]), rate, *best, best_value], is_done
+
+    rate = torch.full_like(mean[:, :1], FIRST_RATE)
+    state = [mean, var, center, *at, rate, mean, var, center, at[0]]
+    state = iterate_rows(step, batch, state, max_steps=max_steps)
+    mean, var, center = state[8:11]
+    return Posterior(mean, var, None, center)
+
+
+def _best(slopes, batch, starts):
+    """The start at which each row's bound is highest, in parts, and its slopes."""
+    q, *others = starts
+    best, at = [q.mean, q.var, q.center], slopes(batch, q)
+    for other in others:
+        other_at = slopes(batch, other)
+        is_better = at[0] >= other_at[0]
+        best = choose(is_better, best, [other.mean, other.var, other.center])
+        at = choose(is_better, at, other_at)
+    return best, at
 
 
 @torch.no_grad()

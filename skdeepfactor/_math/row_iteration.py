@@ -44,21 +44,34 @@ def iterate_rows(step, batch, state, *, max_steps, drops=True):
     return result
 
 
-def fixed_point(update, batch, state, *, max_steps, tol):
+def fixed_point(update, batch, state, *, max_steps, tol, is_final=False):
     """Iterate ``state = update(batch, state)``, each row to its own convergence.
 
     ``state`` is (n_rows, width) and not negative. A row is done when its absolute
-    change is at most ``tol`` times its size, both summed over the row.
+    change is at most ``tol`` times its size, both summed over the row. With
+    ``is_final``, it then ends between its last two states, where the change would have
+    come to just that if steps were continuous: rounding, which may decide how many
+    steps there are, moves the end no further than it moves a state.
     """
 
     def step(batch, state):
-        (old,) = state
+        old, before = state
         new = update(batch, old)
         if tol == 0:
-            return [new], None
-        return [new], (new - old).abs().sum(1) <= tol * new.sum(1)
+            return [new, before], None
+        # By how much the change is too large, for the step before and for this one.
+        change = new - old
+        excess = change.abs().sum(1) - tol * new.sum(1)
+        is_done = excess <= 0
+        if is_final:
+            beyond = torch.where(is_done, excess / (before - excess), 0)
+            new = torch.addcmul(new, beyond[:, None], change)
+        return [new, excess], is_done
 
-    (state,) = iterate_rows(step, batch, [state], max_steps=max_steps, drops=tol > 0)
+    # Nothing comes before the first step, which is taken whole.
+    before = state.new_full((len(state),), torch.inf)
+    state = [state, before]
+    state, _ = iterate_rows(step, batch, state, max_steps=max_steps, drops=tol > 0)
     return state
 
 

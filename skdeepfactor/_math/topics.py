@@ -133,10 +133,13 @@ class Admixture:
     def __init__(self, topics, alpha, *, is_collapsed):
         self.topics, self.alpha, self.is_collapsed = topics, alpha, is_collapsed
 
-    def solve(self, batch, start=None, *, max_steps, tol, is_collapsed=None):
+    def solve(
+        self, batch, start=None, *, max_steps, tol, is_final=False, is_collapsed=None
+    ):
         """Expected counts of the topics in each row, (n_rows, n_topics).
 
-        Updates go from ``start``, or from even shares, until each row converges;
+        Updates go from ``start``, or from even shares, until each row converges
+        (see ``fixed_point``);
         ``is_collapsed`` overrides the kind of updates.
         """
         if is_collapsed is None:
@@ -148,7 +151,9 @@ class Admixture:
             allocation, weights = self._allocation(batch, counts, is_collapsed)
             return allocation.row_counts(weights)
 
-        return fixed_point(update, batch, start, max_steps=max_steps, tol=tol)
+        return fixed_point(
+            update, batch, start, max_steps=max_steps, tol=tol, is_final=is_final
+        )
 
     def concentration(self, batch, counts):
         """Parameters of q(theta), (n_rows, n_topics); 0 where not allowed."""

@@ -146,6 +146,7 @@ class DirichletTopics(FactorModule):
             start,
             max_steps=self.inner_iter if self.training else MAX_STEPS,
             tol=self.inner_tol,
+            is_final=not self.training,
             is_collapsed=is_collapsed,
         )
 

@@ -223,5 +223,6 @@ class LabeledTopics(FactorModule):
             start,
             max_steps=self.inner_iter if self.training else MAX_STEPS,
             tol=self.inner_tol,
+            is_final=not self.training,
             is_collapsed=is_collapsed,
         )

@@ -56,6 +56,7 @@ import torch
 from skdeepfactor._math.batch import to_tensor
 from skdeepfactor._math.gaussian import (
     Posterior,
+    converge,
     diagonal_kl,
     draws_of,
     kl_of_factors,
@@ -72,8 +73,8 @@ from skdeepfactor._math.priors import with_free_bits
 from skdeepfactor._math.row_iteration import choose
 from skdeepfactor._math.sampled import N_DRAWS, SampledModule
 
-# A row is refined until its bound gains less than this share of itself.
-REFINE_TOL = {torch.float32: 1e-7, torch.float64: 1e-11}
+# A row is refined until a step would gain less than this share of its bound.
+REFINE_TOL = 1e-7
 
 # Times the steps of a pass, where a row has none behind it.
 N_COLD = 3
@@ -94,16 +95,17 @@ class ClosedBound:
     Parameters
     ----------
     likelihood : CountLikelihood
-    decoder : Decoder
+    weight, bias : Tensor
+        Those of the decoder, in the type of the batches and posteriors that follow.
     prior : GaussianMixture
     kl_weight : float, default=1.0
         How often the divergence from the prior counts.
     """
 
-    def __init__(self, likelihood, decoder, prior, kl_weight=1.0):
-        self.likelihood, self.decoder = likelihood, decoder
-        self.prior, self.kl_weight = prior, kl_weight
-        self.total = LogTotal(decoder.weight, decoder.bias)
+    def __init__(self, likelihood, weight, bias, prior, kl_weight=1.0):
+        self.likelihood, self.weight, self.bias = likelihood, weight, bias
+        self.prior, self.kl_weight = prior.to(weight), kl_weight
+        self.total = LogTotal(weight, bias)
 
     def plain(self, batch, q, *, fixes_variances):
         """Posteriors with mean 0, as narrow as the rows are long, and their centers."""
@@ -136,7 +138,7 @@ class ClosedBound:
         value, pull, push, shares = self._pulls(batch, q)
         mean_loading, curvature = self.total.slopes(shares, q.center)
         kl, prior_gradient, prior_precision = kl_to_mixture(q, self.prior)
-        gradient = pull @ self.decoder.weight - push * mean_loading
+        gradient = pull @ self.weight - push * mean_loading
         gradient -= self.kl_weight * prior_gradient
         precision = push * curvature + self.kl_weight * prior_precision
         center = mean_loading if self.likelihood.is_centered else q.center
@@ -147,7 +149,7 @@ class ClosedBound:
         value, pull, push, shares = self._pulls(batch, q)
         mean_loading, curvature = self.total.full_slopes(shares, q.center)
         kl, prior_gradient, prior_precision = kl_to_mixture(q, self.prior)
-        gradient = pull @ self.decoder.weight - push * mean_loading
+        gradient = pull @ self.weight - push * mean_loading
         gradient -= self.kl_weight * prior_gradient
         precision = curvature.mul_(push[:, :, None])
         diagonal = precision.diagonal(dim1=1, dim2=2)
@@ -168,8 +170,8 @@ class ClosedBound:
 
     def _logits(self, batch, q):
         """Mean logits at the entries of the rows, (n_entries,)."""
-        logits = products_at_entries(batch.counts, q.mean, self.decoder.weight)
-        return logits + self.decoder.bias[batch.entries.columns]
+        logits = products_at_entries(batch.counts, q.mean, self.weight)
+        return logits + self.bias[batch.entries.columns]
 
 
 class DeepLatentGaussian(SampledModule):
@@ -218,7 +220,8 @@ class DeepLatentGaussian(SampledModule):
         return max(self.local_width, len(self.idf) // 4)
 
     def posterior(self, batch, start=None):
-        return self._infer(batch, self.likelihood, start).distribution()
+        q = self._infer(batch, self.likelihood, start)
+        return q.to(self.decoder.weight).distribution()
 
     def elbo(self, batch, q=None):
         q = self._infer(batch, self.likelihood) if q is None else Posterior.of(q)
@@ -260,9 +263,11 @@ class DeepLatentGaussian(SampledModule):
         """
         q = self._infer(batch, self.likelihood)
         if self.decoder.is_linear:
-            closed = self._closed(self.likelihood)
-            q = closed.centered(q, is_best=not self.training)
-            return self.likelihood.next_word(batch, closed.total.exponents(q)[0])
+            # The center that the steps have come to is a step behind its best.
+            q = q._replace(center=None)
+            closed, batch, q = self._closed(self.likelihood, batch, q)
+            shares = self.likelihood.next_word(batch, closed.total.exponents(q)[0])
+            return shares.to(self.decoder.weight)
         draws = self.draws(q.distribution(), batch, N_NEXT_DRAWS, Stream.PREDICTION)
         parts = (self.likelihood.next_word(batch, self.decoder(z)) for z in draws)
         return sum(parts) / N_NEXT_DRAWS
@@ -360,22 +365,22 @@ class DeepLatentGaussian(SampledModule):
     @torch.no_grad()
     def _refine(self, batch, likelihood, q, n_steps):
         """Steps of Newton on the closed bound."""
-        closed = self._closed(likelihood)
-        fixes_variances = self.posterior_variance is not None
-        starts = [closed.centered(q, is_best=not self.training)]
-        if q.center is None:
+        is_remembered = q.center is not None
+        closed, batch, q = self._closed(likelihood, batch, q)
+        options = {
+            "max_steps": n_steps,
+            "fixes_variances": self.posterior_variance is not None,
+        }
+        starts = [q]
+        if not is_remembered:
             # A network that has not learnt yet, or gone astray, is no better start.
+            fixes_variances = options["fixes_variances"]
             starts.append(closed.plain(batch, q, fixes_variances=fixes_variances))
-        q = refine(
-            closed.slopes,
-            batch,
-            starts,
-            max_steps=n_steps,
-            tol=0.0 if self.training else REFINE_TOL[q.mean.dtype],
-            kl_weight=max(closed.kl_weight, LEAST_KL_WEIGHT),
-            fixes_variances=fixes_variances,
-        )
-        if self.has_full_covariance and not self.training:
+        if self.training:
+            kl_weight = max(closed.kl_weight, LEAST_KL_WEIGHT)
+            return refine(closed.slopes, batch, starts, kl_weight=kl_weight, **options)
+        q = converge(closed.slopes, batch, starts, tol=REFINE_TOL, **options)
+        if self.has_full_covariance:
             q = refine_fully(closed.full_slopes, batch, q)
         return q
 
@@ -419,17 +424,25 @@ class DeepLatentGaussian(SampledModule):
     def _expected_log_likelihood(self, batch, likelihood, q, noise):
         """E_q[log p(x | z)] or a lower bound of it, of each row."""
         if self.decoder.is_linear:
-            closed = self._closed(likelihood)
-            q = closed.centered(q, is_best=not self.training)
+            closed, batch, q = self._closed(likelihood, batch, q)
             return closed.log_likelihood(batch, q)
         draws = draws_of(q.distribution(), noise)
         parts = [likelihood.log_likelihood(batch, self.decoder(z)) for z in draws]
         return torch.stack(parts).mean(0)
 
-    def _closed(self, likelihood):
-        """The closed bound under a linear decoder as it is now."""
+    def _closed(self, likelihood, batch, q):
+        """The closed bound of a linear decoder as it is, a batch, and q with centers.
+
+        Outside of training all are in float64: in float32 rounding would decide which
+        step of a row is its last.
+        """
+        weight, bias = self.decoder.weight, self.decoder.bias
+        if not self.training and weight.device.type != "mps":
+            weight, bias, batch = weight.double(), bias.double(), batch.double()
+            q = q.to(weight)
         density, kl_weight = self._density(), self.kl_weight()
-        return ClosedBound(likelihood, self.decoder, density, kl_weight)
+        closed = ClosedBound(likelihood, weight, bias, density, kl_weight)
+        return closed, batch, closed.centered(q, is_best=not self.training)
 
     def _density(self):
         """The prior as it is now."""
@@ -437,4 +450,4 @@ class DeepLatentGaussian(SampledModule):
 
     def _kl(self, q):
         """KL(q || prior), or its bound, (n_rows,), float64."""
-        return self._density().kl_bound(q.mean, q.var, q.log_det())[0]
+        return self._density().to(q.mean).kl_bound(q.mean, q.var, q.log_det())[0]

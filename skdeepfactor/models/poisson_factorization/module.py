@@ -183,7 +183,12 @@ class GammaPoisson(FactorModule):
 
         counts = self._cold_start(batch)[:, : self.n_components]
         counts = fixed_point(
-            update, batch, counts, max_steps=MAX_STEPS, tol=self.inner_tol
+            update,
+            batch,
+            counts,
+            max_steps=MAX_STEPS,
+            tol=self.inner_tol,
+            is_final=True,
         )
         concentration, mean_log_shares = shape + counts, mean_log(counts)
         log_shares = mean_log_shares - log_totals(batch)
@@ -328,6 +333,7 @@ class GammaPoisson(FactorModule):
             self._cold_start(batch) if start is None else start,
             max_steps=self.inner_iter if self.training else MAX_STEPS,
             tol=self.inner_tol,
+            is_final=not self.training,
         )
 
     def _cold_start(self, batch):

@@ -198,6 +198,7 @@ class GammaBelief(FactorModule):
             else start[:, : self.state_width],
             max_steps=self.inner_iter if self.training else MAX_STEPS,
             tol=self.inner_tol,
+            is_final=not self.training,
         )
         return self._unpack(state)
 
@@ -217,7 +218,10 @@ class GammaBelief(FactorModule):
 
     def _cold(self, batch):
         """Posteriors of rows from their data alone."""
-        mean, shape = self.lowest.cold(batch, self.layer_shapes[0])
+        alpha = self.layer_shapes[0]
+        # From the floor an empty row takes hundreds of steps to its prior.
+        of_none = 0.0 if self.training else alpha
+        mean, shape = self.lowest.cold(batch, alpha, of_none)
         uppers, below, floor = [], mean, FLOORS[mean.dtype]
         for layer, weights in enumerate(self._uppers):
             uppers.append(self.link.cold(layer, below, weights, floor))

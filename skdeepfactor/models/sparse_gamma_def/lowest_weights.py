@@ -147,10 +147,15 @@ class LowestWeights(nn.Module, ABC):
     def summed(self):
         """Numbers to sum over the observed features of rows, (n_features, width)."""
 
-    def cold(self, batch, prior):
-        """Means and shapes of rows from their data, under a prior's shape."""
+    def cold(self, batch, prior, of_none):
+        """Means and shapes of rows from their data, under a prior's shape.
+
+        Empty rows start as if they had ``of_none`` counts.
+        """
         counts, totals = self.emission.shared_out(batch, self.weight_mean)
-        return (counts / totals).clamp_min(FLOORS[counts.dtype]), prior + counts
+        has_some = (counts > 0).any(1, keepdim=True)
+        mean = torch.where(has_some, counts, of_none) / totals
+        return mean.clamp_min(FLOORS[counts.dtype]), prior + counts
 
     @abstractmethod
     def view(self, batch, mean, shape):
@@ -512,8 +517,8 @@ class GaussianWeights(LowestWeights):
             return self._spread, self._flat
         return batch.side["sums"].chunk(2, 1)
 
-    def cold(self, batch, prior):
-        mean, _ = super().cold(batch, prior)
+    def cold(self, batch, prior, of_none):
+        mean, _ = super().cold(batch, prior, of_none)
         spread, _ = self.sums_of(batch)
         return mean, prior + mean.square() * spread / self.emission.noise
 
