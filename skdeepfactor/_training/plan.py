@@ -48,7 +48,9 @@ class TrainingPlan:
         The first passes in which each row's inference starts anew. The bound may fall
         in them, which does not end training.
     n_warmup : int
-        Passes until the objective is what it will be; none of them ends training.
+        Passes until the objective is what it will be, and stochastic steps are small
+        enough for the bound to tell whether training is done. Neither the bound nor
+        rows held out end training by what they were in these passes.
     remembers : bool
         Whether what the module gives back of rows is kept from pass to pass.
     guard : callable or None
