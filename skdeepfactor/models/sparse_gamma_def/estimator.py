@@ -45,6 +45,7 @@ from sklearn.utils.validation import check_is_fitted
 from skdeepfactor._estimator.arrays import to_numpy
 from skdeepfactor._estimator.conjugate import ConjugateFactorModel
 from skdeepfactor._estimator.domains import Binary, Counts, RealNumbers
+from skdeepfactor._input import is_whole
 from skdeepfactor.models.sparse_gamma_def.closed import AUXILIARY, EXPANSION
 from skdeepfactor.models.sparse_gamma_def.emissions import EMISSIONS
 from skdeepfactor.models.sparse_gamma_def.families import FAMILIES
@@ -476,9 +477,7 @@ class SparseGammaDEF(ConjugateFactorModel):
     def _build(self, sizes):
         n_features = sizes["n_features"]
         sizes = self.layer_sizes
-        if len(sizes) == 0 or not all(
-            isinstance(size, Integral) and size >= 1 for size in sizes
-        ):
+        if len(sizes) == 0 or not all(is_whole(size, 1) for size in sizes):
             raise ValueError(
                 "layer_sizes must hold positive ints, one for each layer, got "
                 f"{sizes!r}."
