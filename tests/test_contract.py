@@ -1,5 +1,6 @@
 """What design and documentation promise of every estimator."""
 
+import pickle
 import warnings
 
 import numpy as np
@@ -200,7 +201,6 @@ def test_partial_fit_learns_from_a_stream(estimator, counts):
 
 @pytest.mark.each_class
 def test_partial_fit_goes_on_after_pickling(estimator, counts):
-    import pickle
 
     one = fresh(estimator).partial_fit(counts[:30])
     other = pickle.loads(pickle.dumps(one))
@@ -238,7 +238,6 @@ def test_warm_start_goes_on(estimator, counts):
         model.set_params(max_iter=60, n_iter_no_change=60, learning_rate=0.03)
     cold = model.fit(X).history_["lower_bound"]
     warm = model.fit(X).history_["lower_bound"]
-    # Rows start anew, so that the optimum need not be the same to the last digit.
     assert warm[0] > cold[0]
     # Of sampled bounds even less is promised.
     tolerance = 1e-2 if is_sampled else 1e-3

@@ -70,6 +70,8 @@ def train(
     validate=None,
     report=None,
     checkpoint=None,
+    local=None,
+    keep=None,
 ):
     """Train ``module`` on ``rows`` until the bound, or patience, runs out.
 
@@ -82,7 +84,10 @@ def train(
     passes and a warm-up end nothing, and with ``tol=None`` only the budget ends
     training. ``report(history)`` is called after each pass, and
     ends training by returning True. ``checkpoint``, a ``CheckpointFile``, is resumed
-    from if it exists, and written after passes.
+    from if it exists, and written after passes. ``local``, the table of local
+    parameters that an earlier training left, is what rows start from, if given.
+    ``keep(table)`` is called with that which this one leaves, or None where it is of
+    other parameters than the module ends with.
 
     Returns
     -------
@@ -112,6 +117,8 @@ def train(
     """
     module.begin(budget)
     run = Run(module, rows, plan, budget, rng, is_validated=validate is not None)
+    if local is not None:
+        run.remember(local)
     if checkpoint is not None:
         _resume(run, checkpoint)
     while not run.is_over:
@@ -149,7 +156,10 @@ def train(
         finally:
             run.let_interrupts_through()
     try:
-        return run.history, run.finish()
+        lower_bound = run.finish()
+        if keep is not None:
+            keep(run.local)
+        return run.history, lower_bound
     except KeyboardInterrupt:
         raise Interrupted(run.history, run.history["lower_bound"][-1]) from None
 

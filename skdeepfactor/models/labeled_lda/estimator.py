@@ -101,7 +101,8 @@ class LabeledLDA(ConjugateFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` goes on from what is fitted already.
+        Whether ``fit`` goes on from what is fitted already; for the same rows, from
+        where their factors stood, which are then kept in memory but not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
