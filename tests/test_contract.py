@@ -201,7 +201,6 @@ def test_partial_fit_learns_from_a_stream(estimator, counts):
 
 @pytest.mark.each_class
 def test_partial_fit_goes_on_after_pickling(estimator, counts):
-
     one = fresh(estimator).partial_fit(counts[:30])
     other = pickle.loads(pickle.dumps(one))
     one.partial_fit(counts[30:])

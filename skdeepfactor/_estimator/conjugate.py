@@ -117,8 +117,10 @@ class ClosedFormFactorModel(BaseFactorModel):
     def partial_fit(self, X, y=None, *, sample_weight=None, total_samples=None):
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
-        The first call starts the model, and later ones go on. Rows are forgotten after
-        their step, so that a stream may be longer than memory. After a ``fit`` the
+        The first call starts the model from its rows alone, of which some hundred
+        should be distinct: components start from clusters of them, and autoencoders
+        keep their means and scales. Later calls go on. Rows are forgotten after their
+        step, so that a stream may be longer than memory. After a ``fit`` the
         moments of gradients, for models that are learnt by these, start anew.
 
         Parameters

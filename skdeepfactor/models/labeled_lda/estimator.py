@@ -342,7 +342,8 @@ class LabeledLDA(ConjugateFactorModel):
     ):
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
-        The first call starts the model, and later ones go on. Rows are forgotten after
+        The first call starts the model from its rows alone, of which some hundred
+        should be distinct. Later calls go on. Rows are forgotten after
         their step, so that a stream may be longer than memory.
 
         Parameters
