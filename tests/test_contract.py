@@ -246,6 +246,16 @@ def test_warm_start_goes_on(estimator, counts):
         model.fit(X)
 
 
+def test_a_warm_fit_of_the_same_rows_ends_no_lower(conjugate):
+    X = np.random.default_rng(0).poisson(1.0, (40, 30)).astype(float)
+    model = fresh(conjugate, warm_start=True, batch_size=None)
+    bounds = [model.fit(X).lower_bound_ for _ in range(4)]
+    assert np.diff(bounds).min() >= -1e-9 * abs(bounds[0])
+    # A copy, and other rows, start rows anew.
+    pickle.loads(pickle.dumps(model)).fit(X)
+    model.fit(X[:20])
+
+
 @pytest.mark.each_class
 def test_verbose_shows_the_bound(estimator, counts, capsys):
     fresh(estimator, verbose=1).fit(counts)
