@@ -1,5 +1,6 @@
 """What design and documentation promise of every estimator."""
 
+import pickle
 import warnings
 
 import numpy as np
@@ -200,8 +201,6 @@ def test_partial_fit_learns_from_a_stream(estimator, counts):
 
 @pytest.mark.each_class
 def test_partial_fit_goes_on_after_pickling(estimator, counts):
-    import pickle
-
     one = fresh(estimator).partial_fit(counts[:30])
     other = pickle.loads(pickle.dumps(one))
     one.partial_fit(counts[30:])
@@ -238,7 +237,6 @@ def test_warm_start_goes_on(estimator, counts):
         model.set_params(max_iter=60, n_iter_no_change=60, learning_rate=0.03)
     cold = model.fit(X).history_["lower_bound"]
     warm = model.fit(X).history_["lower_bound"]
-    # Rows start anew, so that the optimum need not be the same to the last digit.
     assert warm[0] > cold[0]
     # Of sampled bounds even less is promised.
     tolerance = 1e-2 if is_sampled else 1e-3
@@ -246,6 +244,16 @@ def test_warm_start_goes_on(estimator, counts):
     model.set_params(**sized(model, 4))
     with pytest.raises(ValueError, match="cannot go on"):
         model.fit(X)
+
+
+def test_a_warm_fit_of_the_same_rows_ends_no_lower(conjugate):
+    X = np.random.default_rng(0).poisson(1.0, (40, 30)).astype(float)
+    model = fresh(conjugate, warm_start=True, batch_size=None)
+    bounds = [model.fit(X).lower_bound_ for _ in range(4)]
+    assert np.diff(bounds).min() >= -1e-9 * abs(bounds[0])
+    # A copy, and other rows, start rows anew.
+    pickle.loads(pickle.dumps(model)).fit(X)
+    model.fit(X[:20])
 
 
 @pytest.mark.each_class

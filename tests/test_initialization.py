@@ -6,7 +6,7 @@ import scipy.sparse as sp
 import scipy.spatial
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skdeepfactor import LatentDirichletAllocation
+from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
 from skdeepfactor._math.starts import (
     distinct_rows,
     initial_counts,
@@ -68,10 +68,11 @@ def test_random_weights_keep_totals_on_average():
     assert_usable(start(X, 3, "random"), X, 3)
     n_draws = 400
     draws = np.array([start(X, 3, "random", seed) for seed in range(n_draws)])
-    # Exponential weights: mean 1, standard deviation 1.
-    error = X.sum(0) / 3 / np.sqrt(n_draws)
+    # Gamma weights: mean 1, variance a tenth.
+    spread = X.sum(0) / 3 / np.sqrt(10)
+    error = spread / np.sqrt(n_draws)
     assert (np.abs(draws.mean(0) - X.sum(0) / 3) < 4.5 * error).all()
-    assert_allclose(draws.std(0), np.tile(X.sum(0) / 3, (3, 1)), rtol=0.25)
+    assert_allclose(draws.std(0), np.tile(spread, (3, 1)), rtol=0.25)
 
 
 def test_random_components_differ():
@@ -79,6 +80,22 @@ def test_random_components_differ():
     assert len(np.unique(counts, axis=0)) == 4
     shares = counts / counts.sum(1, keepdims=True)
     assert np.ptp(shares, axis=0).max() > 0.01
+
+
+@pytest.mark.parametrize("kind", [LatentDirichletAllocation, PoissonFactorization])
+def test_streams_from_random_weights_find_blocks(kind):
+    rng = np.random.default_rng(1)
+    block = rng.permutation(np.arange(60) % 3)
+    X = rng.poisson(3.0 * (np.arange(15) // 5 == block[:, np.newaxis]))
+    n_found = 0
+    for seed in range(20):
+        model = kind(3, init="random", random_state=seed)
+        for start in range(0, 60, 10):
+            model.partial_fit(X[start : start + 10])
+        owners = model.components_.argmax(axis=0).reshape(3, 5)
+        is_one = (owners == owners[:, :1]).all()
+        n_found += is_one and len(set(owners[:, 0])) == 3
+    assert n_found >= 12
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-9, 1e9])

@@ -434,6 +434,7 @@ def test_layers_of_transform(fitted):
         ({"layer_sizes": ()}, "layer_sizes must hold positive ints"),
         ({"layer_sizes": (3, 0)}, "layer_sizes must hold positive ints"),
         ({"layer_sizes": (3, 1.5)}, "layer_sizes must hold positive ints"),
+        ({"layer_sizes": (True, 2)}, "layer_sizes must hold positive ints"),
         ({"layer_shape": (0.1,)}, "one for each of the 2 layers"),
         ({"layer_shape": (0.1, -1.0)}, "must be a positive number"),
     ],
@@ -934,3 +935,22 @@ def test_empty_rows_come_to_their_prior(solver, counts, monkeypatch):
     monkeypatch.setattr(closed, "MAX_STEPS", 3000)
     model._fitted_with["inner_tol"] = 1e-8
     assert_allclose(found, copy.copy(model).score_samples(empty), atol=1e-3)
+
+
+def test_the_network_s_centers_are_means_of_all_rows():
+    # Rows that are there many times are merged where the model starts.
+    X = np.repeat([[6.0, 1.0, np.nan], [0.0, 3.0, 2.0]], [9, 3], axis=0)
+    X[0, 2] = 5.0
+    model = SparseGammaDEF(
+        (2,),
+        solver="gradient",
+        amortized=True,
+        encoder_layers=(4,),
+        missing_values="ignore",
+        max_iter=1,
+        random_state=0,
+    ).fit(X)
+    module = model._load(torch.float64)
+    np.testing.assert_allclose(module.center, np.nanmean(X, axis=0))
+    batch = Batch.of(torch.from_numpy(X), may_miss=True)
+    np.testing.assert_allclose(module.input_mean, module._inputs(batch).mean(0))

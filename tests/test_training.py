@@ -8,10 +8,15 @@ import scipy.stats
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import is_classifier
+from sklearn.datasets import load_digits, load_iris, load_wine
 from torch import nn
 from torch.distributions import Gamma, MultivariateNormal
 
-from skdeepfactor import PoissonFactorization
+from skdeepfactor import (
+    PoissonFactorization,
+    VariationalAutoencoder,
+    VariationalSparseCoding,
+)
 from skdeepfactor._estimator.fitting import started_module
 from skdeepfactor._estimator.labels import Target
 from skdeepfactor._math.batch import Batch, to_tensor
@@ -590,6 +595,59 @@ def test_the_best_state_comes_back_when_passes_run_out(X, device):
     )
     assert (counts[0] != counts[2]).any()
     assert_array_equal(module.counts.detach().cpu(), counts[0])
+
+
+AUTOENCODERS = [VariationalAutoencoder, VariationalSparseCoding]
+
+
+@pytest.mark.parametrize("kind", AUTOENCODERS, ids=lambda kind: kind.__name__)
+def test_training_does_not_stop_while_steps_are_large(kind):
+    X = load_iris().data[::3]
+    small = {"encoder_layers": (16,), "decoder_layers": (16,), "batch_size": 20}
+    for options in ({}, {"X_val": X[::3]}):
+        model = kind(2, n_iter_no_change=1, max_iter=20, random_state=1, **small)
+        n_iter = model.set_params(learning_rate=0.1).fit(X, **options).n_iter_
+        # From the first small steps on, at the seventeenth pass, patience may end.
+        assert n_iter >= 18
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", AUTOENCODERS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("name", ["iris", "wine", "digits"])
+def test_more_passes_make_no_worse_model(kind, name):
+    load = {"iris": load_iris, "wine": load_wine, "digits": load_digits}[name]
+    X = load().data[:300]
+    score = {
+        n: np.mean(
+            [
+                kind(2, batch_size=20, max_iter=n, random_state=seed).fit(X).score(X)
+                for seed in range(3)
+            ]
+        )
+        for n in (20, 50, 100)
+    }
+    assert score[50] > score[20] - 0.02
+    assert score[100] > score[50] - 0.02
+
+
+@pytest.mark.parametrize("is_validated", [False, True])
+def test_without_a_tolerance_passes_run_out(X, is_validated):
+    history, _ = run(
+        Scripted([-10.0, -9.0, -9.5, -9.6, -9.7, -9.8]),
+        X,
+        max_iter=6,
+        tol=None,
+        n_iter_no_change=1,
+        validate=(lambda: 0.0) if is_validated else None,
+    )
+    assert len(history["lower_bound"]) == 6
+
+
+@pytest.mark.parametrize("options", [{}, {"validation_fraction": 0.3}])
+def test_an_estimator_without_a_tolerance_trains_to_max_iter(counts, options):
+    model = PoissonFactorization(2, max_iter=80, n_iter_no_change=1, **options)
+    assert model.set_params(random_state=0).fit(counts).n_iter_ < 80
+    assert model.set_params(tol=None).fit(counts).n_iter_ == 80
 
 
 # Learning by gradients.

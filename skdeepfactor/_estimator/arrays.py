@@ -131,6 +131,7 @@ def fitted_attributes(
         "_fitted_with": parameters_of(estimator),
         "_fitted_sizes": sizes,
         "_row_totals": rows.total_levels(),
+        "_local": None,
         "_derived": [name for name, value in shown.items() if _is_arrays(value)],
         "n_iter_": len(history["lower_bound"]),
         "n_samples_seen_": n_seen,
@@ -191,6 +192,8 @@ def pickled_state(estimator):
     state = dict(vars(estimator))
     for name in state.get("_derived", ()):
         state.pop(name, None)
+    # As large as the data: it lives as long as the estimator does.
+    state.pop("_local", None)
     state["_skdeepfactor_version"] = __version__
     return state
 

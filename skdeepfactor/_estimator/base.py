@@ -106,7 +106,7 @@ class BaseFactorModel(
     _parameter_constraints: ClassVar[dict] = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left"), None],
         "batch_size": [Interval(Integral, 1, None, closed="left"), None],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
@@ -284,9 +284,11 @@ class BaseFactorModel(
     ) -> Self:
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
-        The first call initializes the model, and later calls continue from it. Rows are
-        forgotten after their step, so a stream may be larger than memory. After
-        ``fit``, models trained by gradients start with fresh optimizer moments.
+        The first call initializes the model from its rows alone, of which some hundred
+        should be distinct: components start from clusters of them, and autoencoders
+        keep their means and scales. Later calls continue from it. Rows are forgotten
+        after their step, so a stream may be larger than memory. After ``fit``, models
+        trained by gradients start with fresh optimizer moments.
 
         Parameters
         ----------

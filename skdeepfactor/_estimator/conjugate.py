@@ -126,9 +126,11 @@ class ClosedFormFactorModel(BaseFactorModel):
     ) -> Self:
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
-        The first call initializes the model, and later calls continue from it. Rows are
-        forgotten after their step, so a stream may be larger than memory. After
-        ``fit``, models trained by gradients start with fresh optimizer moments.
+        The first call initializes the model from its rows alone, of which some hundred
+        should be distinct: components start from clusters of them, and autoencoders
+        keep their means and scales. Later calls continue from it. Rows are forgotten
+        after their step, so a stream may be larger than memory. After ``fit``, models
+        trained by gradients start with fresh optimizer moments.
 
         Parameters
         ----------

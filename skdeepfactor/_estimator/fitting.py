@@ -40,6 +40,19 @@ from skdeepfactor._training.rows import MatrixRows
 from skdeepfactor._training.run import Interrupted
 from skdeepfactor.data import RowBlocks, new_random_state
 
+# Parameters that say how long to train, and not what: rows may be resumed from the
+# local parameters that a fit with others left.
+SCHEDULE = (
+    "max_iter",
+    "tol",
+    "batch_size",
+    "n_iter_no_change",
+    "n_jobs",
+    "device",
+    "random_state",
+    "verbose",
+)
+
 
 class Start(NamedTuple):
     """Rows that a module's parameters start from.
@@ -189,6 +202,12 @@ class Fit:
         if self.file is not None:
             self.file.identify(self._identity(seed, module))
 
+        # What a later fit of the same rows may start them from.
+        keeps = estimator.warm_start and self.share.n_processes == 1
+        key = self._key_of_local() if keeps else None
+        old_key, local = vars(estimator).get("_local") or (None, None)
+        left = []
+
         def attributes(history, lower_bound):
             return fitted_attributes(
                 estimator,
@@ -220,6 +239,8 @@ class Fit:
                 else lambda: self._validation_score(module),
                 report=None if self.report is None else report_pass,
                 checkpoint=self.file,
+                local=local if self.is_warm and key and key == old_key else None,
+                keep=left.append if keeps else None,
             )
         except Interrupted as interrupt:
             interrupt.attributes = attributes(interrupt.history, interrupt.lower_bound)
@@ -227,7 +248,18 @@ class Fit:
         # Learnt beside the steps, from the rows of each process.
         self.share.copy_first(list(module.buffers()))
         module.refresh()
-        return attributes(history, lower_bound)
+        found = attributes(history, lower_bound)
+        if left and left[0] is not None:
+            found["_local"] = key, left[0]
+        return found
+
+    def _key_of_local(self):
+        """What must be the same for the local parameters of rows to mean the same."""
+        parameters = parameters_of(self.estimator)
+        for name in SCHEDULE:
+            parameters.pop(name, None)
+        known = {name: canonical(value) for name, value in parameters.items()}
+        return [self.rows.digest(), self.rows.digests(), known]
 
     def _budget(self):
         estimator, n_rows = self.estimator, self.rows.n_total

@@ -135,7 +135,8 @@ class SampledFactorModel(BaseFactorModel):
 
     def _plan(self, module, budget):
         optimizer = AnnealedAdam(self._parameter_groups(module), budget.n_updates)
-        n_warmup = warmup_passes(self._warmups(), budget)
+        n_large = math.ceil(optimizer.share_of_large_steps * (budget.n_passes or 0))
+        n_warmup = max(warmup_passes(self._warmups(), budget), n_large)
         return TrainingPlan(optimizer, n_warmup=n_warmup)
 
     @abstractmethod

@@ -26,6 +26,9 @@ PART_WIDTH = 0.28
 # Starts of k-means where data are no counts: passes over few, light words do not part
 # what it has merged, as those over counts do.
 N_STARTS = 8
+# Shape of the gamma weights of a random start. Components that differ more, as those of
+# exponential weights do, have settled before small batches tell what belongs together.
+EVENNESS = 10.0
 TINY = np.finfo(np.float64).tiny
 # Rows of which float64 copies are made at once.
 BLOCK_ROWS = 4096
@@ -95,8 +98,8 @@ def initial_counts(X, n_components, init, random_state, weights=None):
         ``"kmeans"`` clusters the rows: tf-idf, truncated SVD, k-means on the
         normalised scores; a component is half the sum of log(1 + x) over its cluster,
         scaled to the counts, and half the average over the components. ``"random"``
-        spreads the counts of each feature by exponential weights. An array
-        gives the proportions of the features in each component, up to scale.
+        spreads the counts of each feature by gamma weights, which differ by a third.
+        An array gives the proportions of the features in each component, up to scale.
     random_state : numpy.random.RandomState
     weights : ndarray of shape (n_samples,), default=None
         How often each row counts; once if None. None may be 0.
@@ -112,7 +115,7 @@ def initial_counts(X, n_components, init, random_state, weights=None):
         dtype = np.float64 if X.dtype == np.float64 else np.float32
         counts = np.empty((n_components, len(average)), dtype=dtype)
         for row in counts:
-            row[:] = random_state.exponential(average)
+            row[:] = random_state.gamma(EVENNESS, average / EVENNESS)
     elif n_components == 1:
         counts = average[np.newaxis]
     else:

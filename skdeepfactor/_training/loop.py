@@ -70,6 +70,8 @@ def train(
     validate=None,
     report=None,
     checkpoint=None,
+    local=None,
+    keep=None,
 ):
     """Train ``module`` on ``rows`` until the bound, or patience, runs out.
 
@@ -79,9 +81,13 @@ def train(
     ``validate``, a function without arguments that scores the module on rows held out,
     it ends when that has not risen for ``n_iter_no_change`` passes instead, and the
     module goes back to its best state; so does one with a guard, by the bound. Cold
-    passes and a warm-up end nothing. ``report(history)`` is called after each pass, and
+    passes and a warm-up end nothing, and with ``tol=None`` only the budget ends
+    training. ``report(history)`` is called after each pass, and
     ends training by returning True. ``checkpoint``, a ``CheckpointFile``, is resumed
-    from if it exists, and written after passes.
+    from if it exists, and written after passes. ``local``, the table of local
+    parameters that an earlier training left, is what rows start from, if given.
+    ``keep(table)`` is called with that which this one leaves, or None where it is of
+    other parameters than the module ends with.
 
     Returns
     -------
@@ -111,6 +117,8 @@ def train(
     """
     module.begin(budget)
     run = Run(module, rows, plan, budget, rng, is_validated=validate is not None)
+    if local is not None:
+        run.remember(local)
     if checkpoint is not None:
         _resume(run, checkpoint)
     while not run.is_over:
@@ -148,7 +156,10 @@ def train(
         finally:
             run.let_interrupts_through()
     try:
-        return run.history, run.finish()
+        lower_bound = run.finish()
+        if keep is not None:
+            keep(run.local)
+        return run.history, lower_bound
     except KeyboardInterrupt:
         raise Interrupted(run.history, run.history["lower_bound"][-1]) from None
 
@@ -156,13 +167,15 @@ def train(
 def _is_converged(run, tol, n_iter_no_change):
     """Whether the bound, or the score of rows held out, has stopped rising."""
     plan, history = run.plan, run.history
+    if tol is None:
+        return False
     if run.is_validated:
         scores = history["validation_score"][plan.n_warmup :]
-        return bool(scores) and not _has_risen(scores, n_iter_no_change, 0.0)
-    if run.n_whole <= max(plan.n_cold, plan.n_warmup):
+        return not _has_risen(scores, n_iter_no_change, 0.0)
+    if run.n_whole <= plan.n_cold:
         return False
     patience = 1 if run.ascends else n_iter_no_change
-    return not _has_risen(history["lower_bound"], patience, tol)
+    return not _has_risen(history["lower_bound"][plan.n_warmup :], patience, tol)
 
 
 def _has_risen(values, patience, tol):

@@ -62,6 +62,9 @@ class AnnealedAdam:
     #: Whether its state is as large as the parameters.
     has_moments = True
 
+    #: The share of ``n_updates`` after which steps are a tenth of the first at most.
+    share_of_large_steps = 0.8
+
     def __init__(self, groups, n_updates=None):
         is_fused = groups[0]["params"][0].device.type in ("cpu", "cuda")
         self.adam = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=is_fused)

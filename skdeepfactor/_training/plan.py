@@ -49,7 +49,9 @@ class TrainingPlan:
         Number of first passes in which the inference of rows starts anew. The bound may
         fall in them, which does not end training.
     n_warmup : int
-        Number of passes until the objective is final; none of them ends training.
+        Number of passes until the objective is final and stochastic steps are small
+        enough for the bound to show whether training is done; none of them ends
+        training.
     remembers : bool
         Whether local parameters of rows are kept from pass to pass.
     guard : callable or None

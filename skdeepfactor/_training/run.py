@@ -91,6 +91,8 @@ class Run:
             self.start = Snapshot(module)
         self.interrupts = Interrupts() if self.start is None else None
         self.is_done = self.is_diverged = self.is_begun = False
+        # The local parameters that fit the module when all is over.
+        self.local = None
 
     @property
     def n_whole(self):
@@ -102,6 +104,12 @@ class Run:
         """Whether no pass is to follow."""
         is_spent = self.n_whole >= self.budget.n_passes
         return self.is_done or self.is_diverged or is_spent
+
+    def remember(self, local):
+        """Start rows from the local parameters that an earlier run left."""
+        if self.memory is not None and self.memory.table.shape == local.shape:
+            self.memory.table.copy_(torch.as_tensor(local))
+            self.memory.is_warm = True
 
     # A pass.
 
@@ -125,7 +133,7 @@ class Run:
     def end(self, bound, validate):
         """Record the bound of the pass, and the score of the module after it."""
         if self.memory is not None:
-            self.memory.is_warm = self.n_pass >= self.plan.n_cold
+            self.memory.is_warm |= self.n_pass >= self.plan.n_cold
         if not math.isfinite(bound):
             self.is_diverged = True
             return
@@ -189,6 +197,7 @@ class Run:
             if not self.guard.settle():
                 memory, is_exact = None, True
         elif self.ascends:
+            self._leave(memory)
             return self.history["lower_bound"][-1]
         # Remembered rows belong to other parameters than the best ones, so
         # that some rows are inferred to convergence.
@@ -197,7 +206,13 @@ class Run:
         if not math.isfinite(lower_bound):
             self._go_back_to_sound(self.n_whole)
             lower_bound = data_bound(self.module, self.rows, None)
+        elif not self.is_validated:
+            self._leave(memory)
         return lower_bound
+
+    def _leave(self, memory):
+        if memory is not None and memory.is_warm:
+            self.local = memory.table.cpu().numpy()
 
     @property
     def _has_best_bound(self):

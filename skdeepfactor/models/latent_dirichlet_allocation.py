@@ -189,9 +189,11 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     max_iter : int, default=4
         Passes over the data. After a k-means start a few are enough for held-out
         scores; the bound itself goes on rising slowly.
-    tol : float, default=1e-4
+    tol : float or None, default=1e-4
         Relative gain of the bound below which training ends: over one pass where steps
         on all rows should raise the bound, else over ``n_iter_no_change`` passes.
+        Gradient steps are too large for that before the last fifth of ``max_iter``.
+        None trains to ``max_iter``.
     max_inner_iter : int, default=5
         Steps on the factors of each row in a pass. Rows resume where they stopped a
         pass ago; ``transform`` goes on until ``inner_tol``.
@@ -221,7 +223,8 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` goes on from what is fitted already.
+        Whether ``fit`` goes on from what is fitted already. Rows fitted before then
+        resume where they stopped, which is kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None

@@ -196,9 +196,11 @@ class VariationalAutoencoder(AmortizedFactorModel):
         Draws for an objective that is sampled; at least 2 unless it is the ELBO.
     max_iter : int, default=50
         Passes over the data. The step size falls to 0 over them.
-    tol : float, default=0.0
+    tol : float or None, default=0.0
         Relative gain of the bound below which training ends: over one pass where steps
         on all rows should raise the bound, else over ``n_iter_no_change`` passes.
+        Gradient steps are too large for that before the last fifth of ``max_iter``.
+        None trains to ``max_iter``.
     learning_rate : float, default=0.002
         Step size of Adam at first.
     batch_size : int, default=200
@@ -215,7 +217,8 @@ class VariationalAutoencoder(AmortizedFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` goes on from what is fitted already.
+        Whether ``fit`` goes on from what is fitted already. Rows fitted before then
+        resume where they stopped, which is kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None

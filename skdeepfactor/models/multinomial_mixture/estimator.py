@@ -80,9 +80,11 @@ class MultinomialMixture(ClosedFormFactorModel):
         components, nearer to the true number.
     max_iter : int, default=50
         Passes over the data.
-    tol : float, default=1e-4
+    tol : float or None, default=1e-4
         Relative gain of the bound below which training ends: over one pass where steps
         on all rows should raise the bound, else over ``n_iter_no_change`` passes.
+        Gradient steps are too large for that before the last fifth of ``max_iter``.
+        None trains to ``max_iter``.
     batch_size : int, default=None
         Rows in a step; None for steps on all rows. These find better clusters: in steps
         on fewer rows nothing of a row is left out.
@@ -103,7 +105,8 @@ class MultinomialMixture(ClosedFormFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` goes on from what is fitted already.
+        Whether ``fit`` goes on from what is fitted already. Rows fitted before then
+        resume where they stopped, which is kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None

@@ -48,6 +48,7 @@ from sklearn.utils.validation import check_is_fitted
 from skdeepfactor._estimator.arrays import to_numpy
 from skdeepfactor._estimator.conjugate import ConjugateFactorModel
 from skdeepfactor._estimator.domains import Binary, Counts, RealNumbers
+from skdeepfactor._input import is_whole
 from skdeepfactor.models.sparse_gamma_def.closed import AUXILIARY, EXPANSION
 from skdeepfactor.models.sparse_gamma_def.emissions import EMISSIONS
 from skdeepfactor.models.sparse_gamma_def.families import FAMILIES
@@ -147,9 +148,11 @@ class SparseGammaDEF(ConjugateFactorModel):
         takes those of layer 1.
     max_iter : int, default=1000
         Passes over the data.
-    tol : float, default=1e-6
+    tol : float or None, default=1e-6
         Relative gain of the bound below which training ends: over one pass where steps
         on all rows should raise the bound, else over ``n_iter_no_change`` passes.
+        Gradient steps are too large for that before the last fifth of ``max_iter``.
+        None trains to ``max_iter``.
     max_inner_iter : int, default=5
         Steps on the factors of each row in a pass. With ``solver="expansion"`` only
         rows that a pass starts anew take more than one. ``transform`` goes on until
@@ -180,7 +183,8 @@ class SparseGammaDEF(ConjugateFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` goes on from what is fitted already.
+        Whether ``fit`` goes on from what is fitted already. Rows fitted before then
+        resume where they stopped, which is kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
@@ -484,9 +488,7 @@ class SparseGammaDEF(ConjugateFactorModel):
     def _build(self, sizes):
         n_features = sizes["n_features"]
         sizes = self.layer_sizes
-        if len(sizes) == 0 or not all(
-            isinstance(size, Integral) and size >= 1 for size in sizes
-        ):
+        if len(sizes) == 0 or not all(is_whole(size, 1) for size in sizes):
             raise ValueError(
                 "layer_sizes must hold positive ints, one for each layer, got "
                 f"{sizes!r}."

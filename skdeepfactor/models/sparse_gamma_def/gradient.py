@@ -202,14 +202,15 @@ class PathwiseBelief(FactorModule):
         self.emission.initialize(X, weights)
         if self.encoder is not None:
             if self.may_miss:
-                self.center.copy_(torch.from_numpy(column_moments(X)[0]))
+                self.center.copy_(torch.from_numpy(column_moments(X, weights)[0]))
             x = to_tensor(X, slice(N_TYPICAL), dtype=torch.float64, device="cpu")
             inputs = self._inputs(Batch.of(x, may_miss=self.may_miss))
-            ones = torch.ones(len(x), 1, dtype=x.dtype)
-            sums = torch.cat([part for _, part in transposed_products(inputs, ones)])
-            mean = sums[:, 0] / len(x)
+            # Rows are distinct, and stand for as many as they weigh.
+            shares = torch.from_numpy(weights[: len(x)] / weights[: len(x)].sum())
+            parts = transposed_products(inputs, shares[:, None])
+            mean = torch.cat([part for _, part in parts])[:, 0]
             self.input_mean.copy_(mean)
-            square = float(row_sum(map_values(torch.square, inputs)).mean())
+            square = float(shares @ row_sum(map_values(torch.square, inputs)))
             # Mean of the centred squares. For rows that are all alike it is near 0,
             # and carries no information on later rows.
             left = square - float(mean.square().sum())
