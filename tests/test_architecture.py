@@ -21,6 +21,7 @@ from skdeepfactor._estimator.sampled import SampledFactorModel
 from skdeepfactor._math.autoencoder import AmortizedModule
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.sampled import SampledModule
+from tests.forked import PATIENCE
 
 PACKAGE = Path(skdeepfactor.__file__).parent
 
@@ -357,7 +358,11 @@ print([name for name in heavy if name in sys.modules])
 
 def test_what_is_slow_to_import_is_not_imported():
     shown = subprocess.run(
-        [sys.executable, "-c", LOADS], capture_output=True, text=True, check=False
+        [sys.executable, "-c", LOADS],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
     )
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.splitlines() == ["[]", "[]"]
@@ -382,7 +387,11 @@ assert "matplotlib" not in sys.modules
 
 def test_readers_load_when_they_are_first_used():
     shown = subprocess.run(
-        [sys.executable, "-c", READ], capture_output=True, text=True, check=False
+        [sys.executable, "-c", READ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
     )
     assert shown.returncode == 0, shown.stderr
 

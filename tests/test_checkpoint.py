@@ -25,6 +25,7 @@ from skdeepfactor._training.checkpoint import CheckpointFile
 from skdeepfactor._training.loop import train_pass
 from skdeepfactor._training.run import Interrupted, Interrupts
 from skdeepfactor.data import RowBlocks
+from tests.forked import PATIENCE
 
 
 def data_of(estimator, counts):
@@ -164,6 +165,7 @@ def test_kills_at_random_times_change_nothing(tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        timeout=PATIENCE,
     )
     assert shown.returncode == 0, shown.stderr
     assert int(shown.stdout) >= 20
@@ -426,6 +428,8 @@ def interrupt():
 
 
 training.train_pass = counted
+# Shells start what runs in the background with this signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 threading.Thread(target=interrupt).start()
 try:
     model.fit(X)
@@ -436,7 +440,11 @@ except KeyboardInterrupt:
 
 def test_a_signal_is_such_an_interrupt():
     shown = subprocess.run(
-        [sys.executable, "-c", SIGNALLED], capture_output=True, text=True, check=False
+        [sys.executable, "-c", SIGNALLED],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
     )
     assert shown.stdout == "True True\n", shown.stderr
 

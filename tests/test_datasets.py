@@ -15,6 +15,7 @@ from skdeepfactor.datasets import (
     make_topics,
     make_zipf_counts,
 )
+from tests.forked import PATIENCE
 
 GENERATORS = {
     "poisson": lambda seed: make_poisson_factors(40, 30, 3, random_state=seed),
@@ -223,7 +224,10 @@ new = {name.partition(".")[0] for name in set(sys.modules) - before}
 assert not new & set(module._DISTRIBUTIONS), new
 """
     subprocess.run(
-        [sys.executable, "-c", code, datasets.__file__], check=True, cwd=tmp_path
+        [sys.executable, "-c", code, datasets.__file__],
+        check=True,
+        cwd=tmp_path,
+        timeout=PATIENCE,
     )
 
 

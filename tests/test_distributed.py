@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skdeepfactor._training.distributed import Share, current_share
 from skdeepfactor._training.rows import MatrixRows
 from tests.conftest import CLOSED_FORMS, ESTIMATORS
+from tests.forked import PATIENCE
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
@@ -72,7 +73,7 @@ def started(folder, body, world):
     ]
 
 
-def ended(processes, seconds=120):
+def ended(processes, seconds=PATIENCE):
     """What processes wrote, once they have ended; their errors if one failed."""
     shown = []
     for rank, process in enumerate(processes):
@@ -280,7 +281,7 @@ def test_a_process_that_dies_ends_the_others(tmp_path):
     started_at = time.monotonic()
     processes = started(tmp_path, DYING, 2)
     try:
-        codes = [process.wait(timeout=120) for process in processes]
+        codes = [process.wait(timeout=PATIENCE) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -342,7 +343,7 @@ def test_a_process_without_its_checkpoint_is_noticed_by_all(stopped):
         path.unlink()
     processes = started(stopped, CHECKPOINTED, 2)
     for process in processes:
-        error = process.communicate(timeout=120)[1]
+        error = process.communicate(timeout=PATIENCE)[1]
         assert process.returncode != 0
         assert "are of different passes, [[2, 3], []]" in error
 

@@ -45,6 +45,7 @@ from skdeepfactor.inspection import (
     top_rows,
     traverse,
 )
+from tests.forked import PATIENCE
 
 GIVEN_TOTAL = ("multinomial", "dirichlet_multinomial")
 LIKELIHOODS = (*GIVEN_TOTAL, "poisson", "negative_binomial")
@@ -1104,6 +1105,7 @@ def test_memory_does_not_grow_with_the_draws():
         input=pickle.dumps([(linear, 10), (deep, 1)]),
         capture_output=True,
         check=False,
+        timeout=PATIENCE,
     )
     assert shown.returncode == 0, shown.stderr
     assert float(shown.stdout) < 45

@@ -32,6 +32,7 @@ from skdeepfactor.datasets import make_topics
 from skdeepfactor.inspection import top_features
 from skdeepfactor.metrics import completion_perplexity, scorers
 from tests.conftest import ONE_OF_EACH
+from tests.forked import PATIENCE
 
 FRUIT = ["apple pear plum pear", "ripe pear ripe apple", "plum apple pear"]
 TRAFFIC = ["train bus tram", "late bus late train", "tram train bus bus"]
@@ -239,7 +240,9 @@ def test_a_pipeline_is_loaded_in_another_process(model, tmp_path):
     assert skops_io.get_untrusted_types(file=path) == [
         f"{kind.__module__}.{kind.__name__}"
     ]
-    subprocess.run([sys.executable, "-c", ELSEWHERE, path, there], check=True)
+    subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, path, there], check=True, timeout=PATIENCE
+    )
     here = pipeline.transform(["a pear and a plum", "the late train"])
     assert_allclose(np.load(there), here, rtol=1e-5, atol=1e-6)
 

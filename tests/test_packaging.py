@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import PATIENCE
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "skdeepfactor"
 # What the build reads beside the package.
@@ -67,6 +69,7 @@ def run(*arguments, status=0, **parameters):
         text=True,
         check=False,
         **parameters,
+        timeout=PATIENCE,
     )
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout

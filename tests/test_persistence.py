@@ -13,6 +13,8 @@ from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
+from tests.forked import PATIENCE
+
 PLAIN = (str, int, float, bool, type(None))
 
 
@@ -210,7 +212,7 @@ def fit_elsewhere():
 
         yield fit
         process.stdin.close()
-        assert process.wait() == 0
+        assert process.wait(timeout=PATIENCE) == 0
 
 
 def test_another_process_finds_the_same_bits(

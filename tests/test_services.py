@@ -34,6 +34,7 @@ from skdeepfactor.plotting import (
     TrainingDisplay,
     topic_page,
 )
+from tests.forked import PATIENCE
 
 X = np.random.default_rng(0).poisson(1.0, (24, 6)).astype(float)
 
@@ -314,7 +315,7 @@ def test_control_c_comes_back_while_a_block_is_slow(n_passes):
         capture_output=True,
         text=True,
         check=True,
-        timeout=90,
+        timeout=PATIENCE,
     )
     # The block takes 100 s; what remains is for machines that are busy.
     assert float(shown.stdout) < 50
@@ -516,6 +517,7 @@ def test_tensors_go_in_and_come_back_where_they_are_dispatched(dispatches, devic
         text=True,
         check=False,
         env={**os.environ, "SCIPY_ARRAY_API": "1", "OMP_NUM_THREADS": "1"},
+        timeout=PATIENCE,
     )
     assert shown.returncode == 0, shown.stderr
 

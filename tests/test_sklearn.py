@@ -19,6 +19,7 @@ from skdeepfactor import (
     PoissonFactorization,
 )
 from tests.conftest import ESTIMATORS, ONE_OF_EACH
+from tests.forked import PATIENCE
 
 NOT_YIELDED = [
     "check_set_output_transform",
@@ -119,6 +120,7 @@ def test_checks_with_array_api_enabled():
         capture_output=True,
         text=True,
         check=False,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
 

@@ -24,6 +24,7 @@ from skdeepfactor import (
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.inspection import hierarchy, to_pyldavis, top_features, top_rows
 from skdeepfactor.plotting import page, topic_page
+from tests.forked import PATIENCE
 
 TEXTS = [
     "red apple pear",
@@ -611,7 +612,7 @@ def browsed(page_path, script, width=1200, height=800):
         ],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
         check=False,
     )
     result = re.search("<pre>(.+?)</pre>", shown.stdout, re.DOTALL)
