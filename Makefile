@@ -13,11 +13,11 @@ demo: $(VENV)/.installed  ## find topics in installed docstrings, with plots (2 
 	$(BIN)/python examples/plot_topics_of_docstrings.py
 
 test: $(VENV)/.installed-test lint  ## lint, tests and doctests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 	$(BIN)/python -m pytest --doctest-modules skdeepfactor
 
 test-all: $(VENV)/.installed-test lint  ## the slow tests too, and many examples (an hour)
-	HYPOTHESIS_PROFILE=most $(BIN)/python -m pytest -n auto -m "slow or not slow"
+	HYPOTHESIS_PROFILE=most $(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
 
 lint: $(VENV)/.installed-test  ## formatting, style and types
 	$(BIN)/ruff format --check .

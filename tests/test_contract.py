@@ -242,7 +242,7 @@ def test_warm_start_goes_on(estimator, counts):
     tolerance = 1e-2 if is_sampled else 1e-3
     assert warm[-1] > cold[-1] - tolerance * abs(cold[-1])
     model.set_params(**sized(model, 4))
-    with pytest.raises(ValueError, match="cannot go on"):
+    with pytest.raises(ValueError, match="cannot continue"):
         model.fit(X)
 
 

@@ -537,7 +537,7 @@ def test_warm_starts_keep_the_classes(single):
     with pytest.raises(ValueError, match="y has no label"):
         model.fit(X, [None] * 400)
     # As many topics as before would have other owners.
-    with pytest.raises(ValueError, match="topics_per_label=1 cannot go on"):
+    with pytest.raises(ValueError, match="topics_per_label=1 cannot continue"):
         model.set_params(topics_per_label=1, n_shared=5).fit(X, y)
 
 

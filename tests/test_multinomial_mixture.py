@@ -20,7 +20,7 @@ from skdeepfactor import MultinomialMixture
 from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._training.plan import Budget
 from skdeepfactor.data import RowBlocks
-from skdeepfactor.models import multinomial_mixture
+from skdeepfactor.models.multinomial_mixture import module as multinomial_mixture
 from skdeepfactor.models.multinomial_mixture.module import CategoricalMultinomial
 
 INFERENCES = ["collapsed", "mean_field", "em"]

@@ -753,7 +753,7 @@ def test_gradients_that_go_on_take_steps_on_rows_again(monkeypatch):
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ({"link": "mean"}, {"link": "rate"}, "link='rate' cannot go on"),
+        ({"link": "mean"}, {"link": "rate"}, "link='rate' cannot continue"),
         ({"solver": "auxiliary"}, {"solver": "expansion"}, "a different architecture"),
         ({"solver": "expansion"}, {"solver": "gradient"}, "a different architecture"),
     ],

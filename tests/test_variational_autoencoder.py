@@ -333,7 +333,7 @@ def test_parameters_that_do_not_go_together(parameters, message):
 
 def test_a_warmup_longer_than_training_is_told():
     model = VariationalAutoencoder(2, kl_warmup=100, max_iter=3, random_state=0)
-    with pytest.warns(ConvergenceWarning, match="takes 100 updates.* but 3"):
+    with pytest.warns(ConvergenceWarning, match="takes 100 updates.* only 3"):
         model.fit(linear_data(20))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

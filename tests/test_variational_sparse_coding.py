@@ -239,7 +239,7 @@ def test_a_warmup_longer_than_training_is_told():
     model = VariationalSparseCoding(
         2, spike_warmup=2, slab_warmup=2, max_iter=3, random_state=0
     )
-    with pytest.warns(ConvergenceWarning, match="takes 4 updates.* but 3"):
+    with pytest.warns(ConvergenceWarning, match="takes 4 updates.* only 3"):
         model.fit(sparse_data(20)[0])
 
 

@@ -140,7 +140,9 @@ class Fit:
         rows.join()
         if self.rows_val is not None:
             self.rows_val.join()
-        if estimator._takes_weights and estimator.batch_size is None:
+        batch_size = estimator.batch_size
+        is_full = batch_size is None or batch_size >= rows.n_total
+        if estimator._takes_weights and is_full:
             rows = _merged_if_small(rows)
         if not self.is_warm:
             self.sizes = {**self.sizes, "input_scale": input_scale(estimator, rows)}

@@ -218,10 +218,7 @@ class GammaBelief(FactorModule):
 
     def _cold(self, batch):
         """Posteriors of rows from their data alone."""
-        alpha = self.layer_shapes[0]
-        # From the floor an empty row takes hundreds of steps to its prior.
-        of_none = 0.0 if self.training else alpha
-        mean, shape = self.lowest.cold(batch, alpha, of_none)
+        mean, shape = self.lowest.cold(batch, self.layer_shapes[0])
         uppers, below, floor = [], mean, FLOORS[mean.dtype]
         for layer, weights in enumerate(self._uppers):
             uppers.append(self.link.cold(layer, below, weights, floor))

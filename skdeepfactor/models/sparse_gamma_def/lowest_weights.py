@@ -147,14 +147,12 @@ class LowestWeights(nn.Module, ABC):
     def summed(self):
         """Numbers to sum over the observed features of rows, (n_features, width)."""
 
-    def cold(self, batch, prior, of_none):
-        """Means and shapes of rows from their data, under a prior's shape.
-
-        Empty rows start as if they had ``of_none`` counts.
-        """
+    def cold(self, batch, prior):
+        """Means and shapes of rows from their data, under a prior's shape."""
         counts, totals = self.emission.shared_out(batch, self.weight_mean)
+        # From the floor an empty row takes hundreds of steps to its prior.
         has_some = (counts > 0).any(1, keepdim=True)
-        mean = torch.where(has_some, counts, of_none) / totals
+        mean = torch.where(has_some, counts, prior) / totals
         return mean.clamp_min(FLOORS[counts.dtype]), prior + counts
 
     @abstractmethod
@@ -517,8 +515,8 @@ class GaussianWeights(LowestWeights):
             return self._spread, self._flat
         return batch.side["sums"].chunk(2, 1)
 
-    def cold(self, batch, prior, of_none):
-        mean, _ = super().cold(batch, prior, of_none)
+    def cold(self, batch, prior):
+        mean, _ = super().cold(batch, prior)
         spread, _ = self.sums_of(batch)
         return mean, prior + mean.square() * spread / self.emission.noise
 
