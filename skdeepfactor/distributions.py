@@ -25,7 +25,7 @@ class GaussianMixture(NamedTuple):
         return cls(zeros, zeros, zeros[:, 0])
 
     def to(self, like):
-        """The same in the type, and on the device, of a tensor."""
+        """Convert to the type, and move to the device, of a tensor."""
         return GaussianMixture(*(part.to(like) for part in self))
 
     def _square(self, z):

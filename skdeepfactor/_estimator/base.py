@@ -155,7 +155,7 @@ class BaseFactorModel(
         return sizes[0]
 
     def _known_of_rows(self, rows, y, sizes):
-        """What is known of rows beside X, arrays by name; see ``Batch.side``."""
+        """Arrays of rows beside X, by name; see ``Batch.side``."""
         return {}
 
     @abstractmethod

@@ -14,6 +14,9 @@ from skdeepfactor._training.optimizers import NaturalGradient
 from skdeepfactor._training.plan import TrainingPlan
 from skdeepfactor._training.progress import with_callbacks
 
+#: Constraint of ``input_scale``, where a model has it as a parameter.
+INPUT_SCALE = [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})]
+
 
 class ClosedFormFactorModel(BaseFactorModel):
     """A model whose parameters all have updates in closed form."""

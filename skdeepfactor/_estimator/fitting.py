@@ -40,18 +40,12 @@ from skdeepfactor._training.rows import MatrixRows
 from skdeepfactor._training.run import Interrupted
 from skdeepfactor.data import RowBlocks, new_random_state
 
-# Parameters that say how long to train, and not what: rows may be resumed from the
-# local parameters that a fit with others left.
-SCHEDULE = (
-    "max_iter",
-    "tol",
-    "batch_size",
-    "n_iter_no_change",
-    "n_jobs",
-    "device",
-    "random_state",
-    "verbose",
-)
+# Parameters that change where and how a fit runs, and not what it fits.
+OF_SURROUNDINGS = ("device", "verbose", "n_jobs", "random_state")
+
+# Parameters that say how long to train: rows may be resumed from the local parameters
+# that a fit with others left.
+OF_SCHEDULE = ("max_iter", "tol", "batch_size", "n_iter_no_change")
 
 
 class Start(NamedTuple):
@@ -256,12 +250,17 @@ class Fit:
         return found
 
     def _key_of_local(self):
-        """What must be the same for the local parameters of rows to mean the same."""
-        parameters = parameters_of(self.estimator)
-        for name in SCHEDULE:
-            parameters.pop(name, None)
-        known = {name: canonical(value) for name, value in parameters.items()}
-        return [self.rows.digest(), self.rows.digests(), known]
+        """Key of the local parameters of rows, equal if they have the same meaning."""
+        settings = self._settings(without=OF_SURROUNDINGS + OF_SCHEDULE)
+        return [self.rows.digest(), self.rows.digests(), settings]
+
+    def _settings(self, without):
+        """Canonical values of the estimator's parameters, except for some, by name."""
+        return {
+            name: canonical(value)
+            for name, value in parameters_of(self.estimator).items()
+            if name not in without
+        }
 
     def _budget(self):
         estimator, n_rows = self.estimator, self.rows.n_total
@@ -327,18 +326,13 @@ class Fit:
 
     def _identity(self, seed, module):
         """Identity of a fit, as strings that a checkpoint to resume must share."""
-        parameters = parameters_of(self.estimator)
-        for name in ("device", "verbose", "n_jobs", "random_state"):
-            parameters.pop(name, None)
         start, rows = hashlib.sha256(), self.rows
         for tensor in module.state_dict().values():
             start.update(to_numpy(tensor).tobytes())
         digests = rows.digests()
         return {
             "estimator": type(self.estimator).__name__,
-            "parameters": {
-                name: canonical(value) for name, value in parameters.items()
-            },
+            "parameters": self._settings(without=OF_SURROUNDINGS),
             "seed": int(seed),
             "processes": [rows.share.n_processes, rows.share.is_sharded],
             "rows": [rows.n_total, rows.n_samples, rows.n_features],

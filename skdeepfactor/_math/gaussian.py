@@ -58,7 +58,7 @@ class Posterior(NamedTuple):
         return cls(q.mean, q.variance)
 
     def to(self, like):
-        """The same in the type of a tensor."""
+        """These posteriors in the type of a tensor."""
         return Posterior(*(part if part is None else part.to(like) for part in self))
 
     def distribution(self):
@@ -166,13 +166,14 @@ def refine(slopes, batch, starts, *, max_steps, kl_weight=1.0, fixes_variances=F
 
 @torch.no_grad()
 def converge(slopes, batch, starts, *, max_steps, tol, fixes_variances=False):
-    """The same, each row to its own end: in half as many steps, of lengths that vary.
+    """Posteriors with diagonal covariances, each row refined to its own convergence.
 
-    The length of a step in the mean is that of Barzilai and Borwein (1988), from how
-    the gradient changed along the last one. A bound may fall by a little on the way;
-    what is given is the best on it. A row is done when a step of Newton would gain at
-    most ``tol`` times its bound, or times a nat. Wants float64, where rounding does not
-    decide which step is the last.
+    Arguments are those of ``refine``, of which it takes about half the steps. The
+    length of a step in the mean is that of Barzilai and Borwein (1988), from the change
+    of the gradient along the last one. A bound may fall by a little on the way; the
+    best state is returned. A row is done when a Newton step would gain at most ``tol``
+    times its bound, or times a nat. Pass float64, so that rounding does not decide
+    which step is the last.
     """
     (mean, var, center), at = _best(slopes, batch, starts)
 

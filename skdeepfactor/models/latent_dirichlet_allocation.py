@@ -44,7 +44,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.distributions import Dirichlet
 
-from skdeepfactor._estimator.conjugate import ConjugateFactorModel
+from skdeepfactor._estimator.conjugate import INPUT_SCALE, ConjugateFactorModel
 from skdeepfactor._math.gammas import check_prior, dirichlet, symmetric_dirichlet
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import scaled
@@ -289,10 +289,7 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        "input_scale": [
-            Interval(Real, 0, None, closed="neither"),
-            StrOptions({"auto"}),
-        ],
+        "input_scale": INPUT_SCALE,
         **ConjugateFactorModel._parameter_constraints,
         "doc_topic_prior": [
             Interval(Real, 0, None, closed="neither"),

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 
-from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
+from skdeepfactor._estimator.conjugate import INPUT_SCALE, ClosedFormFactorModel
 from skdeepfactor._estimator.validation import checked_weights
 from skdeepfactor._input import received
 from skdeepfactor._math.starts import check_init, initial_counts
@@ -167,10 +167,7 @@ class MultinomialMixture(ClosedFormFactorModel):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        "input_scale": [
-            Interval(Real, 0, None, closed="neither"),
-            StrOptions({"auto"}),
-        ],
+        "input_scale": INPUT_SCALE,
         **ClosedFormFactorModel._parameter_constraints,
         "weight_concentration": [Interval(Real, 0, None, closed="neither")],
         "topic_word_prior": [Interval(Real, 0, None, closed="neither")],

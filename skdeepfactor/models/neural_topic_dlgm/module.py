@@ -367,14 +367,11 @@ class DeepLatentGaussian(SampledModule):
         """Steps of Newton on the closed bound."""
         is_remembered = q.center is not None
         closed, batch, q = self._closed(likelihood, batch, q)
-        options = {
-            "max_steps": n_steps,
-            "fixes_variances": self.posterior_variance is not None,
-        }
+        fixes_variances = self.posterior_variance is not None
+        options = {"max_steps": n_steps, "fixes_variances": fixes_variances}
         starts = [q]
         if not is_remembered:
             # A network that has not learnt yet, or gone astray, is no better start.
-            fixes_variances = options["fixes_variances"]
             starts.append(closed.plain(batch, q, fixes_variances=fixes_variances))
         if self.training:
             kl_weight = max(closed.kl_weight, LEAST_KL_WEIGHT)

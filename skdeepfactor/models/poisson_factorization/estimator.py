@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from skdeepfactor._estimator.conjugate import ConjugateFactorModel
+from skdeepfactor._estimator.conjugate import INPUT_SCALE, ConjugateFactorModel
 from skdeepfactor._input import is_whole
 from skdeepfactor._math.gammas import check_prior
 from skdeepfactor._math.ops import nonzero
@@ -176,10 +176,7 @@ class PoissonFactorization(ConjugateFactorModel):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        "input_scale": [
-            Interval(Real, 0, None, closed="neither"),
-            StrOptions({"auto"}),
-        ],
+        "input_scale": INPUT_SCALE,
         **ConjugateFactorModel._parameter_constraints,
         "factor_shape": [
             Interval(Real, 0, None, closed="neither"),

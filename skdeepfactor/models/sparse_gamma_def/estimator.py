@@ -46,7 +46,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skdeepfactor._estimator.arrays import to_numpy
-from skdeepfactor._estimator.conjugate import ConjugateFactorModel
+from skdeepfactor._estimator.conjugate import INPUT_SCALE, ConjugateFactorModel
 from skdeepfactor._estimator.domains import Binary, Counts, RealNumbers
 from skdeepfactor._input import is_whole
 from skdeepfactor.models.sparse_gamma_def.closed import AUXILIARY, EXPANSION
@@ -277,10 +277,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "over_relaxation": [Interval(Real, 1, 2, closed="left")],
         "acceleration": [Interval(Integral, 0, None, closed="left")],
-        "input_scale": [
-            Interval(Real, 0, None, closed="neither"),
-            StrOptions({"auto"}),
-        ],
+        "input_scale": INPUT_SCALE,
         "init": [StrOptions({"parts", "kmeans", "random"}), "array-like"],
         "transform_layer": [
             Interval(Integral, 1, None, closed="left"),

@@ -139,7 +139,7 @@ class Means(nn.Module):
         return alpha * harmonic, math.log(alpha) - expected.log()
 
     def drawn_rates(self, units, weights, alpha):
-        """Both of drawn units and weights, as ``draw`` and ``draw_weights`` give."""
+        """Rates and their logarithms for units and weights that were drawn."""
         drawn = units @ weights
         return self.rate(drawn, alpha), math.log(alpha) - drawn.log()
 
