@@ -42,8 +42,14 @@ FOR_ALL = ["_input", "_files"]
 
 # Where a sparse matrix is made dense, and why it may be.
 MAY_MAKE_DENSE = {
-    ("metrics", "npmi_coherence"): "of pairs of the few top words of a component",
-    ("metrics", "_expected_counts"): "of factors, which are dense but for sparse codes",
+    (
+        "metrics.coherence",
+        "_joint_shares",
+    ): "of pairs of the few top words of a component",
+    (
+        "metrics.completion",
+        "_expected_counts",
+    ): "of factors, which are dense but for sparse codes",
     (
         "inspection.reading",
         "factors_of",
@@ -57,7 +63,10 @@ MAY_MAKE_DENSE = {
 # Modules that ask what an object has, and why they must.
 MAY_ASK = {
     "data": "blocks come from sources of any package",
-    "metrics": "estimators of any package are measured",
+    "metrics.coherence": "an estimator in the place of components is refused",
+    "metrics.completion": "estimators of any package are measured",
+    "metrics.ranking": "estimators of any package are measured",
+    "metrics.scoring": "estimators of any package are measured",
     "inspection.reading": "estimators of any package are shown",
 }
 
@@ -406,6 +415,7 @@ def test_names_that_the_package_lacks_are_mistakes():
 # What estimators call of themselves, and no model overrides.
 CALLED = {
     *("_fit", "_partial_fit", "_infer", "_decoded", "_sample", "_load", "_ask"),
+    "_with_merged",
     "_may_miss",
     "_input_scale",
 }

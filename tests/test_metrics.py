@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -17,12 +18,20 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skdeepfactor import metrics
+from skdeepfactor._math.importance import renyi_bound as renyi_bound_of_tensors
 from skdeepfactor.metrics import (
+    c_v_coherence,
     completion_perplexity,
+    disentanglement,
+    ndcg_at_k,
     npmi_coherence,
+    recall_at_k,
+    renyi_bound,
     scorers,
+    split_features,
     split_tokens,
     topic_diversity,
+    u_mass_coherence,
 )
 
 
@@ -346,7 +355,7 @@ def test_completion_takes_data_frames_without_a_warning():
 # npmi_coherence
 
 
-def gensim_npmi(components, X, top_n):
+def gensim_coherence(name, components, X, top_n):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pytest.importorskip("gensim")
@@ -359,7 +368,7 @@ def gensim_npmi(components, X, top_n):
         texts=texts,
         dictionary=Dictionary(texts),
         window_size=1 + max(map(len, texts)),
-        coherence="c_npmi",
+        coherence=name,
         topn=top_n,
         processes=1,
     )
@@ -376,7 +385,7 @@ def test_npmi_equals_gensim(rate, top_n):
     X[8, 3], X[8, 4] = 2, 0
     components = np.random.default_rng(2).gamma(0.3, size=(6, 25))
     components[0, [3, 4]] = 100, 99  # never seen together
-    expected = gensim_npmi(components, X, top_n)
+    expected = gensim_coherence("c_npmi", components, X, top_n)
     for data in X, sp.csr_matrix(X), sp.csc_array(X.astype(float)):
         result = npmi_coherence(components, data, top_n=top_n, average=False)
         assert_allclose(result, expected, rtol=1e-10, atol=1e-12)
@@ -388,7 +397,7 @@ def test_npmi_equals_gensim(rate, top_n):
 def test_npmi_of_words_in_every_row_equals_gensim():
     X = np.ones((5, 3), dtype=int)
     components = np.array([[3.0, 2.0, 1.0]])
-    expected = gensim_npmi(components, X, 3)
+    expected = gensim_coherence("c_npmi", components, X, 3)
     result = npmi_coherence(components, X, average=False)
     assert_allclose(result, expected)
     assert_allclose(result, -1)
@@ -458,6 +467,286 @@ def test_npmi_errors():
             npmi_coherence(components, X, top_n=top_n)
 
 
+# c_v_coherence, u_mass_coherence
+
+
+def straight_coherences(components, X, top_n):
+    """C_V and U_Mass by their definitions, pair by pair."""
+    is_there = np.asarray(X) > 0
+
+    def share(*features):
+        return is_there[:, list(features)].all(axis=1).mean()
+
+    def npmi(v, w):
+        if share(v) == 0 or share(w) == 0:
+            return -1.0
+        p = share(v, w) + 1e-12
+        return np.log(p / (share(v) * share(w))) / -np.log(p)
+
+    c_v, u_mass = [], []
+    for weights in components:
+        top = np.argsort(-weights, kind="stable")[:top_n]
+        vectors = np.array([[npmi(v, w) for w in top] for v in top])
+        whole = vectors.sum(axis=0)
+        c_v.append(
+            np.mean(
+                [
+                    vector @ whole / np.linalg.norm(vector) / np.linalg.norm(whole)
+                    for vector in vectors
+                ]
+            )
+        )
+        u_mass.append(
+            np.mean(
+                [
+                    np.log((share(v, w) + 1e-12) / share(v))
+                    if share(v)
+                    else np.log(1e-12)
+                    for place, v in enumerate(top)
+                    for w in top[place + 1 :]
+                ]
+            )
+        )
+    return np.array(c_v), np.array(u_mass)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.3, 2.0])
+@pytest.mark.parametrize("top_n", [2, 5, 40])
+def test_coherences_are_their_definitions(rate, top_n):
+    X = random_counts(n_samples=60, n_features=25, rate=rate, seed=1)
+    X[:, 3] = 0
+    components = np.random.default_rng(2).gamma(0.3, size=(6, 25))
+    components[0, 3] = 100
+    expected = straight_coherences(components, X, top_n)
+    for data in X, sp.csr_matrix(X), sp.csc_array(X.astype(float)):
+        parts = {"top_n": top_n, "average": False}
+        assert_allclose(c_v_coherence(components, data, **parts), expected[0])
+        assert_allclose(u_mass_coherence(components, data, **parts), expected[1])
+    for measure, values in zip(
+        (c_v_coherence, u_mass_coherence), expected, strict=True
+    ):
+        mean = measure(components, X, top_n=top_n)
+        assert isinstance(mean, float)
+        assert_allclose(mean, values.mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "measure"), [("c_v", c_v_coherence), ("u_mass", u_mass_coherence)]
+)
+def test_coherences_equal_gensim(name, measure):
+    X = random_counts(n_samples=60, n_features=25, rate=0.3, seed=1)
+    X[np.arange(25), np.arange(25)] += 1  # gensim divides by zero at unseen words
+    components = np.random.default_rng(2).gamma(0.3, size=(6, 25))
+    expected = gensim_coherence(name, components, X, 5)
+    result = measure(components, X, top_n=5, average=False)
+    assert_allclose(result, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("measure", [c_v_coherence, u_mass_coherence])
+def test_coherence_errors(measure):
+    X = random_counts(n_features=4)
+    with pytest.raises(ValueError, match="Negative values in data"):
+        measure(np.ones((2, 4)), -X)
+    with pytest.raises(ValueError, match="X has 3 features, but the components have 4"):
+        measure(np.ones((2, 4)), X[:, :3])
+    with pytest.raises(ValueError, match=f"{measure.__name__} needs two or more"):
+        measure(np.ones((2, 4)), X, top_n=1)
+
+
+# split_features
+
+
+@pytest.mark.parametrize("make", [np.array, sp.csr_matrix, sp.csr_array])
+def test_split_of_features_hides_half_of_them_whole(make):
+    X = 5 * random_counts() + 0.5 * (random_counts(seed=1) > 0)
+    observed, hidden = split_features(make(X), random_state=0)
+    assert_array_equal((observed + hidden).toarray(), X)
+    assert observed.multiply(hidden).nnz == 0
+    n_features = (X > 0).sum(axis=1)
+    assert_array_equal(np.diff(hidden.indptr), n_features // 2)
+    again = split_features(make(X), random_state=0)[1]
+    assert_array_equal(again.toarray(), hidden.toarray())
+    assert (split_features(make(X), random_state=1)[1] != hidden).nnz > 0
+    with pytest.raises(ValueError, match="Negative values in data"):
+        split_features(-X)
+
+
+# recall_at_k, ndcg_at_k
+
+
+def known_split(observed, hidden):
+    """A splitter that always gives these halves."""
+    return lambda X, random_state=None: (sp.csr_array(observed), sp.csr_array(hidden))
+
+
+def test_rankings_are_exact():
+    model = Fixed([5, 4, 3, 2, 1])
+    observed = np.array([[1, 0, 0, 0, 0], [0, 0, 0, 0, 1], [1, 1, 1, 1, 1]])
+    hidden = np.array([[0, 0, 3, 1, 0], [1, 0, 0, 0, 2], [0, 0, 0, 0, 0]])
+    splitter = known_split(observed, hidden)
+    # Of row 0, features 1, 2, 3 and 4 are ranked, of row 1, features 0 to 3.
+    values = {"k": 2, "splitter": splitter}
+    assert recall_at_k(model, hidden, **values) == np.mean([1 / 2, 1])
+    discount = 1 / np.log2(3)
+    gains = [3 * discount / (3 + discount), 1]
+    assert_allclose(ndcg_at_k(model, hidden, **values), np.mean(gains))
+    # With what is seen, feature 0 comes first, and 4 counts as hidden of row 1.
+    values["exclude_seen"] = False
+    assert recall_at_k(model, hidden, **values) == np.mean([0, 1 / 2])
+    gains = [0, 1 / (2 + discount)]
+    assert_allclose(ndcg_at_k(model, hidden, **values), np.mean(gains))
+    # Fewer are left than asked for.
+    values = {"k": 99, "splitter": splitter}
+    assert recall_at_k(model, hidden, **values) == 1
+    last = (3 / np.log2(3) + 1 / 2) / (3 + discount)
+    assert_allclose(ndcg_at_k(model, hidden, **values), np.mean([last, 1]))
+
+
+def test_rankings_agree_with_scikit_learn_without_ties():
+    from sklearn.metrics import ndcg_score
+
+    X, probabilities = planted_counts(n_samples=30)
+    scores = probabilities + np.random.default_rng(0).random(X.shape)
+    values = {"k": 7, "exclude_seen": False, "splitter": known_split(X, X)}
+    expected = ndcg_score(X, scores, k=7)
+    assert_allclose(ndcg_at_k(Oracle(scores), X, **values), expected)
+
+
+def test_rankings_know_no_order_of_columns_where_scores_are_equal():
+    X = np.zeros((300, 50), dtype=int)
+    X[:, :20] = 1  # a model that expects all alike must not profit from that
+    model = Fixed(np.ones(50))
+    values = [recall_at_k(model, X, k=10, random_state=seed) for seed in range(20)]
+    # 10 of the 40 that are not seen are ranked, and 10 of these were hidden.
+    assert_allclose(np.mean(values), 1 / 4, atol=0.1)
+
+
+def test_better_models_rank_better():
+    X, _ = planted_counts(n_words=60)
+    fits = [
+        NMF(k, random_state=0, max_iter=2000, tol=1e-3, init="nndsvda").fit(X)
+        for k in (1, 3)
+    ]
+    for measure in recall_at_k, ndcg_at_k:
+        worse, better = (measure(fit, X, k=5, random_state=0) for fit in fits)
+        assert better > worse + 0.05
+        assert better == measure(fits[1], sp.csr_matrix(X), k=5, random_state=0)
+
+
+def test_ranking_errors():
+    X, _ = planted_counts()
+    model = Fixed(np.ones(30))
+    for k in (0, 1.5, True):
+        with pytest.raises(ValueError, match="k must be a positive integer"):
+            recall_at_k(model, X, k=k)
+    with pytest.raises(ValueError, match="No row of X has a hidden feature"):
+        ndcg_at_k(model, np.eye(3, dtype=int))
+    with pytest.raises(ValueError, match="with the method transform; object has none"):
+        recall_at_k(object(), X)
+
+
+# disentanglement
+
+
+def test_disentanglement_of_codes_that_are_the_factors():
+    rng = np.random.default_rng(0)
+    factors = rng.normal(size=(300, 3))
+    scores = disentanglement(factors[:, [2, 0, 1]], factors, random_state=0)
+    assert min(scores.disentanglement, scores.completeness) > 0.9
+    assert scores.informativeness > 0.9
+    assert_array_equal(scores.importances.argmax(axis=0), [1, 2, 0])
+    assert_allclose(scores.importances.sum(axis=0), 1)
+    mixed = disentanglement(
+        factors @ np.linalg.qr(rng.normal(size=(3, 3)))[0], factors, random_state=0
+    )
+    assert mixed.disentanglement < 0.6
+    assert mixed.completeness < 0.6
+    again = disentanglement(factors[:, [2, 0, 1]], factors, random_state=0)
+    assert again.disentanglement == scores.disentanglement
+
+
+def test_disentanglement_of_classes_and_of_codes_that_say_nothing():
+    rng = np.random.default_rng(0)
+    kinds = np.array([["a", "x"], ["b", "x"], ["a", "y"], ["b", "y"]])
+    factors = kinds[rng.integers(4, size=200)]
+    codes = np.c_[factors == ["a", "x"], np.zeros(200)].astype(float)
+    scores = disentanglement(codes, factors, random_state=0)
+    assert_allclose(scores.disentanglement, 1)
+    assert_allclose(scores.completeness, 1)
+    assert scores.informativeness == 1
+    nothing = disentanglement(np.zeros((200, 2)), factors, random_state=0)
+    assert nothing.disentanglement == nothing.completeness == 0
+    # Two codes with half of a factor each, of which they have no other.
+    halves = np.c_[codes[:, [0, 0]], codes[:, 1]]
+    halves[:, 0] *= rng.random(200) < 0.5
+    scores = disentanglement(halves, factors, random_state=0)
+    assert scores.disentanglement > 0.9
+
+
+def test_disentanglement_by_its_formula():
+    from skdeepfactor.metrics.planted import _concentrations
+
+    importances = np.array([[0.5, 0.5], [1.0, 0.0], [0.0, 0.0], [3.0, 1.0]])
+    entropy = -(0.75 * np.log2(0.75) + 0.25 * np.log2(0.25))
+    assert_allclose(_concentrations(importances), [0, 1, 0, 1 - entropy], atol=1e-12)
+    assert_allclose(_concentrations(np.ones((2, 1))), 1)
+
+
+def test_disentanglement_errors():
+    factors = np.random.default_rng(0).normal(size=(20, 2))
+    for codes, planted, message in [
+        (factors, factors[:, :1], "two columns or more, got 1"),
+        (factors, factors[:10], "inconsistent numbers of samples"),
+        (factors, np.c_[factors, np.ones(20)], "column 2 has one value"),
+        (factors * np.nan, factors, "NaN"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            disentanglement(codes, planted)
+    with pytest.raises(ValueError, match="n_estimators must be a positive integer"):
+        disentanglement(factors, factors, n_estimators=0)
+
+
+# renyi_bound
+
+
+@pytest.mark.parametrize("alpha", [-1.0, 0, 0.5, 1, 1 - 1e-14, 1.0001, 3])
+def test_renyi_bound_is_that_of_tensors(alpha):
+    rng = np.random.default_rng(0)
+    log_weights = rng.normal(-300, 20, size=(7, 4))
+    log_weights[2, 0] = -np.inf
+    with np.errstate(over="ignore"):
+        expected = renyi_bound_of_tensors(torch.tensor(log_weights), float(alpha))
+        bounds = renyi_bound(log_weights, alpha)
+    assert bounds.dtype == np.float64
+    assert_allclose(bounds, expected.numpy(), rtol=1e-13)
+
+
+def test_renyi_bound_known_values():
+    log_weights = np.log([[0.1, 0.4], [0.3, 0.4]])
+    assert_allclose(np.exp(renyi_bound(log_weights, 0)), [0.2, 0.4])
+    assert_allclose(renyi_bound(log_weights, 1), log_weights.mean(axis=0))
+    half = np.square(np.sqrt([0.1, 0.3]).mean())
+    assert_allclose(np.exp(renyi_bound(log_weights, 0.5)), [half, 0.4])
+    # The sum over rows of log means, not the log mean of products.
+    rng = np.random.default_rng(1)
+    many = rng.normal(0, 1, size=(50, 200))
+    total = renyi_bound(many, 0).sum()
+    assert total > renyi_bound(many.sum(axis=1, keepdims=True), 0)[0] + 10
+    assert_allclose(
+        total, sum(renyi_bound(part, 0).sum() for part in np.hsplit(many, 4))
+    )
+
+
+def test_renyi_bound_errors():
+    for alpha in (np.inf, np.nan, [1.0, 2.0]):
+        with pytest.raises(ValueError, match="alpha must be a finite number"):
+            renyi_bound([[0.0]], alpha)
+    with pytest.raises(ValueError, match="must not contain NaN"):
+        renyi_bound([[np.nan]], 0)
+    with pytest.raises(ValueError, match="Expected 2D array"):
+        renyi_bound([0.0, 1.0], 0)
+
+
 # topic_diversity
 
 
@@ -475,7 +764,10 @@ def test_diversity_is_exact():
 
 # scorers
 
-NMF_SCORERS = ["neg_completion_perplexity", "npmi_coherence", "topic_diversity"]
+NMF_SCORERS = [name for name in scorers if name != "neg_perplexity"]
+
+# What more components than there are make no worse, or one alone makes better.
+UNDECIDED = {"topic_diversity", "recall_at_k"}
 
 
 def test_scorers_are_picklable_callables_that_say_what_the_functions_say():
@@ -484,7 +776,11 @@ def test_scorers_are_picklable_callables_that_say_what_the_functions_say():
     expected = {
         "neg_completion_perplexity": -completion_perplexity(model, X, random_state=0),
         "neg_perplexity": -model.perplexity(X),
+        "recall_at_k": recall_at_k(model, X, random_state=0),
+        "ndcg_at_k": ndcg_at_k(model, X, random_state=0),
         "npmi_coherence": npmi_coherence(model.components_, X),
+        "c_v_coherence": c_v_coherence(model.components_, X),
+        "u_mass_coherence": u_mass_coherence(model.components_, X),
         "topic_diversity": topic_diversity(model.components_),
     }
     assert set(scorers) == set(expected)
@@ -513,7 +809,7 @@ def test_grid_search_with_one_scorer(name, make):
         error_score="raise",
     ).fit(make(X))
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
-    if name != "topic_diversity":
+    if name not in UNDECIDED:
         assert search.best_params_ == {"n_components": 3}
 
 
