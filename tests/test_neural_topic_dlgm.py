@@ -180,7 +180,10 @@ def test_bounds_are_below_the_exact_evidence(likelihood, prior):
     X = random_rows()
     evidence = np.array([quadrature(module, x) for x in X])
     n_particles = 600 if prior == "normal" else 200
-    elbo, iwae = arrays(module.elbo(batch_of(X)), module.iwae(batch_of(X), n_particles))
+    elbo, iwae = arrays(
+        module.elbo(batch_of(X)),
+        module.bound_by_particles(batch_of(X), 0.0, n_particles),
+    )
     assert (elbo <= evidence + 1e-9).all()
     assert (elbo >= evidence - 0.5).all()
     # One normal posterior is far from what a mixture leaves of the prior.
@@ -204,7 +207,10 @@ def test_word_bounds_are_below_the_evidence_of_words_in_order(likelihood, prior)
 def test_importance_weights_tighten_the_bound(covariance_type):
     module = random_module(4, scale=1.0, covariance_type=covariance_type)
     x = batch_of(random_rows(300))
-    bounds = [module.elbo(x), *(module.iwae(x, n) for n in (2, 10, 40))]
+    bounds = [
+        module.elbo(x),
+        *(module.bound_by_particles(x, 0.0, n) for n in (2, 10, 40)),
+    ]
     bounds = torch.stack(bounds).detach().numpy()
     gains = np.diff(bounds, axis=0)
     # The draws of few particles are among those of many.

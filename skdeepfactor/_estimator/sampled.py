@@ -18,6 +18,9 @@ from skdeepfactor._math.module import in_updates
 from skdeepfactor._training.optimizers import AnnealedAdam
 from skdeepfactor._training.plan import TrainingPlan
 
+# Bounds that are estimated by particles.
+PARTICLE_METRICS = "iwae", "renyi"
+
 
 class SampledFactorModel(BaseFactorModel):
     """A model learnt by stochastic gradients, whose module has a bound by particles."""
@@ -38,7 +41,12 @@ class SampledFactorModel(BaseFactorModel):
     ]
 
     def score_samples(
-        self, X: Any, *, metric: str = "elbo", n_particles: int = 50
+        self,
+        X: Any,
+        *,
+        metric: str = "elbo",
+        renyi_alpha: float = 0.5,
+        n_particles: int = 50,
     ) -> np.ndarray:
         """Lower bound of each row's log likelihood, in nats.
 
@@ -48,11 +56,15 @@ class SampledFactorModel(BaseFactorModel):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        metric : {"elbo", "iwae"}, default="elbo"
-            The evidence lower bound, or the importance weighted one, which is tighter
-            with more particles and sampled; a row's draws depend on the row alone.
+        metric : {"elbo", "iwae", "renyi"}, default="elbo"
+            The evidence lower bound, the importance weighted one, which is tighter with
+            more particles, or Rényi's, which lies between the two for orders from 0 to
+            1. The latter two are sampled; a row's draws depend on the row alone.
+        renyi_alpha : float, default=0.5
+            Order of ``"renyi"``: 0 gives the importance weighted bound, 1 an estimate
+            of the evidence lower bound.
         n_particles : int, default=50
-            Number of draws for ``"iwae"``, at least 2.
+            Number of draws for ``"iwae"`` and ``"renyi"``, at least 2.
 
         Returns
         -------
@@ -62,6 +74,7 @@ class SampledFactorModel(BaseFactorModel):
         See Also
         --------
         score : The mean over rows.
+        skdeepfactor.metrics.renyi_bound : The same bounds, from log weights.
 
         Examples
         --------
@@ -73,10 +86,15 @@ class SampledFactorModel(BaseFactorModel):
         """
         if metric == "elbo":
             return super().score_samples(X)
-        if metric != "iwae":
-            raise ValueError(f"metric must be 'elbo' or 'iwae', got {metric!r}.")
-        check_objective("iwae", 0.0, n_particles)
-        return self._infer(X, lambda module, batch: module.iwae(batch, n_particles))
+        if metric not in PARTICLE_METRICS:
+            raise ValueError(
+                f"metric must be 'elbo', 'iwae' or 'renyi', got {metric!r}."
+            )
+        alpha = check_objective(metric, renyi_alpha, n_particles)
+        return self._infer(
+            X,
+            lambda module, batch: module.bound_by_particles(batch, alpha, n_particles),
+        )
 
     def score(
         self,
@@ -84,6 +102,7 @@ class SampledFactorModel(BaseFactorModel):
         y: Any = None,
         *,
         metric: str = "elbo",
+        renyi_alpha: float = 0.5,
         n_particles: int = 50,
         sample_weight: ArrayLike | None = None,
     ) -> float:
@@ -97,11 +116,13 @@ class SampledFactorModel(BaseFactorModel):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : None
             Ignored; here for scikit-learn's API.
-        metric : {"elbo", "iwae", "neg_perplexity"}, default="elbo"
+        metric : {"elbo", "iwae", "renyi", "neg_perplexity"}, default="elbo"
             The mean of ``score_samples(X, metric=metric)``, in nats, or minus
             ``perplexity(X)``, of counts only.
+        renyi_alpha : float, default=0.5
+            Order of ``"renyi"``.
         n_particles : int, default=50
-            Number of draws for ``"iwae"``, at least 2.
+            Number of draws for ``"iwae"`` and ``"renyi"``, at least 2.
         sample_weight : array-like of shape (n_samples,), default=None
             How often each row counts; all alike if None.
 
@@ -123,8 +144,10 @@ class SampledFactorModel(BaseFactorModel):
         >>> bool(model.score(X) == model.score_samples(X).mean())
         True
         """
-        if metric == "iwae":
-            bounds = self.score_samples(X, metric="iwae", n_particles=n_particles)
+        if metric in PARTICLE_METRICS:
+            bounds = self.score_samples(
+                X, metric=metric, renyi_alpha=renyi_alpha, n_particles=n_particles
+            )
             return weighted_average(bounds, sample_weight)
         return super().score(X, metric=metric, sample_weight=sample_weight)
 

@@ -70,15 +70,15 @@ class SampledModule(FactorModule, ABC):
             return FreshNoise(like, n_draws, self.generator)
         return KeyedNoise(like, n_draws, batch.keys, stream)
 
-    def iwae(self, batch, n_particles):
-        """Importance weighted bound of each row, (n_rows,)."""
+    def bound_by_particles(self, batch, alpha, n_particles):
+        """Rényi bound of each row, (n_rows,); importance weighted if alpha is 0."""
         q = self.posterior(batch)
         weights = []
         for start in range(0, n_particles, N_TOGETHER):
             n_draws = min(N_TOGETHER, n_particles - start)
             for z in self.draws(q, batch, n_draws, Stream.PARTICLES + start):
                 weights.append(self.log_joint(batch, z) - q.log_prob(z).double())
-        return renyi_bound(torch.stack(weights), 0.0)
+        return renyi_bound(torch.stack(weights), alpha)
 
     def components(self):
         """The mean slopes of the features over the prior, transposed."""
