@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from skdeepfactor._math.gammas import scaled_exp
 from skdeepfactor._math.ops import (
     map_values,
+    nonzero,
     product_at,
     row_dot,
     row_sum,
@@ -105,6 +106,23 @@ def allocate(x, mean_log_z, weights, allowed=None):
         z *= allowed  # Its floor is not 0.
     products = product_at(x, z, weights.scaled.T)
     return Allocation(z, map_values(torch.div, x, products), products, log_scale)
+
+
+def entry_shares(x, z, w):
+    """Shares of the factors in each entry of ``x`` that is not 0, (n_entries, k).
+
+    Row by row. ``z``, (n_rows, k), and ``w``, (n_features, k), are not negative, and
+    in each entry one factor has both.
+    """
+    rows, columns = nonzero(x)
+    shares = z[rows] * w[columns]
+    return shares / shares.sum(1, keepdim=True)
+
+
+def shares_of_counts(counts):
+    """Counts of the factors in rows, (n_rows, k), divided by their sums if not 0."""
+    totals = counts.sum(1, keepdim=True)
+    return counts / torch.where(totals > 0, totals, 1)
 
 
 def expected_counts(x, z, w):

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import torch
 
-from skdeepfactor._math.allocation import Weights, allocate
+from skdeepfactor._math.allocation import Weights, allocate, entry_shares
 from skdeepfactor._math.gammas import digamma, dirichlet_kl
 from skdeepfactor._math.ops import csr, row_indices, slices
 from skdeepfactor._math.row_iteration import fixed_point
@@ -190,6 +190,11 @@ class Admixture:
         else:
             weights = self.topics.weights
         return bounds, allocation, weights, mean_log
+
+    def word_shares(self, batch, counts):
+        """Shares of the topics in each word of the rows, (n_entries, n_topics)."""
+        allocation, weights = self._allocation(batch, counts, self.is_collapsed)
+        return entry_shares(batch.x, allocation.z, weights.scaled)
 
     def _allocation(self, batch, counts, is_collapsed):
         """The words of each row, allocated to the topics, and by which weights."""

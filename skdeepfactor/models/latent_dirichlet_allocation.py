@@ -44,7 +44,15 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.distributions import Dirichlet
 
+from skdeepfactor._estimator.assignments import assignments
 from skdeepfactor._estimator.conjugate import INPUT_SCALE, ConjugateFactorModel
+from skdeepfactor._estimator.merging import (
+    group_means,
+    group_sums,
+    mean_prior,
+    summed_prior,
+)
+from skdeepfactor._math.allocation import shares_of_counts
 from skdeepfactor._math.gammas import check_prior, dirichlet, symmetric_dirichlet
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import scaled
@@ -109,6 +117,14 @@ class DirichletTopics(FactorModule):
         proportions = generator.dirichlet(self.alpha.cpu().numpy(), size=len(totals))
         p = proportions @ self.components().cpu().numpy().astype(np.float64)
         return generator.multinomial(totals, p / p.sum(1, keepdims=True))
+
+    def row_shares(self, batch):
+        """Shares of the topics in the words of each row, (n_rows, n_components)."""
+        return shares_of_counts(self._solve(batch))
+
+    def word_shares(self, batch):
+        """Shares of the topics in each word, (n_entries, n_components)."""
+        return self._rows.word_shares(batch, self._solve(batch))
 
     def global_kl(self):
         return self.topics.kl()
@@ -353,39 +369,44 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         self.random_state = random_state
         self.verbose = verbose
 
-    def topic_assignments(self, X: Any) -> np.ndarray:
-        """Average assignment of each row's words to the topics.
+    def topic_assignments(self, X: Any, *, by: str = "row") -> np.ndarray:
+        """Infer which topics the words of each row are from.
 
         Where ``transform`` gives the posterior mean of a row's proportions, which
-        leans towards the prior, this is the mean of its words' own posteriors.
+        leans towards the prior, this is the posterior of its words' own topics.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        by : {"row", "word"}, default="row"
+            Whether to average over the words of each row, or to give the probabilities
+            of each word.
 
         Returns
         -------
-        ndarray of shape (n_samples, n_components)
-            Rows sum to 1; rows without words are 0.
+        ndarray of shape (n_samples, n_components) or (n_entries, n_components)
+            Rows sum to 1; rows of X without words are 0. By word, there is one row for
+            each entry of X that is not 0, in the order of
+            ``scipy.sparse.csr_matrix(X).nonzero()``: row by row, and from the first
+            feature to the last.
 
         See Also
         --------
         transform : The posterior mean of the proportions.
+        skdeepfactor.plotting.DocumentDisplay : A text with its words marked by topic.
 
         Examples
         --------
         >>> from skdeepfactor import LatentDirichletAllocation
         >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
         >>> model = LatentDirichletAllocation(2, random_state=0).fit(X)
-        >>> model.topic_assignments([[1, 0, 0, 0]]).shape
-        (1, 2)
+        >>> model.topic_assignments([[1, 0, 1, 0]]).round(2)
+        array([[0.5, 0.5]])
+        >>> model.topic_assignments([[1, 0, 1, 0]], by="word").argmax(axis=1)
+        array([0, 1])
         """
-
-        def shares(module, batch):
-            counts = module.posterior(batch).concentration - module.alpha
-            return counts / counts.sum(1, keepdim=True).clamp_min(1e-30)
-
-        return self._infer(X, shares)
+        kind = DirichletTopics
+        return assignments(self, X, by, kind.row_shares, kind.word_shares)
 
     def sample(
         self,
@@ -447,6 +468,25 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         init = check_init(self.init, module.topic_counts.shape)
         counts = initial_counts(X, self.n_components, init, random_state, weights)
         module.topic_counts.data.copy_(torch.from_numpy(counts))
+
+    def _merged(self, module, groups):
+        alpha = group_sums(module.alpha.double(), groups)
+        tensors = {
+            "topic_counts": group_sums(module.topic_counts.detach(), groups),
+            "alpha": alpha,
+            "eta": group_means(module.eta, groups)
+            if module.eta.ndim == 2
+            else module.eta,
+            # What this prior was learnt from, if it was.
+            "mean_log_proportions": torch.digamma(alpha) - torch.digamma(alpha.sum()),
+        }
+        parameters = {"topic_word_prior": mean_prior(self.topic_word_prior, groups)}
+        if not isinstance(self.doc_topic_prior, str):
+            n_components = len(module.alpha)
+            parameters["doc_topic_prior"] = summed_prior(
+                self.doc_topic_prior, n_components, groups
+            )
+        return parameters, {name: t.to(module.eta) for name, t in tensors.items()}
 
     def _fitted(self, module):
         eta = module.eta.cpu().numpy().copy()

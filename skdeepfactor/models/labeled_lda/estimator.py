@@ -12,6 +12,7 @@ from sklearn.utils import ClassifierTags
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from skdeepfactor._estimator.assignments import assignments
 from skdeepfactor._estimator.conjugate import ConjugateFactorModel
 from skdeepfactor._estimator.labels import (
     Target,
@@ -583,6 +584,46 @@ class LabeledLDA(ConjugateFactorModel):
         True
         """
         return weighted_average(self.score_samples(X), sample_weight)
+
+    def topic_assignments(self, X: Any, *, by: str = "row") -> np.ndarray:
+        """Infer which topics the words of each row are from.
+
+        Labels are taken to be unknown, so that all topics may be used;
+        ``topic_labels_`` has the label of each.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        by : {"row", "word"}, default="row"
+            Whether to average over the words of each row, or to give the probabilities
+            of each word.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components) or (n_entries, n_components)
+            Rows sum to 1; rows of X without words are 0. By word, there is one row for
+            each entry of X that is not 0, in the order of
+            ``scipy.sparse.csr_matrix(X).nonzero()``: row by row, and from the first
+            feature to the last.
+
+        See Also
+        --------
+        transform : The posterior mean of the proportions.
+        skdeepfactor.plotting.DocumentDisplay : A text with its words marked by topic.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skdeepfactor import LabeledLDA
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = LabeledLDA(random_state=0).fit(X, ["a", "b", "a", "b"])
+        >>> shares = model.topic_assignments([[1, 0, 1, 0]], by="word")
+        >>> np.array(model.topic_labels_)[shares.argmax(axis=1)].tolist()
+        ['a', 'b']
+        """
+        return assignments(
+            self, X, by, LabeledTopics.row_shares, LabeledTopics.word_shares
+        )
 
     def sample(
         self,

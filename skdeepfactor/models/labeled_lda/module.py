@@ -53,6 +53,7 @@ import torch
 from torch import nn
 from torch.distributions import Dirichlet
 
+from skdeepfactor._math.allocation import shares_of_counts
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import dense, product, scaled
 from skdeepfactor._math.row_iteration import MAX_STEPS
@@ -128,6 +129,14 @@ class LabeledTopics(FactorModule):
         proportions = generator.dirichlet(alpha, size=len(totals))
         p = proportions @ self.components().cpu().numpy().astype(np.float64)
         return generator.multinomial(totals, p / p.sum(1, keepdims=True))
+
+    def row_shares(self, batch):
+        """Shares of the topics in the words of each row, (n_rows, n_components)."""
+        return shares_of_counts(self._solve(batch))
+
+    def word_shares(self, batch):
+        """Shares of the topics in each word, (n_entries, n_components)."""
+        return self._rows.word_shares(batch, self._solve(batch))
 
     def global_kl(self):
         return self.topics.kl()

@@ -12,7 +12,9 @@ from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 
+from skdeepfactor._estimator.assignments import assignments
 from skdeepfactor._estimator.conjugate import INPUT_SCALE, ClosedFormFactorModel
+from skdeepfactor._estimator.merging import group_sums
 from skdeepfactor._estimator.validation import checked_weights
 from skdeepfactor._input import received
 from skdeepfactor._math.starts import check_init, initial_counts
@@ -385,6 +387,43 @@ class MultinomialMixture(ClosedFormFactorModel):
         """
         return self._deviance(X, sample_weight)[1] + 2 * self._n_parameters
 
+    def topic_assignments(self, X: Any, *, by: str = "row") -> np.ndarray:
+        """Infer which component the words of each row are from.
+
+        All words of a row are from its one component, and have the probabilities that
+        ``transform`` gives for the row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        by : {"row", "word"}, default="row"
+            Whether to average over the words of each row, or to give the probabilities
+            of each word.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components) or (n_entries, n_components)
+            Rows sum to 1; rows of X without words are 0. By word, there is one row for
+            each entry of X that is not 0, in the order of
+            ``scipy.sparse.csr_matrix(X).nonzero()``: row by row, and from the first
+            feature to the last.
+
+        See Also
+        --------
+        transform : The same for rows; in one without words, the shares of the prior.
+        skdeepfactor.plotting.DocumentDisplay : A text with its words marked by topic.
+
+        Examples
+        --------
+        >>> from skdeepfactor import MultinomialMixture
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 0, 2, 2]]
+        >>> mixture = MultinomialMixture(2, random_state=0).fit(X)
+        >>> mixture.topic_assignments([[3, 2, 0, 0], [0, 0, 2, 1]], by="word").shape
+        (4, 2)
+        """
+        kind = CategoricalMultinomial
+        return assignments(self, X, by, kind.row_shares, kind.word_shares)
+
     def sample(
         self,
         n_samples: int = 1,
@@ -479,6 +518,13 @@ class MultinomialMixture(ClosedFormFactorModel):
             # Stochastic steps have forgotten a row when it comes back.
             remembers=not budget.is_stochastic,
         )
+
+    def _merged(self, module, groups):
+        names = "topic_counts", "component_rows"
+        sums = {
+            name: group_sums(getattr(module, name).detach(), groups) for name in names
+        }
+        return {}, sums
 
     def _fitted(self, module):
         return {

@@ -89,6 +89,7 @@ from skdeepfactor._math.ops import (
     csr,
     feature_sums,
     map_values,
+    nonzero,
     product,
     scaled,
     slices,
@@ -261,6 +262,15 @@ class CategoricalMultinomial(FactorModule):
         # All empty components share one column, their sum.
         shares = q.probs.new_zeros(len(batch), len(self._sizes))
         return self._bounds(batch, shares.index_add_(1, self._column, q.probs))
+
+    def row_shares(self, batch):
+        """Responsibilities in rows that have words, (n_rows, n_components)."""
+        has_words = (batch.totals > 0)[:, None]
+        return self.posterior(batch).probs * has_words
+
+    def word_shares(self, batch):
+        """Responsibilities of each word, which its row has, (n_entries, k)."""
+        return self.posterior(batch).probs[nonzero(batch.x)[0]]
 
     def decode(self, z):
         return z @ self.components()

@@ -11,7 +11,14 @@ from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from skdeepfactor._estimator.assignments import assignments
 from skdeepfactor._estimator.conjugate import INPUT_SCALE, ConjugateFactorModel
+from skdeepfactor._estimator.merging import (
+    group_means,
+    group_sums,
+    mean_prior,
+    summed_prior,
+)
 from skdeepfactor._input import is_whole
 from skdeepfactor._math.gammas import check_prior
 from skdeepfactor._math.ops import nonzero
@@ -377,6 +384,45 @@ class PoissonFactorization(ConjugateFactorModel):
 
         return self._infer(X, best)
 
+    def topic_assignments(self, X: Any, *, by: str = "row") -> np.ndarray:
+        """Infer which factors the counts of each row are from.
+
+        Each count is a sum of counts of the factors, whose expected shares these are.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        by : {"row", "word"}, default="row"
+            Whether to average over the words of each row, or to give the probabilities
+            of each word.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components) or (n_entries, n_components)
+            Rows sum to 1; rows of X without words are 0. By word, there is one row for
+            each entry of X that is not 0, in the order of
+            ``scipy.sparse.csr_matrix(X).nonzero()``: row by row, and from the first
+            feature to the last.
+
+        See Also
+        --------
+        transform : The factors, whose scale is arbitrary.
+        skdeepfactor.plotting.DocumentDisplay : A text with its words marked by topic.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> model.topic_assignments([[2, 0, 2, 0]]).round(2)
+        array([[0.5, 0.5]])
+        >>> model.topic_assignments([[2, 0, 2, 0]], by="word").argmax(axis=1)
+        array([0, 1])
+        """
+        return assignments(
+            self, X, by, GammaPoisson.row_shares, GammaPoisson.word_shares
+        )
+
     def sample(
         self,
         n_samples: int = 1,
@@ -485,6 +531,33 @@ class PoissonFactorization(ConjugateFactorModel):
             module.weight_rate.fill_(size * n_rows * mean / total)
         if self.exposure == "total" and total > 0:
             module.mean_total.fill_(column_totals(X, weights).sum() / n_rows)
+
+    def _merged(self, module, groups):
+        learnt = module.factor_shape.double().numpy()
+        given = learnt if isinstance(self.factor_shape, str) else self.factor_shape
+        shape = summed_prior(given, self.n_components, groups)
+        parameters = {
+            "factor_shape": shape,
+            "weight_shape": mean_prior(self.weight_shape, groups),
+        }
+        if isinstance(self.factor_shape, str) and np.array_equal(shape, learnt):
+            # Components were dropped, and none merged: it can be learnt further.
+            parameters["factor_shape"] = self.factor_shape
+        tensors = {
+            "weight_counts": group_sums(module.weight_counts.detach(), groups),
+            "weight_exposure": group_sums(module.weight_exposure.detach(), groups),
+            "factor_shape": torch.tensor(shape),
+        }
+        if module.weight_shape.ndim == 2:
+            tensors["weight_shape"] = group_means(module.weight_shape, groups)
+        if module.is_hierarchical:
+            tensors["feature_rate"] = module.feature_rate_of(
+                tensors["weight_counts"],
+                tensors["weight_exposure"],
+                tensors.get("weight_shape", module.weight_shape),
+            )
+        dtype = module.weight_counts.dtype
+        return parameters, {name: t.to(dtype) for name, t in tensors.items()}
 
     def _fitted(self, module):
         concentration, rate = module.weight_posterior()

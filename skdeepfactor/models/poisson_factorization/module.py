@@ -77,7 +77,13 @@ import torch
 from torch import nn
 from torch.distributions import Gamma
 
-from skdeepfactor._math.allocation import Weights, allocate, log_factorials
+from skdeepfactor._math.allocation import (
+    Weights,
+    allocate,
+    entry_shares,
+    log_factorials,
+    shares_of_counts,
+)
 from skdeepfactor._math.gammas import (
     digamma,
     dirichlet_kl,
@@ -236,6 +242,18 @@ class GammaPoisson(FactorModule):
         if self.has_exposure:
             z *= totals[:, None] / self.mean_total.item()
         return generator.poisson(z @ self.components().cpu().numpy())
+
+    def row_shares(self, batch):
+        """Shares of the factors in the counts of each row, (n_rows, n_components)."""
+        state = self._solve(self._with_sums(batch), None)
+        return shares_of_counts(state[:, : self.n_components])
+
+    def word_shares(self, batch):
+        """Shares of the factors in each count, (n_entries, n_components)."""
+        q = self.posterior(batch)
+        mean_log = digamma(q.concentration) - q.rate.log()
+        allocation = allocate(batch.x, mean_log, self._weights)
+        return entry_shares(batch.x, allocation.z, self._weights.scaled)
 
     def global_kl(self):
         weight_shape = self.weight_shape.expand_as(self.weight_counts)
@@ -425,6 +443,24 @@ class GammaPoisson(FactorModule):
     def _feature_rate_shape(self):
         per_feature = self.weight_shape.expand_as(self.weight_counts).sum(0)
         return self.rate_shape + per_feature
+
+    def feature_rate_of(self, counts, exposure, weight_shape, n_steps=100):
+        """Rates of the posteriors of features' rates for other weights, (n_features,).
+
+        They and the weights' posteriors follow from each other; the step that training
+        makes after each pass is repeated until they agree.
+        """
+        counts, exposure = counts.double(), exposure.double()
+        prior = weight_shape.double().expand_as(counts)
+        shape, least = (
+            self.rate_shape + prior.sum(0),
+            self.rate_shape / self.weight_rate,
+        )
+        rate = self.feature_rate.double()
+        for _ in range(n_steps):
+            means = (prior + counts) / (shape / rate + exposure)
+            rate = least + means.sum(0)
+        return rate
 
     def _row_rate(self, mean):
         """Rate of the posterior of each row's rate, given E[z]."""

@@ -43,12 +43,19 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skdeepfactor._estimator.arrays import to_numpy
+from skdeepfactor._estimator.assignments import assignments
 from skdeepfactor._estimator.conjugate import INPUT_SCALE, ConjugateFactorModel
 from skdeepfactor._estimator.domains import Binary, Counts, RealNumbers
 from skdeepfactor._input import is_whole
+from skdeepfactor._math.allocation import (
+    entry_shares,
+    expected_counts,
+    shares_of_counts,
+)
 from skdeepfactor.models.sparse_gamma_def.closed import AUXILIARY, EXPANSION
 from skdeepfactor.models.sparse_gamma_def.emissions import EMISSIONS
 from skdeepfactor.models.sparse_gamma_def.families import FAMILIES
@@ -61,6 +68,27 @@ PARTS = {"expansion": EXPANSION, "auxiliary": AUXILIARY, "gradient": GRADIENT}
 
 # Which X each likelihood is of.
 DOMAINS = {"poisson": Counts(), "gaussian": RealNumbers(), "bernoulli": Binary()}
+
+
+def _has_sources(estimator):
+    """Whether data are sums of what units contribute; the error says why not."""
+    if not estimator._domain.is_non_negative:
+        raise AttributeError(
+            "topic_assignments needs counts or binary data, which are from units; "
+            "real numbers are not."
+        )
+    return True
+
+
+def _row_shares(module, batch):
+    """Shares of the lowest units in each row, (n_rows, k)."""
+    z, w = module.features(batch, [0]), module.components().T.contiguous()
+    return shares_of_counts(expected_counts(batch.x, z, w))
+
+
+def _word_shares(module, batch):
+    """Shares of the lowest units in each entry, (n_entries, k)."""
+    return entry_shares(batch.x, module.features(batch, [0]), module.components().T)
 
 
 class SparseGammaDEF(ConjugateFactorModel):
@@ -396,6 +424,10 @@ class SparseGammaDEF(ConjugateFactorModel):
         sizes = self._fitted_with["layer_sizes"]
         return sum(sizes[layer] for layer in self._transformed_layers())
 
+    @property
+    def _shows_components(self):
+        return list(self._transformed_layers()) == [0]
+
     def _transformed_layers(self):
         """The numbers, from 0 on, of the layers that ``transform`` gives."""
         n_layers = len(self._fitted_with["layer_sizes"])
@@ -444,6 +476,43 @@ class SparseGammaDEF(ConjugateFactorModel):
         check_is_fitted(self)
         layers = self._transformed_layers()
         return self._infer(X, lambda module, batch: module.features(batch, layers), out)
+
+    @available_if(_has_sources)
+    def topic_assignments(self, X: Any, *, by: str = "row") -> np.ndarray:
+        """Infer which units of the lowest layer the counts of each row are from.
+
+        Unit k contributes ``z_k w_kv`` to what is expected of feature v, of which these
+        are the shares at the posterior means. Not for ``likelihood="gaussian"``.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        by : {"row", "word"}, default="row"
+            Whether to average over the words of each row, or to give the probabilities
+            of each word.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_units) or (n_entries, n_units)
+            Rows sum to 1; rows of X without words are 0. By word, there is one row for
+            each entry of X that is not 0, in the order of
+            ``scipy.sparse.csr_matrix(X).nonzero()``: row by row, and from the first
+            feature to the last.
+
+        See Also
+        --------
+        transform : The units, whose scale is arbitrary.
+        skdeepfactor.plotting.DocumentDisplay : A text with its words marked by topic.
+
+        Examples
+        --------
+        >>> from skdeepfactor import SparseGammaDEF
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = SparseGammaDEF((2, 1), max_iter=20, random_state=0).fit(X)
+        >>> model.topic_assignments([[2, 0, 2, 0]], by="word").argmax(axis=1)
+        array([0, 1])
+        """
+        return assignments(self, X, by, _row_shares, _word_shares)
 
     def sample(
         self,
