@@ -49,7 +49,7 @@ def load(estimator, dtype, device=None, *, maker=None):
             "missing_values='ignore' cannot continue from a model fitted with "
             "missing_values='error'; fit it anew."
         )
-    module = (maker or _as_fitted(estimator))._build(estimator._fitted_sizes).to(dtype)
+    module = (maker or as_fitted(estimator))._build(estimator._fitted_sizes).to(dtype)
     state = {name: torch.tensor(a) for name, a in estimator._parameters.items()}
     try:
         module.load_state_dict(state)
@@ -63,7 +63,7 @@ def load(estimator, dtype, device=None, *, maker=None):
     return module
 
 
-def _as_fitted(estimator):
+def as_fitted(estimator):
     """Fit with the parameters that it was made with."""
     # Not by its constructor, which may take fewer of these.
     twin = type(estimator).__new__(type(estimator))
@@ -132,7 +132,7 @@ def fitted_attributes(
         "_fitted_sizes": sizes,
         "_row_totals": rows.total_levels(),
         "_local": None,
-        "_derived": [name for name, value in shown.items() if _is_arrays(value)],
+        "_derived": names_of_arrays(shown),
         "n_iter_": len(history["lower_bound"]),
         "n_samples_seen_": n_seen,
         "lower_bound_": lower_bound,
@@ -230,12 +230,26 @@ def restore(estimator, state):
         return
     estimator._fitted_with = {**defaults, **estimator._fitted_with}
     if estimator._derived:
-        are_double = [a.dtype == np.float64 for a in estimator._parameters.values()]
-        dtype = torch.float64 if any(are_double) else torch.float32
-        # A GPU that it was fitted on need not be here.
-        fitted = _as_fitted(estimator)
-        shown = _shown(fitted, load(fitted, dtype, torch.device("cpu")))
+        shown = shown_attributes(estimator)
         take_up(estimator, {name: shown[name] for name in estimator._derived})
+
+
+def fitted_dtype(estimator):
+    """The type of the numbers that a model was fitted to."""
+    are_double = [a.dtype == np.float64 for a in estimator._parameters.values()]
+    return torch.float64 if any(are_double) else torch.float32
+
+
+def shown_attributes(estimator):
+    """Fitted attributes that show the parameters, made anew."""
+    fitted = as_fitted(estimator)
+    # A GPU that it was fitted on need not be here.
+    return _shown(fitted, load(fitted, fitted_dtype(estimator), torch.device("cpu")))
+
+
+def names_of_arrays(shown):
+    """Those of the attributes that pickles leave out."""
+    return [name for name, value in shown.items() if _is_arrays(value)]
 
 
 def to_numpy(tensor):

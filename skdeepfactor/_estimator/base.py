@@ -28,6 +28,7 @@ from skdeepfactor._estimator.arrays import load, pickled_state, restore, take_up
 from skdeepfactor._estimator.domains import Counts
 from skdeepfactor._estimator.environment import own_environment
 from skdeepfactor._estimator.fitting import Fit, take_steps, unchanged_on_error
+from skdeepfactor._estimator.merging import merged
 from skdeepfactor._estimator.row_inference import decoded, drawn_rows, inferred
 from skdeepfactor._estimator.validation import (
     check_truth_values,
@@ -140,6 +141,9 @@ class BaseFactorModel(
     #: Whether a row of weight w is the same as w rows, in training on all rows.
     _takes_weights = False
 
+    #: Whether the columns of ``transform`` are those of the components.
+    _shows_components = True
+
     #: Factor by which X is multiplied; a parameter of models whose priors have a scale.
     input_scale: float | str = 1.0
 
@@ -179,6 +183,18 @@ class BaseFactorModel(
     @abstractmethod
     def _fitted(self, module):
         """Fitted attributes that show the module's parameters, as a dict."""
+
+    def _merged(self, module, groups):
+        """Parameters and tensors of a module whose components are sums of these.
+
+        ``groups`` has the indices of the summands of each. Only for models whose
+        components can be added up; see ``merging.py``.
+        """
+        raise TypeError(
+            f"Components of {type(self).__name__} cannot be merged or dropped: those "
+            "of LatentDirichletAllocation, MultinomialMixture and PoissonFactorization "
+            "can."
+        )
 
     def __init_subclass__(cls, **options):
         """Let ``transform`` return frames, as scikit-learn does, but not for maps."""
@@ -271,8 +287,12 @@ class BaseFactorModel(
         """Fit by the options that ``Fit`` documents."""
         with own_environment(), unchanged_on_error(self):
             self._validate_params()
+            fit = Fit(self, X, y, **options)
+            if not fit.is_warm:
+                # Other components would inherit the names.
+                vars(self).pop("component_names_", None)
             try:
-                take_up(self, Fit(self, X, y, **options).attributes(X))
+                take_up(self, fit.attributes(X))
             except Interrupted as interrupt:
                 take_up(self, interrupt.attributes)
                 raise
@@ -554,6 +574,43 @@ class BaseFactorModel(
         with np.errstate(over="ignore"):
             return float(np.exp(-per_count))
 
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Names of the columns that ``transform`` gives.
+
+        They are the class name in lower case with a number, or the names that
+        :func:`~skdeepfactor.inspection.name_components` has given the components.
+
+        Parameters
+        ----------
+        input_features : None
+            Ignored; here for scikit-learn's API.
+
+        Returns
+        -------
+        ndarray of str of shape (n_features_out,)
+            The names.
+
+        See Also
+        --------
+        skdeepfactor.inspection.name_components : Gives components names.
+
+        Examples
+        --------
+        >>> from skdeepfactor import PoissonFactorization
+        >>> from skdeepfactor.inspection import name_components
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = PoissonFactorization(2, random_state=0).fit(X)
+        >>> model.get_feature_names_out().tolist()
+        ['poissonfactorization0', 'poissonfactorization1']
+        >>> name_components(model, ["one", "two"]).get_feature_names_out().tolist()
+        ['one', 'two']
+        """
+        names = super().get_feature_names_out(input_features)
+        given = vars(self).get("component_names_")
+        return (
+            np.array(given) if given is not None and self._shows_components else names
+        )
+
     def __getstate__(self):
         """State to pickle, without derived values."""
         return pickled_state(self)
@@ -611,6 +668,11 @@ class BaseFactorModel(
     def _sample(self, n_samples, totals, random_state):
         """Rows drawn from the model, given their totals if it needs them."""
         return drawn_rows(self, n_samples, totals, random_state)
+
+    @own_environment()
+    def _with_merged(self, groups):
+        """A fitted model whose components are sums of those in groups."""
+        return merged(self, groups)
 
     @own_environment()
     def _load(self, dtype, device=None):

@@ -77,6 +77,32 @@ def expected_shares(model, factors):
     return shares_of(factors * totals)
 
 
+def with_merged(model, groups):
+    """A fitted model whose components are sums of those of another in groups."""
+    if not hasattr(model, "_with_merged"):
+        raise TypeError(
+            f"Components of {type(model).__name__} cannot be merged or dropped: those "
+            "of this package's LatentDirichletAllocation, MultinomialMixture and "
+            "PoissonFactorization can."
+        )
+    return model._with_merged(groups)
+
+
+def word_shares(model, counts):
+    """Shares of the factors in each entry of rows that is not 0, (n_entries, k).
+
+    In the order of ``scipy.sparse.csr_matrix(counts).nonzero()``.
+    """
+    if hasattr(model, "topic_assignments") and not _hides_components(model):
+        return np.asarray(received(model.topic_assignments(counts, by="word")))
+    entries = scipy.sparse.csr_matrix(counts)
+    entries.sum_duplicates()
+    rows, columns = entries.nonzero()
+    return shares_of(
+        factors_of(model, counts)[rows] * factor_profiles(model).T[columns]
+    )
+
+
 def counts_of(X):
     """Counts of rows, dense or CSR; missing entries (NaN) become 0."""
     counts = check_array(
@@ -189,6 +215,28 @@ def feature_names(estimator, n_features, given=None):
             f"feature_names must have shape {(n_features,)}, got {names.shape}."
         )
     return names
+
+
+def known_component_names(model, n_components):
+    """Names that components were given, (n_components,); None if they have none."""
+    names = getattr(model, "component_names_", None)
+    # Units of other layers than the lowest have none.
+    if names is None or len(names) != n_components or _hides_components(model):
+        return None
+    return np.asarray(names, dtype=object)
+
+
+def _hides_components(model):
+    """Whether factors are not those of the components, but of layers above."""
+    return getattr(model, "transform_layer", 1) != 1
+
+
+def component_labels(model, n_components, prefix=""):
+    """Names of the components, or their numbers after a prefix."""
+    names = known_component_names(model, n_components)
+    if names is None:
+        return [f"{prefix}{index}" for index in range(n_components)]
+    return [str(name) for name in names]
 
 
 def _names_out(step, names):

@@ -1,5 +1,6 @@
 """Tables of the features of factors and of the factors of rows."""
 
+import difflib
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ def top_features(
     else:
         scores = _feature_scores(reading.shares_of(components), by)
     top = np.argsort(-scores, axis=1, kind="stable")[:, :n]
-    return _table(names[top])
+    return _table(names[top], reading.known_component_names(model, len(components)))
 
 
 def top_rows(
@@ -184,6 +185,87 @@ def top_rows(
     return indices, weights[indices]
 
 
+def find_components(
+    estimator: Any,
+    words: Any,
+    *,
+    n: int | None = None,
+    feature_names: ArrayLike | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""Rank components by how much they are about some features.
+
+    If ``components_`` has no negative entries, the score of a component k is the mean
+    over the features v of the probability that a v is from k, all components being
+    equally frequent:
+
+    .. math::
+        \text{score}_k = \frac1n \sum_v \frac{\beta_{kv}}{\sum_j \beta_{jv}},
+
+    where :math:`\beta` is ``components_`` with rows that sum to 1. Otherwise it is the
+    mean of their loadings in a component of length 1.
+
+    Parameters
+    ----------
+    estimator : estimator or Pipeline
+        Fitted, with ``components_``; of a pipeline, the last step.
+    words : str or list of str
+        Names of features.
+    n : int, default=None
+        Number of components, the first ones; all if None.
+    feature_names : array-like of str of shape (n_features,), default=None
+        Names of the features. By default the names from the earlier steps of the
+        pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...
+
+    Returns
+    -------
+    indices : ndarray of shape (n,)
+        Indices of the components, the best one first; ties keep their order.
+    scores : ndarray of shape (n,), float64
+        Their scores. If no component has a negative entry, those of all sum to 1.
+
+    Raises
+    ------
+    ValueError
+        If a word is no feature, there is none, `n` is not a positive integer, or the
+        number of names is wrong.
+    TypeError
+        If the estimator has no ``components_``.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted, which is a ValueError too.
+
+    See Also
+    --------
+    top_features : The features that characterize each component best.
+    top_rows : The rows that represent a component best.
+
+    Examples
+    --------
+    >>> from sklearn.decomposition import NMF
+    >>> from skdeepfactor.inspection import find_components
+    >>> X = [[8, 4, 4, 0, 0], [6, 0, 0, 3, 3], [4, 2, 2, 0, 0], [8, 0, 0, 4, 4]]
+    >>> nmf = NMF(2, init="nndsvd", random_state=0).fit(X)
+    >>> names = ["the", "apple", "pear", "tram", "train"]
+    >>> indices, scores = find_components(nmf, "pear", feature_names=names)
+    >>> indices, scores.round(2)
+    (array([1, 0]), array([1., 0.]))
+    >>> find_components(nmf, ["apple", "tram"], feature_names=names)[1].round(2)
+    array([0.5, 0.5])
+    """
+    model, _ = reading.last_step(estimator)
+    components = reading.components_of(model)
+    if n is not None:
+        check_whole("n", n, 1)
+    names = reading.feature_names(estimator, components.shape[1], feature_names)
+    places = _places([words] if isinstance(words, str) else list(words), names)
+    if components.min() < 0:
+        scores = reading.directions_of(components)[:, places].mean(axis=1)
+    else:
+        used = reading.shares_of(components)[:, places]
+        scores = reading.shares_of(used.T).mean(axis=0)
+    indices = np.argsort(-scores, kind="stable")[:n]
+    return indices, scores[indices]
+
+
 def factor_shares(estimator: Any, X: Any) -> np.ndarray:
     r"""Share out the expected total of each row among its factors.
 
@@ -250,6 +332,19 @@ def factor_shares(estimator: Any, X: Any) -> np.ndarray:
     return reading.expected_shares(model, factors)
 
 
+def _places(words, names):
+    """Indices of features by name."""
+    if not words:
+        raise ValueError("words must hold one word or more.")
+    known = {str(name): index for index, name in enumerate(names)}
+    for word in words:
+        if word not in known:
+            similar = difflib.get_close_matches(str(word), known, n=3)
+            hint = f"; similar names are {', '.join(similar)}" if similar else ""
+            raise ValueError(f"words must be names of features, got {word!r}{hint}.")
+    return [known[word] for word in words]
+
+
 def _feature_scores(probabilities, by):
     """Keys to sort features by, each (n_components, n_features)."""
     if by == "probability":
@@ -265,7 +360,7 @@ def _feature_scores(probabilities, by):
     return 2 / (1 / ranks[0] + 1 / ranks[1]) / probabilities.shape[1]
 
 
-def _table(names):
+def _table(names, of_components=None):
     """A data frame of names if pandas is installed, else lists."""
     try:
         import pandas as pd
@@ -274,6 +369,8 @@ def _table(names):
     n_components, n_top = names.shape
     return pd.DataFrame(
         names,
-        index=pd.RangeIndex(n_components, name="component"),
+        index=pd.RangeIndex(n_components, name="component")
+        if of_components is None
+        else pd.Index(of_components, name="component"),
         columns=pd.RangeIndex(1, n_top + 1, name="rank"),
     )
