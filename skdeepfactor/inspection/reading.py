@@ -93,14 +93,19 @@ def word_shares(model, counts):
 
     In the order of ``scipy.sparse.csr_matrix(counts).nonzero()``.
     """
-    if hasattr(model, "topic_assignments") and not _hides_components(model):
+    if hasattr(model, "topic_assignments") and not has_layers_above(model):
         return np.asarray(received(model.topic_assignments(counts, by="word")))
-    entries = scipy.sparse.csr_matrix(counts)
-    entries.sum_duplicates()
-    rows, columns = entries.nonzero()
+    rows, columns = nonzero(counts)
     return shares_of(
         factors_of(model, counts)[rows] * factor_profiles(model).T[columns]
     )
+
+
+def nonzero(counts):
+    """Rows and columns of the entries that are not 0, row by row."""
+    entries = scipy.sparse.csr_matrix(counts)
+    entries.sum_duplicates()
+    return entries.nonzero()
 
 
 def counts_of(X):
@@ -221,14 +226,25 @@ def known_component_names(model, n_components):
     """Names that components were given, (n_components,); None if they have none."""
     names = getattr(model, "component_names_", None)
     # Units of other layers than the lowest have none.
-    if names is None or len(names) != n_components or _hides_components(model):
+    if names is None or len(names) != n_components or has_layers_above(model):
         return None
     return np.asarray(names, dtype=object)
 
 
-def _hides_components(model):
+def has_layers_above(model):
     """Whether factors are not those of the components, but of layers above."""
     return getattr(model, "transform_layer", 1) != 1
+
+
+def features_of_words(estimator, words):
+    """The feature that the steps before the last make of each word; -1 for none."""
+    if not words:
+        return []
+    rows = scipy.sparse.csr_matrix(counts_of(last_step(estimator, words)[1]))
+    return [
+        int(row.indices[row.data.argmax()]) if row.nnz and row.data.max() > 0 else -1
+        for row in rows
+    ]
 
 
 def component_labels(model, n_components, prefix=""):

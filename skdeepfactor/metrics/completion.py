@@ -216,7 +216,8 @@ def completion_perplexity(
     observed, hidden = observed[rows], hidden[rows]
 
     log_likelihood = 0.0
-    for chunk, expected in expected_chunks(estimator, observed, predictive):
+    for chunk in gen_batches(rows.size, rows_at_once(observed.shape[1])):
+        expected = _expected_counts(estimator, observed[chunk], predictive)
         if expected.min() < 0:
             raise ValueError(
                 "completion_perplexity needs expected counts that are not negative, "
@@ -296,12 +297,10 @@ def _draw_tokens(counts, indptr, n_draws, rng):
     )
 
 
-def expected_chunks(estimator, counts, predictive=False):
-    """Yield slices of rows, and what is expected of them given counts, up to scale."""
+def rows_at_once(n_features):
+    """Number of rows whose expected counts there is room for."""
     mebibytes = min(MAX_CHUNK_MEBIBYTES, get_config()["working_memory"])
-    chunk_size = max(1, int(mebibytes * 2**20 // (8 * counts.shape[1])))
-    for chunk in gen_batches(counts.shape[0], chunk_size):
-        yield chunk, _expected_counts(estimator, counts[chunk], predictive)
+    return max(1, int(mebibytes * 2**20 // (8 * n_features)))
 
 
 def _expected_counts(estimator, counts, predictive):
@@ -317,8 +316,8 @@ def _expected_counts(estimator, counts, predictive):
         return np.asarray(estimator.inverse_transform(z))
     if not hasattr(estimator, "components_"):
         raise ValueError(
-            "Expected counts need an estimator with inverse_transform or components_; "
-            f"{type(estimator).__name__} has neither."
+            "completion_perplexity needs an estimator with inverse_transform or "
+            f"components_; {type(estimator).__name__} has neither."
         )
     components = np.asarray(estimator.components_)
     if isinstance(estimator, LatentDirichletAllocation):

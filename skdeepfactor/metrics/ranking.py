@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from sklearn.utils import gen_batches
 
 from skdeepfactor._input import is_whole
 from skdeepfactor.metrics.completion import (
-    expected_chunks,
+    _expected_counts,
     random_generator,
+    rows_at_once,
     split_features,
 )
 
@@ -183,11 +185,13 @@ def _mean_over_rows(measure, estimator, X, k, splitter, exclude_seen, random_sta
     """
     if not is_whole(k, 1):
         raise ValueError(f"k must be a positive integer, got {k!r}.")
-    if not hasattr(estimator, "transform"):
-        raise ValueError(
-            "Rankings need an estimator with the method transform; "
-            f"{type(estimator).__name__} has none."
-        )
+    for needed in ("transform", "inverse_transform"):
+        has_other = needed == "inverse_transform" and hasattr(estimator, "components_")
+        if not hasattr(estimator, needed) and not has_other:
+            raise ValueError(
+                f"Rankings need an estimator with the method {needed}; "
+                f"{type(estimator).__name__} has none."
+            )
     observed, hidden = map(sp.csr_array, splitter(X, random_state=random_state))
     if exclude_seen:
         hidden = sp.csr_array(hidden - hidden.multiply(observed > 0))
@@ -199,7 +203,8 @@ def _mean_over_rows(measure, estimator, X, k, splitter, exclude_seen, random_sta
     # Features expected alike come in one random order, not in that of the columns.
     places = random_generator(random_state).permutation(hidden.shape[1])
     values = []
-    for chunk, expected in expected_chunks(estimator, observed):
+    for chunk in gen_batches(rows.size, rows_at_once(observed.shape[1])):
+        expected = _expected_counts(estimator, observed[chunk], predictive=False)
         parts = zip(
             expected, _entries(observed[chunk]), _entries(hidden[chunk]), strict=True
         )

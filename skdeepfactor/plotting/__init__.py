@@ -7,9 +7,12 @@ and needed for nothing else. :func:`topic_page` writes a page for browsers.
 """
 
 from skdeepfactor.plotting.component_selection import ComponentSelectionDisplay
+from skdeepfactor.plotting.document import DocumentDisplay
 from skdeepfactor.plotting.embedding import EmbeddingDisplay
 from skdeepfactor.plotting.hierarchy import HierarchyDisplay
+from skdeepfactor.plotting.over_time import TopicsOverTimeDisplay
 from skdeepfactor.plotting.page import topic_page
+from skdeepfactor.plotting.per_group import TopicsPerGroupDisplay
 from skdeepfactor.plotting.topics import TopicsDisplay
 from skdeepfactor.plotting.training import TrainingDisplay
 from skdeepfactor.plotting.traversal import TraversalDisplay
@@ -17,9 +20,12 @@ from skdeepfactor.plotting.usage import UsageDisplay
 
 __all__ = [
     "ComponentSelectionDisplay",
+    "DocumentDisplay",
     "EmbeddingDisplay",
     "HierarchyDisplay",
     "TopicsDisplay",
+    "TopicsOverTimeDisplay",
+    "TopicsPerGroupDisplay",
     "TrainingDisplay",
     "TraversalDisplay",
     "UsageDisplay",

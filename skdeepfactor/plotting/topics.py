@@ -21,6 +21,8 @@ class TopicsDisplay:
         Names of the top features of each component, the largest weight first.
     weights : array-like of shape (n_shown, n_top)
         Their weights.
+    titles : array-like of str of shape (n_shown,), default=None
+        What stands above the bars; "component 0" and so on if None.
 
     Attributes
     ----------
@@ -28,6 +30,8 @@ class TopicsDisplay:
         The names.
     weights : ndarray of shape (n_shown, n_top)
         The weights.
+    titles : list of str of length n_shown
+        The titles.
     ax_ : ndarray of shape (n_shown,)
         The matplotlib axes, one for each component.
     figure_ : matplotlib Figure
@@ -47,9 +51,14 @@ class TopicsDisplay:
     >>> display = TopicsDisplay.from_estimator(lda)  # doctest: +SKIP
     """
 
-    def __init__(self, names: ArrayLike, weights: ArrayLike) -> None:
+    def __init__(
+        self, names: ArrayLike, weights: ArrayLike, *, titles: ArrayLike | None = None
+    ) -> None:
         self.names = np.asarray(names, dtype=object)
         self.weights = np.asarray(weights, dtype=np.float64)
+        if titles is None:
+            titles = [f"component {index}" for index in range(len(self.names))]
+        self.titles = [str(title) for title in np.asarray(titles, dtype=object)]
 
     @classmethod
     def from_estimator(
@@ -104,14 +113,17 @@ class TopicsDisplay:
         >>> model = PoissonFactorization(2, random_state=0).fit(X)
         >>> TopicsDisplay.from_estimator(model)  # doctest: +SKIP
         """
-        components = reading.components_of(reading.last_step(estimator)[0])
+        model, _ = reading.last_step(estimator)
+        components = reading.components_of(model)
+        titles = reading.component_labels(model, len(components), "component ")
         names = reading.feature_names(estimator, components.shape[1], feature_names)
         check_whole("n_top", n_top, 1)
         if n_components is not None:
             check_whole("n_components", n_components, 1)
-            components = components[:n_components]
+            components, titles = components[:n_components], titles[:n_components]
         top = np.argsort(-components, axis=1, kind="stable")[:, :n_top]
-        display = cls(names[top], np.take_along_axis(components, top, axis=1))
+        weights = np.take_along_axis(components, top, axis=1)
+        display = cls(names[top], weights, titles=titles)
         return display.plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> Self:
@@ -153,8 +165,8 @@ class TopicsDisplay:
                 f"got {len(axes)}."
             )
         positions = np.arange(n_top)
-        for index, (axis, names, weights) in enumerate(
-            zip(axes, self.names, self.weights, strict=True)
+        for axis, title, names, weights in zip(
+            axes, self.titles, self.names, self.weights, strict=True
         ):
             axis.barh(positions, weights, height=0.86, color="#a8c8e4")
             largest = weights.max()
@@ -164,7 +176,9 @@ class TopicsDisplay:
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[["top", "right", "bottom"]].set_visible(False)
-            axis.set_title(f"component {index}", fontsize=FONT_SIZE + 1, loc="left")
+            axis.set_title(
+                shortened(title), fontsize=FONT_SIZE + 1, loc="left", parse_math=False
+            )
             for position, name in zip(positions, names, strict=True):
                 # Names lie on the bars, where the width of no other axes depends on
                 # them; they start a little right of the left edge.

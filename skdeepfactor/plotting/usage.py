@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_share
-from skdeepfactor.plotting.drawing import FONT_SIZE, MIN_WIDTH, new_axes
+from skdeepfactor.plotting.drawing import FONT_SIZE, MIN_WIDTH, new_axes, shortened
 
 # Inches of a bar with its component below it, and of the widest plot.
 BAR_WIDTH = 0.13
@@ -28,11 +28,13 @@ class UsageDisplay:
         What that is, as the label of the axis.
     cutoff : float, default=0.0
         Components are alive whose usage is above this.
+    labels : array-like of str of shape (n_components,), default=None
+        Names of the components; their numbers if None.
 
     Attributes
     ----------
-    usage, name, cutoff : object
-        The parameters, the usage as an ndarray.
+    usage, name, cutoff, labels : object
+        The parameters, the usage as an ndarray, the labels as a list.
     is_alive : ndarray of bool of shape (n_components,)
         Which components are alive.
     ax_ : matplotlib Axes
@@ -61,11 +63,19 @@ class UsageDisplay:
     """
 
     def __init__(
-        self, usage: ArrayLike, *, name: str = "usage", cutoff: float = 0.0
+        self,
+        usage: ArrayLike,
+        *,
+        name: str = "usage",
+        cutoff: float = 0.0,
+        labels: ArrayLike | None = None,
     ) -> None:
         self.usage = np.asarray(usage, dtype=np.float64)
         self.name = name
         self.cutoff = cutoff
+        if labels is None:
+            labels = np.arange(len(self.usage))
+        self.labels = [str(label) for label in np.asarray(labels, dtype=object)]
         self.is_alive = self.usage > cutoff
 
     @classmethod
@@ -127,7 +137,9 @@ class UsageDisplay:
             scale = usage.max()
         else:
             name, usage, scale = "variance of the factor", weights.var(axis=0), 1.0
-        return cls(usage, name=name, cutoff=threshold * scale).plot(ax=ax)
+        labels = reading.component_labels(model, len(usage))
+        display = cls(usage, name=name, cutoff=threshold * scale, labels=labels)
+        return display.plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> Self:
         """Draw the bars, the most used component first.
@@ -168,12 +180,15 @@ class UsageDisplay:
         figure.draw_without_rendering()
         inches = ax.get_window_extent().width / figure.dpi
         step = math.ceil(BAR_WIDTH * n_components / inches) if inches > 0 else 1
-        is_crowded = n_components * 2 * BAR_WIDTH > inches
+        labels = [shortened(self.labels[component]) for component in order[::step]]
+        longest = max(map(len, labels))
+        is_crowded = n_components * max(longest, 2) * BAR_WIDTH > inches
         ax.set_xticks(
             np.arange(0, n_components, step),
-            labels=[str(component) for component in order[::step]],
+            labels=labels,
             rotation=90 if is_crowded else 0,
             fontsize=FONT_SIZE - 1,
+            parse_math=False,
         )
         ax.set_xlabel("component, by usage")
         ax.set_ylabel(self.name)
