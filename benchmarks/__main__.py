@@ -12,6 +12,7 @@ NAMES = (
     "mixtures",
     "labels",
     "tfidf",
+    "readings",
     "recommend",
     "scale",
     "gpu",

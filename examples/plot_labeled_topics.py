@@ -13,10 +13,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
 
 from skdeepfactor import LabeledLDA
 from skdeepfactor.datasets import load_docstrings
-from skdeepfactor.inspection import top_features
+from skdeepfactor.inspection import name_components, top_features
+from skdeepfactor.plotting import DocumentDisplay
 
 corpus = load_docstrings()
 packages = np.array(corpus.target_names)[corpus.target]
@@ -77,6 +79,29 @@ for (row, column), share in np.ndenumerate(grouped.T):
     color = "white" if share > 0.4 else "black"
     ax.text(column, row, f"{share:.2f}", ha="center", va="center", color=color)
 figure.colorbar(image, label="mean share")
+
+# %%
+# Which words are from which package
+# ----------------------------------
+# ``topic_assignments`` gives the topic of each word, and with it its package, which a
+# docstring that speaks of two shows best. Topics are named by their label and their top
+# words. The docstring drawn is the held-out one with the most even words of two
+# packages, among those of some length.
+
+names = [
+    f"{label}: {' '.join(top[:3])}" for label, top in zip(labels, tops, strict=True)
+]
+named = make_pipeline(counter, name_components(model, names))
+by_package = np.array(
+    [
+        theta[:, [label == name for label in labels]].sum(axis=1)
+        for name in model.classes_
+    ]
+).T
+second = np.sort(by_package, axis=1)[:, -2]
+is_long = np.array([500 < len(text) < 900 for text in test])
+chosen = test[np.argmax(second * is_long)]
+DocumentDisplay.from_estimator(named, chosen, n_components=6)
 
 # %%
 # Few labels

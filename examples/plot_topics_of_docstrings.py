@@ -27,7 +27,9 @@ from skdeepfactor.datasets import load_docstrings
 from skdeepfactor.metrics import completion_perplexity, npmi_coherence, scorers
 from skdeepfactor.plotting import (
     ComponentSelectionDisplay,
+    DocumentDisplay,
     TopicsDisplay,
+    TopicsPerGroupDisplay,
     TrainingDisplay,
 )
 
@@ -49,7 +51,8 @@ def save(figure, name):
 # The first time the source files are read, which takes some 15 seconds.
 
 corpus = load_docstrings()
-train, test = train_test_split(corpus.data, random_state=0)
+packages = np.array(corpus.target_names)[corpus.target]
+train, test, packages, _ = train_test_split(corpus.data, packages, random_state=0)
 print(
     f"{len(corpus.data)} docstrings of {', '.join(corpus.target_names)}: "
     f"{len(train)} to fit, {len(test)} held out"
@@ -125,6 +128,21 @@ print(
 
 display = TopicsDisplay.from_estimator(factorization)
 save(display.figure_, "topics.png")
+
+# %%
+# Packages and words
+# ------------------
+# No model was told which package a docstring is from, but topics tell them apart. Here
+# are those that do so most, then one held-out docstring with each word marked by the
+# topic that it is most probably from.
+
+lda = models["LatentDirichletAllocation"]
+display = TopicsPerGroupDisplay.from_estimator(lda, train, packages, n_components=12)
+save(display.figure_, "packages.png")
+
+text = min(test, key=lambda text: abs(len(text) - 1200))
+display = DocumentDisplay.from_estimator(lda, text)
+save(display.figure_, "document.png")
 
 # %%
 # Held-out scores

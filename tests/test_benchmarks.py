@@ -20,6 +20,7 @@ from benchmarks import (
     measure,
     mixtures,
     neural_topics,
+    readings,
     recommend,
     scale,
     sparse_codes,
@@ -253,6 +254,12 @@ def test_planted_factors_of_sparse_codes():
             f"benchmarks.sparse_codes:{function}", {**setting, "seed": 0, "n_images": 0}
         )
         check([found])
+
+
+def test_readings(written, monkeypatch):
+    monkeypatch.setitem(readings.NETWORKS, "max_iter", 1)
+    readings.main(["--seeds", "0"])
+    check(written["readings"], len(readings.COHERENCES) + len(readings.CODES))
 
 
 def test_recommend(written):

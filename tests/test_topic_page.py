@@ -22,7 +22,15 @@ from skdeepfactor import (
     SparseGammaDEF,
 )
 from skdeepfactor.datasets import make_topics
-from skdeepfactor.inspection import hierarchy, to_pyldavis, top_features, top_rows
+from skdeepfactor.inspection import (
+    hierarchy,
+    name_components,
+    to_pyldavis,
+    top_features,
+    top_rows,
+    topics_over_time,
+    topics_per_group,
+)
 from skdeepfactor.plotting import page, topic_page
 from tests.forked import PATIENCE
 
@@ -901,6 +909,109 @@ def test_markup_in_the_data_is_shown_as_it_is(tmp_path):
     assert found["sought"] == HOSTILE[0]
 
 
+def test_slices_are_on_the_page(lda, X, tmp_path):
+    times = np.repeat(["2001", "2003-05", "2002"], X.shape[0] // 3 + 1)[: X.shape[0]]
+    groups = np.arange(X.shape[0]) % 2
+    contents = written(tmp_path, lda, X, times=times, groups=groups)
+    over, by_group = contents["over_time"], contents["by_group"]
+    assert over["labels"] == ["2001-01-01", "2002-01-01", "2003-05-01"]
+    np.testing.assert_allclose(over["places"], [0, 365 / 850, 1], atol=1e-4)
+    topics = topics_over_time(lda, X, times)
+    np.testing.assert_allclose(np.transpose(over["shares"]), topics.shares, 1e-3)
+    np.testing.assert_allclose(over["overall"], topics.overall, 1e-3)
+    assert over["n_rows"] == topics.n_rows.tolist()
+    assert over["words"][1][2] == topics.words[2][1]
+    topics = topics_per_group(lda, X, groups)
+    assert by_group["labels"] == ["0", "1"]
+    np.testing.assert_allclose(np.transpose(by_group["shares"]), topics.shares, 1e-3)
+    binned = written(tmp_path, lda, X, times=np.arange(X.shape[0]), n_bins=4)
+    assert len(binned["over_time"]["labels"]) == 4
+    assert binned["by_group"] is None
+
+
+def test_slices_of_signed_factors_and_a_single_time(dlgm, X, tmp_path):
+    contents = written(tmp_path, dlgm, X, times=np.zeros(X.shape[0]))
+    assert contents["over_time"]["words"] is None
+    assert contents["over_time"]["places"] == [0.0]
+    assert contents["origins"] == {}
+
+
+def test_bad_slices_leave_the_page_alone(lda, X, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text("before")
+    for options, message in [
+        ({"times": [1, 2]}, "times must have one entry"),
+        ({"times": np.full(X.shape[0], np.datetime64("NaT"))}, "must not be missing"),
+        ({"groups": ["a"]}, "groups must have one entry"),
+        ({"times": np.arange(X.shape[0]), "n_bins": 0}, "n_bins must be"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            topic_page(lda, X, path=path, **options)
+    assert path.read_text() == "before"
+
+
+def test_words_of_rows_have_origins(tmp_path):
+    model = PoissonFactorization(2, random_state=0)
+    pipeline = make_pipeline(CountVectorizer(), model).fit(TEXTS)
+    counts = pipeline[0].transform(TEXTS)
+    shares = model.topic_assignments(counts, by="word")
+    words = pipeline[0].get_feature_names_out()
+    rows, columns = counts.nonzero()
+    expected = {}
+    for row, column, topic in zip(rows, columns, shares.argmax(axis=1), strict=True):
+        expected.setdefault(str(row), {})[words[column]] = topic
+    texts = [text.title() + "!" for text in TEXTS]
+    for given in (texts, None):
+        contents = written(tmp_path, pipeline, TEXTS, texts=given)
+        assert contents["origins"] == {row: expected[row] for row in contents["rows"]}
+    cut = ["nothing" for _ in TEXTS]
+    contents = written(tmp_path, pipeline, TEXTS, texts=cut)
+    assert not any(contents["origins"].values())
+
+
+def test_names_are_on_the_page(lda, X, tmp_path):
+    assert written(tmp_path, lda, X)["labels"] is None
+    named = name_components(lda, ["a", "b", "c", "d"])
+    assert written(tmp_path, named, X)["labels"] == ["a", "b", "c", "d"]
+
+
+@needs_chromium
+def test_slices_are_drawn(lda, X, tmp_path):
+    named = name_components(lda, ["one", "two", "three", "<b>four</b>"])
+    path = topic_page(
+        named,
+        X,
+        times=np.arange(X.shape[0]),
+        n_bins=5,
+        groups=np.where(np.arange(X.shape[0]) % 3, "many", "few"),
+        path=tmp_path / "page.html",
+    )
+    contents, _ = contents_of(path)
+    found = browsed(
+        path,
+        """
+        touch(3);
+        found.title = one("#topic-title").textContent;
+        found.points = all("#curve circle").length;
+        found.slice = one("#slice").textContent;
+        const box = one("#curve").getBoundingClientRect();
+        one("#curve").dispatchEvent(new PointerEvent("pointermove",
+          { clientX: box.left + 2, clientY: box.top + 9, bubbles: true }));
+        found.first = one("#slice").textContent;
+        found.groups = texts("#groups li .name");
+        found.bold = all("#topic b b").length;
+        """,
+    )
+    over, by_group = contents["over_time"], contents["by_group"]
+    assert found["title"] == "<b>four</b>"
+    assert found["points"] == 5
+    peak = np.argmax(over["shares"][3])
+    assert found["slice"].startswith(f"Highest in {over['labels'][peak]}: ")
+    assert found["first"].startswith(f"{over['labels'][0]}: ")
+    order = np.argsort(by_group["shares"][3])[::-1]
+    assert found["groups"] == [by_group["labels"][i] for i in order]
+
+
 @needs_chromium
 def test_words_of_the_topic_are_marked_in_texts(tmp_path):
     pipeline = make_pipeline(CountVectorizer(), PoissonFactorization(2, random_state=0))
@@ -917,8 +1028,16 @@ def test_words_of_the_topic_are_marked_in_texts(tmp_path):
         """,
     )
     assert set(found["rows"]) <= set(texts)
-    assert found["marks"]
-    assert {mark.lower() for mark in found["marks"]} <= set(found["words"])
+    contents, _ = contents_of(path)
+    topic = max((0, 1), key=lambda topic: contents["topics"][topic]["weight"])
+    expected = [
+        word
+        for row in contents["topics"][topic]["rows"]
+        for word in TEXTS[row].split()
+        if contents["origins"][str(row)].get(word) == topic
+    ]
+    assert expected
+    assert [mark.lower() for mark in found["marks"]] == expected
 
 
 LAYOUT = """

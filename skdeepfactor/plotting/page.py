@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_non_negative
 from skdeepfactor._files import check_place, whole_file
 from skdeepfactor.inspection import hierarchy, reading
 from skdeepfactor.inspection.pyldavis import PROBABILITY_FLOOR
+from skdeepfactor.plotting.page_sections import by_group, origins, over_time
 from skdeepfactor.plotting.projection import two_dimensions
 
 # Number of words of a topic in view, and values of the slider.
@@ -56,13 +57,17 @@ def topic_page(
     *,
     feature_names: ArrayLike | None = None,
     texts: Sequence[str] | None = None,
+    times: ArrayLike | None = None,
+    n_bins: int | None = None,
+    groups: ArrayLike | None = None,
     path: str | os.PathLike[str],
 ) -> Path:
     r"""Write a page for browsing topics, as one file for any browser.
 
     The page has a map of the topics, the words of the selected one, the rows that
     represent it best, a search for words and, for a model with layers such as
-    :class:`~skdeepfactor.SparseGammaDEF`, the topics of topics as a tree. The file
+    :class:`~skdeepfactor.SparseGammaDEF`, the topics of topics as a tree; with `times`
+    a curve of its share over time, and with `groups` its share in each. The file
     needs no network and no other file; of `X` and `texts` it contains only what it
     shows.
 
@@ -80,7 +85,15 @@ def topic_page(
         x0, x1, ...
     texts : sequence of str of length n_rows, default=None
         What is shown of a row, up to its 400th character; by default the names of the
-        features that the row has most of.
+        features that the row has most of. Words are marked if they are most probably
+        from the selected topic.
+    times : array-like of shape (n_rows,), default=None
+        The time of each row, as for :func:`~skdeepfactor.inspection.topics_over_time`.
+    n_bins : int, default=None
+        Number of intervals of equal length for `times`; by default each distinct time
+        is a point.
+    groups : array-like of shape (n_rows,), default=None
+        The group of each row, as for :func:`~skdeepfactor.inspection.topics_per_group`.
     path : str or path-like
         The file, which is replaced once the page is whole if it is there.
 
@@ -92,8 +105,9 @@ def topic_page(
     Raises
     ------
     ValueError
-        If all rows are empty, the numbers of names and features or of texts and rows
-        differ, the factors belong to several layers, or `path` is a device.
+        If all rows are empty, the numbers of names and features or of texts, times or
+        groups and rows differ, one of these is missing, the factors belong to several
+        layers, or `path` is a device.
     TypeError
         If the estimator has no ``components_`` or no ``transform``.
     FileNotFoundError
@@ -158,7 +172,9 @@ def topic_page(
     True
     """
     file_path = _checked_path(path)
-    contents = _page_contents(estimator, X, feature_names, texts)
+    contents = _page_contents(
+        estimator, X, feature_names, texts, times=times, n_bins=n_bins, groups=groups
+    )
     # Half of a surrogate pair, as broken texts have, cannot be written.
     page = _filled_template(contents).encode("utf-8", errors="replace")
     with whole_file(file_path) as file:
@@ -202,7 +218,16 @@ def _filled_template(contents):
     return template.replace(PLACE, text.translate(ESCAPES), 1)
 
 
-def _page_contents(estimator, X, feature_names=None, texts=None):
+def _page_contents(
+    estimator,
+    X,
+    feature_names=None,
+    texts=None,
+    *,
+    times=None,
+    n_bins=None,
+    groups=None,
+):
     """Contents of the page, as lists and dicts."""
     model, X = reading.last_step(estimator, X)
     n_features = reading.components_of(model).shape[1]
@@ -234,6 +259,13 @@ def _page_contents(estimator, X, feature_names=None, texts=None):
         for in_row in in_rows.T
     ]
 
+    shown = {
+        str(row): _words_of_row(counts[[row]], names)
+        if texts is None
+        else _shortened(str(texts[row]))
+        for row in np.unique(rows).tolist()
+    }
+    labels = reading.known_component_names(model, len(topics.vectors))
     has_tree = reading.n_layers(model) > 1
     return {
         "estimator": type(model).__name__,
@@ -263,12 +295,13 @@ def _page_contents(estimator, X, feature_names=None, texts=None):
                 strict=True,
             )
         ],
-        "rows": {
-            str(row): _words_of_row(counts[[row]], names)
-            if texts is None
-            else _shortened(str(texts[row]))
-            for row in np.unique(rows).tolist()
-        },
+        "labels": None if labels is None else [str(label) for label in labels],
+        "rows": shown,
+        "origins": origins(model, X, counts, names, shown) if are_shares else {},
+        "over_time": None
+        if times is None
+        else over_time(model, X, names, times, n_bins),
+        "by_group": None if groups is None else by_group(model, X, names, groups),
         "layer": model.transform_layer if has_tree else None,
         "tree": _branches(hierarchy(model, names, N_UNITS)) if has_tree else [],
     }

@@ -1,0 +1,70 @@
+"""Parts of the topic page beside the topics: time, groups, and where words are from."""
+
+import re
+
+import numpy as np
+from sklearn.utils import _safe_indexing
+
+from skdeepfactor.inspection import reading, topics_over_time, topics_per_group
+from skdeepfactor.inspection.times import time_labels
+
+# Words named of a topic in a slice.
+N_WORDS = 5
+
+
+def over_time(model, X, names, times, n_bins):
+    """Shares and words of each topic over time, with places from 0 to 1."""
+    topics = topics_over_time(
+        model, X, times, n_bins=n_bins, n_top=N_WORDS, feature_names=names
+    )
+    since = (topics.times - topics.times[0]).astype(np.float64)
+    return {
+        "labels": time_labels(topics.times),
+        "places": (since / (since[-1] or 1)).round(5).tolist(),
+        **_by_topic(topics),
+    }
+
+
+def by_group(model, X, names, groups):
+    """Shares and words of each topic in groups of rows."""
+    topics = topics_per_group(model, X, groups, n_top=N_WORDS, feature_names=names)
+    return {"labels": [str(group) for group in topics.groups], **_by_topic(topics)}
+
+
+def origins(model, X, counts, names, shown):
+    """The most probable topic of the words shown of rows.
+
+    ``shown`` has the text, or a list of words, of each row that is shown, by its
+    number. The result is a dict of dicts, of words in lower case.
+    """
+    rows = sorted(map(int, shown))
+    counts = counts[rows]
+    topics = reading.word_shares(model, _safe_indexing(X, rows)).argmax(axis=1)
+    found = {row: {} for row in rows}
+    for place, feature, topic in zip(*reading.nonzero(counts), topics, strict=True):
+        found[rows[place]][str(names[feature]).lower()] = int(topic)
+    return {str(row): _only(found[row], shown[str(row)]) for row in rows}
+
+
+def _only(topics, shown):
+    """Those of the words that are in a text or in a list of words."""
+    words = re.findall(r"\w+", shown) if isinstance(shown, str) else shown
+    words = {word.lower() for word in words}
+    return {word: topic for word, topic in topics.items() if word in words}
+
+
+def _by_topic(topics):
+    """What is known of slices, as lists, of which each topic has its own."""
+    shares = topics.shares.T
+    return {
+        "n_rows": topics.n_rows.tolist(),
+        "overall": _rounded(topics.overall),
+        "shares": [_rounded(of_topic) for of_topic in shares],
+        "words": None
+        if topics.words is None
+        else [list(of_topic) for of_topic in zip(*topics.words, strict=True)],
+    }
+
+
+def _rounded(numbers):
+    return [float(f"{number:.4g}") for number in numbers]
