@@ -575,14 +575,14 @@ class BaseFactorModel(
             return float(np.exp(-per_count))
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Names of the columns that ``transform`` gives.
+        """Give the names of the columns of ``transform``.
 
         They are the class name in lower case with a number, or the names that
         :func:`~skdeepfactor.inspection.name_components` has given the components.
 
         Parameters
         ----------
-        input_features : None
+        input_features : None, default=None
             Ignored; here for scikit-learn's API.
 
         Returns

@@ -23,7 +23,7 @@ def renyi_bound(log_weights: ArrayLike, alpha: float) -> np.ndarray:
     Parameters
     ----------
     log_weights : array-like of shape (n_particles, n_rows)
-        log p(x, z_k) - log q(z_k | x), in nats.
+        Log p(x, z_k) - log q(z_k | x), in nats.
     alpha : float
         The order of the divergence, finite. Between 0 and 1 the expectation is a lower
         bound on log p(x), above 1 one that lies below the ELBO. A negative one comes

@@ -22,7 +22,7 @@ def recall_at_k(
     X: Any,
     *,
     k: int = 20,
-    splitter: Callable = split_features,
+    splitter: Callable | None = None,
     exclude_seen: bool = True,
     random_state: int | np.random.RandomState | None = None,
 ) -> float:
@@ -46,10 +46,10 @@ def recall_at_k(
         Counts, such as how often users played songs.
     k : int, default=20
         Number of features recommended.
-    splitter : callable, default=split_features
+    splitter : callable, default=None
         ``splitter(X, random_state=...)`` gives what stays and what is hidden, both of
-        the shape of `X`: :func:`split_features`, or :func:`split_tokens`, which leaves
-        a part of large counts on either side.
+        the shape of `X`: :func:`split_features` if None, or :func:`split_tokens`, which
+        leaves a part of large counts on either side.
     exclude_seen : bool, default=True
         Whether features that a row still has are neither ranked nor counted as hidden.
     random_state : int, RandomState instance or None, default=None
@@ -102,7 +102,7 @@ def ndcg_at_k(
     X: Any,
     *,
     k: int = 20,
-    splitter: Callable = split_features,
+    splitter: Callable | None = None,
     exclude_seen: bool = True,
     random_state: int | np.random.RandomState | None = None,
 ) -> float:
@@ -129,10 +129,10 @@ def ndcg_at_k(
         a few are very large, take their logarithms, or ones, before fitting and here.
     k : int, default=20
         Number of features recommended.
-    splitter : callable, default=split_features
+    splitter : callable, default=None
         ``splitter(X, random_state=...)`` gives what stays and what is hidden, both of
-        the shape of `X`: :func:`split_features`, or :func:`split_tokens`, which leaves
-        a part of large counts on either side.
+        the shape of `X`: :func:`split_features` if None, or :func:`split_tokens`, which
+        leaves a part of large counts on either side.
     exclude_seen : bool, default=True
         Whether features that a row still has are neither ranked nor counted as hidden.
     random_state : int, RandomState instance or None, default=None
@@ -192,7 +192,8 @@ def _mean_over_rows(measure, estimator, X, k, splitter, exclude_seen, random_sta
                 f"Rankings need an estimator with the method {needed}; "
                 f"{type(estimator).__name__} has none."
             )
-    observed, hidden = map(sp.csr_array, splitter(X, random_state=random_state))
+    split = split_features if splitter is None else splitter
+    observed, hidden = map(sp.csr_array, split(X, random_state=random_state))
     if exclude_seen:
         hidden = sp.csr_array(hidden - hidden.multiply(observed > 0))
         hidden.eliminate_zeros()

@@ -85,6 +85,9 @@ class TopicsOverTimeDisplay:
     ) -> Self:
         """Draw how much rows of each time are about the topics of a fitted estimator.
 
+        Topics are called by the names that were given to them, or else by their numbers
+        and three top words.
+
         Parameters
         ----------
         estimator : estimator or Pipeline
@@ -149,6 +152,8 @@ class TopicsOverTimeDisplay:
     def plot(self, *, ax: Any = None) -> Self:
         """Draw the curves, with a point for each time.
 
+        The legend stands beside the axes, where it hides no curve.
+
         Parameters
         ----------
         ax : Axes, default=None
@@ -182,7 +187,11 @@ class TopicsOverTimeDisplay:
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
         if self.times.dtype.kind == "M":
-            ax.tick_params("x", rotation=30)
+            from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+            locator = AutoDateLocator(minticks=3, maxticks=8)
+            ax.xaxis.set_major_locator(locator)
+            ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
         elif self.times.dtype.kind in "iu":
             ax.xaxis.get_major_locator().set_params(integer=True)
         draw_legend(

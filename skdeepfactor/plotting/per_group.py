@@ -89,6 +89,9 @@ class TopicsPerGroupDisplay:
     ) -> Self:
         """Draw how much rows of each group are about the topics of a fitted estimator.
 
+        Topics are called by the names that were given to them, or else by their numbers
+        and three top words.
+
         Parameters
         ----------
         estimator : estimator or Pipeline
