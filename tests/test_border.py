@@ -23,12 +23,15 @@ from skdeepfactor.inspection import (
     sparsity,
     to_pyldavis,
     top_rows,
+    topics_over_time,
+    topics_per_group,
     traverse,
 )
 from skdeepfactor.metrics import (
     completion_perplexity,
     npmi_coherence,
     scorers,
+    split_features,
     split_tokens,
     topic_diversity,
 )
@@ -63,6 +66,11 @@ def called(estimator, name, X):
     return getattr(estimator, name)(X, *more)
 
 
+def of_rows(X):
+    """A number for each row."""
+    return np.arange(X.shape[0] if hasattr(X, "shape") else len(X))
+
+
 def readers(model):
     """Functions that read rows, by name, given a fitted topic model."""
     return {
@@ -72,6 +80,9 @@ def readers(model):
         **{name: lambda X, f=f: f(model, X) for name, f in scorers.items()},
         "top_rows": lambda X: top_rows(model, X, 0),
         "factor_shares": lambda X: factor_shares(model, X),
+        "split_features": split_features,
+        "topics_over_time": lambda X: topics_over_time(model, X, of_rows(X)).shares,
+        "topics_per_group": lambda X: topics_per_group(model, X, of_rows(X)).shares,
         "to_pyldavis": lambda X: to_pyldavis(model, X),
         "traverse": lambda X: traverse(model, X, 0, [0.2, 0.5]),
         "topic_page": lambda X: topic_page(model, X, path="page.html"),
