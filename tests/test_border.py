@@ -75,7 +75,9 @@ def readers(model):
     """Functions that read rows, by name, given a fitted topic model."""
     return {
         "split_tokens": split_tokens,
-        "completion_perplexity": lambda X: completion_perplexity(model, X),
+        "completion_perplexity": lambda X: completion_perplexity(
+            model, X, random_state=0
+        ),
         "npmi_coherence": lambda X: npmi_coherence(COMPONENTS, X),
         **{name: lambda X, f=f: f(model, X) for name, f in scorers.items()},
         "top_rows": lambda X: top_rows(model, X, 0),
