@@ -374,8 +374,10 @@ def factors_at_entries(batch):
     return a, b, (a @ b.T)[rows, batch.X.indices]
 
 
+@pytest.mark.parametrize("share", [0, 2], ids=["by a dense product", "at entries"])
 @pytest.mark.parametrize("layout", LAYOUTS[1:], indirect=True)
-def test_products_at_entries(batch):
+def test_products_at_entries(batch, share, monkeypatch):
+    monkeypatch.setattr(ops, "DENSE_SHARE", share)
     a, b, expected = factors_at_entries(batch)
     result = ops.products_at_entries(batch.x, a, b)
     assert_close(result, expected)
@@ -393,6 +395,17 @@ def test_products_at_entries_of_constants(batch):
     a, b, expected = factors_at_entries(batch)
     result = ops.products_at_entries(batch.x, a, b.detach())
     assert_close(*gradients(result, a), *gradients(expected, a))
+
+
+def test_products_at_the_entries_of_full_rows(dtype, device):
+    X = sp.csr_matrix(np.arange(1.0, 13).reshape(3, 4))
+    a, b, expected = factors_at_entries(Batch(X, "csr32", dtype, device))
+    result = ops.products_at_entries(to_csr(X, dtype, device), a, b)
+    assert_close(result, expected)
+    for actual, gradient in zip(
+        gradients(result, a, b), gradients(expected, a, b), strict=True
+    ):
+        assert_close(actual, gradient)
 
 
 def test_gradients_are_those_of_differences(device):

@@ -13,6 +13,8 @@ import torch
 # Numbers worked on at once where an array is as large as the parameters: temporaries
 # then stay in a cache and count for nothing.
 SLICE = 2**18
+# Share of entries stored above which a dense product beats one at the entries alone.
+DENSE_SHARE = 0.3
 
 
 def csr(crow, columns, values, shape):
@@ -173,7 +175,13 @@ class _ProductsAtEntries(torch.autograd.Function):
     def forward(ctx, x, a, b):
         ctx.x = x
         ctx.save_for_backward(a, b)
-        return product_at(x, a, b.T).values()
+        n_entries, size = x.values().numel(), x.shape[0] * x.shape[1]
+        if n_entries < DENSE_SHARE * size:
+            return product_at(x, a, b.T).values()
+        products = (a @ b.T).flatten()
+        if n_entries == size:
+            return products
+        return products[row_indices(x) * x.shape[1] + x.col_indices()]
 
     @staticmethod
     def backward(ctx, gradient):
