@@ -74,10 +74,10 @@ def merge_components(estimator: Any, groups: Sequence[Any]) -> Any:
     """
     model, _ = reading.last_step(estimator)
     n_components = len(reading.components_of(model))
-    groups = _checked_groups(groups, n_components)
-    known = {index for group in groups for index in group}
-    groups += [[index] for index in range(n_components) if index not in known]
-    return _with_last(estimator, _regrouped(model, sorted(groups, key=min)))
+    merged = _checked_groups(groups, n_components)
+    known = {index for group in merged for index in group}
+    alone = [[index] for index in range(n_components) if index not in known]
+    return _with_last(estimator, _regrouped(model, sorted(merged + alone, key=min)))
 
 
 def drop_components(estimator: Any, components: Sequence[int]) -> Any:

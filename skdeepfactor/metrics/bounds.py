@@ -64,25 +64,22 @@ def renyi_bound(log_weights: ArrayLike, alpha: float) -> np.ndarray:
     >>> np.exp(renyi_bound(log_weights, 1)).round(3)
     array([0.173, 0.2  ])
     """
-    log_weights = received(log_weights)
-    if np.isnan(log_weights).any():
+    weights = received(log_weights)
+    if np.isnan(weights).any():
         raise ValueError("log_weights must not contain NaN.")
     # A weight of 0 is one that a particle may have.
-    log_weights = check_array(
-        log_weights,
-        dtype=np.float64,
-        ensure_all_finite=False,
-        input_name="log_weights",
+    weights = check_array(
+        weights, dtype=np.float64, ensure_all_finite=False, input_name="log_weights"
     )
     power = 1 - alpha if np.ndim(alpha) == 0 else np.nan
     if not np.isfinite(power):
         raise ValueError(f"alpha must be a finite number, got {alpha!r}.")
     if power == 0:
-        return log_weights.mean(axis=0)
+        return weights.mean(axis=0)
     # The weight that counts most is taken out of the sum, so that nothing overflows and
     # a small power does not divide the rounding errors of logarithms.
-    extreme = log_weights.max(axis=0) if power > 0 else log_weights.min(axis=0)
+    extreme = weights.max(axis=0) if power > 0 else weights.min(axis=0)
     centre = np.where(np.isfinite(extreme), extreme, 0.0)
     with np.errstate(divide="ignore"):
-        excess = np.expm1(power * (log_weights - centre)).mean(axis=0)
+        excess = np.expm1(power * (weights - centre)).mean(axis=0)
         return centre + np.log1p(excess) / power

@@ -99,9 +99,9 @@ def disentanglement(
     >>> bool(separate.disentanglement > 0.9 > 0.5 > mixed.disentanglement)
     True
     """
-    codes = check_array(received(codes), dtype=np.float64, input_name="codes")
+    Z = check_array(received(codes), dtype=np.float64, input_name="codes")
     factors = check_array(received(factors), dtype=None, input_name="factors")
-    check_consistent_length(codes, factors)
+    check_consistent_length(Z, factors)
     n_factors = factors.shape[1]
     if n_factors < 2:
         raise ValueError(f"factors must have two columns or more, got {n_factors}.")
@@ -116,17 +116,17 @@ def disentanglement(
             )
     rng = random_generator(random_state)
     train, test = train_test_split(
-        np.arange(len(codes)), test_size=test_size, random_state=_seed(rng)
+        np.arange(len(Z)), test_size=test_size, random_state=_seed(rng)
     )
-    importances = np.empty((codes.shape[1], n_factors))
+    importances = np.empty((Z.shape[1], n_factors))
     scores = np.empty(n_factors)
     for column, values in enumerate(factors.T):
         is_real = type_of_target(values.tolist()) == "continuous"
         kind = GradientBoostingRegressor if is_real else GradientBoostingClassifier
         trees = kind(n_estimators=n_estimators, max_depth=3, random_state=_seed(rng))
-        trees.fit(codes[train], values[train])
+        trees.fit(Z[train], values[train])
         importances[:, column] = trees.feature_importances_
-        scores[column] = trees.score(codes[test], values[test])
+        scores[column] = trees.score(Z[test], values[test])
     of_codes = importances.sum(axis=1)
     weights = of_codes / max(of_codes.sum(), np.finfo(float).tiny)
     return Bunch(

@@ -192,7 +192,7 @@ class TopicsPerGroupDisplay:
             aspect="auto",
         )
         ax.xaxis.tick_top()
-        style = {"parse_math": False, "fontsize": FONT_SIZE}
+        style: dict[str, Any] = {"parse_math": False, "fontsize": FONT_SIZE}
         names = [shortened(str(name), 2 * MAX_CHARACTERS) for name in self.names]
         ax.set_yticks(np.arange(n_shown), labels=names, **style)
         groups = [shortened(str(group)) for group in self.groups.tolist()]
