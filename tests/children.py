@@ -22,6 +22,15 @@ from tests.forked import PATIENCE
 ROOT = Path(__file__).parents[1]
 
 
+# CPU seconds of children that have ended, which are not this process's own.
+_taken = []
+
+
+def cpu_seconds():
+    """CPU seconds of all scripts that have ended."""
+    return sum(_taken)
+
+
 class Child:
     """A script in a process, with the methods of ``subprocess.Popen``.
 
@@ -35,7 +44,7 @@ class Child:
     """
 
     def __init__(self, script, arguments, folder):
-        self.returncode, self.cpu_seconds = None, 0.0
+        self.returncode = None
         name = f"{time.monotonic_ns()}"
         self._shown = [Path(folder, f".{name}.{kind}") for kind in ("out", "error")]
         self.pid = _ask(
@@ -51,7 +60,8 @@ class Child:
             ended = _ask(pid=self.pid, seconds=timeout)
             if ended is None:
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
-            self.returncode, self.cpu_seconds = ended
+            self.returncode, taken = ended
+            _taken.append(taken)
         return self.returncode
 
     def communicate(self, timeout=PATIENCE):

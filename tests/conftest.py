@@ -3,6 +3,10 @@
 import functools
 import os
 
+# More threads gain nothing on data this small, and two such processes on one machine
+# slow each other tenfold. torch.set_num_threads below is of the main thread alone.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -22,6 +26,7 @@ from skdeepfactor import (
 from skdeepfactor._estimator.base import BaseFactorModel
 from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
 from skdeepfactor.data import RowBlocks
+from tests.budget import REST, Meter
 
 # Every model and variant that the contract is checked for: small, and quick to fit.
 # Batches of 32 are parts of most data here, but not of those on which scikit-learn
@@ -46,7 +51,7 @@ ESTIMATORS = {
         random_state=0,
     ),
     "SparseGammaDEF-gradient": SparseGammaDEF(
-        (3, 2), solver="gradient", max_iter=60, max_inner_iter=2, random_state=0
+        (3, 2), solver="gradient", max_iter=20, max_inner_iter=2, random_state=0
     ),
     "SparseGammaDEF-amortized": SparseGammaDEF(
         (3, 2),
@@ -54,7 +59,7 @@ ESTIMATORS = {
         family="lognormal",
         amortized=True,
         encoder_layers=(8,),
-        max_iter=60,
+        max_iter=20,
         learning_rate=0.1,
         random_state=0,
     ),
@@ -213,6 +218,12 @@ ESTIMATORS = {
 }
 
 
+# CPU seconds that the tests of each entry may take, as ``pytest --budget`` counts them,
+# and those of all other tests. A new entry comes with its own.
+BUDGETS = dict.fromkeys(ESTIMATORS, 15)
+BUDGETS |= {REST: 400}
+MOST_SECONDS = 1100
+
 # One of each class and way of learning: what the bases do is tested with these alone.
 ONE_OF_EACH = {
     name: model
@@ -308,8 +319,6 @@ for name, n_examples in {"few": 12, "more": 40, "most": 200}.items():
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
-# More threads gain nothing on data this small, and two such processes on one machine
-# slow each other tenfold.
 torch.set_num_threads(1)
 
 
@@ -317,6 +326,17 @@ def pytest_addoption(parser):
     parser.addoption(
         "--device", default="cpu", help="where the models compute: cpu, cuda, mps"
     )
+    parser.addoption(
+        "--budget",
+        action="store_true",
+        help="count CPU seconds by entry of ESTIMATORS, and fail where one takes more "
+        "than its budget",
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("--budget"):
+        config.pluginmanager.register(Meter(ESTIMATORS, BUDGETS))
 
 
 @pytest.fixture(scope="session")

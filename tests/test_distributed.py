@@ -84,7 +84,7 @@ for name, model in (ESTIMATORS if world < 3 else ONE_OF_EACH).items():
     data = X
     if not model._domain.is_counts and model.likelihood == "bernoulli":
         data = (X > 0).astype(float)
-    model = clone(model).set_params(tol=0.0, max_iter=5)
+    model = clone(model).set_params(tol=0.0, max_iter=3)
     save(f"full-{name}", clone(model).fit(data))
     save(f"batched-{name}", clone(model).set_params(**batched).fit(data))
 model = clone(ESTIMATORS["PoissonFactorization"])
