@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pickle
 
 # More threads gain nothing on data this small, and two such processes on one machine
 # slow each other tenfold. torch.set_num_threads below is of the main thread alone.
@@ -12,6 +13,7 @@ import pytest
 import scipy.sparse
 import torch
 from hypothesis import HealthCheck, settings
+from sklearn.base import clone
 
 from skdeepfactor import (
     LabeledLDA,
@@ -352,6 +354,21 @@ def device(request):
 def estimator(request, device):
     """A fresh estimator of each kind."""
     return type(request.param)(**{**request.param.get_params(), "device": device})
+
+
+@pytest.fixture(scope="session")
+def fits():
+    """Pickles of what has been fitted once, by the estimator and the data."""
+    return {}
+
+
+@pytest.fixture
+def fitted(estimator, counts, fits):
+    """The estimator, fitted to ``counts``: a copy of what is fitted once."""
+    key = repr((type(estimator), estimator.get_params(), counts.shape))
+    if key not in fits:
+        fits[key] = pickle.dumps(clone(estimator).fit(counts))
+    return pickle.loads(fits[key])
 
 
 @pytest.fixture(params=CLOSED_FORMS.values(), ids=CLOSED_FORMS.keys())

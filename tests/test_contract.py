@@ -89,9 +89,9 @@ def needs_perplexity(estimator):
         pytest.skip("models no counts")
 
 
-def test_perplexity_of_a_row_does_not_depend_on_how_many_there_are(estimator, counts):
+def test_perplexity_of_a_row_does_not_depend_on_how_many_there_are(fitted, counts):
+    estimator = fitted
     needs_perplexity(estimator)
-    estimator.fit(counts)
     before = dict(vars(estimator))
     X = counts[[i for i in range(20) if i != 7]].astype(np.float64)
     rows = np.array([estimator.perplexity(row) for row in X])
@@ -105,17 +105,16 @@ def test_perplexity_of_a_row_does_not_depend_on_how_many_there_are(estimator, co
 
 
 @pytest.mark.each_class
-def test_perplexity_wants_the_columns_of_fit(estimator, counts):
-    needs_perplexity(estimator)
-    estimator.fit(counts)
+def test_perplexity_wants_the_columns_of_fit(fitted, counts):
+    needs_perplexity(fitted)
     with pytest.raises(ValueError, match="expecting 30 features"):
-        estimator.perplexity(counts[:, :20])
-    assert estimator.n_features_in_ == 30
+        fitted.perplexity(counts[:, :20])
+    assert fitted.n_features_in_ == 30
 
 
 @pytest.mark.each_class
-def test_scores_agree_with_each_other(estimator, counts):
-    estimator.fit(counts)
+def test_scores_agree_with_each_other(fitted, counts):
+    estimator = fitted
     assert estimator.score(counts) == pytest.approx(
         estimator.score_samples(counts).mean()
     )
@@ -159,8 +158,8 @@ def test_fit_transform_is_fit_and_transform(estimator, counts):
     )
 
 
-def test_transform_and_inverse_transform_reconstruct(estimator, counts):
-    estimator.fit(counts)
+def test_transform_and_inverse_transform_reconstruct(fitted, counts):
+    estimator = fitted
     expected = estimator.inverse_transform(estimator.transform(counts))
     assert expected.shape == counts.shape
     rows = counts.toarray() > 0
@@ -171,8 +170,8 @@ def test_transform_and_inverse_transform_reconstruct(estimator, counts):
         estimator.inverse_transform(np.ones((2, n_components + 1)))
 
 
-def test_sampled_rows_look_like_the_training_rows(estimator, counts):
-    estimator.fit(counts)
+def test_sampled_rows_look_like_the_training_rows(fitted, counts):
+    estimator = fitted
     X = estimator.sample(4000, random_state=0)
     if hasattr(estimator, "perplexity"):
         assert scipy.sparse.issparse(X)
@@ -265,10 +264,10 @@ def test_verbose_shows_the_bound(estimator, counts, capsys):
 
 
 @pytest.mark.each_class
-def test_predictions_stay_the_same_when_parameters_change_after_fit(estimator, counts):
-    expected = estimator.fit(counts).transform(counts)
-    estimator.set_params(**sized(estimator, 5))
-    np.testing.assert_array_equal(estimator.transform(counts), expected)
+def test_predictions_stay_the_same_when_parameters_change_after_fit(fitted, counts):
+    expected = fitted.transform(counts)
+    fitted.set_params(**sized(fitted, 5))
+    np.testing.assert_array_equal(fitted.transform(counts), expected)
 
 
 @pytest.mark.each_class
@@ -321,8 +320,8 @@ def test_bad_input_is_named_and_changes_nothing(estimator, method, X, message):
 
 
 @pytest.mark.each_class
-def test_a_failed_refit_leaves_the_fitted_model(estimator, counts):
-    expected = estimator.fit(counts).transform(counts)
+def test_a_failed_refit_leaves_the_fitted_model(fitted, counts):
+    estimator, expected = fitted, fitted.transform(counts)
     with pytest.raises(ValueError, match="Complex"):
         estimator.fit(1j * counts.toarray()[:, :4])
     np.testing.assert_array_equal(estimator.transform(counts), expected)
@@ -482,9 +481,9 @@ def test_bad_weights(counts, weights, message):
         model.score(counts, sample_weight=weights)
 
 
-def test_rows_in_float32_depend_on_no_company(estimator, counts):
+def test_rows_in_float32_depend_on_no_company(fitted, counts):
     """Neither on the rows beside them nor on how they are stored."""
-    model = estimator.fit(counts)
+    model = fitted
     some = counts[3:10]
     dense = some.toarray()
     whole = model.transform(counts), model.score_samples(counts)

@@ -24,20 +24,6 @@ def estimator(estimator):
     return estimator.set_params(max_iter=2, random_state=0)
 
 
-@pytest.fixture(scope="module")
-def fits():
-    """Pickles of what has been fitted once, by the estimator it was."""
-    return {}
-
-
-@pytest.fixture
-def fitted(estimator, counts, fits):
-    key = repr((type(estimator), estimator.get_params()))
-    if key not in fits:
-        fits[key] = pickle.dumps(estimator.fit(counts))
-    return pickle.loads(fits[key])
-
-
 def by_pickle(estimator, folder):
     return pickle.loads(pickle.dumps(estimator))
 
