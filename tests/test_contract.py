@@ -143,8 +143,8 @@ def test_the_bound_of_training_is_that_of_its_rows(conjugate, counts):
     if is_classifier(conjugate):
         pytest.skip("labels are known in training alone")
     X = counts.astype(np.float64)
-    iteration = {"n_cold_iter": 200, "inner_tol": 1e-9}
-    model = climbing(conjugate, max_iter=400, iteration=iteration).fit(X)
+    iteration = {"n_cold_iter": 50, "inner_tol": 1e-9}
+    model = climbing(conjugate, max_iter=150, iteration=iteration).fit(X)
     module = model._load(torch.float64, torch.device(model.device))
     expected = model.score_samples(X).sum() - float(module.global_kl())
     assert model.lower_bound_ == pytest.approx(expected, rel=1e-4)
