@@ -310,8 +310,9 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in dropped]
 
 
-# How many examples hypothesis draws: few in the suite of every day.
-for name, n_examples in {"few": 12, "more": 40, "most": 200}.items():
+# How many examples hypothesis draws: few in the suite of every day, more in that of a
+# commit, which should not take much longer.
+for name, n_examples in {"few": 12, "more": 24, "most": 200}.items():
     settings.register_profile(
         name,
         max_examples=n_examples,
