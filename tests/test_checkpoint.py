@@ -128,9 +128,9 @@ from skdeepfactor import LatentDirichletAllocation, NeuralTopicDLGM
 
 X = scipy.sparse.csr_matrix(np.random.default_rng(0).poisson(0.3, (400, 50)))
 models = {
-    "lda": LatentDirichletAllocation(5, max_iter=80, tol=0.0, batch_size=50,
+    "lda": LatentDirichletAllocation(5, max_iter=50, tol=0.0, batch_size=50,
                                      random_state=0),
-    "dlgm": NeuralTopicDLGM(3, encoder_layers=(20,), max_iter=30, random_state=0),
+    "dlgm": NeuralTopicDLGM(3, encoder_layers=(20,), max_iter=15, random_state=0),
 }
 folder = sys.argv[1]
 n_kills = 0

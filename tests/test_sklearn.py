@@ -59,7 +59,7 @@ OF_NUMBERS = {
 
 def quick(model):
     """Few passes: no check needs a good fit, unless it is of a classifier."""
-    n_passes = model.max_iter if is_classifier(model) else min(model.max_iter, 3)
+    n_passes = model.max_iter if is_classifier(model) else min(model.max_iter, 5)
     return clone(model).set_params(max_iter=n_passes)
 
 
