@@ -210,12 +210,12 @@ def test_partial_fit_goes_on_after_pickling(estimator, counts):
 
 @pytest.mark.each_class
 def test_early_stopping_keeps_the_best_pass(estimator, counts):
-    model = fresh(estimator, max_iter=100, n_iter_no_change=2, validation_fraction=0.3)
+    model = fresh(estimator, max_iter=30, n_iter_no_change=2, validation_fraction=0.3)
     scores = model.fit(counts).history_["validation_score"]
     assert len(scores) == model.n_iter_
-    if model.n_iter_ < 100:
+    if model.n_iter_ < 30:
         assert max(scores[:-2]) >= max(scores[-2:])
-    model = fresh(estimator, max_iter=100, n_iter_no_change=2)
+    model = fresh(estimator, max_iter=30, n_iter_no_change=2)
     model.fit(counts[:40], X_val=counts[40:].astype(np.float32))
     best = max(model.history_["validation_score"])
     assert model.score(counts[40:].astype(np.float32)) == pytest.approx(best, rel=1e-5)
