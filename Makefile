@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint doc release-check clean
+.PHONY: help demo test test-all budget lint doc release-check clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,10 +14,13 @@ demo: $(VENV)/.installed  ## find topics in installed docstrings, with plots (2 
 
 test: $(VENV)/.installed-test lint  ## lint, tests and doctests
 	$(BIN)/python -m pytest -n auto --dist loadfile
-	$(BIN)/python -m pytest --doctest-modules skdeepfactor
+	$(BIN)/python -m pytest -n auto --dist loadfile --doctest-modules skdeepfactor
 
 test-all: $(VENV)/.installed-test lint  ## the slow tests too, and many examples (an hour)
 	HYPOTHESIS_PROFILE=most $(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
+
+budget: $(VENV)/.installed-test  ## CPU seconds of the tests, by entry of ESTIMATORS
+	$(BIN)/python -m pytest -n auto --dist loadfile --budget
 
 lint: $(VENV)/.installed-test  ## formatting, style and types
 	$(BIN)/ruff format --check .

@@ -2,12 +2,18 @@
 
 import functools
 import os
+import pickle
+
+# More threads gain nothing on data this small, and two such processes on one machine
+# slow each other tenfold. torch.set_num_threads below is of the main thread alone.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
 import scipy.sparse
 import torch
 from hypothesis import HealthCheck, settings
+from sklearn.base import clone
 
 from skdeepfactor import (
     LabeledLDA,
@@ -22,6 +28,7 @@ from skdeepfactor import (
 from skdeepfactor._estimator.base import BaseFactorModel
 from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
 from skdeepfactor.data import RowBlocks
+from tests.budget import REST, Meter
 
 # Every model and variant that the contract is checked for: small, and quick to fit.
 # Batches of 32 are parts of most data here, but not of those on which scikit-learn
@@ -46,7 +53,7 @@ ESTIMATORS = {
         random_state=0,
     ),
     "SparseGammaDEF-gradient": SparseGammaDEF(
-        (3, 2), solver="gradient", max_iter=60, max_inner_iter=2, random_state=0
+        (3, 2), solver="gradient", max_iter=20, max_inner_iter=2, random_state=0
     ),
     "SparseGammaDEF-amortized": SparseGammaDEF(
         (3, 2),
@@ -54,7 +61,7 @@ ESTIMATORS = {
         family="lognormal",
         amortized=True,
         encoder_layers=(8,),
-        max_iter=60,
+        max_iter=20,
         learning_rate=0.1,
         random_state=0,
     ),
@@ -213,6 +220,51 @@ ESTIMATORS = {
 }
 
 
+# CPU seconds that the tests of each entry may take, as ``pytest --budget`` counts them,
+# and those of all other tests. A new entry comes with its own. Ten minutes on the two
+# cores of that machine are what all of them may take.
+BUDGETS = {
+    "SparseGammaDEF": 45,
+    "SparseGammaDEF-auxiliary": 30,
+    "SparseGammaDEF-rate": 12,
+    "SparseGammaDEF-gaussian": 20,
+    "SparseGammaDEF-spike_slab": 15,
+    "SparseGammaDEF-gradient": 55,
+    "SparseGammaDEF-amortized": 15,
+    "SparseGammaDEF-missing": 30,
+    "SparseGammaDEF-gaussian-missing": 30,
+    "PoissonFactorization": 15,
+    "PoissonFactorization-hierarchical": 8,
+    "PoissonFactorization-exposure": 8,
+    "PoissonFactorization-dirichlet": 8,
+    "PoissonFactorization-auto": 8,
+    "PoissonFactorization-stochastic": 8,
+    "PoissonFactorization-missing": 8,
+    "LatentDirichletAllocation": 10,
+    "LatentDirichletAllocation-mean_field": 5,
+    "LatentDirichletAllocation-auto": 5,
+    "LatentDirichletAllocation-stochastic": 5,
+    "MultinomialMixture": 8,
+    "MultinomialMixture-mean_field": 3,
+    "MultinomialMixture-em": 3,
+    "MultinomialMixture-stochastic": 5,
+    "LabeledLDA": 12,
+    "LabeledLDA-shared": 10,
+    "NeuralTopicDLGM": 20,
+    "NeuralTopicDLGM-network": 5,
+    "NeuralTopicDLGM-deep": 8,
+    "NeuralTopicDLGM-poisson": 10,
+    "NeuralTopicDLGM-iwae": 8,
+    "VariationalAutoencoder": 8,
+    "VariationalAutoencoder-multinomial": 5,
+    "VariationalAutoencoder-missing": 5,
+    "VariationalSparseCoding": 12,
+    "VariationalSparseCoding-poisson": 5,
+    "VariationalSparseCoding-missing": 12,
+    REST: 600,
+}
+MOST_SECONDS = 1100
+
 # One of each class and way of learning: what the bases do is tested with these alone.
 ONE_OF_EACH = {
     name: model
@@ -297,8 +349,9 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in dropped]
 
 
-# How many examples hypothesis draws: few in the suite of every day.
-for name, n_examples in {"few": 12, "more": 40, "most": 200}.items():
+# How many examples hypothesis draws: few in the suite of every day, more in that of a
+# commit, which should not take much longer.
+for name, n_examples in {"few": 12, "more": 24, "most": 200}.items():
     settings.register_profile(
         name,
         max_examples=n_examples,
@@ -308,8 +361,6 @@ for name, n_examples in {"few": 12, "more": 40, "most": 200}.items():
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
-# More threads gain nothing on data this small, and two such processes on one machine
-# slow each other tenfold.
 torch.set_num_threads(1)
 
 
@@ -317,6 +368,17 @@ def pytest_addoption(parser):
     parser.addoption(
         "--device", default="cpu", help="where the models compute: cpu, cuda, mps"
     )
+    parser.addoption(
+        "--budget",
+        action="store_true",
+        help="count CPU seconds by entry of ESTIMATORS, and fail where one takes more "
+        "than its budget",
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("--budget"):
+        config.pluginmanager.register(Meter(ESTIMATORS, BUDGETS))
 
 
 @pytest.fixture(scope="session")
@@ -332,6 +394,21 @@ def device(request):
 def estimator(request, device):
     """A fresh estimator of each kind."""
     return type(request.param)(**{**request.param.get_params(), "device": device})
+
+
+@pytest.fixture(scope="session")
+def fits():
+    """Pickles of what has been fitted once, by the estimator and the data."""
+    return {}
+
+
+@pytest.fixture
+def fitted(estimator, counts, fits):
+    """The estimator, fitted to ``counts``: a copy of what is fitted once."""
+    key = repr((type(estimator), estimator.get_params(), counts.shape))
+    if key not in fits:
+        fits[key] = pickle.dumps(clone(estimator).fit(counts))
+    return pickle.loads(fits[key])
 
 
 @pytest.fixture(params=CLOSED_FORMS.values(), ids=CLOSED_FORMS.keys())

@@ -348,16 +348,16 @@ heavy += [name for name in optional if name not in sys.modules]
 import skdeepfactor
 print([name for name in heavy if name in sys.modules])
 import numpy
-from skdeepfactor._estimator.sampled import SampledFactorModel
 X = numpy.random.RandomState(0).poisson(1.0, (20, 8))
 y = [0, 1] * 10
 for name in skdeepfactor.__all__:
     if name == "__version__":
         continue
     kind = getattr(skdeepfactor, name)
-    if issubclass(kind, SampledFactorModel):  # torch's optimizers load its compiler.
-        continue
-    for parameters in ({}, {"batch_size": 8}, {"validation_fraction": 0.2}):
+    settings = [{}, {"batch_size": 8}, {"validation_fraction": 0.2}]
+    if name == "SparseGammaDEF":
+        settings.append({"solver": "gradient"})
+    for parameters in settings:
         estimator = kind(max_iter=2, **parameters)
         estimator.fit(X, y).score(X, y)
         estimator.partial_fit(X, y)

@@ -4,8 +4,6 @@ import contextlib
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -25,7 +23,7 @@ from skdeepfactor._training.checkpoint import CheckpointFile
 from skdeepfactor._training.loop import train_pass
 from skdeepfactor._training.run import Interrupted, Interrupts
 from skdeepfactor.data import RowBlocks
-from tests.forked import PATIENCE
+from tests.children import Child
 
 
 def data_of(estimator, counts):
@@ -66,7 +64,11 @@ def kept(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"batch_size": 16, "validation_fraction": 0.2}]
+    "options",
+    [
+        pytest.param({}, marks=pytest.mark.each_class),
+        {"batch_size": 16, "validation_fraction": 0.2},
+    ],
 )
 def test_a_run_goes_on_to_the_last_bit(estimator, counts, options, kept, tmp_path):
     X = data_of(estimator, counts)
@@ -126,9 +128,9 @@ from skdeepfactor import LatentDirichletAllocation, NeuralTopicDLGM
 
 X = scipy.sparse.csr_matrix(np.random.default_rng(0).poisson(0.3, (400, 50)))
 models = {
-    "lda": LatentDirichletAllocation(5, max_iter=150, tol=0.0, batch_size=50,
+    "lda": LatentDirichletAllocation(5, max_iter=50, tol=0.0, batch_size=50,
                                      random_state=0),
-    "dlgm": NeuralTopicDLGM(3, encoder_layers=(20,), max_iter=30, random_state=0),
+    "dlgm": NeuralTopicDLGM(3, encoder_layers=(20,), max_iter=15, random_state=0),
 }
 folder = sys.argv[1]
 n_kills = 0
@@ -160,15 +162,10 @@ print(n_kills)
 
 
 def test_kills_at_random_times_change_nothing(tmp_path):
-    shown = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
-    assert shown.returncode == 0, shown.stderr
-    assert int(shown.stdout) >= 20
+    child = Child(KILLED, [tmp_path], tmp_path)
+    shown, error = child.communicate()
+    assert child.returncode == 0, error
+    assert int(shown) >= 20
 
 
 # Files that are not what they should be.
@@ -330,7 +327,9 @@ def interrupt_after(monkeypatch, n_calls, owner=FactorModule, name="after_step")
         monkeypatch.setattr(kind, name, interrupted)
 
 
-@pytest.mark.parametrize("batch_size", [None, 16])
+@pytest.mark.parametrize(
+    "batch_size", [pytest.param(None, marks=pytest.mark.each_class), 16]
+)
 def test_an_interrupt_keeps_the_last_whole_pass(estimator, counts, batch_size):
     X = data_of(estimator, counts)
     estimator.set_params(tol=0.0, batch_size=batch_size, max_iter=9)
@@ -428,8 +427,6 @@ def interrupt():
 
 
 training.train_pass = counted
-# Shells start what runs in the background with this signal ignored.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 threading.Thread(target=interrupt).start()
 try:
     model.fit(X)
@@ -438,15 +435,9 @@ except KeyboardInterrupt:
 """
 
 
-def test_a_signal_is_such_an_interrupt():
-    shown = subprocess.run(
-        [sys.executable, "-c", SIGNALLED],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
-    assert shown.stdout == "True True\n", shown.stderr
+def test_a_signal_is_such_an_interrupt(tmp_path):
+    shown, error = Child(SIGNALLED, [], tmp_path).communicate()
+    assert shown == "True True\n", error
 
 
 def test_an_interrupt_of_the_last_bound_keeps_all_passes(counts, monkeypatch):

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from skdeepfactor._training.distributed import Share, current_share
 from skdeepfactor._training.rows import MatrixRows
+from tests.children import Child
 from tests.conftest import CLOSED_FORMS, ESTIMATORS, ONE_OF_EACH
 from tests.forked import PATIENCE
 
@@ -58,19 +58,7 @@ if world > 1:
 def started(folder, body, world):
     """Processes that run a script."""
     script = HEADER + body + FOOTER
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(rank), str(world), str(folder)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            cwd=folder,
-        )
-        for rank in range(world)
-    ]
+    return [Child(script, (rank, world, folder), folder) for rank in range(world)]
 
 
 def ended(processes, seconds=PATIENCE):
@@ -96,7 +84,7 @@ for name, model in (ESTIMATORS if world < 3 else ONE_OF_EACH).items():
     data = X
     if not model._domain.is_counts and model.likelihood == "bernoulli":
         data = (X > 0).astype(float)
-    model = clone(model).set_params(tol=0.0, max_iter=5)
+    model = clone(model).set_params(tol=0.0, max_iter=3)
     save(f"full-{name}", clone(model).fit(data))
     save(f"batched-{name}", clone(model).set_params(**batched).fit(data))
 model = clone(ESTIMATORS["PoissonFactorization"])

@@ -24,20 +24,6 @@ def estimator(estimator):
     return estimator.set_params(max_iter=2, random_state=0)
 
 
-@pytest.fixture(scope="module")
-def fits():
-    """Pickles of what has been fitted once, by the estimator it was."""
-    return {}
-
-
-@pytest.fixture
-def fitted(estimator, counts, fits):
-    key = repr((type(estimator), estimator.get_params()))
-    if key not in fits:
-        fits[key] = pickle.dumps(estimator.fit(counts))
-    return pickle.loads(fits[key])
-
-
 def by_pickle(estimator, folder):
     return pickle.loads(pickle.dumps(estimator))
 
@@ -69,13 +55,15 @@ def type_name(estimator):
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def of_each_class(value):
+    """A parameter that variants of a class are not tested with."""
+    return pytest.param(value, marks=pytest.mark.each_class)
+
+
 @pytest.fixture(
     params=[
         by_pickle,
-        by_oldest_pickle,
-        by_deepcopy,
-        by_joblib,
-        by_joblib_map,
+        *map(of_each_class, [by_oldest_pickle, by_deepcopy, by_joblib, by_joblib_map]),
         by_skops,
     ],
     ids=lambda function: function.__name__,
@@ -101,7 +89,9 @@ def test_what_comes_back_works_alike(fitted, counts, round_trip):
     assert str(restored.get_params()) == str(fitted.get_params())
 
 
-@pytest.mark.parametrize("trip", [by_deepcopy, by_joblib_map, by_skops])
+@pytest.mark.parametrize(
+    "trip", [of_each_class(by_deepcopy), of_each_class(by_joblib_map), by_skops]
+)
 def test_what_comes_back_can_go_on(trip, fitted, counts, tmp_path):
     restored = trip(fitted, tmp_path)
     before = fitted.components_.copy()
@@ -153,7 +143,10 @@ def unexpected(value, path):
     return [name for key, part in items for name in unexpected(part, f"{path}.{key}")]
 
 
-@pytest.mark.parametrize("how", ["fit", "partial_fit", "batches", "validation"])
+@pytest.mark.parametrize(
+    "how",
+    ["fit", "partial_fit", of_each_class("batches"), of_each_class("validation")],
+)
 def test_fitted_state_is_arrays_and_plain_python(how, estimator, counts):
     if how == "partial_fit":
         estimator.partial_fit(counts).partial_fit(counts)
@@ -226,7 +219,7 @@ def test_another_process_finds_the_same_bits(
     assert there == here
 
 
-@pytest.mark.parametrize("batch_size", [None, 16])
+@pytest.mark.parametrize("batch_size", [of_each_class(None), 16])
 def test_the_same_seed_finds_the_same_bits(batch_size, estimator, counts):
     estimator.set_params(batch_size=batch_size)
     first = clone(estimator).fit(counts).components_

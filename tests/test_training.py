@@ -24,7 +24,12 @@ from skdeepfactor._math.module import FactorModule
 from skdeepfactor._training.guard import Guard
 from skdeepfactor._training.loop import train, train_pass
 from skdeepfactor._training.memory import Memory
-from skdeepfactor._training.optimizers import NaturalGradient
+from skdeepfactor._training.optimizers import (
+    AnnealedAdam,
+    NaturalGradient,
+    load_optimizer,
+    optimizer_arrays,
+)
 from skdeepfactor._training.plan import Budget, TrainingPlan
 from skdeepfactor._training.rows import MatrixRows, chunks
 from tests.conftest import labels_of
@@ -342,6 +347,54 @@ def test_a_state_dict_has_the_shape_of_torch_s():
     ours = NaturalGradient([nn.Parameter(torch.ones(2))]).state_dict()
     theirs = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1).state_dict()
     assert ours.keys() == theirs.keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_annealed_steps_are_those_of_adam(dtype, device):
+    """To the last bit, by a cosine, and where another has stopped."""
+
+    def parameters():
+        rng = np.random.default_rng(0)
+        values = [rng.normal(size=shape) for shape in [(3, 4), (), (5,)]]
+        return [
+            nn.Parameter(torch.tensor(v, dtype=dtype, device=device)) for v in values
+        ]
+
+    ours, theirs = parameters(), parameters()
+    rates, is_fused = [0.1, 0.01], torch.device(device).type != "mps"
+    optimizers = [
+        kind(
+            [{"params": p[:2], "lr": rates[0]}, {"params": p[2:], "lr": rates[1]}],
+            **options,
+        )
+        for kind, p, options in (
+            (AnnealedAdam, ours, {"n_updates": 9}),
+            (torch.optim.Adam, theirs, {"betas": (0.9, 0.99), "fused": is_fused}),
+        )
+    ]
+    for n_steps in range(9):
+        for p, q in zip(ours, theirs, strict=True):
+            # One of them has no gradient at first.
+            is_late = p.ndim == 0 and n_steps < 3
+            p.grad = None if is_late else p.detach() + n_steps
+            q.grad = None if is_late else q.detach() + n_steps
+        for group, rate in zip(optimizers[1].param_groups, rates, strict=True):
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * n_steps / 9))
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        assert all(p.grad is None for p in ours)
+        for p, q in zip(ours, theirs, strict=True):
+            assert torch.equal(p, q)
+        state, expected = (o.state_dict()["state"] for o in optimizers)
+        assert state.keys() == expected.keys()
+        for number, moments in expected.items():
+            assert state[number].keys() == moments.keys()
+            for name, values in moments.items():
+                assert torch.equal(state[number][name], values)
+        again = AnnealedAdam(optimizers[0].groups, 9)
+        load_optimizer(again, optimizer_arrays(optimizers[0]))
+        optimizers[0] = again
 
 
 # Memory of rows.

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch.optim.adam import adam
 
 
 class NaturalGradient:
@@ -56,7 +57,9 @@ class NaturalGradient:
 class AnnealedAdam:
     """Adam whose step size falls to 0 along a cosine over ``n_updates``, if given.
 
-    Like ``NaturalGradient`` it has the methods of an optimizer that training uses.
+    Like ``NaturalGradient`` it has the methods of an optimizer that training uses, and
+    leaves torch's compiler alone. ``groups`` are those of ``torch.optim.Adam``, whose
+    steps these are, to the last bit.
     """
 
     #: Whether its state is as large as the parameters.
@@ -66,34 +69,69 @@ class AnnealedAdam:
     share_of_large_steps = 0.8
 
     def __init__(self, groups, n_updates=None):
-        is_fused = groups[0]["params"][0].device.type in ("cpu", "cuda")
-        self.adam = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=is_fused)
+        self.groups = [{**group, "params": list(group["params"])} for group in groups]
+        self.params = [p for group in self.groups for p in group["params"]]
+        self.is_fused = self.params[0].device.type in ("cpu", "cuda")
         self.n_updates = n_updates
-        self.rates = [group["lr"] for group in groups]
         self.n_steps = 0.0
+        # Those of each parameter that has had a gradient, by torch's names.
+        self.moments = {}
 
+    @torch.no_grad()
     def step(self):
         """Take one step."""
         share = self.n_steps / self.n_updates if self.n_updates else 0.0
         factor = 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-        for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-        self.adam.step()
+        for group in self.groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            moments = [self._moments_of(p) for p in params]
+            adam(
+                params,
+                [p.grad for p in params],
+                [each["exp_avg"] for each in moments],
+                [each["exp_avg_sq"] for each in moments],
+                [],
+                [each["step"] for each in moments],
+                fused=self.is_fused,
+                lr=group["lr"] * factor,
+                beta1=0.9,
+                beta2=0.99,
+                eps=1e-8,
+                weight_decay=0.0,
+                amsgrad=False,
+                maximize=False,
+            )
         self.n_steps += 1
+
+    def _moments_of(self, p):
+        if p not in self.moments:
+            # Without a fused kernel, steps are counted on the CPU.
+            device = p.device if self.is_fused else "cpu"
+            self.moments[p] = {
+                "step": torch.zeros((), dtype=torch.float32, device=device),
+                "exp_avg": torch.zeros_like(p),
+                "exp_avg_sq": torch.zeros_like(p),
+            }
+        return self.moments[p]
 
     def zero_grad(self):
         """Forget the gradients."""
-        self.adam.zero_grad()
+        for p in self.params:
+            p.grad = None
 
     def state_dict(self):
-        """The moments of the gradients."""
-        return self.adam.state_dict()
+        """The moments of the gradients, by the number of the parameter."""
+        numbered = enumerate(self.params)
+        state = {n: dict(self.moments[p]) for n, p in numbered if p in self.moments}
+        return {"state": state, "param_groups": []}
 
     def load_state_dict(self, state_dict):
         """Restore the moments."""
-        self.adam.load_state_dict(state_dict)
-        self.n_steps = 0.0
-        for state in state_dict["state"].values():
+        self.moments, self.n_steps = {}, 0.0
+        for number, state in state_dict["state"].items():
+            moments = self._moments_of(self.params[number])
+            for name, value in state.items():
+                moments[name].copy_(value)
             self.n_steps = float(state["step"])
 
 

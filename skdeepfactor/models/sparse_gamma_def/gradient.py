@@ -75,7 +75,7 @@ from skdeepfactor.models.sparse_gamma_def.links import LINKS
 from skdeepfactor.models.sparse_gamma_def.lowest_weights import SPIKE_MEAN, SPIKE_SHAPE
 from skdeepfactor.models.sparse_gamma_def.parts import Part
 
-# Passes of closed forms before gradients.
+# Passes of closed forms before gradients; fewer if these make fewer.
 N_CLOSED = 100
 
 # Draws for scores.
@@ -610,7 +610,7 @@ class Gradient(Part):
             weight_shape=model.weight_shape,
             weight_rate=model.weight_rate,
             may_miss=module.may_miss,
-            n_passes=N_CLOSED,
+            n_passes=min(N_CLOSED, model.max_iter),
             device=model.device,
         )
 
