@@ -8,8 +8,11 @@ may use.
 
 from functools import cached_property
 
+import numpy as np
+import scipy.special
 import torch
 
+from skdeepfactor._math import few_rows
 from skdeepfactor._math.allocation import Weights, allocate
 from skdeepfactor._math.gammas import digamma, dirichlet_kl
 from skdeepfactor._math.ops import csr, row_indices, slices
@@ -144,6 +147,9 @@ class Admixture:
         """
         if is_collapsed is None:
             is_collapsed = self.is_collapsed
+        options = {"max_steps": max_steps, "tol": tol, "is_final": is_final}
+        if few_rows.is_few(batch):
+            return self._solve_few(batch, start, is_collapsed, options)
         if start is None:
             start = self._even_counts(batch)
 
@@ -151,8 +157,35 @@ class Admixture:
             allocation, weights = self._allocation(batch, counts, is_collapsed)
             return allocation.row_counts(weights)
 
-        return fixed_point(
-            update, batch, start, max_steps=max_steps, tol=tol, is_final=is_final
+        return fixed_point(update, batch, start, **options)
+
+    def _solve_few(self, batch, start, is_collapsed, options):
+        """The same for a few rows, one after the other."""
+        allowed = batch.side.get("allowed")
+        if allowed is not None:
+            allowed = allowed.numpy()
+        topics = self.topics
+        weights = topics.collapsed_weights if is_collapsed else topics.weights
+        prior = self._prior(batch).numpy()
+        prior = np.maximum(prior, few_rows.LEAST[prior.dtype])
+        prior = np.broadcast_to(prior, (len(batch), len(self.alpha)))
+
+        def factors(row, counts):
+            z = prior[row] + counts
+            if not is_collapsed:
+                z = scipy.special.psi(z)
+                if allowed is not None:
+                    z = np.where(allowed[row], z, -np.inf)
+                z = few_rows.scaled_exp(z)
+            return z if allowed is None else z * allowed[row]
+
+        return few_rows.allocated_counts(
+            batch,
+            start,
+            weights,
+            factors,
+            allowed=allowed,
+            **options,
         )
 
     def concentration(self, batch, counts):

@@ -73,11 +73,13 @@ Hofman and Blei (2015), Scalable recommendation with hierarchical Poisson factor
 """
 
 import numpy as np
+import scipy.special
 import torch
 from torch import nn
 from torch.distributions import Gamma
 
 from skdeepfactor._math.allocation import Weights, allocate, log_factorials
+from skdeepfactor._math.few_rows import allocated_counts, is_few, scaled_exp
 from skdeepfactor._math.gammas import (
     digamma,
     dirichlet_kl,
@@ -327,14 +329,27 @@ class GammaPoisson(FactorModule):
 
     def _solve(self, batch, start):
         """The local parameters of the rows, from ``start`` or from the data alone."""
-        return fixed_point(
-            self._update,
-            batch,
-            self._cold_start(batch) if start is None else start,
-            max_steps=self.inner_iter if self.training else MAX_STEPS,
-            tol=self.inner_tol,
-            is_final=not self.training,
-        )
+        options = {
+            "max_steps": self.inner_iter if self.training else MAX_STEPS,
+            "tol": self.inner_tol,
+            "is_final": not self.training,
+        }
+        if is_few(batch) and not self.is_hierarchical:
+            return self._solve_few(batch, start, options)
+        if start is None:
+            start = self._cold_start(batch)
+        return fixed_point(self._update, batch, start, **options)
+
+    def _solve_few(self, batch, start, options):
+        """The same for a few rows, one after the other."""
+        rate = self.factor_rate + self._exposure(batch) * self._totals_of(batch)
+        rate = rate.expand(len(batch), self.n_components)
+        log_rate, shape = rate.log().numpy(), self.factor_shape.numpy()
+
+        def factors(row, counts):
+            return scaled_exp(scipy.special.psi(shape + counts) - log_rate[row])
+
+        return allocated_counts(batch, start, self._weights, factors, **options)
 
     def _cold_start(self, batch):
         totals = batch.totals[:, None].to(self.weight_counts.dtype)
