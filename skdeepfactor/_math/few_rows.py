@@ -3,22 +3,16 @@
 A service asks for one row at a time. Each step of its fixed point is then a product of
 a vector with some hundred columns, which takes less time than torch takes to call an
 operation, or to wake the threads that share the work of one. So a few rows are
-gathered and iterated by NumPy, one after the other, and on the thread that calls.
+gathered and iterated by NumPy, one after the other, on the thread that calls.
 """
 
 import itertools
-from functools import partial
 
 import numpy as np
 import torch
+from scipy.special import psi
 
 from skdeepfactor._math.gammas import FLOORS
-
-# As ``FLOORS``.
-LEAST = {
-    np.dtype(np.float32): np.float32(FLOORS[torch.float32]),
-    np.dtype(np.float64): np.float64(FLOORS[torch.float64]),
-}
 
 # Rows from which on it is faster to take them all at once.
 MANY_ROWS = 6
@@ -26,20 +20,29 @@ MANY_ROWS = 6
 # Numbers up to which no NumPy wakes threads for a product with a vector.
 SERIAL = 2**13
 
+# As ``FLOORS``, for NumPy's types.
+LEAST = {
+    np.dtype(np.float32): np.float32(FLOORS[torch.float32]),
+    np.dtype(np.float64): np.float64(FLOORS[torch.float64]),
+}
+
 
 def is_few(batch):
     """Whether the rows of a batch are few, and where NumPy can read them."""
     return 0 < len(batch) < MANY_ROWS and batch.x.device.type == "cpu"
 
 
-def scaled_exp(logs):
-    """``exp(logs)``, of which the largest is 1; see ``gammas.scaled_exp``."""
-    scaled = np.exp(logs - np.maximum.reduce(logs))
-    return np.maximum(scaled, LEAST[scaled.dtype])
-
-
 def allocated_counts(
-    batch, start, weights, factors, *, max_steps, tol, is_final, allowed=None
+    batch,
+    start,
+    weights,
+    factors,
+    *,
+    max_steps,
+    tol,
+    is_final,
+    rates=None,
+    allowed=None,
 ):
     """Expected counts of the factors in each row, where allocations stand still.
 
@@ -51,35 +54,61 @@ def allocated_counts(
     start : Tensor of shape (n_rows, k) or None
         Expected counts to start from; None for even shares.
     weights : Weights
-    factors : callable
-        ``factors(row, counts)`` gives exp(E[log z]) of a row, by its number and its
-        expected counts, an array (k,). Only its ratios matter.
+    factors : list of callable
+        For each row, a function of its expected counts that gives exp(E[log z]), an
+        array (k,), times the rate. Only ratios within it matter.
     max_steps, tol, is_final
         See ``fixed_point``.
+    rates : ndarray of shape (n_rows, k), default=None
+        Rates of the factors; None if all are the same.
     allowed : ndarray of bool, shape (n_rows, k), default=None
-        The factors that each row may use; others have no share at the start.
+        The factors that each row may use: the others have no counts at the start.
     """
     by_feature = weights.scaled.numpy()
     found = np.empty((len(batch), by_feature.shape[1]), by_feature.dtype)
     for row, (columns, values) in enumerate(_entries(batch.x)):
-        if start is None:
-            shares = np.ones_like(found[row])
-            if allowed is not None:
-                shares *= allowed[row]
-            counts = shares * values.sum(dtype=np.float64) / shares.sum()
-            counts = counts.astype(shares.dtype)
-        else:
+        if start is not None:
             counts = start[row].numpy()
+        else:
+            counts = found[row]
+            counts[:] = 1 if allowed is None else allowed[row]
+            counts *= values.sum(dtype=np.float64) / counts.sum()
+        words = by_feature[columns]
+        if rates is not None:
+            words /= rates[row]
         found[row] = _fixed_point(
-            values,
-            by_feature[columns],
-            counts,
-            partial(factors, row),
-            max_steps,
-            tol,
-            is_final,
+            values, words, counts, factors[row], max_steps, tol, is_final
         )
     return torch.from_numpy(found)
+
+
+def exp_mean_log(prior, allowed=None):
+    """A function of counts, (k,), that gives exp(psi(prior + counts)), up to scale.
+
+    ``prior`` is an array (k,); factors that are not ``allowed``, a mask of the same
+    shape, get 0.
+    """
+    least = LEAST[prior.dtype]
+    if allowed is None and psi(prior.min()) > np.log(least):
+        # None of them can underflow.
+        return lambda counts: np.exp(psi(prior + counts))
+
+    def factors(counts):
+        logs = psi(prior + counts)
+        if allowed is not None:
+            logs = np.where(allowed, logs, -np.inf)
+        z = np.maximum(np.exp(logs - np.maximum.reduce(logs)), least)
+        return z if allowed is None else z * allowed
+
+    return factors
+
+
+def expected(prior, allowed=None):
+    """A function of counts, (k,), that gives prior + counts; see ``exp_mean_log``."""
+    prior = np.maximum(prior, LEAST[prior.dtype])
+    if allowed is None:
+        return lambda counts: prior + counts
+    return lambda counts: (prior + counts) * allowed
 
 
 def _entries(x):
@@ -99,9 +128,9 @@ def _entries(x):
 def _fixed_point(values, weights, counts, factors, max_steps, tol, is_final):
     """The expected counts of one row, (k,)."""
     at_entries, of_factors = _products(weights)
-    size, before = np.add.reduce, np.inf
-    # Allocations keep the total.
-    small = tol * float(size(values))
+    # A product with ones is the fastest sum; allocations keep the total.
+    size, before = np.ones_like(counts).dot, np.inf
+    small = tol * float(np.add.reduce(values))
     for _ in range(max_steps):
         z = factors(counts)
         new = z * of_factors(values / at_entries(z))
@@ -119,8 +148,7 @@ def _fixed_point(values, weights, counts, factors, max_steps, tol, is_final):
 def _products(weights):
     """Products with weights, (n_words, k), and with their transpose."""
     if weights.size <= SERIAL:
-        by_factor = weights.T
-        return weights.dot, by_factor.dot
+        return weights.dot, weights.T.dot
     # BLAS would wake its threads.
     return (
         lambda z: np.einsum("vk,k->v", weights, z),

@@ -8,8 +8,6 @@ may use.
 
 from functools import cached_property
 
-import numpy as np
-import scipy.special
 import torch
 
 from skdeepfactor._math import few_rows
@@ -161,31 +159,18 @@ class Admixture:
 
     def _solve_few(self, batch, start, is_collapsed, options):
         """The same for a few rows, one after the other."""
-        allowed = batch.side.get("allowed")
+        topics, n_rows = self.topics, len(batch)
+        prior, allowed = self._prior(batch).numpy(), batch.side.get("allowed")
+        priors = [prior] * n_rows if prior.ndim == 1 else prior
+        masks = [None] * n_rows
         if allowed is not None:
-            allowed = allowed.numpy()
-        topics = self.topics
-        weights = topics.collapsed_weights if is_collapsed else topics.weights
-        prior = self._prior(batch).numpy()
-        prior = np.maximum(prior, few_rows.LEAST[prior.dtype])
-        prior = np.broadcast_to(prior, (len(batch), len(self.alpha)))
-
-        def factors(row, counts):
-            z = prior[row] + counts
-            if not is_collapsed:
-                z = scipy.special.psi(z)
-                if allowed is not None:
-                    z = np.where(allowed[row], z, -np.inf)
-                z = few_rows.scaled_exp(z)
-            return z if allowed is None else z * allowed[row]
-
+            masks = allowed = allowed.numpy()
+        weights, factors = topics.weights, few_rows.exp_mean_log
+        if is_collapsed:
+            weights, factors = topics.collapsed_weights, few_rows.expected
+        factors = list(map(factors, priors, masks))
         return few_rows.allocated_counts(
-            batch,
-            start,
-            weights,
-            factors,
-            allowed=allowed,
-            **options,
+            batch, start, weights, factors, allowed=allowed, **options
         )
 
     def concentration(self, batch, counts):

@@ -73,13 +73,12 @@ Hofman and Blei (2015), Scalable recommendation with hierarchical Poisson factor
 """
 
 import numpy as np
-import scipy.special
 import torch
 from torch import nn
 from torch.distributions import Gamma
 
 from skdeepfactor._math.allocation import Weights, allocate, log_factorials
-from skdeepfactor._math.few_rows import allocated_counts, is_few, scaled_exp
+from skdeepfactor._math.few_rows import allocated_counts, exp_mean_log, is_few
 from skdeepfactor._math.gammas import (
     digamma,
     dirichlet_kl,
@@ -342,14 +341,13 @@ class GammaPoisson(FactorModule):
 
     def _solve_few(self, batch, start, options):
         """The same for a few rows, one after the other."""
-        rate = self.factor_rate + self._exposure(batch) * self._totals_of(batch)
-        rate = rate.expand(len(batch), self.n_components)
-        log_rate, shape = rate.log().numpy(), self.factor_shape.numpy()
-
-        def factors(row, counts):
-            return scaled_exp(scipy.special.psi(shape + counts) - log_rate[row])
-
-        return allocated_counts(batch, start, self._weights, factors, **options)
+        rates = self.factor_rate + self._exposure(batch) * self._totals_of(batch)
+        rates = rates.expand(len(batch), self.n_components).numpy()
+        shape = self.factor_shape.expand(self.n_components).numpy()
+        factors = [exp_mean_log(shape)] * len(batch)
+        return allocated_counts(
+            batch, start, self._weights, factors, rates=rates, **options
+        )
 
     def _cold_start(self, batch):
         totals = batch.totals[:, None].to(self.weight_counts.dtype)
@@ -363,9 +361,9 @@ class GammaPoisson(FactorModule):
         return torch.cat([counts, rate], 1)
 
     def _exposure(self, batch):
-        """e_n, shape (n_rows, 1)."""
+        """e_n, shape (n_rows, 1); a float if all rows have the same."""
         if not self.has_exposure:
-            return torch.ones((), dtype=self.mean_total.dtype, device=batch.x.device)
+            return 1.0
         totals = batch.totals[:, None].to(self.mean_total.dtype)
         return totals / self.mean_total
 
