@@ -144,6 +144,11 @@ class Multinomial(CountLikelihood):
     def of_entries(self, x, logits, log_total):
         return multinomial(x, logits, log_total)
 
+    def slopes(self, batch, logits, log_total):
+        # Linear in both.
+        value = self.of_entries(batch.entries, logits.double(), log_total)
+        return value, batch.counts, batch.entries.totals[:, None].to(logits.dtype)
+
     def mean(self, logits):
         return logits.softmax(-1)
 

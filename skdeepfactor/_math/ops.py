@@ -175,6 +175,8 @@ def products_at_entries(x, a, b):
 
     ``a`` is (n_rows, k), ``b`` is (n_features, k); gradients flow to both.
     """
+    if not torch.is_grad_enabled():
+        return product_at(x, a, b.T).values()
     return _ProductsAtEntries.apply(x, a, b)
 
 

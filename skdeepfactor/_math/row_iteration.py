@@ -27,6 +27,12 @@ def iterate_rows(step, batch, state, *, max_steps, drops=True):
                 state = choose(is_done, state, new)
                 is_done = is_done | stops
         return state
+    if is_one(is_done):
+        for _ in range(max_steps):
+            state, stops = step(batch, state)
+            if stops:
+                break
+        return state
     result = [torch.empty_like(part) for part in state]
     for _ in range(max_steps):
         new, stops = step(batch, state)
@@ -77,10 +83,17 @@ def fixed_point(update, batch, state, *, max_steps, tol, is_final=False):
 
 def choose(is_first, first, second):
     """Rows of the first parts where a mask is True, else of the second, as a list."""
+    if is_one(is_first):
+        return list(first if is_first else second)
     return [
         torch.where(is_first.view(-1, *[1] * (one.dim() - 1)), one, other)
         for one, other in zip(first, second, strict=True)
     ]
+
+
+def is_one(mask):
+    """Whether a mask of rows is that of a single row, which is read at no cost."""
+    return len(mask) == 1 and mask.device.type == "cpu"
 
 
 def _put(result, places, state):
