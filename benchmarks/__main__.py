@@ -14,6 +14,7 @@ NAMES = (
     "tfidf",
     "recommend",
     "scale",
+    "latency",
     "gpu",
     "grid",
     "fuzz",

@@ -64,16 +64,21 @@ _set_openmp = getattr(_torch, "omp_set_num_threads", None)
 _set_mkl = getattr(_torch, "MKL_Set_Num_Threads_Local", None)
 
 
-@contextlib.contextmanager
-def one_thread():
-    """Compute on the thread that calls, where other threads cost more than they help.
+# Numbers that a second thread is not worth being woken for: those in rows, and those in
+# parameters that are changed.
+TINY_ROWS, TINY_PARAMETERS = 2**16, 2**18
 
-    Those that have no work wait for it in a loop, which takes a hundred times as long
-    as tiny work where the processor is busy. What is set is this thread's alone:
-    ``torch.set_num_threads`` would set what other threads begin with. Where torch does
+
+@contextlib.contextmanager
+def one_thread(*, when=True):
+    """Compute on the thread that calls, where others would cost more than they help.
+
+    Threads wait for each other in a loop, which takes a hundred times as long as tiny
+    work if the processor is busy. What is set here is this thread's alone, unlike by
+    ``torch.set_num_threads``, with which threads begin that are new. Where torch does
     not show how to set it, nothing is.
     """
-    before = torch.get_num_threads()
+    before = torch.get_num_threads() if when else 1
     if before == 1 or _set_openmp is None:
         yield
         return

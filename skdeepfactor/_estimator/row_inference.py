@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from contextlib import nullcontext
 
 import numpy as np
 import scipy.sparse
@@ -10,15 +9,12 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skdeepfactor._estimator.arrays import load, loaded_module, to_numpy
-from skdeepfactor._estimator.environment import one_thread
+from skdeepfactor._estimator.environment import TINY_ROWS, one_thread
 from skdeepfactor._estimator.validation import checked_blocks, checked_matrix
 from skdeepfactor._files import check_place, whole_file
 from skdeepfactor._input import is_whole, received
 from skdeepfactor._training.rows import MatrixRows
 from skdeepfactor.data import as_csr, is_streamed, new_random_state
-
-# Numbers in rows for which a second thread is not worth being woken.
-TINY = 2**16
 
 
 def inferred(estimator, X, function, out=None):
@@ -65,10 +61,10 @@ def _inferred_parts(estimator, X, function):
 
 def map_rows(module, rows, function):
     """Yield ``function(module, batch)`` of each batch of the rows, as arrays."""
-    is_tiny = rows.n_samples * rows.n_features <= TINY
+    is_tiny = rows.n_samples * rows.n_features <= TINY_ROWS
     with contextlib.closing(rows.batches(module.wanted())) as batches:
         for batch, _ in batches:
-            with torch.no_grad(), one_thread() if is_tiny else nullcontext():
+            with torch.no_grad(), one_thread(when=is_tiny):
                 values = to_numpy(function(module, batch))
             yield values
 

@@ -15,7 +15,7 @@ from scipy.special import psi
 from skdeepfactor._math.gammas import FLOORS
 
 # Rows from which on it is faster to take them all at once.
-MANY_ROWS = 6
+MANY_ROWS = 17
 
 # Numbers up to which no NumPy wakes threads for a product with a vector.
 SERIAL = 2**13
