@@ -7,7 +7,6 @@ module has the methods that users call, and the hooks that a model must define.
 
 import functools
 import inspect
-import math
 import os
 from abc import ABC, abstractmethod
 from numbers import Integral, Real
@@ -27,13 +26,13 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from skdeepfactor._estimator.arrays import load, pickled_state, restore, take_up
 from skdeepfactor._estimator.domains import Counts
-from skdeepfactor._estimator.environment import (
-    TINY_PARAMETERS,
-    TINY_ROWS,
-    one_thread,
-    own_environment,
+from skdeepfactor._estimator.environment import one_thread, own_environment
+from skdeepfactor._estimator.fitting import (
+    Fit,
+    is_small_step,
+    take_steps,
+    unchanged_on_error,
 )
-from skdeepfactor._estimator.fitting import Fit, take_steps, unchanged_on_error
 from skdeepfactor._estimator.row_inference import decoded, drawn_rows, inferred
 from skdeepfactor._estimator.validation import (
     check_truth_values,
@@ -338,21 +337,9 @@ class BaseFactorModel(
         """Take steps by the options that ``take_steps`` documents."""
         with own_environment(), unchanged_on_error(self):
             self._validate_params()
-            with one_thread(when=self._is_small_step(X)):
+            with one_thread(when=is_small_step(self, X)):
                 take_up(self, take_steps(self, X, y, **options))
         return self
-
-    def _is_small_step(self, X):
-        """Whether a step on X, after others, takes less time than threads take."""
-        shape = getattr(X, "shape", ())
-        parameters = vars(self).get("_parameters", {}).values()
-        n_parameters = sum(array.size for array in parameters)
-        return (
-            isinstance(shape, tuple)
-            and len(shape) == 2
-            and math.prod(shape) <= TINY_ROWS
-            and 0 < n_parameters <= TINY_PARAMETERS
-        )
 
     def transform(
         self, X: Any, *, out: str | os.PathLike[str] | None = None

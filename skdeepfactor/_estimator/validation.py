@@ -59,7 +59,8 @@ def _validated(estimator, X, *, reset, **checks):
 
     That takes as long as the factors of a short row.
     """
-    if reset or not scipy.sparse.issparse(X) or hasattr(estimator, "feature_names_in_"):
+    has_names = "feature_names_in_" in vars(estimator)
+    if reset or has_names or not scipy.sparse.issparse(X):
         return validate_data(estimator, X, reset=reset, **checks)
     X = check_array(X, estimator=estimator, input_name="X", **checks)
     _check_n_features(estimator, X, reset=False)
