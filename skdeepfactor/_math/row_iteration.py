@@ -50,7 +50,7 @@ def iterate_rows(step, batch, state, *, max_steps, drops=True):
     return result
 
 
-def fixed_point(update, batch, state, *, max_steps, tol, is_final=False):
+def fixed_point(update, batch, state, *, max_steps, tol, is_final=False, known=()):
     """Iterate ``state = update(batch, state)``, each row to its own convergence.
 
     ``state`` is (n_rows, width) and not negative. A row is done when its absolute
@@ -58,13 +58,19 @@ def fixed_point(update, batch, state, *, max_steps, tol, is_final=False):
     ``is_final``, it then ends between its last two states, where the change would have
     come to just that if steps were continuous: rounding, which may decide how many
     steps there are, moves the end no further than it moves a state.
+
+    ``known`` holds tensors of values of rows that follow from ``state``, so as not to
+    be computed twice: ``update(batch, state, *known)`` then gives a list of the new
+    state and what is known of it.
     """
 
     def step(batch, state):
-        old, before = state
-        new = update(batch, old)
+        old, before, *known = state
+        new = update(batch, old, *known)
+        if known:
+            new, *known = new
         if tol == 0:
-            return [new, before], None
+            return [new, before, *known], None
         # By how much the change is too large, for the step before and for this one.
         change = new - old
         excess = change.abs().sum(1) - tol * new.sum(1)
@@ -72,13 +78,12 @@ def fixed_point(update, batch, state, *, max_steps, tol, is_final=False):
         if is_final:
             beyond = torch.where(is_done, excess / (before - excess), 0)
             new = torch.addcmul(new, beyond[:, None], change)
-        return [new, excess], is_done
+        return [new, excess, *known], is_done
 
     # Nothing comes before the first step, which is taken whole.
     before = state.new_full((len(state),), torch.inf)
-    state = [state, before]
-    state, _ = iterate_rows(step, batch, state, max_steps=max_steps, drops=tol > 0)
-    return state
+    state = [state, before, *known]
+    return iterate_rows(step, batch, state, max_steps=max_steps, drops=tol > 0)[0]
 
 
 def choose(is_first, first, second):
