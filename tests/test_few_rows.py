@@ -95,13 +95,14 @@ def test_steps_of_training_resume(tol, batch, dtype, monkeypatch):
     assert_allclose(few, many, rtol=RTOL[dtype], atol=RTOL[dtype])
 
 
-def test_long_rows_are_multiplied_without_threads(batch, dtype, monkeypatch):
+def test_long_rows_are_multiplied_in_parts(batch, dtype, monkeypatch):
     rows = admixture(dtype, 0.4, is_collapsed=False)
     options = {"max_steps": 1000, "tol": 1e-6, "is_final": True}
     expected = rows.solve(batch, **options)
-    monkeypatch.setattr(few_rows, "SERIAL", 0)
-    found = rows.solve(batch, **options)
-    assert_allclose(found, expected, rtol=RTOL[dtype], atol=RTOL[dtype])
+    for size in (0, 2 * N_TOPICS + 1):
+        monkeypatch.setattr(few_rows, "SERIAL", size)
+        found = rows.solve(batch, **options)
+        assert_allclose(found, expected, rtol=RTOL[dtype], atol=RTOL[dtype])
 
 
 POISSON = {

@@ -17,8 +17,8 @@ from skdeepfactor._math.gammas import FLOORS
 # Rows from which on it is faster to take them all at once.
 MANY_ROWS = 17
 
-# Numbers up to which no NumPy wakes threads for a product with a vector.
-SERIAL = 2**13
+# Weights that are multiplied with a vector at once: OpenBLAS wakes threads from 9216 on.
+SERIAL = 9000
 
 # As ``FLOORS``, for NumPy's types.
 LEAST = {
@@ -147,10 +147,16 @@ def _fixed_point(values, weights, counts, factors, max_steps, tol, is_final):
 
 def _products(weights):
     """Products with weights, (n_words, k), and with their transpose."""
-    if weights.size <= SERIAL:
+    size = max(1, SERIAL // weights.shape[1])
+    parts = [weights[at : at + size] for at in range(0, len(weights), size)]
+    if len(parts) <= 1:
         return weights.dot, weights.T.dot
-    # BLAS would wake its threads.
-    return (
-        lambda z: np.einsum("vk,k->v", weights, z),
-        lambda ratio: np.einsum("v,vk->k", ratio, weights),
-    )
+
+    def at_entries(z):
+        return np.concatenate([part.dot(z) for part in parts])
+
+    def of_factors(ratio):
+        ratios = (ratio[at : at + size] for at in range(0, len(ratio), size))
+        return sum(r.dot(part) for r, part in zip(ratios, parts, strict=True))
+
+    return at_entries, of_factors
