@@ -17,7 +17,7 @@ from skdeepfactor._math.gammas import FLOORS
 # Rows from which on it is faster to take them all at once.
 MANY_ROWS = 17
 
-# Weights that are multiplied with a vector at once: OpenBLAS wakes threads from 9216 on.
+# Weights multiplied with a vector at once: OpenBLAS wakes threads from 9216 on.
 SERIAL = 9000
 
 # As ``FLOORS``, for NumPy's types.
