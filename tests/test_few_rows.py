@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from skdeepfactor import (
     LatentDirichletAllocation,
+    NeuralTopicDLGM,
     PoissonFactorization,
     VariationalAutoencoder,
 )
@@ -21,6 +22,7 @@ from skdeepfactor._math import few_rows
 from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._math.likelihoods import CountLikelihood, Multinomial
 from skdeepfactor._math.topics import Admixture, Topics
+from skdeepfactor.models.neural_topic_dlgm.module import ClosedBound
 
 RTOL = {torch.float32: 2e-4, torch.float64: 1e-10}
 N_TOPICS, N_FEATURES = 4, 12
@@ -140,6 +142,50 @@ def test_slopes_of_the_multinomial(batch):
     assert torch.equal(found[0], value)
     assert torch.equal(found[1].values(), pull.values())
     assert torch.equal(found[2].to(push.dtype), push)
+
+
+GAUSSIAN = {
+    "plain": {},
+    "one part": {"prior": "mixture", "n_pseudo_inputs": 1},
+    "several parts": {"prior": "mixture", "n_pseudo_inputs": 3},
+    "fixed variances": {"posterior_variance": 0.2},
+    "full covariances": {"covariance_type": "full"},
+    "an urn": {"likelihood": "dirichlet_multinomial"},
+}
+
+
+@pytest.mark.parametrize("is_double", [False, True])
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_gaussians_of_one_row(name, is_double, counts, monkeypatch):
+    model = NeuralTopicDLGM(3, max_iter=2, random_state=0, **GAUSSIAN[name])
+    model.fit(counts)
+    X = counts[[1, 3, 7]].astype(np.float64 if is_double else np.float32)
+
+    def found():
+        rows = [(model.transform(row), model.score_samples(row)) for row in X]
+        return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+
+    row_slopes, n_calls = ClosedBound.row_slopes, []
+
+    def noted(self, batch):
+        n_calls.append(len(batch))
+        return row_slopes(self, batch)
+
+    monkeypatch.setattr(ClosedBound, "row_slopes", noted)
+    factors, bounds = found()
+    assert n_calls == ([] if name in ("several parts", "an urn") else [1] * 6)
+    monkeypatch.setattr(ClosedBound, "has_row_slopes", lambda self, batch: False)
+    expected, expected_bounds = found()
+    tol = 1e-8 if is_double else 1e-6
+    assert_allclose(factors, expected, rtol=tol, atol=tol)
+    assert_allclose(bounds, expected_bounds, rtol=1e-9)
+
+
+def test_a_row_of_huge_counts_warns_of_nothing(counts):
+    model = NeuralTopicDLGM(3, max_iter=1, random_state=0).fit(counts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model.transform(counts[3] * 1e30).shape == (1, 3)
 
 
 # Threads.

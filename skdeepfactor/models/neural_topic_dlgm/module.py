@@ -57,6 +57,7 @@ from skdeepfactor._math.batch import to_tensor
 from skdeepfactor._math.gaussian import (
     Posterior,
     converge,
+    converge_row,
     diagonal_kl,
     draws_of,
     kl_of_factors,
@@ -156,6 +157,52 @@ class ClosedBound:
         diagonal.add_(self.kl_weight * prior_precision)
         center = mean_loading if self.likelihood.is_centered else q.center
         return value - self.kl_weight * kl, gradient, precision, center
+
+    def has_row_slopes(self, batch):
+        """Whether a batch is a single row, with slopes by NumPy."""
+        is_plain = self.likelihood.is_linear and len(self.prior.mean) == 1
+        return is_plain and len(batch) == 1 and self.weight.device.type == "cpu"
+
+    def row_slopes(self, batch):
+        """The ``slopes`` of a single row, as ``gaussian.converge_row`` needs them.
+
+        For likelihoods that are linear, whose words come in as two constants, and
+        priors of one Gaussian.
+        """
+        entries, loadings = batch.entries, self.total.loadings
+        bias, k = self.bias.detach().numpy(), self.weight.shape[1]
+        pull = (batch.counts @ self.weight)[0].detach().numpy()
+        constant = float(entries.values @ self.bias[entries.columns])
+        push = float(entries.totals)
+        prior_mean, log_var, log_weights = (
+            part[0].detach().numpy() for part in self.prior
+        )
+        prior_precision = np.exp(-log_var)
+        prior_constant = float(log_var.sum() - k - 2 * log_weights)
+
+        def slopes(mean, var, center):
+            shift = center * var
+            moments = torch.from_numpy(np.concatenate([mean - shift, var]))
+            exponent = torch.mv(loadings, moments).numpy()
+            exponent += bias
+            largest = exponent.max()
+            exponent -= largest
+            shares = np.exp(exponent, out=exponent)
+            total = float(shares.sum())
+            sums = torch.mv(loadings.T, torch.from_numpy(shares)).numpy() / total
+            mean_loading, curvature = sums[:k], 2 * sums[k:]
+            curvature -= (2 * mean_loading - center) * center
+            # Rounding must not make it negative.
+            curvature = np.maximum(curvature, 0)
+            gap = mean - prior_mean
+            kl = (np.square(gap) + var) @ prior_precision - np.log(var).sum()
+            kl = max(0.5 * (kl + prior_constant), 0)
+            log_total = largest + np.log(total) + 0.5 * (center @ shift)
+            value = constant + pull @ mean - push * log_total - kl
+            gradient = pull - push * mean_loading - prior_precision * gap
+            return value, gradient, push * curvature + prior_precision, mean_loading
+
+        return slopes
 
     def _pulls(self, batch, q):
         """Expected log likelihood of each row, and its slopes.
@@ -376,7 +423,11 @@ class DeepLatentGaussian(SampledModule):
         if self.training:
             kl_weight = max(closed.kl_weight, LEAST_KL_WEIGHT)
             return refine(closed.slopes, batch, starts, kl_weight=kl_weight, **options)
-        q = converge(closed.slopes, batch, starts, tol=REFINE_TOL, **options)
+        if closed.has_row_slopes(batch):
+            slopes = closed.row_slopes(batch)
+            q = converge_row(slopes, starts, tol=REFINE_TOL, **options)
+        else:
+            q = converge(closed.slopes, batch, starts, tol=REFINE_TOL, **options)
         if self.has_full_covariance:
             q = refine_fully(closed.full_slopes, batch, q)
         return q
