@@ -261,3 +261,18 @@ def test_small_steps_are_told_by_their_shape(shape, counts):
     X = scipy.sparse.csr_matrix(shape) if len(shape) == 2 else np.empty(shape)
     assert not is_small_step(model, X)
     assert is_small_step(model.fit(counts), X) == (shape == (2, 30))
+
+
+def test_products_that_are_kept_go_with_the_weights(counts):
+    model = NeuralTopicDLGM(3, max_iter=1, random_state=0).fit(counts)
+    module = model._load(torch.float32)
+    x = to_tensor(counts, slice(None), dtype=torch.float32, device="cpu")
+    with torch.no_grad():
+        before = module.elbo(Batch(x))
+        assert module._kept_total is module._log_total()
+        module.decoder.weight.mul_(0.5)
+        for forget in (module.refresh, module.eval):
+            forget()
+            assert module._kept_total is None
+            after = module.elbo(Batch(x))
+            assert not torch.equal(after, before)

@@ -86,6 +86,9 @@ N_NEXT_DRAWS = 100
 # Variance of a deep decoder's posteriors where the network has gone astray.
 PLAIN_VARIANCE = 0.1
 
+# Numbers of weights whose products are kept, not made for each call.
+LARGEST_KEPT = 2**18
+
 # The least weight of a divergence by which variances are divided.
 LEAST_KL_WEIGHT = 0.01
 
@@ -96,21 +99,21 @@ class ClosedBound:
     Parameters
     ----------
     likelihood : CountLikelihood
-    weight, bias : Tensor
-        Those of the decoder, in the type of the batches and posteriors that follow.
+    total : LogTotal
+        That of the decoder, in the type of the batches and posteriors that follow.
     prior : GaussianMixture
     kl_weight : float, default=1.0
         How often the divergence from the prior counts.
     """
 
-    def __init__(self, likelihood, weight, bias, prior, kl_weight=1.0):
-        self.likelihood, self.weight, self.bias = likelihood, weight, bias
-        self.prior, self.kl_weight = prior.to(weight), kl_weight
-        self.total = LogTotal(weight, bias)
+    def __init__(self, likelihood, total, prior, kl_weight=1.0):
+        self.likelihood, self.total = likelihood, total
+        self.weight, self.bias = total.weight, total.bias
+        self.prior, self.kl_weight = prior.to(self.weight), kl_weight
 
     def plain(self, batch, q, *, fixes_variances):
         """Posteriors with mean 0, as narrow as the rows are long, and their centers."""
-        center, spread = self.total.prior_slopes()
+        center, spread = self.total.prior_slopes
         var = q.var
         if not fixes_variances:
             var = 1 / (1 + batch.entries.totals.to(var)[:, None] * spread)
@@ -126,7 +129,7 @@ class ClosedBound:
             return q
         if not self.likelihood.is_centered:
             return q._replace(center=torch.zeros_like(q.mean))
-        q = q._replace(center=self.total.prior_slopes()[0].expand_as(q.mean))
+        q = q._replace(center=self.total.prior_slopes[0].expand_as(q.mean))
         return q._replace(center=self.total.best_center(q)) if is_best else q
 
     def log_likelihood(self, batch, q):
@@ -257,6 +260,7 @@ class DeepLatentGaussian(SampledModule):
         self.refine_steps, self.max_refine_steps = refine_steps, max_refine_steps
         self.alpha, self.n_particles = alpha, n_particles
         self.kl_warmup = kl_warmup
+        self._kept_total = None
         self.register_buffer("idf", torch.ones(len(decoder.bias)))
         remembers = refine_steps > 0 and decoder.is_linear
         self.local_width = 3 * n_components if remembers else 0
@@ -484,13 +488,33 @@ class DeepLatentGaussian(SampledModule):
         Outside of training all are in float64: in float32 rounding would decide which
         step of a row is its last.
         """
+        total = self._log_total()
+        if not self.training and total.weight.device.type != "mps":
+            batch, q = batch.double(), q.to(total.weight)
+        density, kl_weight = self._density(), self.kl_weight()
+        closed = ClosedBound(likelihood, total, density, kl_weight)
+        return closed, batch, closed.centered(q, is_best=not self.training)
+
+    def _log_total(self):
+        """The bound on the log total, kept from call to call if it is small."""
+        total = self._kept_total
+        if total is not None and not torch.is_grad_enabled():
+            return total
         weight, bias = self.decoder.weight, self.decoder.bias
         if not self.training and weight.device.type != "mps":
-            weight, bias, batch = weight.double(), bias.double(), batch.double()
-            q = q.to(weight)
-        density, kl_weight = self._density(), self.kl_weight()
-        closed = ClosedBound(likelihood, weight, bias, density, kl_weight)
-        return closed, batch, closed.centered(q, is_best=not self.training)
+            weight, bias = weight.double(), bias.double()
+        total = LogTotal(weight, bias)
+        is_small = weight.numel() <= LARGEST_KEPT
+        if is_small and not (self.training or torch.is_grad_enabled()):
+            self._kept_total = total
+        return total
+
+    def train(self, mode=True):
+        self._kept_total = None
+        return super().train(mode)
+
+    def refresh(self):
+        self._kept_total = None
 
     def _density(self):
         """The prior as it is now."""
