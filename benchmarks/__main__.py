@@ -15,6 +15,7 @@ NAMES = (
     "readings",
     "recommend",
     "scale",
+    "latency",
     "gpu",
     "grid",
     "fuzz",

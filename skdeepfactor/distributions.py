@@ -52,6 +52,8 @@ class GaussianMixture(NamedTuple):
         kl = 0.5 * (kl - mean.shape[1] - log_det[:, None])
         joint = self.log_weights.double() - kl
         # Rounding must not make a divergence negative.
+        if len(self.mean) == 1:
+            return (-joint[:, 0]).clamp_min(0), torch.ones_like(joint)
         return (-joint.logsumexp(1)).clamp_min(0), joint.softmax(1)
 
     def kl(self, q):

@@ -17,6 +17,7 @@ from benchmarks import (
     gpu,
     grid,
     labels,
+    latency,
     measure,
     mixtures,
     neural_topics,
@@ -309,6 +310,17 @@ def test_grid():
     found = grid.search(measure.Meter(), **setting)
     assert found["best"]["n_components"] in (2, 3)
     check([found])
+
+
+@pytest.mark.parametrize("method", ["transform", "partial_fit"])
+def test_latency(method, written, monkeypatch):
+    # A width that has no data of its own.
+    fast = dict(list(latency.CONTENDERS.items())[:4])
+    monkeypatch.setattr(latency, "CONTENDERS", fast)
+    small = ["--columns", "60", "--k", "3", "--rows", "8", "--rounds", "1", "--busy"]
+    latency.main([*small, "--method", method])
+    # scikit-learn's NMF has no partial_fit.
+    check(written["latency"], 4 - (method == "partial_fit"))
 
 
 def test_fuzz(capsys):

@@ -25,6 +25,7 @@ BLOCK = re.compile(
 # Packages that guides speak of and that need not be there.
 OPTIONAL = {
     "anndata",
+    "fastapi",
     "gensim",
     "matplotlib",
     "pandas",

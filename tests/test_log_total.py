@@ -149,7 +149,7 @@ def test_large_arrays_are_made_in_parts(monkeypatch):
 
 def test_slopes_at_the_prior_are_those_of_factors_of_zero():
     total = LogTotal(*logits())
-    center, spread = total.prior_slopes()
+    center, spread = total.prior_slopes
     zeros = torch.zeros(1, K, dtype=torch.float64)
     q = Posterior(zeros, zeros, None, center[None])
     assert_allclose(total.best_center(q)[0], center, rtol=1e-12)
@@ -160,7 +160,7 @@ def test_slopes_at_the_prior_are_those_of_factors_of_zero():
 def test_rounding_makes_no_curvature_negative():
     weight = torch.full((5, 2), 0.3, dtype=torch.float32)
     total = LogTotal(weight, torch.randn(5, generator=torch.Generator().manual_seed(0)))
-    center, spread = total.prior_slopes()
+    center, spread = total.prior_slopes
     shares = torch.full((1, 5), 0.2)
     assert (spread >= 0).all()
     assert (total.slopes(shares, center[None])[1] >= 0).all()

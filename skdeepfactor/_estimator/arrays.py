@@ -259,6 +259,8 @@ def to_numpy(tensor):
 
 def resolve_device(name, dtype):
     """The torch device of that name, which must be there and compute in ``dtype``."""
+    if name == "cpu":
+        return torch.device("cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -26,8 +26,13 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from skdeepfactor._estimator.arrays import load, pickled_state, restore, take_up
 from skdeepfactor._estimator.domains import Counts
-from skdeepfactor._estimator.environment import own_environment
-from skdeepfactor._estimator.fitting import Fit, take_steps, unchanged_on_error
+from skdeepfactor._estimator.environment import one_thread, own_environment
+from skdeepfactor._estimator.fitting import (
+    Fit,
+    is_small_step,
+    take_steps,
+    unchanged_on_error,
+)
 from skdeepfactor._estimator.merging import merged
 from skdeepfactor._estimator.row_inference import decoded, drawn_rows, inferred
 from skdeepfactor._estimator.validation import (
@@ -352,7 +357,8 @@ class BaseFactorModel(
         """Take steps by the options that ``take_steps`` documents."""
         with own_environment(), unchanged_on_error(self):
             self._validate_params()
-            take_up(self, take_steps(self, X, y, **options))
+            with one_thread(when=is_small_step(self, X)):
+                take_up(self, take_steps(self, X, y, **options))
         return self
 
     def transform(

@@ -5,6 +5,7 @@ is called in a forked process, without gradients, or under autocast.
 """
 
 import contextlib
+import ctypes
 import os
 import threading
 
@@ -29,6 +30,9 @@ def own_environment():
     it is: outside of the constructors of modules, which are given a type afterwards,
     tensors of floats must name theirs.
     """
+    if _is_own():
+        yield
+        return
     with contextlib.ExitStack() as stack:
         if os.getpid() != _IMPORTED_BY:
             stack.enter_context(_one_thread())
@@ -41,6 +45,51 @@ def own_environment():
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield
+
+
+def _is_own():
+    """Whether all is set by default, as it is for most callers."""
+    return (
+        os.getpid() == _IMPORTED_BY
+        and torch.is_grad_enabled()
+        and not torch.is_inference_mode_enabled()
+        and not any(map(torch.is_autocast_enabled, _DEVICE_TYPES))
+        and torch.get_default_device().type == "cpu"
+    )
+
+
+# The interpreter's lock is kept: to be given it back may take longer than the work.
+_torch = ctypes.PyDLL(torch._C.__file__)
+_set_openmp = getattr(_torch, "omp_set_num_threads", None)
+_set_mkl = getattr(_torch, "MKL_Set_Num_Threads_Local", None)
+
+
+# Numbers that a second thread is not worth being woken for: those in rows, and those in
+# parameters that are changed.
+TINY_ROWS, TINY_PARAMETERS = 2**16, 2**18
+
+
+@contextlib.contextmanager
+def one_thread(*, when=True):
+    """Compute on the thread that calls, where others would cost more than they help.
+
+    Threads wait for each other in a loop, which takes a hundred times as long as tiny
+    work if the processor is busy. What is set here is this thread's alone, unlike by
+    ``torch.set_num_threads``, with which threads begin that are new. Where torch does
+    not show how to set it, nothing is.
+    """
+    before = torch.get_num_threads() if when else 1
+    if before == 1 or _set_openmp is None:
+        yield
+        return
+    _set_openmp(1)
+    before_mkl = None if _set_mkl is None else _set_mkl(1)
+    try:
+        yield
+    finally:
+        _set_openmp(before)
+        if _set_mkl is not None:
+            _set_mkl(before_mkl)
 
 
 class _Limit:

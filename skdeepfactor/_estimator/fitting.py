@@ -21,7 +21,11 @@ from skdeepfactor._estimator.arrays import (
     resolve_device,
     to_numpy,
 )
-from skdeepfactor._estimator.environment import own_environment
+from skdeepfactor._estimator.environment import (
+    TINY_PARAMETERS,
+    TINY_ROWS,
+    own_environment,
+)
 from skdeepfactor._estimator.row_inference import map_rows
 from skdeepfactor._estimator.validation import (
     checked_matrix,
@@ -350,6 +354,19 @@ def _merged_if_small(rows):
     if is_at_hand and rows.n_visible * rows.n_features <= MAX_MERGED:
         return rows.merged()
     return rows
+
+
+def is_small_step(estimator, X):
+    """Whether a step on X, after others, takes less time than threads take to begin."""
+    shape = getattr(X, "shape", ())
+    parameters = vars(estimator).get("_parameters", {}).values()
+    n_parameters = sum(array.size for array in parameters)
+    return (
+        isinstance(shape, tuple)
+        and len(shape) == 2
+        and math.prod(shape) <= TINY_ROWS
+        and 0 < n_parameters <= TINY_PARAMETERS
+    )
 
 
 def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):

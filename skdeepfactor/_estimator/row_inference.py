@@ -9,6 +9,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skdeepfactor._estimator.arrays import load, loaded_module, to_numpy
+from skdeepfactor._estimator.environment import TINY_ROWS, one_thread
 from skdeepfactor._estimator.validation import checked_blocks, checked_matrix
 from skdeepfactor._files import check_place, whole_file
 from skdeepfactor._input import is_whole, received
@@ -58,12 +59,14 @@ def _inferred_parts(estimator, X, function):
         raise ValueError("The source has no rows.")
 
 
-@torch.no_grad()
 def map_rows(module, rows, function):
     """Yield ``function(module, batch)`` of each batch of the rows, as arrays."""
+    is_tiny = rows.n_samples * rows.n_features <= TINY_ROWS
     with contextlib.closing(rows.batches(module.wanted())) as batches:
         for batch, _ in batches:
-            yield to_numpy(function(module, batch))
+            with torch.no_grad(), one_thread(when=is_tiny):
+                values = to_numpy(function(module, batch))
+            yield values
 
 
 def _written(parts, path):

@@ -5,7 +5,9 @@ import scipy.sparse
 import sklearn
 from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import (
+    _check_n_features,
     _check_sample_weight,
+    check_array,
     check_non_negative,
     validate_data,
 )
@@ -23,15 +25,15 @@ def checked_matrix(estimator, X, *, reset, min_rows=1):
     try:
         refuse_iterators(X)
         with sklearn.config_context(array_api_dispatch=False):
-            X = validate_data(
+            X = _validated(
                 estimator,
                 X,
+                reset=reset,
                 accept_sparse="csr",
                 dtype="numeric",
                 ensure_all_finite="allow-nan" if may_miss else True,
                 ensure_non_negative=domain.is_non_negative,
                 ensure_min_samples=min_rows,
-                reset=reset,
             )
         if may_miss:
             _check_what_is_there(estimator, X)
@@ -49,6 +51,19 @@ def checked_matrix(estimator, X, *, reset, min_rows=1):
             X = X.copy()
             X.eliminate_zeros()
     domain.check(X)
+    return X
+
+
+def _validated(estimator, X, *, reset, **checks):
+    """``validate_data``; of a sparse matrix without a search for names of columns.
+
+    That takes as long as the factors of a short row.
+    """
+    has_names = "feature_names_in_" in vars(estimator)
+    if reset or has_names or not scipy.sparse.issparse(X):
+        return validate_data(estimator, X, reset=reset, **checks)
+    X = check_array(X, estimator=estimator, input_name="X", **checks)
+    _check_n_features(estimator, X, reset=False)
     return X
 
 

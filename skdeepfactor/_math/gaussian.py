@@ -12,6 +12,7 @@ If a bound is sampled, each row's parameters follow Adam.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal
 
@@ -211,6 +212,50 @@ def converge(slopes, batch, starts, *, max_steps, tol, fixes_variances=False):
     state = [mean, var, center, *at, rate, mean, var, center, at[0]]
     state = iterate_rows(step, batch, state, max_steps=max_steps)
     mean, var, center = state[8:11]
+    return Posterior(mean, var, None, center)
+
+
+# Numbers that are too large give what is not a number, as in torch.
+@np.errstate(all="ignore")
+def converge_row(slopes, starts, *, max_steps, tol, fixes_variances=False):
+    """The same as ``converge`` for a single row, by NumPy.
+
+    ``slopes(mean, var, center)`` takes and gives arrays (k,) of this row, and a float.
+    """
+    starts = [[part[0].numpy() for part in (q.mean, q.var, q.center)] for q in starts]
+    options = [(at, slopes(*at)) for at in starts]
+    # The first of those that are equal.
+    (mean, var, center), at = max(options, key=lambda option: option[1][0])
+    best, best_value, rate = (mean, var, center), at[0], FIRST_RATE
+    for _ in range(max_steps):
+        _, gradient, precision, good_center = at
+        share = min(rate, 1.0)
+        new_var = var
+        if not fixes_variances:
+            new_var = 1 / ((1 - share) / var + share * precision)
+        move = rate * (gradient / precision)
+        new = mean + move, new_var, center + share * (good_center - center)
+        new_at = slopes(*new)
+        value, new_gradient, new_precision, _ = new_at
+        is_taken = value >= best_value - MAX_FALL
+        to_gain = 0.5 * np.square(new_gradient) @ (1 / new_precision)
+        if not fixes_variances:
+            to_gain += 0.25 * np.square(new_precision * new_var - 1).sum()
+        is_done = is_taken and to_gain <= tol * max(abs(value), 1)
+        is_done = is_done or rate < LEAST_RATE
+        if value > best_value:
+            best, best_value = new, value
+        if is_taken:
+            slope = gradient @ move
+            change = slope - new_gradient @ move
+            found = slope / change if change > 0 else np.inf
+            rate = min(max(rate * found, RATE_RANGE[0]), RATE_RANGE[1])
+            (mean, var, center), at = new, new_at
+        else:
+            rate *= SHORTER
+        if is_done:
+            break
+    mean, var, center = (torch.from_numpy(part[None]) for part in best)
     return Posterior(mean, var, None, center)
 
 

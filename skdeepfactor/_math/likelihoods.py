@@ -86,6 +86,9 @@ class CountLikelihood(nn.Module, ABC):
     #: will do. The others need the expected total itself: a center of 0.
     is_centered = False
 
+    #: Whether it is linear in the logits and in the log total, as multinomial ones are.
+    is_linear = False
+
     @abstractmethod
     def of_entries(self, x, logits, log_total):
         """Log likelihood, (..., n_rows), of ``Entries``, logits there and log totals.
@@ -139,10 +142,15 @@ class CountLikelihood(nn.Module, ABC):
 class Multinomial(CountLikelihood):
     """Words in order, each drawn in proportion to exp(logits)."""
 
-    is_given_total = is_centered = True
+    is_given_total = is_centered = is_linear = True
 
     def of_entries(self, x, logits, log_total):
         return multinomial(x, logits, log_total)
+
+    def slopes(self, batch, logits, log_total):
+        # Linear in both.
+        value = self.of_entries(batch.entries, logits.double(), log_total)
+        return value, batch.counts, batch.entries.totals[:, None].to(logits.dtype)
 
     def mean(self, logits):
         return logits.softmax(-1)

@@ -23,6 +23,8 @@ Blei and Lafferty (2007), A correlated topic model of science, for Jensen's ineq
 in the log total.
 """
 
+from functools import cached_property
+
 import torch
 
 # Entries of the largest array for covariances of a few rows.
@@ -32,7 +34,8 @@ BLOCK = 2**23
 class LogTotal:
     """The bound for logits of weights (n_features, k) and biases (n_features,).
 
-    Posteriors ``q`` are those of ``gaussian.py``, with their centers.
+    Posteriors ``q`` are those of ``gaussian.py``, with their centers. It keeps what
+    follows from the tensors it is given, so must be made anew when they change.
     """
 
     def __init__(self, weight, bias):
@@ -85,6 +88,7 @@ class LogTotal:
         curvature -= cross + cross.mT - center[:, :, None] * center[:, None]
         return mean_loading, curvature
 
+    @cached_property
     def prior_slopes(self):
         """The mean loading and its variance over features, (k,), at factors of 0."""
         shares = self.bias.softmax(0)

@@ -19,11 +19,21 @@ DENSE_SHARE = 0.3
 
 def csr(crow, columns, values, shape):
     """Build a CSR tensor without checks."""
+    return torch.sparse_csr_tensor(crow, columns, values, shape, check_invariants=False)
+
+
+def _silence():
+    """Have torch say now, where it is not heard, what it says once of CSR tensors.
+
+    Filters of warnings are those of all threads, so must not change later.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            crow, columns, values, shape, check_invariants=False
-        )
+        start = torch.zeros(1, dtype=torch.int64, device="cpu")
+        csr(start, start[:0], start[:0].float(), (0, 1))
+
+
+_silence()
 
 
 def product_at(x, a, b):
@@ -167,6 +177,8 @@ def products_at_entries(x, a, b):
 
     ``a`` is (n_rows, k), ``b`` is (n_features, k); gradients flow to both.
     """
+    if not torch.is_grad_enabled():
+        return product_at(x, a, b.T).values()
     return _ProductsAtEntries.apply(x, a, b)
 
 

@@ -27,6 +27,12 @@ def iterate_rows(step, batch, state, *, max_steps, drops=True):
                 state = choose(is_done, state, new)
                 is_done = is_done | stops
         return state
+    if is_one(is_done):
+        for _ in range(max_steps):
+            state, stops = step(batch, state)
+            if stops:
+                break
+        return state
     result = [torch.empty_like(part) for part in state]
     for _ in range(max_steps):
         new, stops = step(batch, state)
@@ -44,7 +50,7 @@ def iterate_rows(step, batch, state, *, max_steps, drops=True):
     return result
 
 
-def fixed_point(update, batch, state, *, max_steps, tol, is_final=False):
+def fixed_point(update, batch, state, *, max_steps, tol, is_final=False, known=()):
     """Iterate ``state = update(batch, state)``, each row to its own convergence.
 
     ``state`` is (n_rows, width) and not negative. A row is done when its absolute
@@ -52,13 +58,19 @@ def fixed_point(update, batch, state, *, max_steps, tol, is_final=False):
     ``is_final``, it then ends between its last two states, where the change would have
     come to just that if steps were continuous: rounding, which may decide how many
     steps there are, moves the end no further than it moves a state.
+
+    ``known`` holds tensors of values of rows that follow from ``state``, so as not to
+    be computed twice: ``update(batch, state, *known)`` then gives a list of the new
+    state and what is known of it.
     """
 
     def step(batch, state):
-        old, before = state
-        new = update(batch, old)
+        old, before, *known = state
+        new = update(batch, old, *known)
+        if known:
+            new, *known = new
         if tol == 0:
-            return [new, before], None
+            return [new, before, *known], None
         # By how much the change is too large, for the step before and for this one.
         change = new - old
         excess = change.abs().sum(1) - tol * new.sum(1)
@@ -66,21 +78,27 @@ def fixed_point(update, batch, state, *, max_steps, tol, is_final=False):
         if is_final:
             beyond = torch.where(is_done, excess / (before - excess), 0)
             new = torch.addcmul(new, beyond[:, None], change)
-        return [new, excess], is_done
+        return [new, excess, *known], is_done
 
     # Nothing comes before the first step, which is taken whole.
     before = state.new_full((len(state),), torch.inf)
-    state = [state, before]
-    state, _ = iterate_rows(step, batch, state, max_steps=max_steps, drops=tol > 0)
-    return state
+    state = [state, before, *known]
+    return iterate_rows(step, batch, state, max_steps=max_steps, drops=tol > 0)[0]
 
 
 def choose(is_first, first, second):
     """Rows of the first parts where a mask is True, else of the second, as a list."""
+    if is_one(is_first):
+        return list(first if is_first else second)
     return [
         torch.where(is_first.view(-1, *[1] * (one.dim() - 1)), one, other)
         for one, other in zip(first, second, strict=True)
     ]
+
+
+def is_one(mask):
+    """Whether a mask of rows is that of a single row, which is read at no cost."""
+    return len(mask) == 1 and mask.device.type == "cpu"
 
 
 def _put(result, places, state):

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import torch
 
+from skdeepfactor._math import few_rows
 from skdeepfactor._math.allocation import Weights, allocate, entry_shares
 from skdeepfactor._math.gammas import digamma, dirichlet_kl
 from skdeepfactor._math.ops import csr, row_indices, slices
@@ -144,6 +145,9 @@ class Admixture:
         """
         if is_collapsed is None:
             is_collapsed = self.is_collapsed
+        options = {"max_steps": max_steps, "tol": tol, "is_final": is_final}
+        if few_rows.is_few(batch):
+            return self._solve_few(batch, start, is_collapsed, options)
         if start is None:
             start = self._even_counts(batch)
 
@@ -151,8 +155,22 @@ class Admixture:
             allocation, weights = self._allocation(batch, counts, is_collapsed)
             return allocation.row_counts(weights)
 
-        return fixed_point(
-            update, batch, start, max_steps=max_steps, tol=tol, is_final=is_final
+        return fixed_point(update, batch, start, **options)
+
+    def _solve_few(self, batch, start, is_collapsed, options):
+        """The same for a few rows, one after the other."""
+        topics, n_rows = self.topics, len(batch)
+        prior, allowed = self._prior(batch).numpy(), batch.side.get("allowed")
+        priors = [prior] * n_rows if prior.ndim == 1 else prior
+        masks = [None] * n_rows
+        if allowed is not None:
+            masks = allowed = allowed.numpy()
+        weights, factors = topics.weights, few_rows.exp_mean_log
+        if is_collapsed:
+            weights, factors = topics.collapsed_weights, few_rows.expected
+        factors = list(map(factors, priors, masks))
+        return few_rows.allocated_counts(
+            batch, start, weights, factors, allowed=allowed, **options
         )
 
     def concentration(self, batch, counts):

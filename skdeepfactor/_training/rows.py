@@ -452,6 +452,9 @@ def chunks(X, rows, width, *, device_type="cpu", n_splits=1):
     n_entries = max(width, entries, 1)
     size = max(1, int(n_bytes / n_splits / (4 * n_entries)))
     n_chunks = math.ceil(n_rows / size)
+    if n_chunks == 1:
+        yield slice(0, n_rows) if rows is None else rows
+        return
     bounds = np.linspace(0, n_rows, n_chunks + 1).astype(np.intp)
     for start, stop in itertools.pairwise(bounds):
         yield slice(start, stop) if rows is None else rows[start:stop]

@@ -57,6 +57,7 @@ from skdeepfactor._math.batch import to_tensor
 from skdeepfactor._math.gaussian import (
     Posterior,
     converge,
+    converge_row,
     diagonal_kl,
     draws_of,
     kl_of_factors,
@@ -85,6 +86,9 @@ N_NEXT_DRAWS = 100
 # Variance of a deep decoder's posteriors where the network has gone astray.
 PLAIN_VARIANCE = 0.1
 
+# Numbers of weights whose products are kept, not made for each call.
+LARGEST_KEPT = 2**18
+
 # The least weight of a divergence by which variances are divided.
 LEAST_KL_WEIGHT = 0.01
 
@@ -95,21 +99,21 @@ class ClosedBound:
     Parameters
     ----------
     likelihood : CountLikelihood
-    weight, bias : Tensor
-        Those of the decoder, in the type of the batches and posteriors that follow.
+    total : LogTotal
+        That of the decoder, in the type of the batches and posteriors that follow.
     prior : GaussianMixture
     kl_weight : float, default=1.0
         How often the divergence from the prior counts.
     """
 
-    def __init__(self, likelihood, weight, bias, prior, kl_weight=1.0):
-        self.likelihood, self.weight, self.bias = likelihood, weight, bias
-        self.prior, self.kl_weight = prior.to(weight), kl_weight
-        self.total = LogTotal(weight, bias)
+    def __init__(self, likelihood, total, prior, kl_weight=1.0):
+        self.likelihood, self.total = likelihood, total
+        self.weight, self.bias = total.weight, total.bias
+        self.prior, self.kl_weight = prior.to(self.weight), kl_weight
 
     def plain(self, batch, q, *, fixes_variances):
         """Posteriors with mean 0, as narrow as the rows are long, and their centers."""
-        center, spread = self.total.prior_slopes()
+        center, spread = self.total.prior_slopes
         var = q.var
         if not fixes_variances:
             var = 1 / (1 + batch.entries.totals.to(var)[:, None] * spread)
@@ -125,7 +129,7 @@ class ClosedBound:
             return q
         if not self.likelihood.is_centered:
             return q._replace(center=torch.zeros_like(q.mean))
-        q = q._replace(center=self.total.prior_slopes()[0].expand_as(q.mean))
+        q = q._replace(center=self.total.prior_slopes[0].expand_as(q.mean))
         return q._replace(center=self.total.best_center(q)) if is_best else q
 
     def log_likelihood(self, batch, q):
@@ -156,6 +160,52 @@ class ClosedBound:
         diagonal.add_(self.kl_weight * prior_precision)
         center = mean_loading if self.likelihood.is_centered else q.center
         return value - self.kl_weight * kl, gradient, precision, center
+
+    def has_row_slopes(self, batch):
+        """Whether a batch is a single row, with slopes by NumPy."""
+        is_plain = self.likelihood.is_linear and len(self.prior.mean) == 1
+        return is_plain and len(batch) == 1 and self.weight.device.type == "cpu"
+
+    def row_slopes(self, batch):
+        """The ``slopes`` of a single row, as ``gaussian.converge_row`` needs them.
+
+        For likelihoods that are linear, whose words come in as two constants, and
+        priors of one Gaussian.
+        """
+        entries, loadings = batch.entries, self.total.loadings
+        bias, k = self.bias.detach().numpy(), self.weight.shape[1]
+        pull = (batch.counts @ self.weight)[0].detach().numpy()
+        constant = float(entries.values @ self.bias[entries.columns])
+        push = float(entries.totals)
+        prior_mean, log_var, log_weights = (
+            part[0].detach().numpy() for part in self.prior
+        )
+        prior_precision = np.exp(-log_var)
+        prior_constant = float(log_var.sum() - k - 2 * log_weights)
+
+        def slopes(mean, var, center):
+            shift = center * var
+            moments = torch.from_numpy(np.concatenate([mean - shift, var]))
+            exponent = torch.mv(loadings, moments).numpy()
+            exponent += bias
+            largest = exponent.max()
+            exponent -= largest
+            shares = np.exp(exponent, out=exponent)
+            total = float(shares.sum())
+            sums = torch.mv(loadings.T, torch.from_numpy(shares)).numpy() / total
+            mean_loading, curvature = sums[:k], 2 * sums[k:]
+            curvature -= (2 * mean_loading - center) * center
+            # Rounding must not make it negative.
+            curvature = np.maximum(curvature, 0)
+            gap = mean - prior_mean
+            kl = (np.square(gap) + var) @ prior_precision - np.log(var).sum()
+            kl = max(0.5 * (kl + prior_constant), 0)
+            log_total = largest + np.log(total) + 0.5 * (center @ shift)
+            value = constant + pull @ mean - push * log_total - kl
+            gradient = pull - push * mean_loading - prior_precision * gap
+            return value, gradient, push * curvature + prior_precision, mean_loading
+
+        return slopes
 
     def _pulls(self, batch, q):
         """Expected log likelihood of each row, and its slopes.
@@ -210,6 +260,7 @@ class DeepLatentGaussian(SampledModule):
         self.refine_steps, self.max_refine_steps = refine_steps, max_refine_steps
         self.alpha, self.n_particles = alpha, n_particles
         self.kl_warmup = kl_warmup
+        self._kept_total = None
         self.register_buffer("idf", torch.ones(len(decoder.bias)))
         remembers = refine_steps > 0 and decoder.is_linear
         self.local_width = 3 * n_components if remembers else 0
@@ -376,7 +427,11 @@ class DeepLatentGaussian(SampledModule):
         if self.training:
             kl_weight = max(closed.kl_weight, LEAST_KL_WEIGHT)
             return refine(closed.slopes, batch, starts, kl_weight=kl_weight, **options)
-        q = converge(closed.slopes, batch, starts, tol=REFINE_TOL, **options)
+        if closed.has_row_slopes(batch):
+            slopes = closed.row_slopes(batch)
+            q = converge_row(slopes, starts, tol=REFINE_TOL, **options)
+        else:
+            q = converge(closed.slopes, batch, starts, tol=REFINE_TOL, **options)
         if self.has_full_covariance:
             q = refine_fully(closed.full_slopes, batch, q)
         return q
@@ -433,13 +488,33 @@ class DeepLatentGaussian(SampledModule):
         Outside of training all are in float64: in float32 rounding would decide which
         step of a row is its last.
         """
+        total = self._log_total()
+        if not self.training and total.weight.device.type != "mps":
+            batch, q = batch.double(), q.to(total.weight)
+        density, kl_weight = self._density(), self.kl_weight()
+        closed = ClosedBound(likelihood, total, density, kl_weight)
+        return closed, batch, closed.centered(q, is_best=not self.training)
+
+    def _log_total(self):
+        """The bound on the log total, kept from call to call if it is small."""
+        total = self._kept_total
+        if total is not None and not torch.is_grad_enabled():
+            return total
         weight, bias = self.decoder.weight, self.decoder.bias
         if not self.training and weight.device.type != "mps":
-            weight, bias, batch = weight.double(), bias.double(), batch.double()
-            q = q.to(weight)
-        density, kl_weight = self._density(), self.kl_weight()
-        closed = ClosedBound(likelihood, weight, bias, density, kl_weight)
-        return closed, batch, closed.centered(q, is_best=not self.training)
+            weight, bias = weight.double(), bias.double()
+        total = LogTotal(weight, bias)
+        is_small = weight.numel() <= LARGEST_KEPT
+        if is_small and not (self.training or torch.is_grad_enabled()):
+            self._kept_total = total
+        return total
+
+    def train(self, mode=True):
+        self._kept_total = None
+        return super().train(mode)
+
+    def refresh(self):
+        self._kept_total = None
 
     def _density(self):
         """The prior as it is now."""

@@ -84,6 +84,7 @@ from skdeepfactor._math.allocation import (
     log_factorials,
     shares_of_counts,
 )
+from skdeepfactor._math.few_rows import allocated_counts, exp_mean_log, is_few
 from skdeepfactor._math.gammas import (
     digamma,
     dirichlet_kl,
@@ -345,13 +346,25 @@ class GammaPoisson(FactorModule):
 
     def _solve(self, batch, start):
         """The local parameters of the rows, from ``start`` or from the data alone."""
-        return fixed_point(
-            self._update,
-            batch,
-            self._cold_start(batch) if start is None else start,
-            max_steps=self.inner_iter if self.training else MAX_STEPS,
-            tol=self.inner_tol,
-            is_final=not self.training,
+        options = {
+            "max_steps": self.inner_iter if self.training else MAX_STEPS,
+            "tol": self.inner_tol,
+            "is_final": not self.training,
+        }
+        if is_few(batch) and not self.is_hierarchical:
+            return self._solve_few(batch, start, options)
+        if start is None:
+            start = self._cold_start(batch)
+        return fixed_point(self._update, batch, start, **options)
+
+    def _solve_few(self, batch, start, options):
+        """The same for a few rows, one after the other."""
+        rates = self.factor_rate + self._exposure(batch) * self._totals_of(batch)
+        rates = rates.expand(len(batch), self.n_components).numpy()
+        shape = self.factor_shape.expand(self.n_components).numpy()
+        factors = [exp_mean_log(shape)] * len(batch)
+        return allocated_counts(
+            batch, start, self._weights, factors, rates=rates, **options
         )
 
     def _cold_start(self, batch):
@@ -366,9 +379,9 @@ class GammaPoisson(FactorModule):
         return torch.cat([counts, rate], 1)
 
     def _exposure(self, batch):
-        """e_n, shape (n_rows, 1)."""
+        """e_n, shape (n_rows, 1); a float if all rows have the same."""
         if not self.has_exposure:
-            return torch.ones((), dtype=self.mean_total.dtype, device=batch.x.device)
+            return 1.0
         totals = batch.totals[:, None].to(self.mean_total.dtype)
         return totals / self.mean_total
 

@@ -190,22 +190,44 @@ class GammaBelief(FactorModule):
 
     def _solve(self, batch, start=None):
         """Posteriors of the rows, from remembered ones or from the counts."""
+        first = self._cold(batch) if start is None else self._unpack(start)
+        kinds = [type(upper) for upper in first.uppers]
+
+        def update(batch, state, *moments):
+            mean, shape, *pairs = self._split(state)
+            moments = iter(moments)
+            uppers = [
+                kind(*pair, *itertools.islice(moments, len(kind._fields) - 2))
+                for kind, pair in zip(kinds, pairs, strict=True)
+            ]
+            new = self._step(batch, Factors(mean, shape, uppers))
+            moments = self._moments(new)
+            return [self._pack(new), *moments] if moments else self._pack(new)
+
         state = fixed_point(
-            lambda batch, state: self._pack(self._step(batch, self._unpack(state))),
+            update,
             batch,
-            self._pack(self._cold(batch))
-            if start is None
-            else start[:, : self.state_width],
+            self._pack(first),
             max_steps=self.inner_iter if self.training else MAX_STEPS,
             tol=self.inner_tol,
             is_final=not self.training,
+            known=self._moments(first),
         )
         return self._unpack(state)
 
-    def _unpack(self, state):
+    @staticmethod
+    def _moments(factors):
+        """What follows from the two parameters of each unit above the first layer."""
+        return [values for upper in factors.uppers for values in upper[2:]]
+
+    def _split(self, state):
+        """Means and shapes of layer 1, and the pair of parameters of each one above."""
         widths = [size for size in self.layer_sizes for _ in range(2)]
         mean, shape, *rest = state[:, : self.state_width].split(widths, 1)
-        pairs = zip(rest[::2], rest[1::2], strict=True)
+        return mean, shape, *zip(rest[::2], rest[1::2], strict=True)
+
+    def _unpack(self, state):
+        mean, shape, *pairs = self._split(state)
         uppers = [self.link.units(layer, *pair) for layer, pair in enumerate(pairs)]
         return Factors(mean, shape, uppers)
 
