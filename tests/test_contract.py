@@ -10,11 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from sklearn.base import is_classifier
+from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 
-from skdeepfactor import PoissonFactorization
+from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
+from skdeepfactor._estimator.arrays import take_up
 from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
+from skdeepfactor._estimator.fitting import Fit
+from skdeepfactor.datasets import make_topics
 from tests.conftest import ESTIMATORS, ONE_OF_EACH
 
 ROW_METHODS = ["transform", "score_samples"]
@@ -150,6 +153,29 @@ def test_the_bound_of_training_is_that_of_its_rows(conjugate, counts):
     assert model.lower_bound_ == pytest.approx(expected, rel=1e-4)
 
 
+def test_the_bound_is_that_of_the_fitted_parameters(conjugate, counts):
+    """Above that before the last step, below that of rows inferred once more."""
+    model = climbing(conjugate, max_iter=2, iteration={"n_cold_iter": 1})
+    bounds = model.set_params(max_iter=3).fit(counts).history_["lower_bound"]
+    found = model.set_params(max_iter=2).fit(counts)
+    assert found.history_["lower_bound"] == bounds[:2]
+    tolerance = 1e-6 * abs(bounds[1])
+    assert bounds[1] + tolerance < found.lower_bound_ <= bounds[2] + tolerance
+
+
+def test_the_bound_of_one_pass_is_that_of_score(conjugate):
+    if is_classifier(conjugate) or "layer_sizes" in conjugate.get_params():
+        pytest.skip("rows are inferred with labels, or share units of several blocks")
+    # Each row is in one block, so that it is remembered at its best.
+    X = np.kron(np.eye(2), np.full((4, 3), 5.0))
+    iteration = {"max_inner_iter": 1000, "inner_tol": 1e-9}
+    model = climbing(conjugate, max_iter=1, iteration=iteration).fit(X)
+    module = model._load(torch.float64, torch.device(model.device))
+    expected = model.score_samples(X).sum() - float(module.global_kl())
+    assert model.lower_bound_ == pytest.approx(expected, rel=1e-3)
+    assert model.lower_bound_ <= expected + 1e-6 * abs(expected)
+
+
 @pytest.mark.each_class
 def test_fit_transform_is_fit_and_transform(estimator, counts):
     together = fresh(estimator).fit_transform(counts)
@@ -226,6 +252,31 @@ def test_restarts_keep_the_best(estimator, counts):
     several = fresh(estimator, n_init=4).fit(counts)
     single = fresh(estimator).fit(counts)
     assert several.lower_bound_ >= single.lower_bound_
+
+
+@pytest.mark.parametrize(("max_iter", "seed"), [(2, 2), (3, 0)])
+@pytest.mark.parametrize(
+    "model",
+    [
+        LatentDirichletAllocation(4, init="random"),
+        LatentDirichletAllocation(4, init="random", inference="mean_field"),
+        PoissonFactorization(4, init="random"),
+    ],
+    ids=["collapsed", "mean_field", "poisson"],
+)
+def test_the_best_start_is_that_of_the_best_parameters(model, max_iter, seed):
+    X = make_topics(40, 30, 4, random_state=0).data.astype(np.float64)
+    model = clone(model).set_params(max_iter=max_iter, n_init=6, random_state=seed)
+    fit, starts = Fit(model, X), []
+    for start in fit.seeds:
+        one = clone(model).set_params(max_iter=1, n_init=1).fit(X)
+        take_up(one, fit._run(start))
+        module = one._load(torch.float64, torch.device("cpu"))
+        starts.append(one.score_samples(X).sum() - float(module.global_kl()))
+    model.fit(X)
+    module = model._load(torch.float64, torch.device("cpu"))
+    chosen = model.score_samples(X).sum() - float(module.global_kl())
+    assert chosen > max(starts) - 0.02 * np.ptp(starts)
 
 
 def test_warm_start_goes_on(estimator, counts):

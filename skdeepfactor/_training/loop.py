@@ -96,7 +96,8 @@ def train(
         each pass. The bound of a pass belongs to the factors that it inferred and the
         parameters that it inferred them with.
     lower_bound : float
-        The bound of all rows after the last pass, in nats.
+        The bound of all rows after the last pass, in nats, for the parameters that the
+        module ends with.
 
     Warns
     -----

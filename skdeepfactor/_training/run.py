@@ -10,6 +10,7 @@ import warnings
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
+from skdeepfactor._math.ops import scaled
 from skdeepfactor._training.memory import Memory, Snapshot, copy_all
 from skdeepfactor._training.optimizers import load_optimizer, optimizer_arrays
 
@@ -197,8 +198,11 @@ class Run:
             if not self.guard.settle():
                 memory, is_exact = None, True
         elif self.ascends:
+            lower_bound = bound_of_remembered(self.module, self.rows, memory)
+            if not math.isfinite(lower_bound):
+                self._go_back_to_sound(self.n_whole)
             self._leave(memory)
-            return self.history["lower_bound"][-1]
+            return lower_bound
         # Remembered rows belong to other parameters than the best ones, so
         # that some rows are inferred to convergence.
         self.module.train(not is_exact)
@@ -300,3 +304,18 @@ def data_bound(module, rows, memory):
     # Each process has taken off the divergence of the global parameters.
     kl = float(module.global_kl())
     return sum(rows.share.gathered(bound + kl)) - kl
+
+
+@torch.no_grad()
+def bound_of_remembered(module, rows, memory):
+    """Bound of the module's parameters, with all rows exactly as remembered.
+
+    Modules without a table of rows find theirs at once.
+    """
+    bound = 0.0
+    for batch, numbers in rows.batches(module.wanted()):
+        q = None
+        if memory is not None:
+            q = module.recalled(batch, memory.kept(numbers))
+        bound += scaled(module.elbo(batch, q), batch.weight).sum().item()
+    return sum(rows.share.gathered(bound)) - float(module.global_kl())

@@ -90,7 +90,10 @@ class DirichletTopics(FactorModule):
         self.mean_log_proportions = nn.Parameter(torch.zeros(n_components))
 
     def posterior(self, batch, start=None):
-        return Dirichlet(self.alpha + self._solve(batch, start), validate_args=False)
+        return self.recalled(batch, self._solve(batch, start))
+
+    def recalled(self, batch, local):
+        return Dirichlet(self.alpha + local, validate_args=False)
 
     def elbo(self, batch, q=None):
         if q is not None:
@@ -246,12 +249,14 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     topic_word_prior_ : float or ndarray
         The prior of the topics, learnt or given.
     lower_bound_ : float
-        Bound of the training data in nats, the divergence of the topics included.
+        Bound of the training data in nats, the divergence of the topics included, with
+        rows as the last pass left them. Collapsed updates leave them off the best of
+        this bound, which ``score`` infers: its sum over rows is then higher.
     input_scale_ : float
         Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
-        for each pass.
+        for each pass. Its bound is that before its steps.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float

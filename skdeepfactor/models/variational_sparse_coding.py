@@ -334,7 +334,7 @@ class VariationalSparseCoding(AmortizedFactorModel):
         Bound of the training data in nats.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
-        for each pass.
+        for each pass. Its bound is that before its steps.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int

@@ -133,10 +133,11 @@ class LabeledLDA(ConjugateFactorModel):
         several, the mean number of labels of the training rows, rounded.
     lower_bound_ : float
         Bound of the training data given their labels, in nats, the divergence of the
-        topics included. Bounds given different labels are not comparable.
+        topics included, with rows as the last pass left them: with collapsed updates
+        not at their best. Bounds given different labels are not comparable.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
-        for each pass.
+        for each pass. Its bound is that before its steps.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float

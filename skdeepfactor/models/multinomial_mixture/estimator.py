@@ -126,12 +126,13 @@ class MultinomialMixture(ClosedFormFactorModel):
     lower_bound_ : float
         Bound of the training data in nats, the divergence of weights and components
         included; for ``"em"``, the log likelihood plus the log priors without their
-        constants.
+        constants. Collapsed inference has no bound in closed form: it is the mean-field
+        one at the rows' responsibilities, as the last pass left them.
     input_scale_ : float
         By what X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
-        for each pass.
+        for each pass. Its bound is that before its steps.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float

@@ -149,7 +149,7 @@ class NeuralTopicDLGM(SampledFactorModel):
         weights under their prior (except for its constant).
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
-        for each pass.
+        for each pass. Its bound is that before its steps.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int

@@ -135,12 +135,13 @@ class PoissonFactorization(ConjugateFactorModel):
     factor_shape_, factor_rate_, weight_shape_, weight_rate_ : float or ndarray
         The priors, learnt or given.
     lower_bound_ : float
-        Bound of the training data in nats, the divergence of the weights included.
+        Bound of the training data in nats, the divergence of the weights included, with
+        rows as the last pass left them.
     input_scale_ : float
         Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
-        for each pass.
+        for each pass. Its bound is that before its steps.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float
