@@ -13,7 +13,11 @@ from numpy.testing import assert_allclose
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 
-from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
+from skdeepfactor import (
+    LatentDirichletAllocation,
+    MultinomialMixture,
+    PoissonFactorization,
+)
 from skdeepfactor._estimator.arrays import take_up
 from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
 from skdeepfactor._estimator.fitting import Fit
@@ -305,6 +309,28 @@ def test_a_warm_fit_of_the_same_rows_ends_no_lower(conjugate):
     # A copy, and other rows, start rows anew.
     pickle.loads(pickle.dumps(model)).fit(X)
     model.fit(X[:20])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        LatentDirichletAllocation(5),
+        LatentDirichletAllocation(5, inference="mean_field"),
+        LatentDirichletAllocation(5, init="random"),
+        MultinomialMixture(5, inference="mean_field"),
+    ],
+    ids=["collapsed", "mean_field", "random", "mixture"],
+)
+def test_a_giant_row_does_not_end_training(model):
+    X = make_topics(150, 40, 5, random_state=0).data.toarray().astype(np.float64)
+    shares = np.random.RandomState(2).dirichlet(np.ones(40))
+    giant = np.random.RandomState(1).poisson(100 * X.sum() * shares)
+    model = clone(model).set_params(max_iter=60, random_state=0)
+    found, expected = (
+        clone(model).set_params(tol=tol).fit(np.vstack([X, giant])).perplexity(X)
+        for tol in (1e-4, 0)
+    )
+    assert found == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.each_class

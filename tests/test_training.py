@@ -256,7 +256,7 @@ def one_step(module, optimizer, X, n_samples):
         batch_size=None,
         rng=None,
         n_samples=n_samples,
-    )
+    )[0]
 
 
 def adam(module, learning_rate=0.05):

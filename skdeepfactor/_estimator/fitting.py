@@ -399,7 +399,7 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
             batch_size=None,
             rng=None,
             n_samples=n_samples,
-        )
+        )[0]
     lower_bound = bound * n_samples / rows.total_weight - global_kl(module)
     seconds = time.perf_counter() - started
     past = {"lower_bound": [], "seconds": []} if is_first else estimator.history_

@@ -82,6 +82,8 @@ class Run:
         # A guard that holds no rows copies the parameters from the first pass on.
         self.is_lean = self.guard is not None and not self.guard.holds_rows
         self.history = {"lower_bound": [], "seconds": []}
+        # Sum of the bounds of rows and mean of their asinh, of each pass.
+        self.row_bounds = []
         if is_validated:
             self.history["validation_score"] = []
         # The best state by the rows held out; where the last sound pass began; where
@@ -131,7 +133,7 @@ class Run:
         self.is_begun = True
         self.module.train()
 
-    def end(self, bound, validate):
+    def end(self, bound, row_bounds, validate):
         """Record the bound of the pass, and the score of the module after it."""
         if self.memory is not None:
             self.memory.is_warm |= self.n_pass >= self.plan.n_cold
@@ -146,6 +148,7 @@ class Run:
             if scores[-1] == max(scores):
                 self.best = Snapshot(self.module)
         self.history["seconds"].append(time.perf_counter() - self._started)
+        self.row_bounds.append(row_bounds)
         self.history["lower_bound"].append(bound)
         self.let_interrupts_through()
         if not (self.ascends or self.is_lean):
@@ -170,7 +173,7 @@ class Run:
         """After an interrupt in a pass, go back to the end of the last complete one."""
         if self.n_whole == 0:
             raise KeyboardInterrupt
-        for values in self.history.values():
+        for values in (*self.history.values(), self.row_bounds):
             del values[self.n_whole :]
         if self.n_whole < self.n_pass and self.is_begun:
             if self._has_best_bound:
@@ -249,6 +252,7 @@ class Run:
             "module": self.module.state_dict(),
             "optimizer": optimizer_arrays(self.optimizer),
             "history": self.history,
+            "row_bounds": self.row_bounds,
             "rng": {"keys": keys, "rest": [kind, position, has_gauss, gauss]},
             "is_done": self.is_done,
         }
@@ -272,7 +276,7 @@ class Run:
         copy_all(self.module.state_dict(), state["module"])
         self.module.refresh()
         load_optimizer(self.optimizer, state.get("optimizer", {}))
-        self.history = state["history"]
+        self.history, self.row_bounds = state["history"], state["row_bounds"]
         kind, position, has_gauss, gauss = state["rng"]["rest"]
         self.rng.set_state((kind, state["rng"]["keys"], position, has_gauss, gauss))
         self.is_done = state["is_done"]

@@ -81,10 +81,11 @@ class MultinomialMixture(ClosedFormFactorModel):
     max_iter : int, default=50
         Passes over the data.
     tol : float or None, default=1e-4
-        Relative gain of the bound below which training ends: over one pass where steps
-        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
-        Gradient steps are too large for that before the last fifth of ``max_iter``.
-        None trains to ``max_iter``.
+        Relative gain of the bound below which training ends, unless one row is most of
+        it and the others still change: over one pass where steps on all rows should
+        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
+        large for that before the last fifth of ``max_iter``. None trains to
+        ``max_iter``.
     batch_size : int, default=None
         Rows in a step; None for steps on all rows. These find better clusters: in steps
         on fewer rows nothing of a row is left out.

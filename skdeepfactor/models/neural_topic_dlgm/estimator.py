@@ -108,10 +108,11 @@ class NeuralTopicDLGM(SampledFactorModel):
     max_iter : int, default=20
         Passes over the data. The step size falls to 0 over them.
     tol : float or None, default=0.0
-        Relative gain of the bound below which training ends: over one pass where steps
-        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
-        Gradient steps are too large for that before the last fifth of ``max_iter``.
-        None trains to ``max_iter``.
+        Relative gain of the bound below which training ends, unless one row is most of
+        it and the others still change: over one pass where steps on all rows should
+        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
+        large for that before the last fifth of ``max_iter``. None trains to
+        ``max_iter``.
     learning_rate : float, default=0.01
         Step size of Adam at first. Networks learn at three tenths of it.
     batch_size : int, default=200

@@ -149,10 +149,11 @@ class SparseGammaDEF(ConjugateFactorModel):
     max_iter : int, default=1000
         Passes over the data.
     tol : float or None, default=1e-6
-        Relative gain of the bound below which training ends: over one pass where steps
-        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
-        Gradient steps are too large for that before the last fifth of ``max_iter``.
-        None trains to ``max_iter``.
+        Relative gain of the bound below which training ends, unless one row is most of
+        it and the others still change: over one pass where steps on all rows should
+        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
+        large for that before the last fifth of ``max_iter``. None trains to
+        ``max_iter``.
     max_inner_iter : int, default=5
         Steps on the factors of each row in a pass. With ``solver="expansion"`` only
         rows that a pass starts anew take more than one. ``transform`` goes on until
