@@ -230,8 +230,41 @@ def test_partial_fit_learns_from_a_stream(estimator, counts):
 
 
 @pytest.mark.each_class
+def test_small_chunks_start_a_stream_together(estimator):
+    X = make_topics(240, 30, 3, random_state=0).data.toarray().astype(np.float64)
+    whole = fresh(estimator).partial_fit(X[:120], total_samples=240)
+    found, chunk = fresh(estimator), np.empty((1, 30))
+    chunk[:] = X[:1]
+    found.partial_fit(chunk, total_samples=240)
+    assert np.isfinite(found.transform(X)).all()
+    # The caller's array may hold other rows next.
+    chunk[:] = 0
+    found = pickle.loads(pickle.dumps(found))
+    # CSR as well as dense.
+    found.partial_fit(scipy.sparse.csr_matrix(X[1:120]), total_samples=240)
+    for model in (whole, found):
+        model.partial_fit(X[120:], total_samples=240)
+    assert_allclose(found.components_, whole.components_, rtol=1e-6)
+    assert found.score(X) == pytest.approx(whole.score(X), rel=1e-6)
+    assert found.n_samples_seen_ == 240
+    assert found.n_iter_ == len(found.history_["lower_bound"]) == 3
+
+
+@pytest.mark.each_class
+def test_a_stream_of_few_rows_starts_as_well(estimator, counts):
+    """Rows that come again and again are no longer kept when there are 300."""
+    model, n_bytes = fresh(estimator), []
+    for _ in range(6):
+        model.partial_fit(counts, total_samples=60)
+        n_bytes.append(len(pickle.dumps(model)))
+    assert n_bytes[3] > n_bytes[1] > n_bytes[5]
+
+
+@pytest.mark.each_class
 def test_partial_fit_goes_on_after_pickling(estimator, counts):
-    one = fresh(estimator).partial_fit(counts[:30])
+    # So many that the model no longer starts anew.
+    many = scipy.sparse.vstack([counts] * 5).tocsr()
+    one = fresh(estimator).partial_fit(many)
     other = pickle.loads(pickle.dumps(one))
     one.partial_fit(counts[30:])
     other.partial_fit(counts[30:])

@@ -354,9 +354,11 @@ class LabeledLDA(ConjugateFactorModel):
     ) -> Self:
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
-        The first call initializes the model from its rows alone, of which some hundred
-        should be distinct. Later calls continue from it. Rows are forgotten after their
-        step, so a stream may be larger than memory.
+        The first rows decide where topics start. Until there have been 100 distinct
+        ones, or 300 in all, rows are kept (in pickles too), and each call starts the
+        model anew from all of them, as if they had come at once. Later calls continue
+        from it, and rows are forgotten after their step, so a stream may be larger than
+        memory.
 
         Parameters
         ----------
