@@ -31,6 +31,11 @@ divergence of a row in nats; both of the network's posteriors, as "network" is.
 --only speed: seconds an epoch, of the same model (linear decoder, encoder 400-400,
 batches of 200, no refinement) here, in a plain torch loop over dense batches, and in
 Pyro, in the style of its VAE example; and of our defaults, which refine.
+--only predictive: completion and predictive on small corpora, by the defaults.
+nips305_ars and reuters395_lda: hidden words of the rows fitted, in the files' own
+halves or in those of ``split_tokens``; bbc_news_octis: those of test rows.
+"whole" averages over all of the posteriors' variance, "spread"
+is the share of it that was chosen.
 """
 
 import argparse
@@ -71,6 +76,8 @@ COLLAPSE = {
 COLLAPSE = {f"{k} (collapse)": {**COLLAPSING, **v} for k, v in COLLAPSE.items()}
 
 SPEED = ("ours", "dense torch", "pyro", "ours, defaults")
+
+SMALL = ("nips305_ars", "reuters395_lda", "bbc_news_octis")
 
 PAPER = {
     f"{depth}-M{steps}-{name}": {
@@ -190,6 +197,42 @@ def contend(meter, name, parameters, corpus, seed, is_tested, is_refitted=False)
     features = [est.transform(X) for X in (sparse.vstack([train, valid]), test)]
     order = [*order[500:], *order[:500]]
     results["accuracy"] = accuracy(*features, corpus, order)
+    return results
+
+
+def halves(corpus):
+    """Training rows of a small corpus, and words of rows that are seen and hidden."""
+    from skdeepfactor.metrics import split_tokens
+
+    if corpus == "nips305_ars":
+        seen = data.counts(corpus, "train")
+        return seen, seen, data.counts(corpus, "test")
+    if corpus == "reuters395_lda":
+        seen, hidden = split_tokens(data.counts(corpus, "all"), random_state=0)
+        return seen, seen, hidden
+    train = data.counts(corpus, "train")
+    return train, *split_tokens(data.counts(corpus, "test"), random_state=0)
+
+
+def predict(meter, corpus, seed):
+    """Perplexity of hidden words, by means and by averages over posteriors."""
+    from skdeepfactor import NeuralTopicDLGM
+
+    train, seen, hidden = (X.astype(np.float32) for X in halves(corpus))
+    est = NeuralTopicDLGM(random_state=seed)
+    with meter("fit"):
+        est.fit(train)
+    hidden = hidden.tocoo()
+
+    def perplexity(shares):
+        log_p = np.log(shares[hidden.row, hidden.col])
+        return float(np.exp(-(hidden.data @ log_p) / hidden.data.sum()))
+
+    results = {"spread": float(est._parameters["spread"])}
+    results["completion"] = perplexity(est.inverse_transform(est.transform(seen)))
+    results["predictive"] = perplexity(est.predictive(seen))
+    est._parameters = {**est._parameters, "spread": np.ones((), np.float32)}
+    results["whole"] = perplexity(est.predictive(seen))
     return results
 
 
@@ -344,6 +387,7 @@ def main(argv):
     )
     groups = {"paper": PAPER, "collapse": COLLAPSE}
     tables = {"refine": _refine_table, "speed": _speed_table}
+    tables["predictive"] = _predictive_table
     names = [*SETTINGS, *BASELINES, *groups, *tables]
     parser.add_argument(
         "--only", nargs="+", choices=[*names, *PAPER, *COLLAPSE], default=names
@@ -428,4 +472,19 @@ def _speed_table(corpus, threads):
         )
         rows.append({"contender": name, **setting, **measured, "seed": 0})
     measure.print_contenders(rows, {"first s": ("first", 2), "later s": ("later", 2)})
+    return rows
+
+
+def _predictive_table(corpus, threads):
+    """Run and print predictions of hidden words, on corpora of its own."""
+    names = ("completion", "predictive", "whole")
+    columns = {"spread": ("spread", 2), **{name: (name, 1) for name in names}}
+    rows = []
+    for name in SMALL:
+        setting = {"corpus": name, "seed": 0}
+        measured = measure.run(
+            "benchmarks.neural_topics:predict", setting, threads=threads
+        )
+        rows.append({"contender": name, **setting, **measured})
+        measure.print_contenders(rows[-1:], columns)
     return rows

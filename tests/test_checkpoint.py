@@ -460,7 +460,7 @@ def test_an_interrupt_keeps_the_best_restart(counts, n_calls, monkeypatch):
     with pytest.raises(Interrupted):
         first.fit(counts)
     assert first.n_iter_ in ({5} if n_calls == 6 else {2, 5})
-    assert first.lower_bound_ == max(first.history_["lower_bound"])
+    assert first.lower_bound_ >= max(first.history_["lower_bound"])
 
 
 def test_interrupts_go_to_who_handles_them(monkeypatch):

@@ -10,11 +10,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from sklearn.base import is_classifier
+from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 
-from skdeepfactor import PoissonFactorization
+from skdeepfactor import (
+    LatentDirichletAllocation,
+    MultinomialMixture,
+    PoissonFactorization,
+)
+from skdeepfactor._estimator.arrays import take_up
 from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
+from skdeepfactor._estimator.fitting import Fit
+from skdeepfactor.datasets import make_topics
 from tests.conftest import ESTIMATORS, ONE_OF_EACH
 
 ROW_METHODS = ["transform", "score_samples"]
@@ -150,6 +157,29 @@ def test_the_bound_of_training_is_that_of_its_rows(conjugate, counts):
     assert model.lower_bound_ == pytest.approx(expected, rel=1e-4)
 
 
+def test_the_bound_is_that_of_the_fitted_parameters(conjugate, counts):
+    """Above that before the last step, below that of rows inferred once more."""
+    model = climbing(conjugate, max_iter=2, iteration={"n_cold_iter": 1})
+    bounds = model.set_params(max_iter=3).fit(counts).history_["lower_bound"]
+    found = model.set_params(max_iter=2).fit(counts)
+    assert found.history_["lower_bound"] == bounds[:2]
+    tolerance = 1e-6 * abs(bounds[1])
+    assert bounds[1] + tolerance < found.lower_bound_ <= bounds[2] + tolerance
+
+
+def test_the_bound_of_one_pass_is_that_of_score(conjugate):
+    if is_classifier(conjugate) or "layer_sizes" in conjugate.get_params():
+        pytest.skip("rows are inferred with labels, or share units of several blocks")
+    # Each row is in one block, so that it is remembered at its best.
+    X = np.kron(np.eye(2), np.full((4, 3), 5.0))
+    iteration = {"max_inner_iter": 1000, "inner_tol": 1e-9}
+    model = climbing(conjugate, max_iter=1, iteration=iteration).fit(X)
+    module = model._load(torch.float64, torch.device(model.device))
+    expected = model.score_samples(X).sum() - float(module.global_kl())
+    assert model.lower_bound_ == pytest.approx(expected, rel=1e-3)
+    assert model.lower_bound_ <= expected + 1e-6 * abs(expected)
+
+
 @pytest.mark.each_class
 def test_fit_transform_is_fit_and_transform(estimator, counts):
     together = fresh(estimator).fit_transform(counts)
@@ -200,8 +230,41 @@ def test_partial_fit_learns_from_a_stream(estimator, counts):
 
 
 @pytest.mark.each_class
+def test_small_chunks_start_a_stream_together(estimator):
+    X = make_topics(240, 30, 3, random_state=0).data.toarray().astype(np.float64)
+    whole = fresh(estimator).partial_fit(X[:120], total_samples=240)
+    found, chunk = fresh(estimator), np.empty((1, 30))
+    chunk[:] = X[:1]
+    found.partial_fit(chunk, total_samples=240)
+    assert np.isfinite(found.transform(X)).all()
+    # The caller's array may hold other rows next.
+    chunk[:] = 0
+    found = pickle.loads(pickle.dumps(found))
+    # CSR as well as dense.
+    found.partial_fit(scipy.sparse.csr_matrix(X[1:120]), total_samples=240)
+    for model in (whole, found):
+        model.partial_fit(X[120:], total_samples=240)
+    assert_allclose(found.components_, whole.components_, rtol=1e-6)
+    assert found.score(X) == pytest.approx(whole.score(X), rel=1e-6)
+    assert found.n_samples_seen_ == 240
+    assert found.n_iter_ == len(found.history_["lower_bound"]) == 3
+
+
+@pytest.mark.each_class
+def test_a_stream_of_few_rows_starts_as_well(estimator, counts):
+    """Rows that come again and again are no longer kept when there are 300."""
+    model, n_bytes = fresh(estimator), []
+    for _ in range(6):
+        model.partial_fit(counts, total_samples=60)
+        n_bytes.append(len(pickle.dumps(model)))
+    assert n_bytes[3] > n_bytes[1] > n_bytes[5]
+
+
+@pytest.mark.each_class
 def test_partial_fit_goes_on_after_pickling(estimator, counts):
-    one = fresh(estimator).partial_fit(counts[:30])
+    # So many that the model no longer starts anew.
+    many = scipy.sparse.vstack([counts] * 5).tocsr()
+    one = fresh(estimator).partial_fit(many)
     other = pickle.loads(pickle.dumps(one))
     one.partial_fit(counts[30:])
     other.partial_fit(counts[30:])
@@ -226,6 +289,31 @@ def test_restarts_keep_the_best(estimator, counts):
     several = fresh(estimator, n_init=4).fit(counts)
     single = fresh(estimator).fit(counts)
     assert several.lower_bound_ >= single.lower_bound_
+
+
+@pytest.mark.parametrize(("max_iter", "seed"), [(2, 2), (3, 0)])
+@pytest.mark.parametrize(
+    "model",
+    [
+        LatentDirichletAllocation(4, init="random"),
+        LatentDirichletAllocation(4, init="random", inference="mean_field"),
+        PoissonFactorization(4, init="random"),
+    ],
+    ids=["collapsed", "mean_field", "poisson"],
+)
+def test_the_best_start_is_that_of_the_best_parameters(model, max_iter, seed):
+    X = make_topics(40, 30, 4, random_state=0).data.astype(np.float64)
+    model = clone(model).set_params(max_iter=max_iter, n_init=6, random_state=seed)
+    fit, starts = Fit(model, X), []
+    for start in fit.seeds:
+        one = clone(model).set_params(max_iter=1, n_init=1).fit(X)
+        take_up(one, fit._run(start))
+        module = one._load(torch.float64, torch.device("cpu"))
+        starts.append(one.score_samples(X).sum() - float(module.global_kl()))
+    model.fit(X)
+    module = model._load(torch.float64, torch.device("cpu"))
+    chosen = model.score_samples(X).sum() - float(module.global_kl())
+    assert chosen > max(starts) - 0.02 * np.ptp(starts)
 
 
 def test_warm_start_goes_on(estimator, counts):
@@ -254,6 +342,28 @@ def test_a_warm_fit_of_the_same_rows_ends_no_lower(conjugate):
     # A copy, and other rows, start rows anew.
     pickle.loads(pickle.dumps(model)).fit(X)
     model.fit(X[:20])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        LatentDirichletAllocation(5),
+        LatentDirichletAllocation(5, inference="mean_field"),
+        LatentDirichletAllocation(5, init="random"),
+        MultinomialMixture(5, inference="mean_field"),
+    ],
+    ids=["collapsed", "mean_field", "random", "mixture"],
+)
+def test_a_giant_row_does_not_end_training(model):
+    X = make_topics(150, 40, 5, random_state=0).data.toarray().astype(np.float64)
+    shares = np.random.RandomState(2).dirichlet(np.ones(40))
+    giant = np.random.RandomState(1).poisson(100 * X.sum() * shares)
+    model = clone(model).set_params(max_iter=60, random_state=0)
+    found, expected = (
+        clone(model).set_params(tol=tol).fit(np.vstack([X, giant])).perplexity(X)
+        for tol in (1e-4, 0)
+    )
+    assert found == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.each_class

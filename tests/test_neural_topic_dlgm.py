@@ -20,6 +20,9 @@ from skdeepfactor import NeuralTopicDLGM
 from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._math.likelihoods import LIKELIHOODS
 from skdeepfactor._math.priors import StandardNormal
+from skdeepfactor.datasets import make_topics
+from skdeepfactor.metrics import completion_perplexity
+from skdeepfactor.models.neural_topic_dlgm.module import SPREADS
 
 COUNTS_GIVEN_TOTALS = ["multinomial", "dirichlet_multinomial"]
 OF_TOTALS_TOO = ["poisson", "negative_binomial"]
@@ -749,6 +752,7 @@ def known(likelihood, *, prior="normal", seed=0):
         "prior.mean": np.array([[2.0, 0.0], [-1.0, 1.0]]),
         "prior.log_var": np.log([[0.25, 1.0], [1.0, 0.5]]),
         "prior.logits": np.log([0.3, 0.7]),
+        "spread": np.array(1.0),
     }
     for name in model._parameters.keys() & changes.keys():
         model._parameters[name] = changes[name]
@@ -857,6 +861,34 @@ def test_predictions_are_averaged_over_the_posterior(likelihood):
     assert error.max() < 0.02
     sparse = model.predictive(scipy.sparse.csr_matrix(X))
     np.testing.assert_allclose(sparse, model.predictive(X), rtol=1e-6)
+
+
+@pytest.mark.parametrize("likelihood", COUNTS_GIVEN_TOTALS)
+def test_averages_predict_hidden_words_of_the_model(likelihood):
+    module = random_module(2, 30, scale=1.0, likelihood=likelihood)
+    generator = np.random.default_rng(0)
+    X = module.sample(np.full(400, 10), generator).astype(np.float64)
+    with torch.no_grad():
+        scores = module.completion_scores(batch_of(X), generator)
+    assert scores.shape == (400, len(SPREADS))
+    scores = scores.sum(0)
+    assert scores[-1] > scores[0]
+    # Half of all words are hidden, of 30 that are hardly even.
+    assert -2000 * np.log(30) < scores[0] < 0
+
+
+def test_predictions_are_no_worse_than_those_of_the_mean():
+    """Here averages over posteriors are worse: a model of more than the data tell."""
+    X = make_topics(160, 400, 5, random_state=0).data
+    model = small(10, max_iter=20).fit(X[:60])
+    plain, averaged = (
+        completion_perplexity(model, X[60:], predictive=predictive, random_state=0)
+        for predictive in (False, True)
+    )
+    assert averaged <= 1.001 * plain
+    model._parameters = {**model._parameters, "spread": np.ones(())}
+    whole = completion_perplexity(model, X[60:], predictive=True, random_state=0)
+    assert whole > 1.003 * plain
 
 
 # What the inference network sees.

@@ -132,6 +132,7 @@ def fitted_attributes(
         "_fitted_sizes": sizes,
         "_row_totals": rows.total_levels(),
         "_local": None,
+        "_first_rows": None,
         "_derived": names_of_arrays(shown),
         "n_iter_": len(history["lower_bound"]),
         "n_samples_seen_": n_seen,

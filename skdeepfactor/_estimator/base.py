@@ -185,6 +185,9 @@ class BaseFactorModel(
     def _plan(self, module, budget):
         """Plan the training of the module, for a budget of passes and updates."""
 
+    def _finish(self, module, rows):
+        """Learn from the rows, after ``fit``, what training leaves open."""
+
     @abstractmethod
     def _fitted(self, module):
         """Fitted attributes that show the module's parameters, as a dict."""
@@ -309,11 +312,12 @@ class BaseFactorModel(
     ) -> Self:
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
-        The first call initializes the model from its rows alone, of which some hundred
-        should be distinct: components start from clusters of them, and autoencoders
-        keep their means and scales. Later calls continue from it. Rows are forgotten
-        after their step, so a stream may be larger than memory. After ``fit``, models
-        trained by gradients start with fresh optimizer moments.
+        The first rows decide where components start, and the scales of autoencoders.
+        Until there have been 100 distinct ones, or 300 in all, rows are kept (in
+        pickles too), and each call starts the model anew from all of them, as if they
+        had come at once. Later calls continue from it, and rows are forgotten after
+        their step, so a stream may be larger than memory. After ``fit``, models trained
+        by gradients start with fresh optimizer moments.
 
         Parameters
         ----------

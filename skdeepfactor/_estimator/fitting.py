@@ -9,6 +9,7 @@ from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse
 import torch
 from joblib import Parallel, delayed
 
@@ -42,7 +43,7 @@ from skdeepfactor._training.plan import Budget
 from skdeepfactor._training.progress import pass_reports
 from skdeepfactor._training.rows import MatrixRows
 from skdeepfactor._training.run import Interrupted
-from skdeepfactor.data import RowBlocks, new_random_state
+from skdeepfactor.data import RowBlocks, new_random_state, stacked
 
 # Parameters that change where and how a fit runs, and not what it fits.
 OF_SURROUNDINGS = ("device", "verbose", "n_jobs", "random_state")
@@ -70,6 +71,10 @@ class Start(NamedTuple):
         arrays = {name: array[rows] for name, array in self.arrays.items()}
         return Start(self.X[rows], weights, arrays, self.random_state)
 
+
+# Rows of a stream that its model starts from: how many distinct ones, and how many in
+# all if there are no more.
+N_FIRST, MAX_FIRST = 100, 300
 
 # Numbers in the data, zeros included, up to which merging rows costs next to nothing.
 MAX_MERGED = 2**20
@@ -245,6 +250,8 @@ class Fit:
         except Interrupted as interrupt:
             interrupt.attributes = attributes(interrupt.history, interrupt.lower_bound)
             raise
+        module.eval()
+        estimator._finish(module, rows)
         # Learnt beside the steps, from the rows of each process.
         self.share.copy_first(list(module.buffers()))
         module.refresh()
@@ -370,7 +377,11 @@ def is_small_step(estimator, X):
 
 
 def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
-    """One chunk of a stream: the fitted attributes after steps on its rows."""
+    """One chunk of a stream: the fitted attributes after steps on its rows.
+
+    The first rows decide where components start, and their scales. Until there are
+    enough they are kept, and the model starts anew from all of them.
+    """
     started = time.perf_counter()
     is_first = not estimator.__sklearn_is_fitted__()
     if isinstance(X, RowBlocks):
@@ -389,21 +400,27 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
             f"total_samples must be a finite number of at least 1, got "
             f"{total_samples!r}."
         )
-    if is_first:
+    first_rows = None if is_first else vars(estimator).get("_first_rows")
+    starts = is_first or first_rows is not None
+    if first_rows is not None:
+        check_what_is_kept(estimator)
+        rows = _joined(first_rows, rows)
+    if starts:
+        first_rows = None if _are_enough(rows) else _copied(rows)
         sizes = {**sizes, "input_scale": input_scale(estimator, rows)}
     rows = rows.scaled(sizes["input_scale"])
-    n_seen = rows.total_weight + (0 if is_first else estimator.n_samples_seen_)
+    n_seen = rows.total_weight + (0 if starts else estimator.n_samples_seen_)
     n_samples = n_seen if total_samples is None else total_samples
     random_state = new_random_state(estimator.random_state)
     # Some models start with a fit, in which no other process takes part.
     with alone():
         module = started_module(
-            estimator, rows, sizes, random_state, is_warm=not is_first
+            estimator, rows, sizes, random_state, is_warm=not starts
         )
     budget = Budget()
     module.begin(budget)
     optimizer = estimator._plan(module, budget).optimizer
-    if not is_first:
+    if not starts:
         load_optimizer(optimizer, estimator._optimizer_state)
     module.train()
     bound = 0.0
@@ -416,7 +433,7 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
             batch_size=None,
             rng=None,
             n_samples=n_samples,
-        )
+        )[0]
     lower_bound = bound * n_samples / rows.total_weight - global_kl(module)
     seconds = time.perf_counter() - started
     past = {"lower_bound": [], "seconds": []} if is_first else estimator.history_
@@ -435,6 +452,7 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
         n_seen,
         is_stream=True,
     )
+    attributes["_first_rows"] = first_rows
     # The bound is that before the steps.
     if not (math.isfinite(lower_bound) and are_finite(attributes)):
         raise ValueError(
@@ -444,6 +462,43 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
             "or lower the step size."
         )
     return attributes
+
+
+def _copied(rows):
+    """Rows and what is known of them, as arrays that no caller writes to."""
+    copies = {}
+    for name, x in {"X": rows.X, **rows.arrays}.items():
+        if scipy.sparse.issparse(x):
+            parts = (x.data.copy(), x.indices.copy(), x.indptr.copy())
+            copies[name] = [*parts, list(x.shape)]
+        else:
+            copies[name] = x.copy()
+    return copies
+
+
+def _joined(copies, rows):
+    """The first rows of a stream, as ``_copied`` keeps them, and those of a chunk."""
+    known = {
+        name: scipy.sparse.csr_matrix(tuple(x[:3]), shape=x[3])
+        if isinstance(x, list)
+        else x
+        for name, x in copies.items()
+    }
+    parts = [MatrixRows(known.pop("X"), arrays=known), rows]
+    # Rows that came without weights count once.
+    arrays = {
+        name: stacked([x.arrays.get(name, np.ones(x.n_total)) for x in parts])
+        for name in known.keys() | rows.arrays.keys()
+    }
+    return MatrixRows(stacked([x.X for x in parts]), arrays=arrays)
+
+
+def _are_enough(rows):
+    """Whether a stream's first rows are enough for a start."""
+    if rows.n_total >= MAX_FIRST:
+        return True
+    distinct, _ = distinct_rows(rows.X)
+    return len(distinct) >= N_FIRST
 
 
 def input_scale(estimator, rows):

@@ -40,6 +40,7 @@ def merged(estimator, groups):
             "_fitted_with": {**estimator._fitted_with, **parameters},
             "_parameters": {**estimator._parameters, **arrays},
             "_local": None,
+            "_first_rows": None,
             "history_": copy.deepcopy(estimator.history_),
             "lower_bound_": float("nan"),
         },

@@ -66,6 +66,14 @@ class FactorModule(nn.Module, ABC):
         ``start`` holds local parameters, (n_rows, local_width), to resume from.
         """
 
+    def recalled(self, batch, local):
+        """q(z | x) that remembered local parameters, (n_rows, local_width), stand for.
+
+        A module whose full steps raise the bound makes it of them as they are, so that
+        ``elbo`` at it is the bound of its parameters without further inference.
+        """
+        return self.posterior(batch, local)
+
     @abstractmethod
     def elbo(self, batch, q=None):
         """Evidence lower bound of each row in nats, float64, shape (n_rows,).

@@ -22,7 +22,7 @@ from sklearn.base import BaseEstimator
 
 from skdeepfactor._files import whole_file
 
-FORMAT = 2
+FORMAT = 3
 DAMAGE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, EOFError)
 
 

@@ -8,11 +8,17 @@ import torch
 from skdeepfactor._math.ops import scaled
 from skdeepfactor._training.run import Interrupted, Run
 
+# By how much more rows change on average, relative to their bounds, than the sum of
+# these does where that is said to hide it.
+HIDDEN = 10
+
 
 def train_pass(module, optimizer, rows, *, batch_size, rng, n_samples, run=None):
-    """Take steps on random batches, or one on all rows; return the sum of the bounds.
+    """Take steps on random batches, or one on all rows; return sums of the bounds.
 
-    Each bound is computed before its step, for the rows of all processes. ``n_samples``
+    The sum of the bounds and that of their asinh, which is logarithmic in large bounds,
+    so that its gains are relative to the bound of each row. Each bound is computed
+    before its step, for the rows of all processes. ``n_samples``
     is the number of rows of the model, or the sum of their weights: statistics and
     bounds of rows are scaled to it. ``run``, if given, has the table of local
     parameters, which is read and written, and holds interrupts back from the first
@@ -21,8 +27,9 @@ def train_pass(module, optimizer, rows, *, batch_size, rng, n_samples, run=None)
     memory = interrupts = None
     if run is not None:
         memory, interrupts = run.memory, run.interrupts
-    total, wanted = 0.0, module.wanted()
-    bound = torch.zeros((), dtype=torch.float64, device=wanted.device)
+    wanted = module.wanted()
+    sums = torch.zeros(2, dtype=torch.float64, device=wanted.device)
+    totals = torch.zeros(2, dtype=torch.float64)
     with contextlib.closing(rows.parts(batch_size, rng, wanted)) as parts:
         for part in parts:
             if part is not None:
@@ -35,21 +42,22 @@ def train_pass(module, optimizer, rows, *, batch_size, rng, n_samples, run=None)
                 bounds, local = module.backward(
                     batch.weighted(share), n_estimated, start
                 )
-                bound += scaled(bounds, batch.weight).sum()
+                sums[0] += scaled(bounds, batch.weight).sum()
+                sums[1] += scaled(bounds.asinh(), batch.weight).sum()
                 if memory is not None:
                     memory.keep(numbers, local)
                 continue
             if rows.share.n_processes > 1:
                 gradients = [module.gradient(p) for p in module.parameters()]
-                rows.share.add_up([bound, *gradients])
+                rows.share.add_up([sums, *gradients])
             if interrupts is not None:
                 interrupts.hold_back()
             optimizer.step()
             optimizer.zero_grad()
             module.after_step()
-            total += bound.item()
-            bound.zero_()
-    return total
+            totals += sums.cpu()
+            sums.zero_()
+    return totals.tolist()
 
 
 @torch.no_grad()
@@ -76,18 +84,18 @@ def train(
     """Train ``module`` on ``rows`` until the bound, or patience, runs out.
 
     A pass is one step on all rows, or as many steps on random batches as it takes.
-    Training ends when the bound's relative gain is below ``tol``: over one pass if
-    steps on all rows raise the bound, otherwise over ``n_iter_no_change`` passes. With
-    ``validate``, a function without arguments that scores the module on rows held out,
-    it ends when that has not risen for ``n_iter_no_change`` passes instead, and the
-    module goes back to its best state; so does one with a guard, by the bound. Cold
-    passes and a warm-up end nothing, and with ``tol=None`` only the budget ends
-    training. ``report(history)`` is called after each pass, and
-    ends training by returning True. ``checkpoint``, a ``CheckpointFile``, is resumed
-    from if it exists, and written after passes. ``local``, the table of local
-    parameters that an earlier training left, is what rows start from, if given.
-    ``keep(table)`` is called with that which this one leaves, or None where it is of
-    other parameters than the module ends with.
+    Training ends when the bound's relative gain is below ``tol``, unless it hides that
+    of rows, since one is most of it: over one pass if steps on all rows raise the
+    bound, otherwise over ``n_iter_no_change`` passes. With ``validate``, a function
+    without arguments that scores the module on rows held out, it ends when that has not
+    risen for ``n_iter_no_change`` passes instead, and the module goes back to its best
+    state; so does one with a guard, by the bound. Cold passes and a warm-up end
+    nothing, and with ``tol=None`` only the budget ends training. ``report(history)`` is
+    called after each pass, and ends training by returning True. ``checkpoint``, a
+    ``CheckpointFile``, is resumed from if it exists, and written after passes.
+    ``local``, the table of local parameters that an earlier training left, is what rows
+    start from, if given. ``keep(table)`` is called with that which this one leaves, or
+    None where it is of other parameters than the module ends with.
 
     Returns
     -------
@@ -96,7 +104,8 @@ def train(
         each pass. The bound of a pass belongs to the factors that it inferred and the
         parameters that it inferred them with.
     lower_bound : float
-        The bound of all rows after the last pass, in nats.
+        The bound of all rows after the last pass, in nats, for the parameters that the
+        module ends with.
 
     Warns
     -----
@@ -125,7 +134,7 @@ def train(
         try:
             run.begin()
             kl = global_kl(module)
-            bound = train_pass(
+            bound, log_bound = train_pass(
                 module,
                 plan.optimizer,
                 rows,
@@ -137,7 +146,8 @@ def train(
             if budget.is_stochastic:
                 # The rows of a pass saw parameters that moved; the last are nearest.
                 kl = global_kl(module)
-            run.end(bound - kl, validate)
+            row_bounds = bound, log_bound / rows.total_weight
+            run.end(bound - kl, row_bounds, validate)
             if run.is_diverged:
                 break
             run.is_done = _is_converged(run, tol, n_iter_no_change)
@@ -175,7 +185,20 @@ def _is_converged(run, tol, n_iter_no_change):
     if run.n_whole <= plan.n_cold:
         return False
     patience = 1 if run.ascends else n_iter_no_change
-    return not _has_risen(history["lower_bound"][plan.n_warmup :], patience, tol)
+    bounds = history["lower_bound"][plan.n_warmup :]
+    if _has_risen(bounds, patience, tol):
+        return False
+    # A row far larger than all others hides what they gain, or give up for it at first.
+    sums, log_means = zip(*run.row_bounds[plan.n_warmup :], strict=True)
+    of_sum = abs(_gain(sums, patience) / sums[-1]) if sums[-1] else 0.0
+    is_hidden = abs(_gain(log_means, patience)) > max(tol, HIDDEN * of_sum)
+    return not (is_hidden and _gain(bounds, patience) > 0)
+
+
+def _gain(values, patience):
+    """Gain of the mean of the last ``patience`` values over as many before them."""
+    last, before = values[-patience:], values[-2 * patience : -patience]
+    return sum(last) / len(last) - sum(before) / len(before)
 
 
 def _has_risen(values, patience, tol):

@@ -12,7 +12,11 @@ class Memory:
 
     def recall(self, rows):
         """Remembered parameters of the rows; None before the first pass has ended."""
-        return self.table[self._index(rows)] if self.is_warm else None
+        return self.kept(rows) if self.is_warm else None
+
+    def kept(self, rows):
+        """Parameters that the last pass left for the rows."""
+        return self.table[self._index(rows)]
 
     def keep(self, rows, local):
         """Remember local parameters of the rows."""

@@ -10,6 +10,7 @@ import warnings
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
+from skdeepfactor._math.ops import scaled
 from skdeepfactor._training.memory import Memory, Snapshot, copy_all
 from skdeepfactor._training.optimizers import load_optimizer, optimizer_arrays
 
@@ -81,6 +82,8 @@ class Run:
         # A guard that holds no rows copies the parameters from the first pass on.
         self.is_lean = self.guard is not None and not self.guard.holds_rows
         self.history = {"lower_bound": [], "seconds": []}
+        # Sum of the bounds of rows and mean of their asinh, of each pass.
+        self.row_bounds = []
         if is_validated:
             self.history["validation_score"] = []
         # The best state by the rows held out; where the last sound pass began; where
@@ -130,7 +133,7 @@ class Run:
         self.is_begun = True
         self.module.train()
 
-    def end(self, bound, validate):
+    def end(self, bound, row_bounds, validate):
         """Record the bound of the pass, and the score of the module after it."""
         if self.memory is not None:
             self.memory.is_warm |= self.n_pass >= self.plan.n_cold
@@ -145,6 +148,7 @@ class Run:
             if scores[-1] == max(scores):
                 self.best = Snapshot(self.module)
         self.history["seconds"].append(time.perf_counter() - self._started)
+        self.row_bounds.append(row_bounds)
         self.history["lower_bound"].append(bound)
         self.let_interrupts_through()
         if not (self.ascends or self.is_lean):
@@ -169,7 +173,7 @@ class Run:
         """After an interrupt in a pass, go back to the end of the last complete one."""
         if self.n_whole == 0:
             raise KeyboardInterrupt
-        for values in self.history.values():
+        for values in (*self.history.values(), self.row_bounds):
             del values[self.n_whole :]
         if self.n_whole < self.n_pass and self.is_begun:
             if self._has_best_bound:
@@ -197,8 +201,11 @@ class Run:
             if not self.guard.settle():
                 memory, is_exact = None, True
         elif self.ascends:
+            lower_bound = bound_of_remembered(self.module, self.rows, memory)
+            if not math.isfinite(lower_bound):
+                self._go_back_to_sound(self.n_whole)
             self._leave(memory)
-            return self.history["lower_bound"][-1]
+            return lower_bound
         # Remembered rows belong to other parameters than the best ones, so
         # that some rows are inferred to convergence.
         self.module.train(not is_exact)
@@ -245,6 +252,7 @@ class Run:
             "module": self.module.state_dict(),
             "optimizer": optimizer_arrays(self.optimizer),
             "history": self.history,
+            "row_bounds": self.row_bounds,
             "rng": {"keys": keys, "rest": [kind, position, has_gauss, gauss]},
             "is_done": self.is_done,
         }
@@ -268,7 +276,7 @@ class Run:
         copy_all(self.module.state_dict(), state["module"])
         self.module.refresh()
         load_optimizer(self.optimizer, state.get("optimizer", {}))
-        self.history = state["history"]
+        self.history, self.row_bounds = state["history"], state["row_bounds"]
         kind, position, has_gauss, gauss = state["rng"]["rest"]
         self.rng.set_state((kind, state["rng"]["keys"], position, has_gauss, gauss))
         self.is_done = state["is_done"]
@@ -300,3 +308,18 @@ def data_bound(module, rows, memory):
     # Each process has taken off the divergence of the global parameters.
     kl = float(module.global_kl())
     return sum(rows.share.gathered(bound + kl)) - kl
+
+
+@torch.no_grad()
+def bound_of_remembered(module, rows, memory):
+    """Bound of the module's parameters, with all rows exactly as remembered.
+
+    Modules without a table of rows find theirs at once.
+    """
+    bound = 0.0
+    for batch, numbers in rows.batches(module.wanted()):
+        q = None
+        if memory is not None:
+            q = module.recalled(batch, memory.kept(numbers))
+        bound += scaled(module.elbo(batch, q), batch.weight).sum().item()
+    return sum(rows.share.gathered(bound)) - float(module.global_kl())

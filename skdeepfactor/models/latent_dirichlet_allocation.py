@@ -98,7 +98,10 @@ class DirichletTopics(FactorModule):
         self.mean_log_proportions = nn.Parameter(torch.zeros(n_components))
 
     def posterior(self, batch, start=None):
-        return Dirichlet(self.alpha + self._solve(batch, start), validate_args=False)
+        return self.recalled(batch, self._solve(batch, start))
+
+    def recalled(self, batch, local):
+        return Dirichlet(self.alpha + local, validate_args=False)
 
     def elbo(self, batch, q=None):
         if q is not None:
@@ -206,10 +209,11 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         Passes over the data. After a k-means start a few are enough for held-out
         scores; the bound itself goes on rising slowly.
     tol : float or None, default=1e-4
-        Relative gain of the bound below which training ends: over one pass where steps
-        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
-        Gradient steps are too large for that before the last fifth of ``max_iter``.
-        None trains to ``max_iter``.
+        Relative gain of the bound below which training ends, unless one row is most of
+        it and the others still change: over one pass where steps on all rows should
+        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
+        large for that before the last fifth of ``max_iter``. None trains to
+        ``max_iter``.
     max_inner_iter : int, default=5
         Steps on the factors of each row in a pass. Rows resume where they stopped a
         pass ago; ``transform`` goes on until ``inner_tol``.
@@ -262,12 +266,14 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     topic_word_prior_ : float or ndarray
         The prior of the topics, learnt or given.
     lower_bound_ : float
-        Bound of the training data in nats, the divergence of the topics included.
+        Bound of the training data in nats, the divergence of the topics included, with
+        rows as the last pass left them. Collapsed updates leave them off the best of
+        this bound, which ``score`` infers: its sum over rows is then higher.
     input_scale_ : float
         Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
-        for each pass.
+        for each pass. Its bound is that before its steps.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float

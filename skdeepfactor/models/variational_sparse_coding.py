@@ -291,10 +291,11 @@ class VariationalSparseCoding(AmortizedFactorModel):
     max_iter : int, default=50
         Passes over the data. The step size falls to 0 over them.
     tol : float or None, default=0.0
-        Relative gain of the bound below which training ends: over one pass where steps
-        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
-        Gradient steps are too large for that before the last fifth of ``max_iter``.
-        None trains to ``max_iter``.
+        Relative gain of the bound below which training ends, unless one row is most of
+        it and the others still change: over one pass where steps on all rows should
+        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
+        large for that before the last fifth of ``max_iter``. None trains to
+        ``max_iter``.
     learning_rate : float, default=0.002
         Step size of Adam at first.
     batch_size : int, default=200
@@ -334,7 +335,7 @@ class VariationalSparseCoding(AmortizedFactorModel):
         Bound of the training data in nats.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
-        for each pass.
+        for each pass. Its bound is that before its steps.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int

@@ -74,10 +74,11 @@ class LabeledLDA(ConjugateFactorModel):
         Passes over the data. After a k-means start a few are enough for held-out
         scores; the bound itself goes on rising slowly.
     tol : float or None, default=1e-4
-        Relative gain of the bound below which training ends: over one pass where steps
-        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
-        Gradient steps are too large for that before the last fifth of ``max_iter``.
-        None trains to ``max_iter``.
+        Relative gain of the bound below which training ends, unless one row is most of
+        it and the others still change: over one pass where steps on all rows should
+        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
+        large for that before the last fifth of ``max_iter``. None trains to
+        ``max_iter``.
     max_inner_iter : int, default=5
         Steps on the factors of each row in a pass. Rows resume where they stopped a
         pass ago; ``transform`` goes on until ``inner_tol``.
@@ -134,10 +135,11 @@ class LabeledLDA(ConjugateFactorModel):
         several, the mean number of labels of the training rows, rounded.
     lower_bound_ : float
         Bound of the training data given their labels, in nats, the divergence of the
-        topics included. Bounds given different labels are not comparable.
+        topics included, with rows as the last pass left them: with collapsed updates
+        not at their best. Bounds given different labels are not comparable.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
-        for each pass.
+        for each pass. Its bound is that before its steps.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float
@@ -353,9 +355,11 @@ class LabeledLDA(ConjugateFactorModel):
     ) -> Self:
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
-        The first call initializes the model from its rows alone, of which some hundred
-        should be distinct. Later calls continue from it. Rows are forgotten after their
-        step, so a stream may be larger than memory.
+        The first rows decide where topics start. Until there have been 100 distinct
+        ones, or 300 in all, rows are kept (in pickles too), and each call starts the
+        model anew from all of them, as if they had come at once. Later calls continue
+        from it, and rows are forgotten after their step, so a stream may be larger than
+        memory.
 
         Parameters
         ----------

@@ -104,7 +104,10 @@ class LabeledTopics(FactorModule):
 
     def posterior(self, batch, start=None):
         batch = self._restricted(batch)
-        concentration = self._rows.concentration(batch, self._solve(batch, start))
+        return self.recalled(batch, self._solve(batch, start))
+
+    def recalled(self, batch, local):
+        concentration = self._rows.concentration(self._restricted(batch), local)
         return Dirichlet(concentration, validate_args=False)
 
     def elbo(self, batch, q=None):

@@ -83,10 +83,11 @@ class MultinomialMixture(ClosedFormFactorModel):
     max_iter : int, default=50
         Passes over the data.
     tol : float or None, default=1e-4
-        Relative gain of the bound below which training ends: over one pass where steps
-        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
-        Gradient steps are too large for that before the last fifth of ``max_iter``.
-        None trains to ``max_iter``.
+        Relative gain of the bound below which training ends, unless one row is most of
+        it and the others still change: over one pass where steps on all rows should
+        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
+        large for that before the last fifth of ``max_iter``. None trains to
+        ``max_iter``.
     batch_size : int, default=None
         Rows in a step; None for steps on all rows. These find better clusters: in steps
         on fewer rows nothing of a row is left out.
@@ -128,12 +129,13 @@ class MultinomialMixture(ClosedFormFactorModel):
     lower_bound_ : float
         Bound of the training data in nats, the divergence of weights and components
         included; for ``"em"``, the log likelihood plus the log priors without their
-        constants.
+        constants. Collapsed inference has no bound in closed form: it is the mean-field
+        one at the rows' responsibilities, as the last pass left them.
     input_scale_ : float
         By what X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
-        for each pass.
+        for each pass. Its bound is that before its steps.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float

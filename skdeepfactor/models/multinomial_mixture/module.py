@@ -254,7 +254,10 @@ class CategoricalMultinomial(FactorModule):
         if start is not None and self.training:
             own = self._copies(start, batch.weight)
         shares, _ = self._inferred(batch, own)
-        return OneHotCategorical(self._by_component(shares), validate_args=False)
+        return self.recalled(batch, self._by_component(shares))
+
+    def recalled(self, batch, local):
+        return OneHotCategorical(local, validate_args=False)
 
     def elbo(self, batch, q=None):
         if q is None:

@@ -53,7 +53,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from skdeepfactor._math.batch import to_tensor
+from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._math.gaussian import (
     Posterior,
     converge,
@@ -69,7 +69,7 @@ from skdeepfactor._math.gaussian import (
 from skdeepfactor._math.importance import importance_bound
 from skdeepfactor._math.log_total import LogTotal
 from skdeepfactor._math.noise import Stream
-from skdeepfactor._math.ops import map_values, products_at_entries
+from skdeepfactor._math.ops import csr, map_values, products_at_entries
 from skdeepfactor._math.priors import with_free_bits
 from skdeepfactor._math.row_iteration import choose
 from skdeepfactor._math.sampled import N_DRAWS, SampledModule
@@ -88,6 +88,9 @@ PLAIN_VARIANCE = 0.1
 
 # Numbers of weights whose products are kept, not made for each call.
 LARGEST_KEPT = 2**18
+
+# Shares of the posteriors' variance, one of which predictions are averaged over.
+SPREADS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 # The least weight of a divergence by which variances are divided.
 LEAST_KL_WEIGHT = 0.01
@@ -262,6 +265,7 @@ class DeepLatentGaussian(SampledModule):
         self.kl_warmup = kl_warmup
         self._kept_total = None
         self.register_buffer("idf", torch.ones(len(decoder.bias)))
+        self.register_buffer("spread", torch.ones(()))
         remembers = refine_steps > 0 and decoder.is_linear
         self.local_width = 3 * n_components if remembers else 0
 
@@ -309,16 +313,45 @@ class DeepLatentGaussian(SampledModule):
     def predictive(self, batch):
         """Probabilities of the next word of each row, (n_rows, n_features).
 
-        Means over the posterior: for a linear decoder to second order, in closed form;
-        for others by draws that depend on the row alone.
+        Means over the posterior, of whose variance ``spread`` says how much counts: for
+        a linear decoder to second order, in closed form; for others by draws that
+        depend on the row alone.
         """
         q = self._infer(batch, self.likelihood)
+        return self._averaged(batch, q, self.spread.item()).to(self.decoder.weight)
+
+    def completion_scores(self, batch, generator):
+        """Log probability of words hidden at random, (n_rows, n_spreads), float64.
+
+        Half of the words of each row are hidden and predicted from the others, by each
+        of ``SPREADS``. ``generator`` is a ``numpy.random.Generator``.
+        """
+        x, entries = batch.counts, batch.entries
+        values = entries.values.cpu().numpy()
+        hidden = generator.binomial(np.floor(values).astype(np.int64), 0.5)
+        # Parts of words are on one side.
+        hidden = hidden + (values % 1) * generator.integers(2, size=len(values))
+        hidden = torch.from_numpy(hidden).to(entries.values)
+        seen = (entries.values - hidden).to(x.dtype)
+        seen = Batch(csr(x.crow_indices(), x.col_indices(), seen, x.shape))
+        q = self._infer(seen, self.likelihood)
+        scores = []
+        for spread in SPREADS:
+            shares = self._averaged(seen, q, spread)[entries.rows, entries.columns]
+            scores.append(entries.row_sum(torch.xlogy(hidden, shares.double())))
+        return torch.stack(scores, 1)
+
+    def _averaged(self, batch, q, spread):
+        """Shares of the next word by posteriors of that share of their variance."""
+        tril = None if q.tril is None else q.tril * spread**0.5
+        q = Posterior(q.mean, q.var * spread, tril)
+        if spread == 0.0:
+            mean = q.mean.to(self.decoder.weight)
+            return self.likelihood.next_word(batch, self.decoder(mean))
         if self.decoder.is_linear:
             # The center that the steps have come to is a step behind its best.
-            q = q._replace(center=None)
             closed, batch, q = self._closed(self.likelihood, batch, q)
-            shares = self.likelihood.next_word(batch, closed.total.exponents(q)[0])
-            return shares.to(self.decoder.weight)
+            return self.likelihood.next_word(batch, closed.total.exponents(q)[0])
         draws = self.draws(q.distribution(), batch, N_NEXT_DRAWS, Stream.PREDICTION)
         parts = (self.likelihood.next_word(batch, self.decoder(z)) for z in draws)
         return sum(parts) / N_NEXT_DRAWS

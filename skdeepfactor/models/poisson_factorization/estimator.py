@@ -86,10 +86,11 @@ class PoissonFactorization(ConjugateFactorModel):
     max_iter : int, default=10
         Passes over the data.
     tol : float or None, default=1e-4
-        Relative gain of the bound below which training ends: over one pass where steps
-        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
-        Gradient steps are too large for that before the last fifth of ``max_iter``.
-        None trains to ``max_iter``.
+        Relative gain of the bound below which training ends, unless one row is most of
+        it and the others still change: over one pass where steps on all rows should
+        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
+        large for that before the last fifth of ``max_iter``. None trains to
+        ``max_iter``.
     max_inner_iter : int, default=5
         Steps on the factors of each row in a pass. Rows resume where they stopped a
         pass ago; ``transform`` goes on until ``inner_tol``.
@@ -142,12 +143,13 @@ class PoissonFactorization(ConjugateFactorModel):
     factor_shape_, factor_rate_, weight_shape_, weight_rate_ : float or ndarray
         The priors, learnt or given.
     lower_bound_ : float
-        Bound of the training data in nats, the divergence of the weights included.
+        Bound of the training data in nats, the divergence of the weights included, with
+        rows as the last pass left them.
     input_scale_ : float
         Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
-        for each pass.
+        for each pass. Its bound is that before its steps.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float

@@ -162,8 +162,11 @@ class GammaPoisson(FactorModule):
 
     def posterior(self, batch, start=None):
         batch = self._with_sums(batch)
-        state = self._solve(batch, start)
-        return Gamma(*self._split(batch, state)[:2], validate_args=False)
+        return self.recalled(batch, self._solve(batch, start))
+
+    def recalled(self, batch, local):
+        shape, rate, _ = self._split(self._with_sums(batch), local)
+        return Gamma(shape, rate, validate_args=False)
 
     def elbo(self, batch, q=None):
         q = self.posterior(batch) if q is None else q

@@ -169,6 +169,9 @@ class GammaBelief(FactorModule):
     def posterior(self, batch, start=None):
         return BottomPosterior(self._solve(self.lowest.with_sums(batch), start))
 
+    def recalled(self, batch, local):
+        return BottomPosterior(self._unpack(local))
+
     def features(self, batch, layers):
         """Posterior means of the units of some layers, side by side."""
         factors = self._solve(self.lowest.with_sums(batch))

@@ -177,10 +177,11 @@ class SparseGammaDEF(ConjugateFactorModel):
     max_iter : int, default=1000
         Passes over the data.
     tol : float or None, default=1e-6
-        Relative gain of the bound below which training ends: over one pass where steps
-        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
-        Gradient steps are too large for that before the last fifth of ``max_iter``.
-        None trains to ``max_iter``.
+        Relative gain of the bound below which training ends, unless one row is most of
+        it and the others still change: over one pass where steps on all rows should
+        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
+        large for that before the last fifth of ``max_iter``. None trains to
+        ``max_iter``.
     max_inner_iter : int, default=5
         Steps on the factors of each row in a pass. With ``solver="expansion"`` only
         rows that a pass starts anew take more than one. ``transform`` goes on until
@@ -239,15 +240,17 @@ class SparseGammaDEF(ConjugateFactorModel):
     lower_bound_ : float
         Bound of the training data in nats, the divergence of the weights included: the
         mean of 50 draws, of 20 with ``solver="gradient"``; in closed form with
-        ``"auxiliary"``, unless there are batches or rows held out.
+        ``"auxiliary"``, with rows as the last pass left them, unless there are batches
+        or rows held out.
     lower_bound_std_error_ : float
         Its standard error over the draws; 0 in closed form.
     input_scale_ : float
         Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound`` (an estimate to second order with ``solver="expansion"``),
-        ``seconds`` and, with early stopping, ``validation_score``, for each pass. The
-        estimate falls in passes whose extrapolation is then taken back.
+        ``seconds`` and, with early stopping, ``validation_score``, for each pass. Its
+        bound is that before its steps. The estimate falls in passes whose extrapolation
+        is then taken back.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float
