@@ -14,6 +14,9 @@ naming one of them):
 - ``"npmi_coherence"``: :func:`npmi_coherence` of ``components_`` in the rows scored;
 - ``"topic_diversity"``: :func:`topic_diversity` of ``components_``.
 
+With metadata routing enabled, ``scorers[name].set_score_request(covariates=True)`` is a
+scorer that gets the covariates of the rows that it scores.
+
 Larger is better for each. In a pipeline, the last step is scored on the data as
 transformed by the steps before it, so that the data may be texts.
 """
@@ -27,8 +30,9 @@ from numpy.typing import ArrayLike
 from sklearn import get_config
 from sklearn.decomposition import LatentDirichletAllocation
 from sklearn.pipeline import Pipeline
-from sklearn.utils import check_array, check_random_state, gen_batches
-from sklearn.utils.validation import check_non_negative
+from sklearn.utils import _safe_indexing, check_array, check_random_state, gen_batches
+from sklearn.utils.metadata_routing import MetadataRequest
+from sklearn.utils.validation import _num_samples, check_non_negative
 
 from skdeepfactor._input import is_whole, received, without_half
 
@@ -123,6 +127,7 @@ def completion_perplexity(
     *,
     predictive: bool = False,
     random_state: int | np.random.RandomState | None = None,
+    **side: Any,
 ) -> float:
     r"""Perplexity of the hidden half of each row's tokens, given the other half.
 
@@ -150,6 +155,10 @@ def completion_perplexity(
         the observed counts, instead.
     random_state : int, RandomState instance or None, default=None
         The seed of the split.
+    **side : array-like of shape (n_samples, ...)
+        What else the estimator is given for each row, by name, such as ``covariates``:
+        its parts go to the methods named above with the rows that they belong to. None
+        is left out.
 
     Returns
     -------
@@ -161,7 +170,8 @@ def completion_perplexity(
     ------
     ValueError
         If the estimator lacks the methods needed or expects negative counts, no row has
-        two tokens, or `X` does not hold counts.
+        two tokens, `X` does not hold counts, or something in `side` has not a row for
+        each of those of `X`.
 
     See Also
     --------
@@ -189,6 +199,13 @@ def completion_perplexity(
             f"{type(estimator).__name__} has none."
         )
     observed, hidden = split_tokens(X, random_state=random_state)
+    side = {name: values for name, values in side.items() if values is not None}
+    for name, values in side.items():
+        if _num_samples(values) != observed.shape[0]:
+            raise ValueError(
+                f"{name} has {_num_samples(values)} rows, but X has "
+                f"{observed.shape[0]}."
+            )
     rows = np.flatnonzero((np.diff(observed.indptr) > 0) & (np.diff(hidden.indptr) > 0))
     if rows.size == 0:
         raise ValueError("No row of X has two or more tokens, as completion needs.")
@@ -198,7 +215,10 @@ def completion_perplexity(
     chunk_size = max(1, int(mebibytes * 2**20 // (8 * observed.shape[1])))
     log_likelihood = 0.0
     for chunk in gen_batches(rows.size, chunk_size):
-        expected = _expected_counts(estimator, observed[chunk], predictive)
+        known = {
+            name: _safe_indexing(values, rows[chunk]) for name, values in side.items()
+        }
+        expected = _expected_counts(estimator, observed[chunk], predictive, known)
         if expected.min() < 0:
             raise ValueError(
                 "completion_perplexity needs expected counts that are not negative, "
@@ -404,17 +424,17 @@ def _draw_tokens(counts, indptr, n_draws, rng):
     )
 
 
-def _expected_counts(estimator, counts, predictive):
-    """Return expected rows given these counts, up to scale."""
+def _expected_counts(estimator, counts, predictive, side):
+    """Return expected rows given these counts and the rest, up to scale."""
     with warnings.catch_warnings():
         # The split is a CSR, which cannot carry the names of a data frame's columns.
         warnings.filterwarnings("ignore", "X does not have valid feature names")
         if predictive:
-            return np.asarray(estimator.predictive(counts))
-        z = estimator.transform(counts)
+            return np.asarray(estimator.predictive(counts, **side))
+        z = estimator.transform(counts, **side)
     z = z.toarray() if sp.issparse(z) else np.asarray(z)
     if hasattr(estimator, "inverse_transform"):
-        return np.asarray(estimator.inverse_transform(z))
+        return np.asarray(estimator.inverse_transform(z, **side))
     if not hasattr(estimator, "components_"):
         raise ValueError(
             "completion_perplexity needs an estimator with inverse_transform or "
@@ -457,32 +477,66 @@ def _last_step(estimator, X):
     return estimator, X
 
 
-def _score_completion(estimator, X, y=None):
-    estimator, X = _last_step(estimator, X)
+class _Scorer:
+    """A measure of a fitted estimator on rows, for the ``scoring`` of a search.
+
+    Calling it with ``(estimator, X, y=None, **side)`` gives the score; ``side`` is what
+    else the estimator is given for each row, such as ``covariates``. With metadata
+    routing enabled, a search passes what :meth:`set_score_request` asks for.
+    """
+
+    def __init__(self, name, measure, requested=()):
+        self._name, self._measure = name, measure
+        self._requested = dict(requested)
+
+    def __call__(self, estimator, X, y=None, **side):
+        estimator, X = _last_step(estimator, X)
+        return self._measure(estimator, X, **side)
+
+    def __repr__(self):
+        return f"scorers[{self._name!r}]"
+
+    def set_score_request(self, **requests):
+        """Ask for what else is known of rows, in a copy of the scorer.
+
+        Each is True, False, None or the name that it has in the search's ``fit``, as
+        for the methods of this name of estimators.
+        """
+        return _Scorer(self._name, self._measure, {**self._requested, **requests})
+
+    def get_metadata_routing(self):
+        """What it asks for, as scikit-learn's routing wants to know."""
+        request = MetadataRequest(owner=self)
+        for name, alias in self._requested.items():
+            request.score.add_request(param=name, alias=alias)
+        return request
+
+
+def _completion(estimator, X, **side):
     # One seed for all candidates: they are compared on the same hidden tokens.
-    return -completion_perplexity(estimator, X, random_state=0)
+    return -completion_perplexity(estimator, X, random_state=0, **side)
 
 
-def _score_perplexity(estimator, X, y=None):
-    estimator, X = _last_step(estimator, X)
+def _perplexity(estimator, X, **side):
     if not hasattr(estimator, "perplexity"):
         raise ValueError(f"{type(estimator).__name__} has no perplexity.")
-    return -float(estimator.perplexity(X))
+    return -float(estimator.perplexity(X, **side))
 
 
-def _score_npmi(estimator, X, y=None):
-    estimator, X = _last_step(estimator, X)
+def _npmi(estimator, X, **side):
     return npmi_coherence(estimator.components_, X)
 
 
-def _score_diversity(estimator, X, y=None):
-    estimator, _ = _last_step(estimator, X)
+def _diversity(estimator, X, **side):
     return topic_diversity(estimator.components_)
 
 
 scorers = {
-    "neg_completion_perplexity": _score_completion,
-    "neg_perplexity": _score_perplexity,
-    "npmi_coherence": _score_npmi,
-    "topic_diversity": _score_diversity,
+    name: _Scorer(name, measure)
+    for name, measure in {
+        "neg_completion_perplexity": _completion,
+        "neg_perplexity": _perplexity,
+        "npmi_coherence": _npmi,
+        "topic_diversity": _diversity,
+    }.items()
 }

@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from skdeepfactor import (
+    CorrelatedTopicModel,
     LabeledLDA,
     LatentDirichletAllocation,
     MultinomialMixture,
@@ -104,6 +105,10 @@ ESTIMATORS = {
     "MultinomialMixture-em": MultinomialMixture(3, inference="em", random_state=0),
     "MultinomialMixture-stochastic": MultinomialMixture(
         3, batch_size=32, random_state=0
+    ),
+    "CorrelatedTopicModel": CorrelatedTopicModel(3, random_state=0),
+    "CorrelatedTopicModel-diag": CorrelatedTopicModel(
+        3, covariance_type="diag", batch_size=32, random_state=0
     ),
     "LabeledLDA": LabeledLDA(random_state=0),
     "LabeledLDA-shared": LabeledLDA(
@@ -228,6 +233,13 @@ CLOSED_FORMS = {
     and model.get_params().get("solver") != "gradient"
 }
 
+# Those whose full steps climb the bound, as Laplace's approximation does not.
+ASCENDING = {
+    name: model
+    for name, model in CLOSED_FORMS.items()
+    if not isinstance(model, CorrelatedTopicModel)
+}
+
 
 def labels_of(X):
     """An indicator of three labels: thirds of the columns that have much of a row.
@@ -337,6 +349,12 @@ def estimator(request, device):
 @pytest.fixture(params=CLOSED_FORMS.values(), ids=CLOSED_FORMS.keys())
 def conjugate(request, device):
     """A fresh estimator of each kind whose updates have a closed form."""
+    return type(request.param)(**{**request.param.get_params(), "device": device})
+
+
+@pytest.fixture(params=ASCENDING.values(), ids=ASCENDING.keys())
+def ascending(request, device):
+    """A fresh estimator of each kind whose full steps climb the bound."""
     return type(request.param)(**{**request.param.get_params(), "device": device})
 
 

@@ -406,6 +406,7 @@ def test_names_that_the_package_lacks_are_mistakes():
 # What estimators call of themselves, and no model overrides.
 CALLED = {
     *("_fit", "_partial_fit", "_infer", "_decoded", "_sample", "_load", "_ask"),
+    *("_mean_score", "_perplexity"),
     "_may_miss",
     "_input_scale",
 }

@@ -5,7 +5,8 @@
 ``components_``, of scikit-learn too, alone or as the last step of a pipeline.
 :func:`match_components` pairs the components of two fits, :func:`stability` measures
 how similar those of several fits are, and :func:`sparsity` how few features they need.
-:func:`hierarchy` shows the topics of topics of a model with layers;
+:func:`hierarchy` shows the topics of topics of a model with layers, and
+:func:`topic_graph` which topics of a ``CorrelatedTopicModel`` go together;
 :func:`to_pyldavis` hands topics over to pyLDAvis.
 
 :func:`jacobian_embeddings` gives each feature of a model with a decoder a vector in the
@@ -15,6 +16,7 @@ n_components), such as the transposed ``components_`` of a model without a decod
 """
 
 from skdeepfactor.inspection.comparison import match_components, sparsity, stability
+from skdeepfactor.inspection.correlation import topic_graph
 from skdeepfactor.inspection.embeddings import (
     jacobian_embeddings,
     latent_usage,
@@ -37,5 +39,6 @@ __all__ = [
     "to_pyldavis",
     "top_features",
     "top_rows",
+    "topic_graph",
     "traverse",
 ]

@@ -8,6 +8,7 @@ and needed for nothing else. :func:`topic_page` writes a page for browsers.
 
 from skdeepfactor.plotting.component_selection import ComponentSelectionDisplay
 from skdeepfactor.plotting.embedding import EmbeddingDisplay
+from skdeepfactor.plotting.graph import TopicGraphDisplay
 from skdeepfactor.plotting.hierarchy import HierarchyDisplay
 from skdeepfactor.plotting.page import topic_page
 from skdeepfactor.plotting.topics import TopicsDisplay
@@ -19,6 +20,7 @@ __all__ = [
     "ComponentSelectionDisplay",
     "EmbeddingDisplay",
     "HierarchyDisplay",
+    "TopicGraphDisplay",
     "TopicsDisplay",
     "TrainingDisplay",
     "TraversalDisplay",
