@@ -6,6 +6,7 @@ import importlib.util
 
 NAMES = (
     "topics",
+    "correlated",
     "neural_topics",
     "gamma_def",
     "sparse_codes",

@@ -4,6 +4,7 @@ import importlib
 from types import ModuleType
 
 from skdeepfactor._version import __version__
+from skdeepfactor.models.correlated_topic_model import CorrelatedTopicModel
 from skdeepfactor.models.labeled_lda import LabeledLDA
 from skdeepfactor.models.latent_dirichlet_allocation import LatentDirichletAllocation
 from skdeepfactor.models.multinomial_mixture import MultinomialMixture
@@ -14,6 +15,7 @@ from skdeepfactor.models.variational_autoencoder import VariationalAutoencoder
 from skdeepfactor.models.variational_sparse_coding import VariationalSparseCoding
 
 __all__ = [
+    "CorrelatedTopicModel",
     "LabeledLDA",
     "LatentDirichletAllocation",
     "MultinomialMixture",

@@ -416,6 +416,7 @@ def test_names_that_the_package_lacks_are_mistakes():
 CALLED = {
     *("_fit", "_partial_fit", "_infer", "_decoded", "_sample", "_load", "_ask"),
     "_with_merged",
+    *("_mean_score", "_perplexity"),
     "_may_miss",
     "_input_scale",
 }

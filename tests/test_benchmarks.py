@@ -12,6 +12,7 @@ import scipy.sparse
 
 import benchmarks
 from benchmarks import (
+    correlated,
     fuzz,
     gamma_def,
     gpu,
@@ -167,6 +168,11 @@ def test_contenders_run_in_a_process_of_their_own():
 def test_topics(written):
     topics.main(["--quick", "--seeds", "0"])
     check(written["topics"], len(topics.CONTENDERS))
+
+
+def test_correlated(written):
+    correlated.main(["--quick", "--seeds", "0"])
+    check(written["correlated"], len(correlated.CONTENDERS) + 2)
 
 
 @pytest.mark.parametrize("corpus", labels.CONTENDERS)

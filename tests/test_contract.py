@@ -137,21 +137,21 @@ def test_scores_agree_with_each_other(fitted, counts):
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 1e-6)]
 )
-def test_the_bound_rises_in_full_batches(conjugate, counts, dtype, tolerance):
-    model = climbing(conjugate, max_iter=60, iteration={"n_cold_iter": 1})
+def test_the_bound_rises_in_full_batches(ascending, counts, dtype, tolerance):
+    model = climbing(ascending, max_iter=60, iteration={"n_cold_iter": 1})
     bounds = np.array(model.fit(counts.astype(dtype)).history_["lower_bound"])
     assert len(bounds) > 5
     assert (np.diff(bounds) >= -tolerance * np.abs(bounds[1:])).all()
     assert bounds[-1] > bounds[0]
 
 
-def test_the_bound_of_training_is_that_of_its_rows(conjugate, counts):
+def test_the_bound_of_training_is_that_of_its_rows(ascending, counts):
     """At convergence: what the loop summed up is score_samples less the globals' KL."""
-    if is_classifier(conjugate):
+    if is_classifier(ascending):
         pytest.skip("labels are known in training alone")
     X = counts.astype(np.float64)
     iteration = {"n_cold_iter": 50, "inner_tol": 1e-9}
-    model = climbing(conjugate, max_iter=150, iteration=iteration).fit(X)
+    model = climbing(ascending, max_iter=150, iteration=iteration).fit(X)
     module = model._load(torch.float64, torch.device(model.device))
     expected = model.score_samples(X).sum() - float(module.global_kl())
     assert model.lower_bound_ == pytest.approx(expected, rel=1e-4)
@@ -334,9 +334,9 @@ def test_warm_start_goes_on(estimator, counts):
         model.fit(X)
 
 
-def test_a_warm_fit_of_the_same_rows_ends_no_lower(conjugate):
+def test_a_warm_fit_of_the_same_rows_ends_no_lower(ascending):
     X = np.random.default_rng(0).poisson(1.0, (40, 30)).astype(float)
-    model = fresh(conjugate, warm_start=True, batch_size=None)
+    model = fresh(ascending, warm_start=True, batch_size=None)
     bounds = [model.fit(X).lower_bound_ for _ in range(4)]
     assert np.diff(bounds).min() >= -1e-9 * abs(bounds[0])
     # A copy, and other rows, start rows anew.

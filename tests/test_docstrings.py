@@ -77,6 +77,7 @@ MODELS_ADD = {
 
 # Those of one name that mean something else in each model.
 MODELS_DIFFER = {
+    "covariance_type": "of a row's posterior, or of topics",
     "inference": "words are shared out to topics, rows to components",
     "n_components": "each model says what its components are",
     "temperature": "of responsibilities, or of spikes",

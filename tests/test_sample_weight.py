@@ -15,6 +15,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 import skdeepfactor
 from skdeepfactor import (
+    CorrelatedTopicModel,
     LabeledLDA,
     LatentDirichletAllocation,
     MultinomialMixture,
@@ -47,6 +48,7 @@ MODELS = {
     "LatentDirichletAllocation-one": LatentDirichletAllocation(1),
 }
 KINDS = [
+    CorrelatedTopicModel,
     LabeledLDA,
     LatentDirichletAllocation,
     MultinomialMixture,

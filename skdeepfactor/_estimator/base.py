@@ -509,11 +509,7 @@ class BaseFactorModel(
         >>> bool(model.score(X) == model.score_samples(X).mean())
         True
         """
-        if metric == "elbo":
-            return weighted_average(self.score_samples(X), sample_weight)
-        if metric == "neg_perplexity":
-            return -self.perplexity(X, sample_weight=sample_weight)
-        raise ValueError(f"metric must be 'elbo' or 'neg_perplexity', got {metric!r}.")
+        return self._mean_score(X, metric, sample_weight)
 
     @available_if(_has_perplexity)
     def perplexity(
@@ -560,29 +556,7 @@ class BaseFactorModel(
         >>> 1 < model.perplexity(X) < 4
         True
         """
-        if average not in ("document", "corpus"):
-            raise ValueError(
-                f"average must be 'document' or 'corpus', got {average!r}."
-            )
-
-        def bounds_and_totals(module, batch):
-            return torch.stack([module.word_bound(batch), batch.totals], 1)
-
-        both = received(self._infer(X, bounds_and_totals))
-        weights = checked_weights(sample_weight, len(both))
-        is_there = (both[:, 1] > 0) & (weights > 0)
-        bounds, totals = both[is_there].T
-        weights = weights[is_there]
-        if len(bounds) == 0:
-            raise ValueError("perplexity needs a row with a count; every row is empty.")
-        # Words have a probability of at most 1, whatever rounding says.
-        bounds = np.minimum(bounds, 0)
-        if average == "document":
-            per_count = np.average(bounds / totals, weights=weights)
-        else:
-            per_count = (weights @ bounds) / (weights @ totals)
-        with np.errstate(over="ignore"):
-            return float(np.exp(-per_count))
+        return self._perplexity(X, average, sample_weight)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Give the names of the columns of ``transform``.
@@ -661,13 +635,49 @@ class BaseFactorModel(
     # ``_partial_fit``.
 
     @own_environment()
-    def _infer(self, X, function, out=None):
+    def _infer(self, X, function, out=None, side=None):
         """``function(module, batch)`` of each batch of X, as an array or in a file.
 
-        The result is a tensor if X is one and ``array_api_dispatch`` is on.
+        ``side`` is what ``_known_of_rows`` takes as y. The result is a tensor if X is
+        one and ``array_api_dispatch`` is on.
         """
-        values = inferred(self, X, function, out)
+        values = inferred(self, X, function, out, side)
         return values if out is not None else returned(values, X)
+
+    def _mean_score(self, X, metric, sample_weight, **side):
+        """The mean bound of the rows, or minus their perplexity."""
+        if metric == "elbo":
+            bounds = self.score_samples(X, **side)
+            return weighted_average(bounds, sample_weight)
+        if metric == "neg_perplexity":
+            return -self.perplexity(X, sample_weight=sample_weight, **side)
+        raise ValueError(f"metric must be 'elbo' or 'neg_perplexity', got {metric!r}.")
+
+    def _perplexity(self, X, average, sample_weight, side=None):
+        """Perplexity of the counts, averaged over rows or over words."""
+        if average not in ("document", "corpus"):
+            raise ValueError(
+                f"average must be 'document' or 'corpus', got {average!r}."
+            )
+
+        def bounds_and_totals(module, batch):
+            return torch.stack([module.word_bound(batch), batch.totals], 1)
+
+        both = received(self._infer(X, bounds_and_totals, side=side))
+        weights = checked_weights(sample_weight, len(both))
+        is_there = (both[:, 1] > 0) & (weights > 0)
+        bounds, totals = both[is_there].T
+        weights = weights[is_there]
+        if len(bounds) == 0:
+            raise ValueError("perplexity needs a row with a count; every row is empty.")
+        # Words have a probability of at most 1, whatever rounding says.
+        bounds = np.minimum(bounds, 0)
+        if average == "document":
+            per_count = np.average(bounds / totals, weights=weights)
+        else:
+            per_count = (weights @ bounds) / (weights @ totals)
+        with np.errstate(over="ignore"):
+            return float(np.exp(-per_count))
 
     @own_environment()
     def _decoded(self, Z):

@@ -17,13 +17,16 @@ from skdeepfactor._training.rows import MatrixRows
 from skdeepfactor.data import as_csr, is_streamed, new_random_state
 
 
-def inferred(estimator, X, function, out=None):
-    """``function(module, batch)`` of each batch of X, as one array, or in a file."""
+def inferred(estimator, X, function, out=None, side=None):
+    """``function(module, batch)`` of each batch of X, as one array, or in a file.
+
+    ``side`` is what ``_known_of_rows`` takes as y, if rows come with more than X.
+    """
     check_is_fitted(estimator)
     if out is not None:
         out = os.fspath(out)
         check_place("out", out)
-    with contextlib.closing(_inferred_parts(estimator, X, function)) as parts:
+    with contextlib.closing(_inferred_parts(estimator, X, function, side)) as parts:
         return np.concatenate(list(parts)) if out is None else _written(parts, out)
 
 
@@ -38,16 +41,24 @@ def decoded(estimator, Z):
     return expected
 
 
-def _inferred_parts(estimator, X, function):
+def _inferred_parts(estimator, X, function, side=None):
     """Yield the same for each batch, an array; a stream is read once.
 
     The type is that of a matrix, or of the first block of a stream.
     """
     if not is_streamed(X):
         rows = MatrixRows(checked_matrix(estimator, X, reset=False))
+        if side is not None:
+            sizes = estimator._fitted_sizes
+            rows = rows.knowing(**estimator._known_of_rows(rows, side, sizes))
         rows = rows.scaled(estimator._input_scale)
         yield from map_rows(loaded_module(estimator, rows.dtype), rows, function)
         return
+    if side is not None:
+        raise ValueError(
+            f"{' and '.join(side)} cannot be given with data in blocks; pass one block "
+            "at a time."
+        )
     module = None
     blocks = checked_blocks(estimator, X, reset=False).read()
     with contextlib.closing(blocks):

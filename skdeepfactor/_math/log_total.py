@@ -106,3 +106,18 @@ class LogTotal:
         size = max(1, BLOCK // self.weight.numel())
         parts = [(self.weight @ part).square().sum(2) for part in tril.split(size)]
         return torch.cat(parts)
+
+
+def log_sum_bound(q):
+    """T of each row, (n_rows,), float64, where the logits are the Gaussian variables.
+
+    Of posteriors of ``gaussian.py``, with the softmax of their means as the center.
+    """
+    center = q.mean.softmax(1)
+    if q.tril is None:
+        shift = center * q.var
+    else:
+        shift = torch.einsum("nij,nkj,nk->ni", q.tril, q.tril, center)
+    exponent = q.mean + 0.5 * q.var - shift
+    constant = 0.5 * (center * shift).sum(1, dtype=torch.float64)
+    return exponent.logsumexp(1).double() + constant

@@ -68,6 +68,8 @@ class Stream(IntEnum):
     PARTICLES = 2 * 10**6
     #: Prediction of the next word of a row.
     PREDICTION = 3 * 10**6
+    #: Choice of rows whose covariances are averaged.
+    SPREAD = 4 * 10**6
     #: Added to the streams above: spikes, beside the slabs that have these.
     SPIKES = 5 * 10**6
 

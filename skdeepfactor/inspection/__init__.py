@@ -9,7 +9,8 @@ how similar those of several fits are, and :func:`sparsity` how few features the
 the rows, and :func:`find_components` which are about some words.
 :func:`merge_components`, :func:`drop_components` and :func:`name_components` make a
 fitted model with other components of it.
-:func:`hierarchy` shows the topics of topics of a model with layers;
+:func:`hierarchy` shows the topics of topics of a model with layers, and
+:func:`topic_graph` which topics of a ``CorrelatedTopicModel`` go together;
 :func:`to_pyldavis` hands topics over to pyLDAvis.
 
 :func:`jacobian_embeddings` gives each feature of a model with a decoder a vector in the
@@ -19,6 +20,7 @@ n_components), such as the transposed ``components_`` of a model without a decod
 """
 
 from skdeepfactor.inspection.comparison import match_components, sparsity, stability
+from skdeepfactor.inspection.correlation import topic_graph
 from skdeepfactor.inspection.editing import (
     drop_components,
     merge_components,
@@ -56,6 +58,7 @@ __all__ = [
     "to_pyldavis",
     "top_features",
     "top_rows",
+    "topic_graph",
     "topics_over_time",
     "topics_per_group",
     "traverse",

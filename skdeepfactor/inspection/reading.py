@@ -41,6 +41,18 @@ def components_of(model):
     return check_array(model.components_, dtype=np.float64, input_name="components_")
 
 
+def correlations_of(model):
+    """``topic_correlation_`` of a fitted model, in float64."""
+    if not hasattr(model, "topic_correlation_"):
+        raise TypeError(
+            "The estimator must have topics that correlate, as CorrelatedTopicModel "
+            f"has, but {type(model).__name__} has no topic_correlation_."
+        )
+    return check_array(
+        model.topic_correlation_, dtype=np.float64, input_name="topic_correlation_"
+    )
+
+
 def factors_of(model, X):
     """Factors of rows by a fitted model, (n_rows, n_factors), in float64."""
     if not hasattr(model, "transform"):

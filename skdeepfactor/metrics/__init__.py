@@ -18,6 +18,9 @@ naming one of them):
   ``components_`` in the rows scored;
 - ``"topic_diversity"``: :func:`topic_diversity` of ``components_``.
 
+With metadata routing enabled, ``scorers[name].set_score_request(covariates=True)`` is a
+scorer that gets the covariates of the rows that it scores.
+
 Larger is better for each. In a pipeline, the last step is scored on the data as
 transformed by the steps before it, so that the data may be texts.
 """

@@ -7,8 +7,8 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn import get_config
 from sklearn.decomposition import LatentDirichletAllocation
-from sklearn.utils import check_array, check_random_state, gen_batches
-from sklearn.utils.validation import check_non_negative
+from sklearn.utils import _safe_indexing, check_array, check_random_state, gen_batches
+from sklearn.utils.validation import _num_samples, check_non_negative
 
 from skdeepfactor._input import received, without_half
 
@@ -144,6 +144,7 @@ def completion_perplexity(
     *,
     predictive: bool = False,
     random_state: int | np.random.RandomState | None = None,
+    **side: Any,
 ) -> float:
     r"""Perplexity of the hidden half of each row's tokens, given the other half.
 
@@ -171,6 +172,10 @@ def completion_perplexity(
         the observed counts, instead.
     random_state : int, RandomState instance or None, default=None
         The seed of the split.
+    **side : array-like of shape (n_samples, ...)
+        What else the estimator is given for each row, by name, such as ``covariates``:
+        its parts go to the methods named above with the rows that they belong to. None
+        is left out.
 
     Returns
     -------
@@ -182,7 +187,8 @@ def completion_perplexity(
     ------
     ValueError
         If the estimator lacks the methods needed or expects negative counts, no row has
-        two tokens, or `X` does not hold counts.
+        two tokens, `X` does not hold counts, or something in `side` has not a row for
+        each of those of `X`.
 
     See Also
     --------
@@ -210,6 +216,7 @@ def completion_perplexity(
             f"{type(estimator).__name__} has none."
         )
     observed, hidden = split_tokens(X, random_state=random_state)
+    side = checked_side(side, observed.shape[0])
     rows = np.flatnonzero((np.diff(observed.indptr) > 0) & (np.diff(hidden.indptr) > 0))
     if rows.size == 0:
         raise ValueError("No row of X has two or more tokens, as completion needs.")
@@ -217,7 +224,8 @@ def completion_perplexity(
 
     log_likelihood = 0.0
     for chunk in gen_batches(rows.size, rows_at_once(observed.shape[1])):
-        expected = _expected_counts(estimator, observed[chunk], predictive)
+        known = side_of(side, rows[chunk])
+        expected = _expected_counts(estimator, observed[chunk], predictive, known)
         if expected.min() < 0:
             raise ValueError(
                 "completion_perplexity needs expected counts that are not negative, "
@@ -297,23 +305,39 @@ def _draw_tokens(counts, indptr, n_draws, rng):
     )
 
 
+def checked_side(side, n_rows):
+    """What is known of rows beside X, without None; ValueError if of other rows."""
+    side = {name: values for name, values in side.items() if values is not None}
+    for name, values in side.items():
+        if _num_samples(values) != n_rows:
+            raise ValueError(
+                f"{name} has {_num_samples(values)} rows, but X has {n_rows}."
+            )
+    return side
+
+
+def side_of(side, rows):
+    """What is known of some of the rows."""
+    return {name: _safe_indexing(values, rows) for name, values in side.items()}
+
+
 def rows_at_once(n_features):
     """Number of rows whose expected counts there is room for."""
     mebibytes = min(MAX_CHUNK_MEBIBYTES, get_config()["working_memory"])
     return max(1, int(mebibytes * 2**20 // (8 * n_features)))
 
 
-def _expected_counts(estimator, counts, predictive):
-    """Return expected rows given these counts, up to scale."""
+def _expected_counts(estimator, counts, predictive, side):
+    """Return expected rows given these counts and the rest, up to scale."""
     with warnings.catch_warnings():
         # The split is a CSR, which cannot carry the names of a data frame's columns.
         warnings.filterwarnings("ignore", "X does not have valid feature names")
         if predictive:
-            return np.asarray(estimator.predictive(counts))
-        z = estimator.transform(counts)
+            return np.asarray(estimator.predictive(counts, **side))
+        z = estimator.transform(counts, **side)
     z = z.toarray() if sp.issparse(z) else np.asarray(z)
     if hasattr(estimator, "inverse_transform"):
-        return np.asarray(estimator.inverse_transform(z))
+        return np.asarray(estimator.inverse_transform(z, **side))
     if not hasattr(estimator, "components_"):
         raise ValueError(
             "completion_perplexity needs an estimator with inverse_transform or "

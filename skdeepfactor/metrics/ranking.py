@@ -11,8 +11,10 @@ from sklearn.utils import gen_batches
 from skdeepfactor._input import is_whole
 from skdeepfactor.metrics.completion import (
     _expected_counts,
+    checked_side,
     random_generator,
     rows_at_once,
+    side_of,
     split_features,
 )
 
@@ -25,6 +27,7 @@ def recall_at_k(
     splitter: Callable | None = None,
     exclude_seen: bool = True,
     random_state: int | np.random.RandomState | None = None,
+    **side: Any,
 ) -> float:
     r"""Share of hidden features among the k that a model ranks highest.
 
@@ -54,6 +57,9 @@ def recall_at_k(
         Whether features that a row still has are neither ranked nor counted as hidden.
     random_state : int, RandomState instance or None, default=None
         The seed of the split, and of the order of features that are expected alike.
+    **side : array-like of shape (n_samples, ...)
+        What else the estimator is given for each row, as for
+        :func:`completion_perplexity`.
 
     Returns
     -------
@@ -64,7 +70,8 @@ def recall_at_k(
     ------
     ValueError
         If the estimator lacks the methods needed, `k` is not a positive integer, no
-        row has a hidden feature, or `X` does not hold counts.
+        row has a hidden feature, `X` does not hold counts, or something in `side` has
+        not a row for each of those of `X`.
 
     See Also
     --------
@@ -93,7 +100,7 @@ def recall_at_k(
         return n_hits / min(k, np.count_nonzero(is_hidden))
 
     return _mean_over_rows(
-        recall, estimator, X, k, splitter, exclude_seen, random_state
+        recall, estimator, X, k, splitter, exclude_seen, random_state, side
     )
 
 
@@ -105,6 +112,7 @@ def ndcg_at_k(
     splitter: Callable | None = None,
     exclude_seen: bool = True,
     random_state: int | np.random.RandomState | None = None,
+    **side: Any,
 ) -> float:
     r"""Normalised discounted cumulative gain of the k features ranked highest.
 
@@ -137,6 +145,9 @@ def ndcg_at_k(
         Whether features that a row still has are neither ranked nor counted as hidden.
     random_state : int, RandomState instance or None, default=None
         The seed of the split, and of the order of features that are expected alike.
+    **side : array-like of shape (n_samples, ...)
+        What else the estimator is given for each row, as for
+        :func:`completion_perplexity`.
 
     Returns
     -------
@@ -147,7 +158,8 @@ def ndcg_at_k(
     ------
     ValueError
         If the estimator lacks the methods needed, `k` is not a positive integer, no
-        row has a hidden feature, or `X` does not hold counts.
+        row has a hidden feature, `X` does not hold counts, or something in `side` has
+        not a row for each of those of `X`.
 
     See Also
     --------
@@ -174,10 +186,14 @@ def ndcg_at_k(
         discounts = 1 / np.log2(np.arange(2, len(best) + 2))
         return (discounts[: len(order)] @ gains[order]) / (discounts @ best)
 
-    return _mean_over_rows(gain, estimator, X, k, splitter, exclude_seen, random_state)
+    return _mean_over_rows(
+        gain, estimator, X, k, splitter, exclude_seen, random_state, side
+    )
 
 
-def _mean_over_rows(measure, estimator, X, k, splitter, exclude_seen, random_state):
+def _mean_over_rows(
+    measure, estimator, X, k, splitter, exclude_seen, random_state, side
+):
     """Mean of ``measure(gains, order)`` over rows with a hidden feature.
 
     ``gains`` are the hidden counts of a row, (n_features,), and ``order`` the first k
@@ -194,6 +210,7 @@ def _mean_over_rows(measure, estimator, X, k, splitter, exclude_seen, random_sta
             )
     split = split_features if splitter is None else splitter
     observed, hidden = map(sp.csr_array, split(X, random_state=random_state))
+    side = checked_side(side, observed.shape[0])
     if exclude_seen:
         hidden = sp.csr_array(hidden - hidden.multiply(observed > 0))
         hidden.eliminate_zeros()
@@ -205,7 +222,8 @@ def _mean_over_rows(measure, estimator, X, k, splitter, exclude_seen, random_sta
     places = random_generator(random_state).permutation(hidden.shape[1])
     values = []
     for chunk in gen_batches(rows.size, rows_at_once(observed.shape[1])):
-        expected = _expected_counts(estimator, observed[chunk], predictive=False)
+        known = side_of(side, rows[chunk])
+        expected = _expected_counts(estimator, observed[chunk], False, known)
         parts = zip(
             expected, _entries(observed[chunk]), _entries(hidden[chunk]), strict=True
         )

@@ -1,0 +1,126 @@
+"""What is known of rows beside X: given by the caller, checked, and made numbers."""
+
+import numpy as np
+import scipy.sparse
+from sklearn.utils.extmath import safe_sparse_dot
+from sklearn.utils.validation import _get_feature_names, check_array
+
+from skdeepfactor._input import received
+from skdeepfactor._math.starts import column_moments
+
+
+def given(**side):
+    """The side information that is not None, by name; None if there is none."""
+    return {name: value for name, value in side.items() if value is not None} or None
+
+
+def covariate_sizes(rows, covariates):
+    """What the module's shape and later rows need to know of covariates, or None.
+
+    Their number, names, and the location and scale by which they are standardised.
+    """
+    if covariates is None:
+        return None
+    values, names = _checked(covariates, rows.n_visible)
+    n_rows, width = values.shape
+    location, scale = np.zeros(width), np.ones(width)
+    if n_rows > 0:
+        location, scale = column_moments(values)
+    return {
+        "n_rows": n_rows,
+        "names": names,
+        "location": location,
+        # A column that never varies is 0 in every row.
+        "scale": np.where(scale > 0, scale, 1.0),
+    }
+
+
+def joined_covariate_sizes(sizes):
+    """The sizes of the rows of all processes, from those that each has found."""
+    if all(own is None for own in sizes):
+        return None
+    if any(own is None for own in sizes):
+        raise ValueError("Some processes have covariates, and others have none.")
+    widths = [len(own["location"]) for own in sizes]
+    if len(set(widths)) > 1:
+        raise ValueError(
+            f"The processes have covariates of different width: {widths} columns."
+        )
+    weights = np.array([own["n_rows"] for own in sizes], dtype=np.float64)
+    weights /= weights.sum()
+    location = weights @ [own["location"] for own in sizes]
+    squares = [own["scale"] ** 2 + (own["location"] - location) ** 2 for own in sizes]
+    return {
+        "n_rows": sum(own["n_rows"] for own in sizes),
+        "names": sizes[0]["names"],
+        "location": location,
+        "scale": np.sqrt(weights @ squares),
+    }
+
+
+def known_covariates(covariates, n_rows, sizes, *, name="covariates"):
+    """Standardised covariates of rows, float64, (n_rows, n_covariates).
+
+    ``sizes`` are those of ``covariate_sizes``.
+    """
+    if sizes is None:
+        raise ValueError(
+            f"{name} are given, but the model was fitted without covariates."
+        )
+    values, names = _checked(covariates, n_rows, name)
+    n_expected = len(sizes["location"])
+    if values.shape[1] != n_expected:
+        raise ValueError(
+            f"{name} have {values.shape[1]} columns, but the model was fitted with "
+            f"{n_expected}."
+        )
+    expected = sizes["names"]
+    if names is not None and expected is not None and list(names) != list(expected):
+        raise ValueError(
+            f"{name} have the columns {list(names)}, but the model was fitted with "
+            f"{list(expected)}."
+        )
+    return (values - sizes["location"]) / sizes["scale"]
+
+
+def _checked(covariates, n_rows=None, name="covariates"):
+    """Covariates as an array of float64, (n_rows, n_covariates), and their names."""
+    names = _get_feature_names(covariates)
+    values = received(covariates)
+    if not scipy.sparse.issparse(values):
+        kind = np.asarray(values).dtype.kind
+        if kind in "mM":
+            raise ValueError(
+                f"{name} are dates where numbers must be, such as years or days."
+            )
+        if np.ndim(values) == 0:
+            raise ValueError(f"{name} must have a row for each row of X.")
+    try:
+        values = check_array(
+            values,
+            accept_sparse="csr",
+            dtype=np.float64,
+            ensure_2d=False,
+            ensure_min_samples=0,
+            input_name=name,
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be an array of finite numbers with a row for each row of X: "
+            f"{error} OneHotEncoder makes numbers of categories, and SimpleImputer "
+            "fills gaps."
+        ) from error
+    if scipy.sparse.issparse(values):
+        # A few columns, such as the codes of categories.
+        values = safe_sparse_dot(values, np.eye(values.shape[1]), dense_output=True)
+    if values.ndim == 1:
+        values = values[:, np.newaxis]
+    if n_rows is not None and len(values) != n_rows:
+        raise ValueError(f"{name} have {len(values)} rows, but X has {n_rows}.")
+    if (np.abs(values) > LARGEST).any():
+        raise ValueError(f"{name} must not be larger than {LARGEST:.0e}.")
+    return values, names
+
+
+# Numbers whose squares have sums that are finite.
+LARGEST = 1e100
