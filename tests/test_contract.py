@@ -157,9 +157,9 @@ def test_the_bound_of_training_is_that_of_its_rows(ascending, counts):
     assert model.lower_bound_ == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_bound_is_that_of_the_fitted_parameters(conjugate, counts):
+def test_the_bound_is_that_of_the_fitted_parameters(ascending, counts):
     """Above that before the last step, below that of rows inferred once more."""
-    model = climbing(conjugate, max_iter=2, iteration={"n_cold_iter": 1})
+    model = climbing(ascending, max_iter=2, iteration={"n_cold_iter": 1})
     bounds = model.set_params(max_iter=3).fit(counts).history_["lower_bound"]
     found = model.set_params(max_iter=2).fit(counts)
     assert found.history_["lower_bound"] == bounds[:2]
@@ -167,13 +167,13 @@ def test_the_bound_is_that_of_the_fitted_parameters(conjugate, counts):
     assert bounds[1] + tolerance < found.lower_bound_ <= bounds[2] + tolerance
 
 
-def test_the_bound_of_one_pass_is_that_of_score(conjugate):
-    if is_classifier(conjugate) or "layer_sizes" in conjugate.get_params():
+def test_the_bound_of_one_pass_is_that_of_score(ascending):
+    if is_classifier(ascending) or "layer_sizes" in ascending.get_params():
         pytest.skip("rows are inferred with labels, or share units of several blocks")
     # Each row is in one block, so that it is remembered at its best.
     X = np.kron(np.eye(2), np.full((4, 3), 5.0))
     iteration = {"max_inner_iter": 1000, "inner_tol": 1e-9}
-    model = climbing(conjugate, max_iter=1, iteration=iteration).fit(X)
+    model = climbing(ascending, max_iter=1, iteration=iteration).fit(X)
     module = model._load(torch.float64, torch.device(model.device))
     expected = model.score_samples(X).sum() - float(module.global_kl())
     assert model.lower_bound_ == pytest.approx(expected, rel=1e-3)
