@@ -11,6 +11,7 @@ from sklearn.utils import RegressorTags
 from sklearn.utils._param_validation import Interval
 
 from skdeepfactor._estimator.answers import (
+    Moments,
     joined_moments,
     known_numbers,
     number_moments,
@@ -307,7 +308,7 @@ class SupervisedLDARegressor(SupervisedFactorModel):
         found = self._infer(
             X, lambda module, batch: module.scores(batch)[:, 0].double()
         )
-        moments = self._fitted_sizes["moments"]
+        moments = Moments(*self._fitted_sizes["moments"])
         return found * moments.scale + moments.mean
 
     def score(  # type: ignore[override]  # as every regressor's
@@ -376,21 +377,21 @@ class SupervisedLDARegressor(SupervisedFactorModel):
         values = known_numbers(rows, y, self.unlabeled)
         return {
             **super()._sizes(rows, y),
-            "moments": number_moments(rows, y, self.unlabeled),
+            "moments": tuple(number_moments(rows, y, self.unlabeled)),
             "supervision": self._weight_of_answers(rows, y, ~np.isnan(values)),
         }
 
     def _sizes_of_all(self, sizes):
         moments = joined_moments([own["moments"] for own in sizes])
-        return {**super()._sizes_of_all(sizes), "moments": moments}
+        return {**super()._sizes_of_all(sizes), "moments": tuple(moments)}
 
     def _known_of_rows(self, rows, y, sizes):
-        moments = sizes["moments"]
+        moments = Moments(*sizes["moments"])
         values = known_numbers(rows, y, self.unlabeled)
         return {"answers": ((values - moments.mean) / moments.scale)[:, np.newaxis]}
 
     def _build(self, sizes):
-        return built(self, Numbers(sizes["moments"]), sizes)
+        return built(self, Numbers(Moments(*sizes["moments"])), sizes)
 
     def _initialize(self, module, start):
         start = start.distinct()
