@@ -11,6 +11,7 @@ NAMES = (
     "sparse_codes",
     "mixtures",
     "labels",
+    "supervised",
     "tfidf",
     "recommend",
     "scale",
