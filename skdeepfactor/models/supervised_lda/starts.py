@@ -94,7 +94,7 @@ def _lda_counts(X, weights, counts, alpha):
             batch = Batch(to_tensor(X, part, dtype=dtype, device="cpu"))
             found = rows.solve(batch, local.get(part.start), max_steps=N_STEPS, tol=0.0)
             local[part.start] = found
-            allocation, shares = rows._allocation(batch, found, is_collapsed=True)
+            _, allocation, shares, _ = rows.expectations(batch, found)
             scale = torch.from_numpy(weights[part])
             allocation.add_feature_counts(new, shares, scale)
         counts = new
