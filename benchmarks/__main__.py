@@ -12,6 +12,7 @@ NAMES = (
     "sparse_codes",
     "mixtures",
     "labels",
+    "supervised",
     "tfidf",
     "readings",
     "recommend",

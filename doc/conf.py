@@ -66,6 +66,7 @@ ORDER = [
     "plot_short_texts.py",
     "plot_themes_of_topics.py",
     "plot_labeled_topics.py",
+    "plot_supervised_topics.py",
     "plot_word_embeddings.py",
     "plot_listeners.py",
     "plot_single_cells.py",

@@ -11,6 +11,10 @@ from skdeepfactor.models.multinomial_mixture import MultinomialMixture
 from skdeepfactor.models.neural_topic_dlgm import NeuralTopicDLGM
 from skdeepfactor.models.poisson_factorization import PoissonFactorization
 from skdeepfactor.models.sparse_gamma_def import SparseGammaDEF
+from skdeepfactor.models.supervised_lda import (
+    SupervisedLDAClassifier,
+    SupervisedLDARegressor,
+)
 from skdeepfactor.models.variational_autoencoder import VariationalAutoencoder
 from skdeepfactor.models.variational_sparse_coding import VariationalSparseCoding
 
@@ -22,6 +26,8 @@ __all__ = [
     "NeuralTopicDLGM",
     "PoissonFactorization",
     "SparseGammaDEF",
+    "SupervisedLDAClassifier",
+    "SupervisedLDARegressor",
     "VariationalAutoencoder",
     "VariationalSparseCoding",
     "__version__",

@@ -26,6 +26,7 @@ from benchmarks import (
     recommend,
     scale,
     sparse_codes,
+    supervised,
     tfidf,
     topics,
 )
@@ -96,6 +97,9 @@ def data_folder(tmp_path_factory):
         "pbmc1k_v3/all": (20, 15),
         "short_tset/all": (30, 20),
         "short_tweet/all": (30, 20),
+        "labelme_images/train": (40, 20),
+        "labelme_images/test": (30, 20),
+        "movie_scale/all": (60, 20),
     }
     for name, shape in shapes.items():
         path = folder / f"{name}.npz"
@@ -109,12 +113,16 @@ def data_folder(tmp_path_factory):
         "bbc_news_octis/train_labels": 30,
         "short_tset/labels": 30,
         "short_tweet/labels": 30,
+        "labelme_images/train_labels": 40,
+        "labelme_images/test_labels": 30,
+        "movie_scale/rating": 60,
     }
     for name, n_rows in classes.items():
         np.save(folder / f"{name}.npy", np.arange(n_rows) % 2)
     for split, n_rows in (("train", 40), ("test", 12)):
         tags = scipy.sparse.csr_matrix(rng.random((n_rows, 22)) < 0.2)
         scipy.sparse.save_npz(folder / "delicious" / f"{split}_labels.npz", tags)
+    np.save(folder / "movie_scale" / "fold.npy", np.arange(60) // 30)
     arrays = {}
     for split, n_rows in (("train", 45), ("test", 12)):
         arrays[f"x_{split}"] = rng.integers(256, size=(n_rows, 5, 5), dtype=np.uint8)
@@ -180,6 +188,13 @@ def test_labels(corpus, written, monkeypatch):
     monkeypatch.setattr(labels, "QUICK_ROWS", 60)
     labels.main(["--quick", "--seeds", "0", "--data", corpus])
     check(written["labels"], len(labels.CONTENDERS[corpus]))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:sklearn")
+@pytest.mark.parametrize("corpus", supervised.OURS)
+def test_supervised(corpus, written):
+    supervised.main(["--quick", "--seeds", "0", "--data", corpus])
+    check(written["supervised"], len(supervised.CONTENDERS))
 
 
 def test_mixtures(written, monkeypatch):

@@ -85,8 +85,14 @@ def _is_of_numbers(pair):
     return check.func.__name__ in OF_NUMBERS
 
 
+# scikit-learn sends it negative numbers, whatever the tags say.
+NOT_OF_COUNTS = "check_class_weight_classifiers"
+
+
 @all_of_each_class()
 def test_scikit_learn_check(estimator, check):
+    if check.func.__name__ == NOT_OF_COUNTS:
+        pytest.skip("it has negative numbers, which are no counts")
     is_of_weights = "sample_weight" in check.func.__name__
     if is_of_weights and estimator.get_params().get("solver") == "gradient":
         pytest.skip("only the other solvers of this class take weights")
@@ -117,6 +123,7 @@ def test_checks_with_array_api_enabled():
         "for model in KINDS.values():\n"
         "    for result in check_estimator(quick(model), on_skip=None):\n"
         "        is_none = 'have a decision_function' in str(result['exception'])\n"
+        "        is_none |= result['check_name'] == 'check_class_weight_classifiers'\n"
         "        assert result['status'] == 'passed' or is_none, result\n"
     )
     environment = {**os.environ, "SCIPY_ARRAY_API": "1"}
@@ -141,6 +148,8 @@ BARE = [
 @pytest.mark.slow
 @parametrize_with_checks(BARE)
 def test_scikit_learn_check_of_bare_defaults(estimator, check):
+    if check.func.__name__ == NOT_OF_COUNTS:
+        pytest.skip("it has negative numbers, which are no counts")
     check(estimator)
 
 

@@ -189,7 +189,7 @@ def read_labels(y, unlabeled):
         (row, label)
         for row, labels in enumerate(values)
         for label in labels
-        if not (_is_missing(label) or (unlabeled is not None and label == unlabeled))
+        if not (is_missing(label) or (unlabeled is not None and label == unlabeled))
     ]
     rows = np.array([row for row, _ in entries], dtype=np.intp)
     labels = _label_array([label for _, label in entries])
@@ -227,7 +227,7 @@ def _members(value):
     """The labels of a row among rows that have collections of them."""
     if isinstance(value, COLLECTIONS):
         return list(value)
-    if _is_missing(value):
+    if is_missing(value):
         return []
     raise ValueError(
         "y must have a list of labels for each row, or one label for each, got both: "
@@ -235,7 +235,7 @@ def _members(value):
     )
 
 
-def _is_missing(value):
+def is_missing(value):
     """Whether it stands for nothing: None, NaN and pandas' NA."""
     if value is None:
         return True
@@ -282,3 +282,48 @@ def _indicator(rows, columns, shape):
     # A row may name a label twice.
     matrix.data[:] = 1
     return matrix
+
+
+def check_one_label(sizes):
+    """Raise a ``ValueError`` if rows may have several labels."""
+    if sizes["is_multilabel"]:
+        raise ValueError(
+            "y must have one class for each row, but has several; LabeledLDA takes "
+            "those."
+        )
+
+
+def class_counts(rows, target, sizes, unlabeled):
+    """Number of rows of each class, and which rows have one."""
+    indicator = known_labels(rows, target, sizes, unlabeled)
+    counts = np.asarray(indicator.sum(axis=0)).ravel()
+    return counts, np.diff(indicator.indptr) > 0
+
+
+def joined_class_counts(sizes, classes):
+    """Number of rows of each class, of all processes."""
+    counts = np.zeros(len(classes))
+    for own in sizes:
+        places = np.searchsorted(classes, own["classes"].astype(classes.dtype))
+        counts[places] += own["class_counts"]
+    return counts
+
+
+def class_weights(class_weight, classes, counts):
+    """How much an answer of each class counts, (n_classes,), by ``class_weight``."""
+    if class_weight is None:
+        return np.ones(len(classes))
+    if isinstance(class_weight, str):
+        return counts.sum() / (np.maximum(counts, 1) * max((counts > 0).sum(), 1))
+    names = classes.tolist()
+    unknown = [name for name in class_weight if name not in names]
+    if unknown:
+        raise ValueError(
+            f"class_weight has the class {unknown[0]!r}, but the classes are {names}."
+        )
+    weights = np.array([float(class_weight.get(name, 1.0)) for name in names])
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise ValueError(
+            f"class_weight must be finite and not negative, got {class_weight!r}."
+        )
+    return weights

@@ -1,0 +1,101 @@
+"""Answers given to regressions as y: numbers, some of them missing."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.utils.validation import column_or_1d
+
+from skdeepfactor._estimator.labels import is_missing
+from skdeepfactor._input import received
+
+
+class Moments(NamedTuple):
+    """Number, sum and sum of squares of the answers that are known."""
+
+    n: float
+    total: float
+    squares: float
+
+    @property
+    def mean(self):
+        """Mean of the answers."""
+        return self.total / self.n
+
+    @property
+    def scale(self):
+        """Standard deviation of the answers; 1.0 where they are all alike."""
+        variance = max(self.squares / self.n - self.mean**2, 0.0)
+        # What rounding leaves of answers that are all alike is no variance.
+        if variance <= 1e-12 * self.mean**2 or variance == 0:
+            return 1.0
+        return float(np.sqrt(variance))
+
+
+def read_numbers(y: Any, unlabeled: Any) -> np.ndarray:
+    """Answers as float64, (n_samples,); NaN where there is none."""
+    if y is None:
+        raise ValueError(
+            "A regressor requires y to be passed, but the target y is None."
+        )
+    array = received(y)
+    if isinstance(array, list | tuple):
+        array = np.asarray(array, dtype=object)
+    array = column_or_1d(np.asarray(array), warn=True)
+    if array.dtype.kind not in "biuf":
+        array = [
+            np.nan if _stands_for_none(value, unlabeled) else value
+            for value in array.tolist()
+        ]
+        is_text = [isinstance(value, str | bytes) for value in array]
+        if any(is_text):
+            raise ValueError(
+                "y must be numbers, of which "
+                f"{array[is_text.index(True)]!r} is none; for classes there is "
+                "SupervisedLDAClassifier."
+            )
+    try:
+        values = np.array(array, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"y must be numbers: {error}") from error
+    if unlabeled is not None and not isinstance(unlabeled, str):
+        values[values == unlabeled] = np.nan
+    if np.isinf(values).any():
+        raise ValueError("y contains infinity, which is not a number to predict.")
+    return values
+
+
+def number_moments(rows, target, unlabeled):
+    """The ``Moments`` of the answers of rows."""
+    values = known_numbers(rows, target, unlabeled)
+    values = values[~np.isnan(values)]
+    if len(values) == 0 and not rows.share.is_sharded:
+        refuse_without_answers()
+    return Moments(float(len(values)), float(values.sum()), float(values @ values))
+
+
+def joined_moments(moments):
+    """The moments of the rows of all processes."""
+    found = Moments(*map(float, np.sum(moments, axis=0)))
+    if found.n == 0:
+        refuse_without_answers()
+    return found
+
+
+def known_numbers(rows, target, unlabeled):
+    """The answers of rows, (n_visible,), of which there must be as many."""
+    values = read_numbers(target.y, unlabeled)
+    if len(values) != rows.n_visible:
+        raise ValueError(
+            f"y has answers for {len(values)} rows, but X has {rows.n_visible}."
+        )
+    return values
+
+
+def refuse_without_answers():
+    """Raise a ``ValueError``, since no row has an answer."""
+    raise ValueError("y has no answer: at least one row must have one.")
+
+
+def _stands_for_none(value, unlabeled):
+    """Whether a value of y is no answer."""
+    return is_missing(value) or (unlabeled is not None and value == unlabeled)

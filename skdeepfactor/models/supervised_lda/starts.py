@@ -1,0 +1,147 @@
+"""Where supervised topics and the coefficients of answers start."""
+
+import warnings
+
+import numpy as np
+import scipy.sparse
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.utils import gen_batches
+
+from skdeepfactor._math.batch import Batch, compute_dtype, to_tensor
+from skdeepfactor._math.gammas import check_prior
+from skdeepfactor._math.starts import check_init, initial_counts
+from skdeepfactor._math.topics import Admixture, Topics
+from skdeepfactor.models.supervised_lda.module import SupervisedTopics
+
+N_PASSES = 10
+N_STEPS = 5
+N_ROWS = 1000
+# Words that an answer counts as at the start, at most: in long rows of few features as
+# many as the row has would leave nothing to the words.
+MOST_WORDS = 100.0
+# Smallest share of a feature in a topic that starts.
+LEAST_SHARE = 1e-9
+
+
+def built(estimator, kind, sizes):
+    """The module of a supervised model, for answers of a kind."""
+    n_features = sizes["n_features"]
+    shape = (estimator.n_components, n_features)
+    return SupervisedTopics(
+        kind,
+        shape=shape,
+        supervision=sizes["supervision"],
+        C=estimator.C,
+        word_dropout=estimator.word_dropout,
+        doc_topic_prior=check_prior(
+            estimator.doc_topic_prior, "doc_topic_prior", shape[:1]
+        ),
+        topic_word_prior=check_prior(
+            estimator.topic_word_prior, "topic_word_prior", (n_features,)
+        ),
+        inner_iter=estimator.max_inner_iter,
+        tol=estimator.inner_tol,
+    )
+
+
+def start_topics(module, start, init, answers):
+    """Set the topics from rows that have answers as words beside their own.
+
+    ``answers``, (n_rows, n_kinds), are non-negative; one of sum 1 counts as much as an
+    average row, or a hundred words at most. They draw rows of like answers into like
+    topics, which predict better.
+    """
+    X, weights = start.X, start.weights
+    init = check_init(init, module.logits.shape)
+    if not isinstance(init, str):
+        shares = np.asarray(init, dtype=np.float64)
+    else:
+        n_components, n_features = module.logits.shape
+        length = weights @ np.asarray(X.sum(axis=1)).ravel() / weights.sum()
+        length = min(float(length), MOST_WORDS)
+        # SciPy has no matrices of half precision.
+        X = X.astype(np.float64 if X.dtype == np.float64 else np.float32, copy=False)
+        words = scipy.sparse.hstack(
+            [scipy.sparse.csr_matrix(X), scipy.sparse.csr_matrix(answers * length)],
+            format="csr",
+            dtype=X.dtype,
+        )
+        counts = initial_counts(X, n_components, init, start.random_state, weights)
+        of_answers = np.tile(
+            weights @ answers * length / n_components, (n_components, 1)
+        )
+        counts = np.concatenate([counts, of_answers], axis=1)
+        alpha = module.alpha.double()
+        shares = _lda_counts(words, weights, counts, alpha)[:, :n_features]
+    shares = shares + np.asarray(module.eta.double())
+    shares = shares / shares.sum(axis=1, keepdims=True)
+    module.logits.data.copy_(torch.from_numpy(np.log(shares + LEAST_SHARE)))
+    module.refresh()
+
+
+def _lda_counts(X, weights, counts, alpha):
+    """Counts of topics after passes of collapsed updates over the rows."""
+    dtype = compute_dtype(X)
+    alpha, counts = alpha.to(dtype), torch.from_numpy(counts).to(dtype)
+    prior = torch.tensor(0.05, dtype=dtype)
+    local = {}
+    for _ in range(N_PASSES):
+        topics, new = Topics(counts, prior), torch.zeros_like(counts)
+        rows = Admixture(topics, alpha, is_collapsed=True)
+        for part in gen_batches(X.shape[0], N_ROWS):
+            batch = Batch(to_tensor(X, part, dtype=dtype, device="cpu"))
+            found = rows.solve(batch, local.get(part.start), max_steps=N_STEPS, tol=0.0)
+            local[part.start] = found
+            _, allocation, shares, _ = rows.expectations(batch, found)
+            scale = torch.from_numpy(weights[part])
+            allocation.add_feature_counts(new, shares, scale)
+        counts = new
+    return counts.double().numpy()
+
+
+def proportions(module, X):
+    """Proportions of topics that rows have at the start, an array."""
+    dtype = module.logits.dtype
+    module.eval()
+    parts = [
+        module.posterior(Batch(to_tensor(X, part, dtype=dtype, device="cpu"))).mean
+        for part in gen_batches(X.shape[0], N_ROWS)
+    ]
+    return torch.cat(parts).double().numpy()
+
+
+def start_classifier(module, theta, classes, weights):
+    """Set the coefficients by a logistic regression on the proportions.
+
+    ``classes`` are the numbers of classes of rows, ``weights`` how much each counts.
+    """
+    n_classes, n_components = module.coef.shape
+    counts = np.bincount(classes, minlength=n_classes)
+    coef = np.zeros((n_classes, n_components))
+    intercept = np.log((counts + 0.5) / (len(classes) + 0.5 * n_classes))
+    present = np.flatnonzero(counts)
+    if len(present) > 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model = LogisticRegression(C=module.C, max_iter=200)
+            model.fit(theta, classes, sample_weight=weights)
+        found, offset = model.coef_, model.intercept_
+        if len(present) == 2:
+            # One row of log odds, shared out to both classes.
+            found = np.concatenate([-found, found]) / 2
+            offset = np.concatenate([-offset, offset]) / 2
+        coef[present] = found
+        # Classes without a row stay as far below the others as their number says.
+        intercept -= intercept[present].mean()
+        intercept[present] = offset
+    module.coef.data.copy_(torch.from_numpy(coef))
+    module.intercept.data.copy_(torch.from_numpy(intercept))
+
+
+def start_regressor(module, theta, answers, weights):
+    """Set the coefficients by a ridge regression on the proportions."""
+    model = Ridge(alpha=1 / module.C).fit(theta, answers, sample_weight=weights)
+    module.coef.data.copy_(torch.from_numpy(model.coef_[np.newaxis]))
+    module.intercept.data.fill_(float(model.intercept_))
