@@ -6,16 +6,20 @@ import scipy.sparse
 from scipy.special import digamma, softmax
 
 from skdeepfactor import (
+    CorrelatedTopicModel,
     LabeledLDA,
     LatentDirichletAllocation,
     MultinomialMixture,
     PoissonFactorization,
     SparseGammaDEF,
+    SupervisedLDAClassifier,
+    SupervisedLDARegressor,
 )
 from skdeepfactor.inspection import reading
 from tests.conftest import ESTIMATORS
 
 NAMES = [
+    "CorrelatedTopicModel",
     "LabeledLDA",
     "LatentDirichletAllocation",
     "LatentDirichletAllocation-mean_field",
@@ -25,6 +29,8 @@ NAMES = [
     "PoissonFactorization-missing",
     "SparseGammaDEF",
     "SparseGammaDEF-gradient",
+    "SupervisedLDAClassifier",
+    "SupervisedLDARegressor",
 ]
 
 
@@ -50,11 +56,14 @@ def test_all_models_of_topics_have_them():
     }
     assert {type(ESTIMATORS[name]) for name in NAMES} == kinds
     assert kinds == {
+        CorrelatedTopicModel,
         LabeledLDA,
         LatentDirichletAllocation,
         MultinomialMixture,
         PoissonFactorization,
         SparseGammaDEF,
+        SupervisedLDAClassifier,
+        SupervisedLDARegressor,
     }
     # Real numbers are not from anything.
     assert not hasattr(ESTIMATORS["SparseGammaDEF-gaussian"], "topic_assignments")

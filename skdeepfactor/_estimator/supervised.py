@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skdeepfactor._estimator.assignments import assignments
 from skdeepfactor._estimator.base import BaseFactorModel
 from skdeepfactor._estimator.conjugate import INPUT_SCALE
 from skdeepfactor._estimator.labels import Target
@@ -159,6 +160,48 @@ class SupervisedFactorModel(BaseFactorModel):
         True
         """
         return weighted_average(self.score_samples(X), sample_weight)
+
+    def topic_assignments(self, X: Any, *, by: str = "row") -> np.ndarray:
+        """Infer which topics the words of each row are from.
+
+        Answers are taken to be unknown.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        by : {"row", "word"}, default="row"
+            Whether to average over the words of each row, or to give the probabilities
+            of each word.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components) or (n_entries, n_components)
+            Rows sum to 1; rows of X without words are 0. By word, there is one row for
+            each entry of X that is not 0, in the order of
+            ``scipy.sparse.csr_matrix(X).nonzero()``: row by row, and from the first
+            feature to the last.
+
+        See Also
+        --------
+        transform : The proportions of the topics.
+        skdeepfactor.plotting.DocumentDisplay : A text with its words marked by topic.
+
+        Examples
+        --------
+        >>> from skdeepfactor import SupervisedLDAClassifier
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = SupervisedLDAClassifier(2, random_state=0).fit(X, [0, 1, 0, 1])
+        >>> shares = model.topic_assignments([[1, 0, 1, 0]], by="word")
+        >>> model.coef_[1, shares.argmax(axis=1)] > 0
+        array([False,  True])
+        """
+        return assignments(
+            self,
+            X,
+            by,
+            lambda module, batch: module.row_shares(batch),
+            lambda module, batch: module.word_shares(batch),
+        )
 
     def sample(
         self,

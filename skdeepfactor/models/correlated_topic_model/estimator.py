@@ -14,6 +14,7 @@ from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from skdeepfactor._estimator.assignments import assignments
 from skdeepfactor._estimator.conjugate import INPUT_SCALE, ClosedFormFactorModel
 from skdeepfactor._estimator.side import (
     covariate_sizes,
@@ -482,6 +483,53 @@ class CorrelatedTopicModel(ClosedFormFactorModel):
             X,
             lambda module, batch: module.mode(batch).softmax(1),
             out,
+            given(covariates=covariates),
+        )
+
+    def topic_assignments(
+        self, X: Any, *, by: str = "row", covariates: ArrayLike | None = None
+    ) -> np.ndarray:
+        """Infer which topics the words of each row are from.
+
+        Given the most probable proportions of the row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        by : {"row", "word"}, default="row"
+            Whether to average over the words of each row, or to give the probabilities
+            of each word.
+        covariates : array-like of shape (n_samples, n_covariates), default=None
+            The covariates of these rows; the mean of the training rows if None.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components) or (n_entries, n_components)
+            Rows sum to 1; rows of X without words are 0. By word, there is one row for
+            each entry of X that is not 0, in the order of
+            ``scipy.sparse.csr_matrix(X).nonzero()``: row by row, and from the first
+            feature to the last.
+
+        See Also
+        --------
+        transform : The proportions of the topics.
+        skdeepfactor.plotting.DocumentDisplay : A text with its words marked by topic.
+
+        Examples
+        --------
+        >>> from skdeepfactor import CorrelatedTopicModel
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = CorrelatedTopicModel(2, random_state=0).fit(X)
+        >>> shares = model.topic_assignments([[1, 0, 1, 0]], by="word")
+        >>> bool(shares[0].argmax() == model.components_[:, 0].argmax())
+        True
+        """
+        return assignments(
+            self,
+            X,
+            by,
+            CorrelatedTopics.row_shares,
+            CorrelatedTopics.word_shares,
             given(covariates=covariates),
         )
 

@@ -74,7 +74,7 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 
-from skdeepfactor._math.allocation import allocate
+from skdeepfactor._math.allocation import allocate, entry_shares, shares_of_counts
 from skdeepfactor._math.gaussian import Posterior, inverse_root
 from skdeepfactor._math.log_total import log_sum_bound
 from skdeepfactor._math.module import FactorModule
@@ -179,6 +179,18 @@ class CorrelatedTopics(FactorModule):
             wide, self._means(wide), self._wide_precision, self._wide.collapsed_weights
         )
         return found.to(batch.x.dtype)
+
+    def row_shares(self, batch):
+        """Shares of the topics in the words of each row, (n_rows, k)."""
+        weights = self.topics.collapsed_weights
+        allocation = allocate(batch.x, self.mode(batch), weights)
+        return shares_of_counts(allocation.row_counts(weights))
+
+    def word_shares(self, batch):
+        """Shares of the topics in each word, (n_entries, k)."""
+        weights = self.topics.collapsed_weights
+        allocation = allocate(batch.x, self.mode(batch), weights)
+        return entry_shares(batch.x, allocation.z, weights.scaled)
 
     def elbo(self, batch, q=None):
         """Bound of each row in nats: with full covariances, unless ``q`` is given."""

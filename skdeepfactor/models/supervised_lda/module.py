@@ -52,7 +52,12 @@ import torch
 from torch import nn
 from torch.distributions import Dirichlet
 
-from skdeepfactor._math.allocation import Weights, expected_counts
+from skdeepfactor._math.allocation import (
+    Weights,
+    entry_shares,
+    expected_counts,
+    shares_of_counts,
+)
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import (
     dense,
@@ -197,6 +202,16 @@ class SupervisedTopics(FactorModule):
         log_topics = self.logits.double().log_softmax(1)
         of_coef = self.supervision / (2 * self.C) * self.coef.double().square().sum()
         return of_coef - (self.eta.double() * log_topics).sum()
+
+    def row_shares(self, batch):
+        """Shares of the topics in the words of each row, (n_rows, n_components)."""
+        theta, topics = self.posterior(batch).concentration, self._topics().detach()
+        return shares_of_counts(expected_counts(batch.counts, theta, topics))
+
+    def word_shares(self, batch):
+        """Shares of the topics in each word, (n_entries, n_components)."""
+        theta = self.posterior(batch).concentration
+        return entry_shares(batch.x, theta, self._topics().detach())
 
     def scores(self, batch):
         """W theta + b of each row, (n_rows, width)."""
