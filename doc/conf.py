@@ -67,6 +67,7 @@ ORDER = [
     "plot_themes_of_topics.py",
     "plot_labeled_topics.py",
     "plot_supervised_topics.py",
+    "plot_correlated_topics.py",
     "plot_word_embeddings.py",
     "plot_listeners.py",
     "plot_single_cells.py",

@@ -125,6 +125,7 @@ def test_streams_have_the_numbers_that_scores_depend_on():
         "BOUND": 10**6,
         "PARTICLES": 2 * 10**6,
         "PREDICTION": 3 * 10**6,
+        "SPREAD": 4 * 10**6,
         "SPIKES": 5 * 10**6,
     }
 

@@ -379,7 +379,7 @@ def is_small_step(estimator, X):
 def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
     """One chunk of a stream: the fitted attributes after steps on its rows.
 
-    The first rows decide where components start, and their scales. Until there are
+    The first rows decide where components start, unless ``init`` does. Until there are
     enough they are kept, and the model starts anew from all of them.
     """
     started = time.perf_counter()
@@ -405,9 +405,11 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
     if first_rows is not None:
         check_what_is_kept(estimator)
         rows = _joined(first_rows, rows)
-    if starts:
-        first_rows = None if _are_enough(rows) else _copied(rows)
+    if is_first:
         sizes = {**sizes, "input_scale": input_scale(estimator, rows)}
+    if starts:
+        is_enough = not _starts_from_rows(estimator) or _are_enough(rows)
+        first_rows = None if is_enough else _copied(rows)
     rows = rows.scaled(sizes["input_scale"])
     n_seen = rows.total_weight + (0 if starts else estimator.n_samples_seen_)
     n_samples = n_seen if total_samples is None else total_samples
@@ -491,6 +493,12 @@ def _joined(copies, rows):
         for name in known.keys() | rows.arrays.keys()
     }
     return MatrixRows(stacked([x.X for x in parts]), arrays=arrays)
+
+
+def _starts_from_rows(estimator):
+    """Whether components start from rows, and not at random or where they are told."""
+    init = vars(estimator).get("init", "kmeans")
+    return isinstance(init, str) and init != "random"
 
 
 def _are_enough(rows):

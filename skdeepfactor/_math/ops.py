@@ -178,8 +178,18 @@ def products_at_entries(x, a, b):
     ``a`` is (n_rows, k), ``b`` is (n_features, k); gradients flow to both.
     """
     if not torch.is_grad_enabled():
-        return product_at(x, a, b.T).values()
+        return _at_entries(x, a, b)
     return _ProductsAtEntries.apply(x, a, b)
+
+
+def _at_entries(x, a, b):
+    n_entries, size = x.values().numel(), x.shape[0] * x.shape[1]
+    if n_entries < DENSE_SHARE * size:
+        return product_at(x, a, b.T).values()
+    products = (a @ b.T).flatten()
+    if n_entries == size:
+        return products
+    return products[row_indices(x) * x.shape[1] + x.col_indices()]
 
 
 class _ProductsAtEntries(torch.autograd.Function):
@@ -187,13 +197,7 @@ class _ProductsAtEntries(torch.autograd.Function):
     def forward(ctx, x, a, b):
         ctx.x = x
         ctx.save_for_backward(a, b)
-        n_entries, size = x.values().numel(), x.shape[0] * x.shape[1]
-        if n_entries < DENSE_SHARE * size:
-            return product_at(x, a, b.T).values()
-        products = (a @ b.T).flatten()
-        if n_entries == size:
-            return products
-        return products[row_indices(x) * x.shape[1] + x.col_indices()]
+        return _at_entries(x, a, b)
 
     @staticmethod
     def backward(ctx, gradient):

@@ -126,7 +126,9 @@ class Rows(ABC):
     def unit(self):
         """Mean of the entries that are neither 0 nor missing; 1.0 for integers.
 
-        Rows count by their weights; for a stream, the first block is used.
+        Rows count by their weights; for a stream, the first block is used. Rounded to
+        float32: sums of the same entries in another order, as in a dense matrix, would
+        otherwise lead to another start where two are nearly as good.
         """
         totals, counts, is_whole = self.nonzeros()
         weights = np.ones(len(totals)) if self.weights is None else self.weights
@@ -137,7 +139,7 @@ class Rows(ABC):
             )
             known, is_whole = map(sum, known), all(are_whole)
         total, count = known
-        return 1.0 if is_whole or total == 0 else float(total / count)
+        return 1.0 if is_whole or total == 0 else float(np.float32(total / count))
 
     @abstractmethod
     def _pieces(self, batch_size, rng):

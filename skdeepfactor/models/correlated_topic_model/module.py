@@ -83,6 +83,7 @@ from skdeepfactor._math.ops import dense, scaled
 from skdeepfactor._math.topics import Topics
 from skdeepfactor.models.correlated_topic_model.rows import (
     climbed,
+    identity,
     mode_of,
     moments,
     prior_curvature,
@@ -151,8 +152,8 @@ class CorrelatedTopics(FactorModule):
     def start(self, topic_counts, n_rows):
         """Begin with these topics, as if all rows were at the mean of the prior."""
         self.topic_counts.data.copy_(topic_counts)
-        self.design.data.copy_(n_rows * torch.eye(len(self.design)))
-        variances = FIRST_VARIANCE * torch.eye(len(self.spread))
+        self.design.data.copy_(n_rows * identity(self.design))
+        variances = FIRST_VARIANCE * identity(self.spread)
         self.spread.data.copy_(n_rows * variances)
         self.covariance.copy_(variances)
         self.n_spread.data.fill_(n_rows)
@@ -307,7 +308,7 @@ class CorrelatedTopics(FactorModule):
         spread = design.diagonal() / design[0, 0].clamp_min(1e-12) - mean.square()
         spread[0] = 1
         # Around the mean, wherever the origin is.
-        around = torch.eye(len(mean)).to(mean)
+        around = identity(design)
         around[:, 0] = mean
         # A column that never varies gets a coefficient of 0.
         penalty = PRIOR_ROWS * spread.clamp_min(1e-6)
@@ -382,14 +383,10 @@ class CorrelatedTopics(FactorModule):
     def _admissible(self, found, n_rows):
         """A covariance that the model may have, from the mean square of the rows."""
         k = len(found)
-        found = (n_rows * found + PRIOR_ROWS * torch.eye(k).to(found)) / (
-            n_rows + PRIOR_ROWS
-        )
+        found = (n_rows * found + PRIOR_ROWS * identity(found)) / (n_rows + PRIOR_ROWS)
         variances = found.diagonal().diag()
         if not self.is_full:
-            return variances.clamp(0, VARIANCES[1]) + VARIANCES[0] * torch.eye(k).to(
-                found
-            )
+            return variances.clamp(0, VARIANCES[1]) + VARIANCES[0] * identity(found)
         found = torch.lerp(found, variances, self.shrinkage)
         found = _centred(0.5 * (found + found.T))
         along, axes = torch.linalg.eigh(found)

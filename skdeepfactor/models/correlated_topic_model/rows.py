@@ -207,7 +207,7 @@ def moments(batch, mode, precision, weights):
         root, info = torch.linalg.cholesky_ex(found)
         is_bad = info > 0
         if bool(is_bad.any()):
-            root[is_bad] = torch.eye(root.shape[1]).to(root)
+            root[is_bad] = identity(root[0])
         covariance = torch.cholesky_inverse(root)
         if bool(is_bad.any()):
             # It also knows what to do where rounding leaves none positive definite.
@@ -266,3 +266,8 @@ def _words(x, allocation, weights):
         words *= (roots[places] * is_there)[:, :, None]
         words *= allocation.z[rows, None]
         yield rows, words, torch.where(is_there, counts[places], 1)[:, :, None]
+
+
+def identity(matrix):
+    """The identity, of the size and type of a square matrix."""
+    return torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)

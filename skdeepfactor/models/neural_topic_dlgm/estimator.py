@@ -407,6 +407,9 @@ class NeuralTopicDLGM(SampledFactorModel):
 
     def _finish(self, module, rows):
         # Averages over posteriors that are too wide predict worse than their means.
+        # Of several processes the first decides, if it has rows.
+        if rows.n_visible == 0:
+            return
         generator = np.random.default_rng(0)
         some = generator.permutation(rows.n_visible)[:N_COMPLETED]
         parts = map_rows(

@@ -269,7 +269,10 @@ class SupervisedTopics(FactorModule):
 
         def drop(values):
             draws = torch.rand(
-                values.shape, generator=self.generator, device=values.device
+                values.shape,
+                generator=self.generator,
+                dtype=values.dtype,
+                device=values.device,
             )
             # A floor, since a row that loses all is still one of its words.
             return values * torch.where(draws < kept, 1 / kept, 1e-6)

@@ -77,10 +77,11 @@ class SupervisedLDARegressor(SupervisedFactorModel):
     max_iter : int, default=20
         Passes over the data.
     tol : float or None, default=1e-4
-        Relative gain of the bound below which training ends: over one pass where steps
-        on all rows should raise the bound, else over ``n_iter_no_change`` passes.
-        Gradient steps are too large for that before the last fifth of ``max_iter``.
-        None trains to ``max_iter``.
+        Relative gain of the bound below which training ends, unless one row is most of
+        it and the others still change: over one pass where steps on all rows should
+        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
+        large for that before the last fifth of ``max_iter``. None trains to
+        ``max_iter``.
     max_inner_iter : int, default=15
         Steps on the factors of each row in a pass. As many are taken for new rows, so
         that proportions mean there what they meant in training.
@@ -129,7 +130,7 @@ class SupervisedLDARegressor(SupervisedFactorModel):
         Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
-        for each pass.
+        for each pass. Its bound is that before its steps.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int
