@@ -154,3 +154,11 @@ def _refuse(X, row, column):
         f"{column}, where rows and columns are counted from 0. Perhaps ids were "
         "counted from 1: subtract 1 from them."
     )
+
+
+def is_missing(value):
+    """Whether it stands for nothing: None, NaN and pandas' NA."""
+    if value is None:
+        return True
+    is_equal = value == value
+    return not (isinstance(is_equal, bool | np.bool_) and is_equal)

@@ -10,6 +10,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import logsumexp, softmax
 from sklearn import config_context
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.model_selection import GridSearchCV
@@ -331,11 +332,70 @@ def test_awkward_covariates_work(data, columns):
     assert np.isfinite(model.transform(X, covariates=C)).all()
     found = model.effect(C[:3])
     assert np.isfinite([found.lower, found.mean, found.upper]).all()
-    is_constant = C.std(axis=0) == 0
+    is_constant = (C[0] == C).all(axis=0)
     assert not model.coef_[:, is_constant].any()
+    assert model.coef_[:, ~is_constant].any(axis=0).all()
+
+
+def test_a_shift_makes_no_interval_of_a_diagonal_model_wide(data):
+    X, _, _, C, _ = data
+    widths = []
+    for kind in ("full", "diag"):
+        model = CorrelatedTopicModel(3, covariance_type=kind, random_state=0)
+        found = model.fit(X, covariates=C).effect(np.eye(2), baseline=np.zeros((1, 2)))
+        widths.append((found.upper - found.lower).mean())
+    assert widths[1] < 1.5 * widths[0]
+
+
+def test_topics_start_from_words_alone(data):
+    X, _, _, C, _ = data
+    models = [
+        CorrelatedTopicModel(3, random_state=0).fit(X.astype(float), covariates=known)
+        for known in (C, 5 - C)
+    ]
+    assert_allclose(models[0].components_, models[1].components_, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e40, 1e90])
+def test_covariates_far_from_those_of_the_fit_are_refused(data, scale):
+    X, _, _, C, _ = data
+    model = CorrelatedTopicModel(2, max_iter=2, random_state=0).fit(X, covariates=C)
+    with pytest.raises(ValueError, match="standard deviations from the mean"):
+        model.transform(X, covariates=scale * C)
+
+
+def test_a_constant_of_any_size_is_no_covariate(data):
+    X, *_ = data
+    model = CorrelatedTopicModel(2, max_iter=2, random_state=0)
+    model.fit(X, covariates=np.full(X.shape[0], 1e90))
+    assert not model.coef_.any()
+
+
+def test_categories_by_the_thousand_are_refused(data):
+    X, *_ = data
+    codes = scipy.sparse.csr_matrix((X.shape[0], 200_000))
+    with pytest.raises(ValueError, match="200000 columns"):
+        CorrelatedTopicModel(2).fit(X, covariates=codes)
+
+
+def test_blocks_with_covariates_are_refused_before_a_fit(data):
+    X, _, _, C, _ = data
+    model = CorrelatedTopicModel(2)
+    with pytest.raises(ValueError, match="one block at a time"):
+        model.fit_transform(RowBlocks([X]), covariates=C)
+    assert not hasattr(model, "components_")
+
+
+@pytest.mark.parametrize("level", ["a", None, [0.5, 0.9], 0, 1])
+def test_levels_are_between_0_and_1(data, level):
+    X, _, _, C, _ = data
+    model = CorrelatedTopicModel(2, max_iter=2, random_state=0).fit(X, covariates=C)
+    with pytest.raises(ValueError, match="level must be between 0 and 1"):
+        model.effect(C[:2], level=level)
 
 
 BAD = {
+    "ragged": (lambda C: [[1], [1, 2]] * 150, "array of finite numbers"),
     "NaN": (lambda C: np.where(C > 1, np.nan, C), "NaN"),
     "infinite": (lambda C: np.where(C > 1, np.inf, C), "infinity"),
     "strings": (lambda C: np.full(len(C), "new"), "OneHotEncoder"),
@@ -343,7 +403,7 @@ BAD = {
     "dates": (lambda C: np.full(len(C), np.datetime64("2020-01-01")), "dates"),
     "complex": (lambda C: 1j * C, "Complex"),
     "too few": (lambda C: C[:-1], "299 rows, but X has 300"),
-    "a number": (lambda C: 3.0, "must have a row"),
+    "a number": (lambda C: 3.0, "a column for each covariate"),
     "no columns": (lambda C: C[:, :0], "0 feature"),
     "three dimensions": (lambda C: C[:, :, np.newaxis], "dim"),
     "huge": (lambda C: 1e200 * C, "larger than"),
@@ -456,7 +516,9 @@ def test_a_warm_start_goes_on_with_covariates(data):
 def test_rows_held_out_have_their_covariates(data):
     X, _, _, C, _ = data
     model = CorrelatedTopicModel(3, validation_fraction=0.3, random_state=0)
-    assert "validation_score" in model.fit(X, covariates=C).history_
+    scores = model.fit(X, covariates=C).history_["validation_score"]
+    held = np.sort(np.random.RandomState(0).permutation(300)[:90])
+    assert max(scores) == pytest.approx(model.score(X[held], covariates=C[held]))
     model = CorrelatedTopicModel(3, max_iter=2, random_state=0)
     model.fit(X[:200], covariates=C[:200], X_val=X[200:])
     assert len(model.history_["validation_score"]) == 2
@@ -557,6 +619,10 @@ def test_a_search_without_routing_scores_at_the_mean(data):
     search = GridSearchCV(model, {"n_components": [2, 3]}, cv=2)
     search.fit(X, covariates=C)
     assert search.best_estimator_.coef_.shape[1] == 2
+    found = search.cv_results_["split0_test_score"][0]
+    alone = clone(model).set_params(n_components=2).fit(X[150:], covariates=C[150:])
+    assert found == pytest.approx(alone.score(X[:150]), rel=1e-6)
+    assert found != pytest.approx(alone.score(X[:150], covariates=C[:150]), rel=1e-6)
 
 
 def test_it_predicts_words_as_well_as_lda():

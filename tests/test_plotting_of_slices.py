@@ -139,6 +139,12 @@ def test_shades_are_the_shares(lda, X, groups):
     display.figure_.draw_without_rendering()
 
 
+def test_figures_of_any_size_are_right():
+    display = TopicsPerGroupDisplay(["a"], [[10.06, 20.0, -0.5, 1.0]], list("pqrs"))
+    figures = [text.get_text() for text in display.plot().ax_.texts]
+    assert figures == ["10.06", "20.00", "-.50", "1.00"]
+
+
 def test_many_groups_have_no_figures(lda, X):
     _, ax = plt.subplots(figsize=(3, 3))
     display = TopicsPerGroupDisplay.from_estimator(lda, X, np.arange(60) % 30, ax=ax)

@@ -157,8 +157,46 @@ def test_supervision_is_chosen_by_held_out_rows(planted):
     assert model.supervision_ / 60 in (0.1, 0.3, 1.0, 3.0)
     with pytest.raises(ValueError, match="supervision='auto' needs all rows"):
         classifier(supervision="auto").partial_fit(X, y, classes=NAMES)
-    with pytest.raises(ValueError, match="at least two rows with an answer"):
+    with pytest.raises(ValueError, match="at least two rows with words and an answer"):
         classifier(supervision="auto").fit(X[:3], ["art", None, None])
+
+
+def test_the_weight_of_answers_is_in_words_as_the_model_has_them(planted):
+    X, _, _, y, _ = planted
+    chosen = [
+        classifier(supervision="auto", max_iter=2, input_scale=scale).fit(X, y)
+        for scale in (1.0, 0.5)
+    ]
+    lengths = [60, 30]
+    for model, length in zip(chosen, lengths, strict=True):
+        assert model.supervision_ / length in (0.1, 0.3, 1.0, 3.0)
+
+
+def test_rare_classes_are_not_all_held_out():
+    X = np.random.default_rng(0).poisson(1.0, (40, 12))
+    y = ["c"] + ["a", "b"] * 19 + ["a"]
+    for seed in range(6):
+        model = SupervisedLDAClassifier(
+            2, supervision="auto", max_iter=1, class_weight={"c": 2}, random_state=seed
+        )
+        assert model.fit(X, y).classes_.tolist() == ["a", "b", "c"]
+
+
+def test_another_supervision_holds_in_a_warm_fit(planted):
+    X, _, _, y, _ = planted
+    model = classifier(max_iter=1, warm_start=True).fit(X, y)
+    assert model.set_params(supervision=5.0).fit(X, y).supervision_ == 5.0
+
+
+def test_answers_far_from_0_are_told_apart(planted):
+    X, _, _, _, numbers = planted
+    near = regressor(max_iter=4).fit(X, numbers).score(X, numbers)
+    far = 1e9 + 1e2 * numbers
+    assert regressor(max_iter=4).fit(X, far).score(X, far) == pytest.approx(
+        near, abs=0.01
+    )
+    with pytest.raises(ValueError, match="must not be larger"):
+        regressor().fit(X, np.full(X.shape[0], 1e200))
 
 
 def test_more_supervision_costs_words_and_tells_answers(planted):
@@ -401,7 +439,7 @@ def test_class_weights_that_make_no_sense(planted):
     X, _, _, y, _ = planted
     with pytest.raises(ValueError, match="class_weight has the class 'air'"):
         classifier(class_weight={"air": 2.0}).fit(X, y)
-    with pytest.raises(ValueError, match="finite and not negative"):
+    with pytest.raises(ValueError, match="finite numbers that are not negative"):
         classifier(class_weight={"art": -1.0}).fit(X, y)
     with pytest.raises(ValueError, match="'balanced' needs all rows"):
         classifier(class_weight="balanced").partial_fit(X, y, classes=NAMES)

@@ -5,28 +5,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils.validation import column_or_1d
 
-from skdeepfactor._estimator.labels import is_missing
-from skdeepfactor._input import received
+from skdeepfactor._input import is_missing, received
+
+# Answers whose squares have sums that are finite.
+LARGEST = 1e100
 
 
 class Moments(NamedTuple):
-    """Number, sum and sum of squares of the answers that are known."""
+    """Number and mean of the answers that are known, and squares of what is left."""
 
     n: float
-    total: float
+    mean: float
     squares: float
-
-    @property
-    def mean(self):
-        """Mean of the answers."""
-        return self.total / self.n
 
     @property
     def scale(self):
         """Standard deviation of the answers; 1.0 where they are all alike."""
-        variance = max(self.squares / self.n - self.mean**2, 0.0)
+        variance = self.squares / self.n
         # What rounding leaves of answers that are all alike is no variance.
-        if variance <= 1e-12 * self.mean**2 or variance == 0:
+        if variance <= 1e-24 * self.mean**2 or variance == 0:
             return 1.0
         return float(np.sqrt(variance))
 
@@ -61,6 +58,8 @@ def read_numbers(y: Any, unlabeled: Any) -> np.ndarray:
         values[values == unlabeled] = np.nan
     if np.isinf(values).any():
         raise ValueError("y contains infinity, which is not a number to predict.")
+    if (np.abs(values) > LARGEST).any():
+        raise ValueError(f"y must not be larger than {LARGEST:.0e}.")
     return values
 
 
@@ -68,17 +67,22 @@ def number_moments(rows, target, unlabeled):
     """The ``Moments`` of the answers of rows."""
     values = known_numbers(rows, target, unlabeled)
     values = values[~np.isnan(values)]
-    if len(values) == 0 and not rows.share.is_sharded:
-        refuse_without_answers()
-    return Moments(float(len(values)), float(values.sum()), float(values @ values))
+    if len(values) == 0:
+        if not rows.share.is_sharded:
+            refuse_without_answers()
+        return Moments(0.0, 0.0, 0.0)
+    mean = float(values.mean())
+    return Moments(float(len(values)), mean, float(np.square(values - mean).sum()))
 
 
 def joined_moments(moments):
     """The moments of the rows of all processes."""
-    found = Moments(*map(float, np.sum(moments, axis=0)))
-    if found.n == 0:
+    n, means, squares = np.array(moments, dtype=np.float64).T
+    if n.sum() == 0:
         refuse_without_answers()
-    return found
+    mean = float(n @ means / n.sum())
+    squares = float(squares.sum() + n @ np.square(means - mean))
+    return Moments(float(n.sum()), mean, squares)
 
 
 def known_numbers(rows, target, unlabeled):

@@ -362,7 +362,11 @@ class BaseFactorModel(
         with own_environment(), unchanged_on_error(self):
             self._validate_params()
             with one_thread(when=is_small_step(self, X)):
-                take_up(self, take_steps(self, X, y, **options))
+                attributes = take_steps(self, X, y, **options)
+            if vars(self).get("_first_rows") is not None:
+                # The model has started anew: others would inherit the names.
+                vars(self).pop("component_names_", None)
+            take_up(self, attributes)
         return self
 
     def transform(

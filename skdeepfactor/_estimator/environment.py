@@ -82,13 +82,16 @@ def one_thread(*, when=True):
     if before == 1 or _set_openmp is None:
         yield
         return
-    _set_openmp(1)
-    before_mkl = None if _set_mkl is None else _set_mkl(1)
+    before_mkl = None
+    # An interrupt may come between any two lines.
     try:
+        _set_openmp(1)
+        if _set_mkl is not None:
+            before_mkl = _set_mkl(1)
         yield
     finally:
         _set_openmp(before)
-        if _set_mkl is not None:
+        if before_mkl is not None:
             _set_mkl(before_mkl)
 
 

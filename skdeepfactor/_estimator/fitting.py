@@ -251,10 +251,15 @@ class Fit:
             interrupt.attributes = attributes(interrupt.history, interrupt.lower_bound)
             raise
         module.eval()
-        estimator._finish(module, rows)
-        # Learnt beside the steps, from the rows of each process.
-        self.share.copy_first(list(module.buffers()))
-        module.refresh()
+        try:
+            estimator._finish(module, rows)
+            # Learnt beside the steps, from the rows of each process.
+            self.share.copy_first(list(module.buffers()))
+            module.refresh()
+        except KeyboardInterrupt:
+            unfinished = Interrupted(history, lower_bound)
+            unfinished.attributes = attributes(history, lower_bound)
+            raise unfinished from None
         found = attributes(history, lower_bound)
         if left and left[0] is not None:
             found["_local"] = key, left[0]
@@ -394,7 +399,9 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
     if sample_weight is not None:
         rows = weighted_rows(rows, sample_weight)
     if total_samples is not None and (
-        isinstance(total_samples, bool) or not 1 <= total_samples < math.inf
+        isinstance(total_samples, bool)
+        or not isinstance(total_samples, Real)
+        or not 1 <= total_samples < math.inf
     ):
         raise ValueError(
             f"total_samples must be a finite number of at least 1, got "
@@ -492,7 +499,11 @@ def _joined(copies, rows):
         name: stacked([x.arrays.get(name, np.ones(x.n_total)) for x in parts])
         for name in known.keys() | rows.arrays.keys()
     }
-    return MatrixRows(stacked([x.X for x in parts]), arrays=arrays)
+    matrices = [x.X for x in parts]
+    # Only dense rows can miss entries.
+    if any(not scipy.sparse.issparse(x) and np.isnan(x).any() for x in matrices):
+        matrices = [x.toarray() if scipy.sparse.issparse(x) else x for x in matrices]
+    return MatrixRows(stacked(matrices), arrays=arrays)
 
 
 def _starts_from_rows(estimator):

@@ -7,6 +7,8 @@ import numpy as np
 import scipy.sparse
 from sklearn.utils.validation import column_or_1d
 
+from skdeepfactor._input import is_missing
+
 # Types that hold the labels of a row with several.
 COLLECTIONS = (list, tuple, set, frozenset, np.ndarray)
 
@@ -235,14 +237,6 @@ def _members(value):
     )
 
 
-def is_missing(value):
-    """Whether it stands for nothing: None, NaN and pandas' NA."""
-    if value is None:
-        return True
-    is_equal = value == value
-    return not (isinstance(is_equal, bool | np.bool_) and is_equal)
-
-
 def _label_array(values):
     """Labels as an array of strings or of whole numbers."""
     kinds = {isinstance(value, str) for value in values}
@@ -294,10 +288,12 @@ def check_one_label(sizes):
 
 
 def class_counts(rows, target, sizes, unlabeled):
-    """Number of rows of each class, and which rows have one."""
+    """Number of rows of each class, and the number of each row's; -1 for none."""
     indicator = known_labels(rows, target, sizes, unlabeled)
     counts = np.asarray(indicator.sum(axis=0)).ravel()
-    return counts, np.diff(indicator.indptr) > 0
+    classes = np.full(indicator.shape[0], -1)
+    classes[np.diff(indicator.indptr) > 0] = indicator.indices
+    return counts, classes
 
 
 def joined_class_counts(sizes, classes):
@@ -321,9 +317,13 @@ def class_weights(class_weight, classes, counts):
         raise ValueError(
             f"class_weight has the class {unknown[0]!r}, but the classes are {names}."
         )
-    weights = np.array([float(class_weight.get(name, 1.0)) for name in names])
-    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+    try:
+        weights = np.array([float(class_weight.get(name, 1.0)) for name in names])
+    except (TypeError, ValueError):
+        weights = np.array([np.nan])
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
         raise ValueError(
-            f"class_weight must be finite and not negative, got {class_weight!r}."
+            "class_weight must have finite numbers that are not negative, and not all "
+            f"0, got {class_weight!r}."
         )
     return weights

@@ -6,7 +6,6 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import _get_feature_names, check_array
 
 from skdeepfactor._input import received
-from skdeepfactor._math.starts import column_moments
 
 
 def given(**side):
@@ -25,7 +24,9 @@ def covariate_sizes(rows, covariates):
     n_rows, width = values.shape
     location, scale = np.zeros(width), np.ones(width)
     if n_rows > 0:
-        location, scale = column_moments(values)
+        is_constant = (values == values[0]).all(axis=0)
+        location = np.where(is_constant, values[0], values.mean(axis=0))
+        scale = np.where(is_constant, 0.0, values.std(axis=0))
     return {
         "n_rows": n_rows,
         "names": names,
@@ -71,8 +72,8 @@ def known_covariates(covariates, n_rows, sizes, *, name="covariates"):
     n_expected = len(sizes["location"])
     if values.shape[1] != n_expected:
         raise ValueError(
-            f"{name} have {values.shape[1]} columns, but the model was fitted with "
-            f"{n_expected}."
+            f"{name} have {values.shape[1]} column(s), but the model was fitted with "
+            f"{n_expected}. One row with several columns is a list in a list."
         )
     expected = sizes["names"]
     if names is not None and expected is not None and list(names) != list(expected):
@@ -80,21 +81,39 @@ def known_covariates(covariates, n_rows, sizes, *, name="covariates"):
             f"{name} have the columns {list(names)}, but the model was fitted with "
             f"{list(expected)}."
         )
-    return (values - sizes["location"]) / sizes["scale"]
+    known = (values - sizes["location"]) / sizes["scale"]
+    if (np.abs(known) > FARTHEST).any():
+        raise ValueError(
+            f"{name} are more than {FARTHEST:.0e} standard deviations from the mean of "
+            "the rows that the model was fitted to."
+        )
+    return known
 
 
 def _checked(covariates, n_rows=None, name="covariates"):
     """Covariates as an array of float64, (n_rows, n_covariates), and their names."""
-    names = _get_feature_names(covariates)
-    values = received(covariates)
-    if not scipy.sparse.issparse(values):
-        kind = np.asarray(values).dtype.kind
-        if kind in "mM":
-            raise ValueError(
-                f"{name} are dates where numbers must be, such as years or days."
-            )
-        if np.ndim(values) == 0:
-            raise ValueError(f"{name} must have a row for each row of X.")
+    try:
+        names = _get_feature_names(covariates)
+        values = received(covariates)
+        if not scipy.sparse.issparse(values):
+            values = np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be an array of finite numbers with a row for each row of X: "
+            f"{str(error).rstrip('.')}."
+        ) from error
+    if values.dtype.kind in "mM":
+        raise ValueError(
+            f"{name} are dates where numbers must be, such as years or days."
+        )
+    if values.ndim == 0:
+        raise ValueError(f"{name} must be an array, with a column for each covariate.")
+    if values.ndim == 2 and values.shape[1] > MOST_COLUMNS:
+        raise ValueError(
+            f"{name} have {values.shape[1]} columns; the regression on them needs a "
+            f"matrix of that size squared and takes {MOST_COLUMNS} at most. Group rare "
+            "categories, as OneHotEncoder(max_categories=...) does."
+        )
     try:
         values = check_array(
             values,
@@ -107,8 +126,8 @@ def _checked(covariates, n_rows=None, name="covariates"):
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{name} must be an array of finite numbers with a row for each row of X: "
-            f"{error} OneHotEncoder makes numbers of categories, and SimpleImputer "
-            "fills gaps."
+            f"{str(error).rstrip('.')}. OneHotEncoder makes numbers of categories, and "
+            "SimpleImputer fills gaps; of dates, take years or days."
         ) from error
     if scipy.sparse.issparse(values):
         # A few columns, such as the codes of categories.
@@ -122,5 +141,6 @@ def _checked(covariates, n_rows=None, name="covariates"):
     return values, names
 
 
-# Numbers whose squares have sums that are finite.
-LARGEST = 1e100
+# Numbers whose squares have sums that are finite; standard deviations that float32 can
+# square; columns whose moments there is room for.
+LARGEST, FARTHEST, MOST_COLUMNS = 1e100, 1e15, 5000

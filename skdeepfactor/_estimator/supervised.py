@@ -13,8 +13,9 @@ from sklearn.base import clone
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skdeepfactor._estimator.assignments import assignments
-from skdeepfactor._estimator.base import BaseFactorModel
+from skdeepfactor._estimator.base import BaseFactorModel, naming_itself
 from skdeepfactor._estimator.conjugate import INPUT_SCALE
+from skdeepfactor._estimator.fitting import input_scale
 from skdeepfactor._estimator.labels import Target
 from skdeepfactor._estimator.validation import weighted_average
 from skdeepfactor._input import received
@@ -55,6 +56,7 @@ class SupervisedFactorModel(BaseFactorModel):
     }
 
     @with_callbacks
+    @naming_itself
     def fit(
         self,
         X: Any,
@@ -261,11 +263,12 @@ class SupervisedFactorModel(BaseFactorModel):
     def _answer_score(self, X, y):
         """Mean log likelihood of the answers of rows, up to what all weights share."""
 
-    def _weight_of_answers(self, rows, target, has_answer):
+    def _weight_of_answers(self, rows, target, has_answer, classes=None):
         """The weight of an answer: ``supervision``, or the best on held-out rows.
 
         Of the weights with which held-out words have a perplexity at most 3 % above the
-        smallest, that with the best score of held-out answers.
+        smallest, that with the best score of held-out answers. Of each of the
+        ``classes`` of rows, one row at least is not held out.
         """
         if self.supervision != "auto":
             return float(self.supervision)
@@ -275,19 +278,25 @@ class SupervisedFactorModel(BaseFactorModel):
                 "supervision='auto' needs all rows in memory, of one process: pass a "
                 "number to stream or share rows, or to call partial_fit."
             )
-        X, numbers = rows.X, np.flatnonzero(has_answer)
-        n_held = math.ceil(HELD_OUT * len(numbers))
-        if n_held >= len(numbers):
-            raise ValueError(
-                "supervision='auto' needs at least two rows with an answer, of which "
-                "it holds some out; pass a number."
-            )
         random_state = new_random_state(self.random_state)
-        held = np.sort(random_state.permutation(numbers)[:n_held])
+        X = rows.X
+        numbers = np.flatnonzero(has_answer & (rows.totals() > 0))
+        n_held = math.ceil(HELD_OUT * len(numbers))
+        order = random_state.permutation(numbers)
+        if classes is not None:
+            _, firsts = np.unique(classes[order], return_index=True)
+            order = np.delete(order, firsts)
+        if n_held >= len(numbers) or len(order) == 0:
+            raise ValueError(
+                "supervision='auto' needs at least two rows with words and an answer, "
+                "of one class for one, of which it holds some out; pass a number."
+            )
+        held = np.sort(order[:n_held])
         rest = np.setdiff1d(np.arange(X.shape[0]), held)
         y = np.asarray(received(target.y), dtype=object).ravel()
         seed = int(random_state.randint(2**31 - 1))
-        length = float(max(rows.totals().mean(), 1e-3))
+        scale = input_scale(self, rows)
+        length = float(max(scale * rows.totals().mean(), 1e-3))
         found = []
         for candidate in CANDIDATES:
             weight = candidate * length

@@ -32,7 +32,8 @@ def checked_matrix(estimator, X, *, reset, min_rows=1):
                 accept_sparse="csr",
                 dtype="numeric",
                 ensure_all_finite="allow-nan" if may_miss else True,
-                ensure_non_negative=domain.is_non_negative,
+                # There is no least of no numbers.
+                ensure_non_negative=domain.is_non_negative and 0 not in np.shape(X),
                 ensure_min_samples=min_rows,
             )
         if may_miss:

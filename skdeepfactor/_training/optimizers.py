@@ -132,7 +132,7 @@ class AnnealedAdam:
             moments = self._moments_of(self.params[number])
             for name, value in state.items():
                 moments[name].copy_(value)
-            self.n_steps = float(state["step"])
+            self.n_steps = max(self.n_steps, float(state["step"]))
 
 
 def optimizer_arrays(optimizer):

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_non_negative
 
-from skdeepfactor._input import received
+from skdeepfactor._input import is_missing, received
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_whole
 from skdeepfactor.inspection.times import checked_times, sliced
@@ -209,16 +209,20 @@ def grouped(groups, n_rows):
         If there is not one group for each row, one is missing, or they cannot be
         sorted.
     """
-    values = np.asarray(received(groups))
+    values = received(groups)
+    if isinstance(values, list | tuple):
+        # NumPy would make texts of lists of texts and other things.
+        values = np.array(values, dtype=object)
+    values = np.asarray(values)
     if values.shape != (n_rows,):
         raise ValueError(
             f"groups must have one entry for each of {n_rows} rows, got shape "
             f"{values.shape}."
         )
-    is_missing = [value is None or value != value for value in values.tolist()]
-    if any(is_missing):
+    missing = [is_missing(value) for value in values.tolist()]
+    if any(missing):
         raise ValueError(
-            f"groups must not be missing, but that of row {is_missing.index(True)} is: "
+            f"groups must not be missing, but that of row {missing.index(True)} is: "
             "leave out such rows, or give them a group of their own."
         )
     try:

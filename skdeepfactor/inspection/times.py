@@ -6,7 +6,7 @@ from numbers import Real
 
 import numpy as np
 
-from skdeepfactor._input import received
+from skdeepfactor._input import is_missing, received
 
 
 def checked_times(times, n_rows):
@@ -86,6 +86,9 @@ def time_labels(times):
 
 def _converted(values):
     """Numbers, or datetimes, from a list of Python's objects."""
+    for value in values:
+        if is_missing(value):
+            _refuse_missing(value)
     if all(isinstance(value, Real) and not isinstance(value, bool) for value in values):
         return np.array(values, dtype=np.float64)
     return np.array([_moment(value) for value in values], dtype="datetime64[us]")
@@ -94,7 +97,7 @@ def _converted(values):
 def _moment(value):
     """A datetime64 in UTC of a string or of one of Python's dates."""
     # NaT is a datetime, and unequal to itself.
-    if value is None or value != value or value in ("", "NaT", "nan"):
+    if is_missing(value) or value in ("", "NaT", "nan"):
         _refuse_missing(value)
     if isinstance(value, bytes):
         value = value.decode()

@@ -309,6 +309,13 @@ def checked_side(side, n_rows):
     """What is known of rows beside X, without None; ValueError if of other rows."""
     side = {name: values for name, values in side.items() if values is not None}
     for name, values in side.items():
+        if not hasattr(values, "__len__") and not hasattr(values, "shape"):
+            raise TypeError(
+                f"{name} must have a row for each row of X, got {values!r}; or is it a "
+                "misspelt option?"
+            )
+        if sp.issparse(values):
+            side[name] = values = values.tocsr()
         if _num_samples(values) != n_rows:
             raise ValueError(
                 f"{name} has {_num_samples(values)} rows, but X has {n_rows}."

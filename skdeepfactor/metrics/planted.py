@@ -121,6 +121,7 @@ def disentanglement(
     importances = np.empty((Z.shape[1], n_factors))
     scores = np.empty(n_factors)
     for column, values in enumerate(factors.T):
+        values = np.asarray(values.tolist())
         is_real = type_of_target(values.tolist()) == "continuous"
         kind = GradientBoostingRegressor if is_real else GradientBoostingClassifier
         trees = kind(n_estimators=n_estimators, max_depth=3, random_state=_seed(rng))

@@ -214,10 +214,13 @@ class TopicsPerGroupDisplay:
 
     def _write_figures(self, ax, largest):
         for (group, topic), share in np.ndenumerate(self.shares):
+            text = f"{share:.2f}"
+            if abs(share) < 0.995:
+                text = text.replace("0.", ".", 1)
             ax.text(
                 group,
                 topic,
-                f"{share:.2f}".replace("0.", ".", 1),
+                text,
                 ha="center",
                 va="center",
                 fontsize=FONT_SIZE - 1,

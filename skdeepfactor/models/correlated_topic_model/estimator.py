@@ -25,6 +25,7 @@ from skdeepfactor._estimator.side import (
 from skdeepfactor._math.gammas import check_prior
 from skdeepfactor._math.starts import check_init, initial_counts, n_cold_passes
 from skdeepfactor._training.progress import with_callbacks
+from skdeepfactor.data import is_streamed
 from skdeepfactor.models.correlated_topic_model.module import CorrelatedTopics
 
 
@@ -342,9 +343,12 @@ class CorrelatedTopicModel(ClosedFormFactorModel):
     ) -> Self:
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
-        The first call initializes the model from its rows alone, of which some hundred
-        should be distinct. Later calls continue from it. Rows are forgotten after their
-        step, so a stream may be larger than memory.
+        The first rows decide where topics start. Until there have been 100 distinct
+        ones, or 300 in all, rows are kept (in pickles too), and each call starts the
+        model anew from all of them, as if they had come at once. Later calls continue
+        from it, and rows are forgotten after their step, so a stream may be larger than
+        memory. Covariates are standardised as those of the first call are, and should
+        vary there as they do later.
 
         Parameters
         ----------
@@ -431,6 +435,11 @@ class CorrelatedTopicModel(ClosedFormFactorModel):
         >>> CorrelatedTopicModel(2, random_state=0).fit_transform(X).shape
         (4, 2)
         """
+        if covariates is not None and is_streamed(X):
+            raise ValueError(
+                "fit_transform cannot take covariates with data in blocks: call fit, "
+                "and transform one block at a time."
+            )
         self.fit(X, y, covariates=covariates, **fit_params)
         return self.transform(X, covariates=covariates)
 
@@ -567,9 +576,11 @@ class CorrelatedTopicModel(ClosedFormFactorModel):
         (4, 4)
         """
         check_is_fitted(self)
+        expected = super().inverse_transform(Z)
         if covariates is not None:
-            known_covariates(covariates, len(Z), self._fitted_sizes["covariates"])
-        return super().inverse_transform(Z)
+            sizes = self._fitted_sizes["covariates"]
+            known_covariates(covariates, len(expected), sizes)
+        return expected
 
     def score_samples(
         self, X: Any, *, covariates: ArrayLike | None = None
@@ -764,7 +775,7 @@ class CorrelatedTopicModel(ClosedFormFactorModel):
         True
         """
         check_is_fitted(self)
-        if not 0 < level < 1:
+        if not isinstance(level, Real) or not 0 < level < 1:
             raise ValueError(f"level must be between 0 and 1, got {level!r}.")
         sizes = self._fitted_sizes["covariates"]
         known = known_covariates(covariates, None, sizes)
@@ -875,7 +886,8 @@ class CorrelatedTopicModel(ClosedFormFactorModel):
         )
 
     def _initialize(self, module, start):
-        X, weights, _, random_state = start.distinct()
+        # Topics start from X alone, in an order that covariates do not change.
+        X, weights, _, random_state = start._replace(arrays={}).distinct()
         init = check_init(self.init, module.topic_counts.shape)
         counts = initial_counts(X, self.n_components, init, random_state, weights)
         module.start(torch.from_numpy(counts), weights.sum())
@@ -894,11 +906,11 @@ class CorrelatedTopicModel(ClosedFormFactorModel):
         np.fill_diagonal(correlation, 1)
         coefficients = module.coefficients.double().cpu().numpy()
         slopes = coefficients[1:].T / module.scale
-        dtype = covariance.dtype
         return {
             "topic_covariance_": covariance,
             "topic_correlation_": correlation,
-            "coef_": slopes.astype(dtype),
-            "intercept_": (coefficients[0] - slopes @ module.location).astype(dtype),
+            # In units of the covariates, which float32 may have no room for.
+            "coef_": slopes,
+            "intercept_": coefficients[0] - slopes @ module.location,
             "topic_word_concentration_": module.topics.concentration().cpu().numpy(),
         }

@@ -296,9 +296,8 @@ class CorrelatedTopics(FactorModule):
         # The share of the variance that words leave, which is none of the modes'.
         known = (1 - share).clamp(LEAST_SHARE, 1)
         axes = root @ axes
-        of_topics = (axes / known) @ axes.mT
-        if self.is_full:
-            of_topics = _centred(of_topics)
+        # Coefficients are centred, whatever the covariance.
+        of_topics = _centred((axes / known) @ axes.mT)
         return torch.linalg.inv(self._penalized_design()), of_topics
 
     def _penalized_design(self):

@@ -328,7 +328,11 @@ class DeepLatentGaussian(SampledModule):
         """
         x, entries = batch.counts, batch.entries
         values = entries.values.cpu().numpy()
-        hidden = generator.binomial(np.floor(values).astype(np.int64), 0.5)
+        whole = np.floor(values)
+        # Integers above have no place among NumPy's, and halves near half of them.
+        most = np.minimum(whole, 2.0**53)
+        hidden = generator.binomial(most.astype(np.int64), 0.5)
+        hidden = hidden * (whole / np.maximum(most, 1))
         # Parts of words are on one side.
         hidden = hidden + (values % 1) * generator.integers(2, size=len(values))
         hidden = torch.from_numpy(hidden).to(entries.values)

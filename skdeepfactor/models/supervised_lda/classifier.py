@@ -253,10 +253,11 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
     ) -> Self:
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
-        The first call initializes the model from its rows alone, of which some hundred
-        should be distinct. Later
-        calls continue from it. Rows are forgotten after their step, so a stream may be
-        larger than memory. After ``fit``, steps start with fresh optimizer moments.
+        The first rows decide where topics start. Until there have been 100 distinct
+        ones, or 300 in all, rows are kept (in pickles too), and each call starts the
+        model anew from all of them, as if they had come at once. Later calls continue
+        from it, and rows are forgotten after their step, so a stream may be larger than
+        memory. After ``fit``, steps start with fresh optimizer moments.
 
         Parameters
         ----------
@@ -453,12 +454,14 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
             raise ValueError(
                 "class_weight='balanced' needs all rows, so partial_fit takes a dict."
             )
-        counts, has_label = class_counts(rows, y, sizes, self.unlabeled)
+        counts, classes = class_counts(rows, y, sizes, self.unlabeled)
+        if y.is_chunk and not counts.any():
+            refuse_without_labels()
         return {
             **super()._sizes(rows, y),
             **sizes,
             "class_counts": counts,
-            "supervision": self._weight_of_answers(rows, y, has_label),
+            "supervision": self._weight_of_answers(rows, y, classes >= 0, classes),
         }
 
     def _sizes_of_all(self, sizes):
@@ -481,10 +484,11 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
     def _initialize(self, module, start):
         start = start.distinct()
         answers = start.arrays["answers"]
-        if answers.nnz == 0:
-            refuse_without_labels()
         start_topics(module, start, self.init, answers)
         labelled = np.flatnonzero(np.diff(answers.indptr))
+        if len(labelled) == 0:
+            # Those with an answer are not among the first rows.
+            return
         classes = answers[labelled].indices
         weights = start.weights[labelled] * module.kind.weights[classes]
         theta = proportions(module, start.X[labelled])

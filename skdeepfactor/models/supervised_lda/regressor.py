@@ -16,7 +16,6 @@ from skdeepfactor._estimator.answers import (
     known_numbers,
     number_moments,
     read_numbers,
-    refuse_without_answers,
 )
 from skdeepfactor._estimator.arrays import to_numpy
 from skdeepfactor._estimator.labels import Target
@@ -235,10 +234,12 @@ class SupervisedLDARegressor(SupervisedFactorModel):
     ) -> Self:
         """Take stochastic steps on the rows of X, as one chunk of a stream.
 
-        The first call initializes the model from its rows alone, of which some hundred
-        should be distinct; the mean and the scale of y are theirs. Later
-        calls continue from it. Rows are forgotten after their step, so a stream may be
-        larger than memory. After ``fit``, steps start with fresh optimizer moments.
+        The first rows decide where topics start. Until there have been 100 distinct
+        ones, or 300 in all, rows are kept (in pickles too), and each call starts the
+        model anew from all of them, as if they had come at once. Later calls continue
+        from it, and rows are forgotten after their step, so a stream may be larger than
+        memory. After ``fit``, steps start with fresh optimizer moments.
+        Answers are standardised as those of the first call are.
 
         Parameters
         ----------
@@ -398,19 +399,20 @@ class SupervisedLDARegressor(SupervisedFactorModel):
         start = start.distinct()
         answers = start.arrays["answers"][:, 0]
         is_known = ~np.isnan(answers)
-        if not is_known.any():
-            refuse_without_answers()
         # As words there are two, "high" and "low", each as far as the answer is so.
         high = np.where(is_known, scipy.special.ndtr(np.nan_to_num(answers)), 0.0)
         both = np.column_stack([high, np.where(is_known, 1 - high, 0.0)])
         start_topics(module, start, self.init, both)
+        if not is_known.any():
+            # Those with an answer are not among the first rows.
+            return
         theta = proportions(module, start.X[is_known])
         start_regressor(module, theta, answers[is_known], start.weights[is_known])
 
     def _fitted(self, module):
         mean, scale = module.kind.moments.mean, module.kind.moments.scale
         return {
-            "coef_": to_numpy(module.coef[0]) * scale,
+            "coef_": to_numpy(module.coef[0]).astype(np.float64) * scale,
             "intercept_": module.intercept.item() * scale + mean,
             "supervision_": module.supervision,
         }

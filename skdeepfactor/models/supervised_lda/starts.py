@@ -29,10 +29,13 @@ def built(estimator, kind, sizes):
     """The module of a supervised model, for answers of a kind."""
     n_features = sizes["n_features"]
     shape = (estimator.n_components, n_features)
+    supervision = estimator.supervision
+    if supervision == "auto":
+        supervision = sizes["supervision"]
     return SupervisedTopics(
         kind,
         shape=shape,
-        supervision=sizes["supervision"],
+        supervision=float(supervision),
         C=estimator.C,
         word_dropout=estimator.word_dropout,
         doc_topic_prior=check_prior(
