@@ -854,3 +854,20 @@ def test_counts_that_are_hidden_are_predicted(hierarchical):
     error = poisson_deviance(X[gaps], expected[gaps])
     assert error < 0.95 * poisson_deviance(X[gaps], as_zeros[gaps])
     assert error < 0.8 * poisson_deviance(X[gaps], means[gaps] + 1e-9)
+
+
+@pytest.mark.parametrize("is_sparse_first", [False, True])
+def test_first_chunks_of_a_stream_may_be_sparse_or_miss_entries(is_sparse_first):
+    rng = np.random.default_rng(0)
+    X = rng.poisson(1.0, (40, 12)).astype(np.float64)
+    sparse, dense = X[:20], X[20:].copy()
+    dense[0, 0] = np.nan
+    parts = [scipy.sparse.csr_matrix(sparse), dense]
+    rows = [sparse, dense]
+    if not is_sparse_first:
+        parts, rows = parts[::-1], rows[::-1]
+    model = PoissonFactorization(2, missing_values="ignore", random_state=0)
+    whole = clone(model).partial_fit(np.concatenate(rows))
+    for part in parts:
+        model.partial_fit(part)
+    assert_allclose(model.components_, whole.components_, rtol=1e-9)

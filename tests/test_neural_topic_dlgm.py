@@ -1272,3 +1272,22 @@ def test_rounding_makes_no_variance_negative(row):
     X = scipy.sparse.csr_matrix(np.array([(0, 0), (0, 0), row], dtype=np.int32))
     model = small(1, max_iter=3).fit(X)
     assert np.isfinite(model.score_samples(X)).all()
+
+
+def test_an_interrupt_after_the_last_pass_keeps_the_fit(counts, monkeypatch):
+    def stop(self, module, rows):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(NeuralTopicDLGM, "_finish", stop)
+    model = NeuralTopicDLGM(2, max_iter=2, random_state=0)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(counts)
+    assert model.n_iter_ == 2
+    assert np.isfinite(model.transform(counts)).all()
+
+
+def test_counts_that_no_integer_holds_end_no_fit(counts):
+    X = counts.toarray().astype(np.float64)
+    X[0, 0] = 1e19
+    model = NeuralTopicDLGM(2, max_iter=2, random_state=0).fit(X)
+    assert np.isfinite(model.predictive(X[:2])).all()

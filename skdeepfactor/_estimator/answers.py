@@ -18,6 +18,12 @@ class Moments(NamedTuple):
     mean: float
     squares: float
 
+    @classmethod
+    def of(cls, values):
+        """The moments of an array of answers, which may be empty."""
+        mean = float(values.mean()) if len(values) else 0.0
+        return cls(float(len(values)), mean, float(np.square(values - mean).sum()))
+
     @property
     def scale(self):
         """Standard deviation of the answers; 1.0 where they are all alike."""
@@ -67,12 +73,9 @@ def number_moments(rows, target, unlabeled):
     """The ``Moments`` of the answers of rows."""
     values = known_numbers(rows, target, unlabeled)
     values = values[~np.isnan(values)]
-    if len(values) == 0:
-        if not rows.share.is_sharded:
-            refuse_without_answers()
-        return Moments(0.0, 0.0, 0.0)
-    mean = float(values.mean())
-    return Moments(float(len(values)), mean, float(np.square(values - mean).sum()))
+    if len(values) == 0 and not rows.share.is_sharded:
+        refuse_without_answers()
+    return Moments.of(values)
 
 
 def joined_moments(moments):

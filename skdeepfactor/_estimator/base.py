@@ -167,6 +167,13 @@ class BaseFactorModel(
         """Arrays of rows beside X, by name; see ``Batch.side``."""
         return {}
 
+    def _resized(self, sizes, arrays):
+        """The sizes of all first rows of a stream, from those of the first of them.
+
+        And ``_known_of_rows``, as these sizes make it.
+        """
+        return sizes, arrays
+
     @abstractmethod
     def _build(self, sizes):
         """Build the module from the hyperparameters and the kept sizes.

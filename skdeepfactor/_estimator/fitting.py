@@ -412,6 +412,8 @@ def take_steps(estimator, X, y=None, *, total_samples=None, sample_weight=None):
     if first_rows is not None:
         check_what_is_kept(estimator)
         rows = _joined(first_rows, rows)
+        sizes, arrays = estimator._resized(sizes, rows.arrays)
+        rows = MatrixRows(rows.X, arrays=arrays)
     if is_first:
         sizes = {**sizes, "input_scale": input_scale(estimator, rows)}
     if starts:

@@ -239,7 +239,7 @@ class SupervisedLDARegressor(SupervisedFactorModel):
         model anew from all of them, as if they had come at once. Later calls continue
         from it, and rows are forgotten after their step, so a stream may be larger than
         memory. After ``fit``, steps start with fresh optimizer moments.
-        Answers are standardised as those of the first call are.
+        Answers are standardised as the first rows are.
 
         Parameters
         ----------
@@ -391,6 +391,13 @@ class SupervisedLDARegressor(SupervisedFactorModel):
         moments = Moments(*sizes["moments"])
         values = known_numbers(rows, y, self.unlabeled)
         return {"answers": ((values - moments.mean) / moments.scale)[:, np.newaxis]}
+
+    def _resized(self, sizes, arrays):
+        old = Moments(*sizes["moments"])
+        values = arrays["answers"][:, 0] * old.scale + old.mean
+        new = Moments.of(values[~np.isnan(values)])
+        answers = ((values - new.mean) / new.scale)[:, np.newaxis]
+        return {**sizes, "moments": tuple(new)}, {**arrays, "answers": answers}
 
     def _build(self, sizes):
         return built(self, Numbers(Moments(*sizes["moments"])), sizes)
