@@ -32,8 +32,9 @@ def checked_matrix(estimator, X, *, reset, min_rows=1):
                 accept_sparse="csr",
                 dtype="numeric",
                 ensure_all_finite="allow-nan" if may_miss else True,
-                # There is no least of no numbers.
-                ensure_non_negative=domain.is_non_negative and 0 not in np.shape(X),
+                # There is no least of the numbers of a shard without rows.
+                ensure_non_negative=domain.is_non_negative
+                and (min_rows > 0 or 0 not in np.shape(X)),
                 ensure_min_samples=min_rows,
             )
         if may_miss:

@@ -232,7 +232,7 @@ def grouped(groups, n_rows):
             "groups must be of one type, so that they can be sorted, got "
             f"{sorted({type(value).__name__ for value in values.tolist()})}."
         ) from error
-    return codes, found
+    return codes, np.asarray(found.tolist())
 
 
 class _Rows:
