@@ -44,9 +44,11 @@ def received(X):
 def returned(values, X):
     """Convert results for the user: to a tensor if X is one and dispatch is on.
 
-    Without ``array_api_dispatch``, tensors give arrays, as in scikit-learn.
+    Without ``array_api_dispatch``, tensors give arrays, as in scikit-learn; texts, of
+    which there are no tensors, always do.
     """
-    if isinstance(X, torch.Tensor) and sklearn.get_config()["array_api_dispatch"]:
+    dispatches = sklearn.get_config()["array_api_dispatch"]
+    if isinstance(X, torch.Tensor) and dispatches and values.dtype.kind in "biuf":
         return torch.from_numpy(values).to(X.device)
     return values
 

@@ -507,7 +507,7 @@ class LabeledLDA(ConjugateFactorModel):
         """
         if not self._is_multilabel:
             most_probable = received(self.predict_proba(X)).argmax(axis=1)
-            return self._fitted_sizes["classes"][most_probable]
+            return returned(self._fitted_sizes["classes"][most_probable], X)
         # Probabilities may be 1 for several; scores are not.
         scores = received(
             self._infer(X, lambda module, batch: module.label_scores(batch))

@@ -24,7 +24,7 @@ from skdeepfactor._estimator.labels import (
 )
 from skdeepfactor._estimator.supervised import SupervisedFactorModel
 from skdeepfactor._estimator.validation import checked_weights, weighted_average
-from skdeepfactor._input import received
+from skdeepfactor._input import received, returned
 from skdeepfactor.models.supervised_lda.module import Classes
 from skdeepfactor.models.supervised_lda.starts import (
     built,
@@ -389,7 +389,7 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
         ['a', 'b', 'a', 'b']
         """
         most_probable = received(self.predict_proba(X)).argmax(axis=1)
-        return self._fitted_sizes["classes"][most_probable]
+        return returned(self._fitted_sizes["classes"][most_probable], X)
 
     def score(  # type: ignore[override]  # as every classifier's
         self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None
