@@ -331,6 +331,15 @@ def test_sums_and_spreads_over_the_entries_of_rows(batch, particles):
     assert_array_equal(of_rows.cpu(), sums[..., entries.rows].cpu())
 
 
+def test_sums_of_entries_of_which_none_is_missing(device):
+    x = to_csr(sp.csr_matrix(np.arange(1.0, 13).reshape(3, 4)), torch.float64, device)
+    entries = Entries.of(x)
+    assert entries.is_full
+    terms = torch.arange(24.0, dtype=torch.float64, device=device).view(2, 12)
+    expected = terms.view(2, 3, 4).sum(-1)
+    assert torch.equal(entries.row_sum(terms), expected)
+
+
 def gradients(outputs, *inputs):
     """Gradients of the outputs, weighted by numbers of their own."""
     weights = torch.linspace(-1, 2, outputs.numel(), dtype=outputs.dtype)

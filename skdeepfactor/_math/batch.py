@@ -172,14 +172,20 @@ class Entries(NamedTuple):
     columns: torch.Tensor
     values: torch.Tensor
     totals: torch.Tensor
+    #: Whether every entry is stored.
+    is_full: bool = False
 
     @classmethod
     def of(cls, x):
         """The entries of a CSR batch."""
-        return cls(row_indices(x), x.col_indices(), x.values().double(), row_sum(x))
+        values = x.values().double()
+        is_full = len(values) > 0 and len(values) == x.shape[0] * x.shape[1]
+        return cls(row_indices(x), x.col_indices(), values, row_sum(x), is_full)
 
     def row_sum(self, terms):
         """Sum of numbers of the entries, (..., n_entries), in each row."""
+        if self.is_full:
+            return terms.unflatten(-1, (len(self.totals), -1)).sum(-1)
         total = terms.new_zeros(*terms.shape[:-1], len(self.totals))
         return total.index_add(-1, self.rows, terms)
 
