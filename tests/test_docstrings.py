@@ -81,6 +81,7 @@ MODELS_DIFFER = {
     "inference": "words are shared out to topics, rows to components",
     "n_components": "each model says what its components are",
     "temperature": "of responsibilities, or of spikes",
+    "tol": "Laplace steps do not climb the bound",
 }
 
 # Those that take other values in other models.

@@ -69,6 +69,14 @@ def state_of(model):
     return pickle.dumps(model)
 
 
+def test_named_estimators_share_no_arrays_with_what_they_were_made_of(counts):
+    theirs = NMF(2, random_state=0).fit(counts.toarray())
+    before = theirs.components_.copy()
+    named = name_components(theirs, ["a", "b"])
+    named.components_[:] = 0
+    np.testing.assert_array_equal(theirs.components_, before)
+
+
 def test_a_merged_model_is_a_fitted_model(model, X):
     before = state_of(model)
     merged = merge_components(model, [[3, 0], [1, 4]])

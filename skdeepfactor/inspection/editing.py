@@ -207,7 +207,8 @@ def name_components(estimator: Any, names: Any) -> Any:
     if len(set(names)) < n_components:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"names must differ, but {twice!r} occurs twice.")
-    return _with_last(estimator, _named(copy.copy(model), names))
+    # Others' estimators may write to their arrays when they learn on.
+    return _with_last(estimator, _named(copy.deepcopy(model), names))
 
 
 def _checked_groups(groups, n_components):

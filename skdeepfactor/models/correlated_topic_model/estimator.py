@@ -70,11 +70,8 @@ class CorrelatedTopicModel(ClosedFormFactorModel):
         Passes over the data. The covariance changes more slowly than the topics, so
         that more of them still improve held-out scores a little.
     tol : float or None, default=1e-4
-        Relative gain of the bound below which training ends, unless one row is most of
-        it and the others still change: over one pass where steps on all rows should
-        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
-        large for that before the last fifth of ``max_iter``. None trains to
-        ``max_iter``.
+        Relative gain of the bound over ``n_iter_no_change`` passes below which training
+        ends. Steps do not climb the bound, which may fall. None trains to ``max_iter``.
     max_inner_iter : int, default=2
         Steps on the factors of each row in a pass. Rows resume where they stopped a
         pass ago; ``transform`` goes on to the mode.
@@ -759,7 +756,9 @@ class CorrelatedTopicModel(ClosedFormFactorModel):
         With the design matrix C, the covariance of the coefficients is taken to be
         :math:`(C^T C)^{-1} \otimes \Sigma S^{-1} \Sigma`, where :math:`S` is the
         covariance of the modes around the regression: the inverse of the observed
-        information if all rows say equally much.
+        information if all rows say equally much. Topics are taken to be known, so that
+        intervals are too narrow where rows are short or passes few. After
+        ``partial_fit`` with ``total_samples`` they are those of as many rows.
 
         Examples
         --------
