@@ -347,6 +347,20 @@ def test_a_shift_makes_no_interval_of_a_diagonal_model_wide(data):
     assert widths[1] < 1.5 * widths[0]
 
 
+def test_covariates_of_rows_that_do_not_count_say_nothing(data):
+    X, _, _, C, _ = data
+    X, weights = X.astype(float), np.append(0.0, np.ones(299))
+    far = C.copy()
+    far[0] = 1e6
+    models = [
+        CorrelatedTopicModel(3, max_iter=3, random_state=0).fit(
+            X, covariates=known, sample_weight=weights
+        )
+        for known in (C, far)
+    ]
+    assert_allclose(models[0].coef_, models[1].coef_, rtol=1e-6)
+
+
 def test_topics_start_from_words_alone(data):
     X, _, _, C, _ = data
     models = [

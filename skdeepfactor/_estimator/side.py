@@ -1,5 +1,7 @@
 """What is known of rows beside X: given by the caller, checked, and made numbers."""
 
+from numbers import Real
+
 import numpy as np
 import scipy.sparse
 from sklearn.utils.extmath import safe_sparse_dot
@@ -13,14 +15,17 @@ def given(**side):
     return {name: value for name, value in side.items() if value is not None} or None
 
 
-def covariate_sizes(rows, covariates):
-    """What the module's shape and later rows need to know of covariates, or None.
+def covariate_sizes(rows, covariates, weights=None):
+    """What the module's shape and later rows need to know of covariates.
 
     Their number, names, and the location and scale by which they are standardised.
+    Rows of weight 0 say nothing of these.
     """
-    if covariates is None:
-        return None
     values, names = _checked(covariates, rows.n_visible)
+    if weights is not None and not isinstance(weights, Real):
+        weights = np.asarray(received(weights))
+        if weights.shape == (len(values),):
+            values = values[weights != 0]
     n_rows, width = values.shape
     location, scale = np.zeros(width), np.ones(width)
     if n_rows > 0:

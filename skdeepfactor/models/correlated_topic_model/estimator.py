@@ -321,7 +321,7 @@ class CorrelatedTopicModel(ClosedFormFactorModel):
         """
         return self._fit(
             X,
-            given(covariates=covariates),
+            _told(covariates, sample_weight),
             X_val=X_val,
             checkpoint=checkpoint,
             checkpoint_every=checkpoint_every,
@@ -389,7 +389,7 @@ class CorrelatedTopicModel(ClosedFormFactorModel):
         """
         return self._partial_fit(
             X,
-            given(covariates=covariates),
+            _told(covariates, sample_weight),
             total_samples=total_samples,
             sample_weight=sample_weight,
         )
@@ -842,11 +842,10 @@ class CorrelatedTopicModel(ClosedFormFactorModel):
         return self._sample(n_samples, n_tokens, random_state)
 
     def _sizes(self, rows, y):
-        covariates = None if y is None else y["covariates"]
-        return {
-            **super()._sizes(rows, y),
-            "covariates": covariate_sizes(rows, covariates),
-        }
+        found = None
+        if y is not None:
+            found = covariate_sizes(rows, y["covariates"], y["sample_weight"])
+        return {**super()._sizes(rows, y), "covariates": found}
 
     def _sizes_of_all(self, sizes):
         covariates = joined_covariate_sizes([own["covariates"] for own in sizes])
@@ -913,3 +912,10 @@ class CorrelatedTopicModel(ClosedFormFactorModel):
             "intercept_": coefficients[0] - slopes @ module.location,
             "topic_word_concentration_": module.topics.concentration().cpu().numpy(),
         }
+
+
+def _told(covariates, sample_weight):
+    """What is known of rows beside X, with their weights, if there are covariates."""
+    if covariates is None:
+        return None
+    return {"covariates": covariates, "sample_weight": sample_weight}
