@@ -69,9 +69,8 @@ def read_numbers(y: Any, unlabeled: Any) -> np.ndarray:
     return values
 
 
-def number_moments(rows, target, unlabeled):
-    """The ``Moments`` of the answers of rows."""
-    values = known_numbers(rows, target, unlabeled)
+def number_moments(rows, values):
+    """The ``Moments`` of the answers of rows, as ``known_numbers`` gives them."""
     values = values[~np.isnan(values)]
     if len(values) == 0 and not rows.share.is_sharded:
         refuse_without_answers()

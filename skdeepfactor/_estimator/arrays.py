@@ -249,7 +249,7 @@ def shown_attributes(estimator):
 
 
 def names_of_arrays(shown):
-    """Those of the attributes that pickles leave out."""
+    """Names of the attributes that pickles leave out."""
     return [name for name, value in shown.items() if _is_arrays(value)]
 
 

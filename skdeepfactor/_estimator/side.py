@@ -1,4 +1,4 @@
-"""What is known of rows beside X: given by the caller, checked, and made numbers."""
+"""Side information of rows: checked, and turned into numbers."""
 
 from numbers import Real
 
@@ -16,9 +16,8 @@ def given(**side):
 
 
 def covariate_sizes(rows, covariates, weights=None):
-    """What the module's shape and later rows need to know of covariates.
+    """Number of rows and names of covariates; location and scale to standardise by.
 
-    Their number, names, and the location and scale by which they are standardised.
     Rows of weight 0 say nothing of these.
     """
     values, names = _checked(covariates, rows.n_visible)

@@ -218,7 +218,7 @@ def converge(slopes, batch, starts, *, max_steps, tol, fixes_variances=False):
 # Numbers that are too large give what is not a number, as in torch.
 @np.errstate(all="ignore")
 def converge_row(slopes, starts, *, max_steps, tol, fixes_variances=False):
-    """The same as ``converge`` for a single row, by NumPy.
+    """Converge a single row by NumPy; see ``converge``.
 
     ``slopes(mean, var, center)`` takes and gives arrays (k,) of this row, and a float.
     """

@@ -158,7 +158,7 @@ class Admixture:
         return fixed_point(update, batch, start, **options)
 
     def _solve_few(self, batch, start, is_collapsed, options):
-        """The same for a few rows, one after the other."""
+        """Solve a few rows, one after the other."""
         topics, n_rows = self.topics, len(batch)
         prior, allowed = self._prior(batch).numpy(), batch.side.get("allowed")
         priors = [prior] * n_rows if prior.ndim == 1 else prior

@@ -306,7 +306,7 @@ def _draw_tokens(counts, indptr, n_draws, rng):
 
 
 def checked_side(side, n_rows):
-    """What is known of rows beside X, without None; ValueError if of other rows."""
+    """Side information without None; a ValueError if it is of other rows."""
     side = {name: values for name, values in side.items() if values is not None}
     for name, values in side.items():
         if not hasattr(values, "__len__") and not hasattr(values, "shape"):
@@ -324,7 +324,7 @@ def checked_side(side, n_rows):
 
 
 def side_of(side, rows):
-    """What is known of some of the rows."""
+    """Side information of some of the rows."""
     return {name: _safe_indexing(values, rows) for name, values in side.items()}
 
 

@@ -53,7 +53,7 @@ class _Scorer:
         return _Scorer(self._name, {**self._requested, **requests})
 
     def get_metadata_routing(self):
-        """What it asks for, as scikit-learn's routing wants to know."""
+        """Requests of this scorer, in the form of scikit-learn's routing."""
         request = MetadataRequest(owner=self)
         for name, alias in self._requested.items():
             request.score.add_request(param=name, alias=alias)

@@ -361,7 +361,7 @@ class GammaPoisson(FactorModule):
         return fixed_point(self._update, batch, start, **options)
 
     def _solve_few(self, batch, start, options):
-        """The same for a few rows, one after the other."""
+        """Solve a few rows, one after the other."""
         rates = self.factor_rate + self._exposure(batch) * self._totals_of(batch)
         rates = rates.expand(len(batch), self.n_components).numpy()
         shape = self.factor_shape.expand(self.n_components).numpy()

@@ -379,7 +379,7 @@ class SupervisedLDARegressor(SupervisedFactorModel):
         values = known_numbers(rows, y, self.unlabeled)
         return {
             **super()._sizes(rows, y),
-            "moments": tuple(number_moments(rows, y, self.unlabeled)),
+            "moments": tuple(number_moments(rows, values)),
             "supervision": self._weight_of_answers(rows, y, ~np.isnan(values)),
         }
 
