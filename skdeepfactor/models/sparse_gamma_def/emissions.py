@@ -27,6 +27,7 @@ from skdeepfactor._math.likelihoods import LARGEST_MEAN
 from skdeepfactor._math.ops import (
     map_values,
     product,
+    product_at,
     products_at_entries,
     row_sum,
 )
@@ -88,6 +89,13 @@ class Emission(nn.Module, ABC):
         ``given_total`` counts are words in order. Gradients flow to all.
         """
 
+    @abstractmethod
+    def curvature(self, batch, z, weights):
+        """Minus the second derivative of the log likelihood of entries in z W.
+
+        Like x, and 0 where that is for counts; or an array of all entries.
+        """
+
     def decode(self, mean):
         """E[x], given z W."""
         return mean
@@ -133,6 +141,14 @@ class CountEmission(Emission):
         if given_total:
             return entries.row_sum(terms) - entries.totals * totals.log()
         return entries.row_sum(terms) - totals
+
+    def curvature(self, batch, z, weights):
+        m = product_at(batch.x, z.to(batch.x.dtype), weights.to(batch.x.dtype).T)
+        return map_values(
+            lambda x, m: torch.where(x > 0, self._bend(x, m) / m.square(), 0.0),
+            batch.x,
+            map_values(positive, m),
+        )
 
     @abstractmethod
     def _terms(self, values, m):
@@ -273,6 +289,12 @@ class Gaussian(Emission):
             of_rows = variance.sum(0) if observed is None else observed @ variance
             errors = errors + (z.square() * of_rows).sum(1, dtype=torch.float64)
         return -0.5 * errors / self.variance().double()
+
+    def curvature(self, batch, z, weights):
+        curvature = 1 / self.variance().to(batch.x.dtype)
+        if batch.observed is None:
+            return curvature.expand(batch.x.shape)
+        return curvature * batch.observed
 
     def sample(self, mean, generator):
         return generator.normal(mean, math.sqrt(self.noise_variance()))

@@ -22,9 +22,10 @@ two gammas, :math:`\pi\, \text{Gamma}(c, d) + (1 - \pi)\, \text{Gamma}(1, d')`, 
 second a narrow one.
 
 Data given z W are in ``emissions.py``, and layers given those above in ``links.py``;
-the solvers in closed form in ``closed.py`` and ``lowest_weights.py``; and the solver by
-gradients, for other families of posteriors and with networks that give them, in
-``gradient.py`` and ``families.py``.
+the solvers in closed form in ``closed.py`` and ``lowest_weights.py``, and their final
+bound in ``drawn_bound.py`` and ``lognormals.py``; and the solver by gradients, for
+other families of posteriors and with networks that give them, in ``gradient.py`` and
+``families.py``.
 
 Ranganath, Tang, Charlin and Blei (2015), Deep exponential families; Naesseth, Ruiz,
 Linderman and Blei (2017), Reparameterization gradients through acceptance-rejection
@@ -137,6 +138,12 @@ class SparseGammaDEF(ConjugateFactorModel):
         ``learning_decay``; ``"auxiliary"`` ignores ``over_relaxation`` and
         ``acceleration``; and both closed forms ignore ``family``, ``encoder_layers``
         and ``learning_rate``.
+    covariance_type : {"diag", "full"}, default="diag"
+        Posteriors of the lower bound with ``solver="expansion"``; ignored otherwise.
+        ``"diag"``: all units and weights are independent. ``"full"``: as a last step,
+        the large weights of each feature, and the large lowest units of each row, get
+        correlated log-normals of the same means, which take some seconds and find a
+        tighter ``lower_bound_``. All other attributes and methods stay as they are.
     family : {"gamma", "lognormal", "weibull"}, default="gamma"
         Posteriors of units and weights with ``solver="gradient"``; ignored otherwise.
     amortized : bool, default=False
@@ -301,6 +308,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         "weight_shape": [Interval(Real, 0, None, closed="neither")],
         "weight_rate": [Interval(Real, 0, None, closed="neither")],
         "solver": [StrOptions(set(PARTS))],
+        "covariance_type": [StrOptions({"diag", "full"})],
         "family": [StrOptions(set(FAMILIES))],
         "amortized": ["boolean"],
         "encoder_layers": [tuple, list],
@@ -328,6 +336,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         weight_shape: float = 0.1,
         weight_rate: float = 0.3,
         solver: str = "expansion",
+        covariance_type: str = "diag",
         family: str = "gamma",
         amortized: bool = False,
         encoder_layers: Sequence[int] = (200,),
@@ -364,6 +373,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         self.weight_shape = weight_shape
         self.weight_rate = weight_rate
         self.solver = solver
+        self.covariance_type = covariance_type
         self.family = family
         self.amortized = amortized
         self.encoder_layers = encoder_layers
