@@ -1076,13 +1076,59 @@ def test_a_planted_support_is_found(solver, seed):
     model = spiked(solver=solver, **settings).fit(X)
     correlations = np.corrcoef(model.components_, parts)[:6, 6:]
     rows, columns = linear_sum_assignment(-correlations)
-    inclusion = model.inclusion_probabilities_[rows]
+    (inclusion,) = model.inclusion_probabilities_
+    inclusion = inclusion[rows]
     assert inclusion.shape == parts.shape
     f1 = f1_score((parts[columns] > 0).ravel(), (inclusion > 0.5).ravel())
     assert f1 > 0.9
     assert (inclusion < 0.1).mean() > 0.3
     # Without spikes there are none.
     assert SparseGammaDEF((2,), max_iter=1).fit(X).inclusion_probabilities_ is None
+
+
+def test_a_planted_support_of_upper_weights_is_found():
+    rng = np.random.default_rng(0)
+    parts = np.zeros((6, 30))
+    parts[np.arange(30) % 6, np.arange(30)] = rng.gamma(3, 1, 30)
+    is_slab = np.repeat(np.eye(2), 3, axis=1)
+    z = rng.gamma(3, rng.gamma(0.3, 3, (300, 2)) @ is_slab + 1e-3)
+    X = rng.poisson(z @ parts).astype(float)
+    shapes = {"layer_shape": (3.0, 0.3)}
+    model = spiked((6, 2), solver="gradient", max_iter=150, **shapes).fit(X)
+    lowest, upper = model.inclusion_probabilities_
+    assert lowest.shape == parts.shape
+    order = np.corrcoef(model.components_, parts)[:6, 6:].argmax(0)
+    found = upper[:, order]
+    found = found[np.argsort(-found[:, 0])]
+    assert_allclose(found, is_slab, atol=0.1)
+    # Closed forms have spikes in the lowest layer.
+    assert len(spiked((6, 2), max_iter=2).fit(X).inclusion_probabilities_) == 1
+
+
+def test_the_divergence_of_spikes_is_that_of_every_layer():
+    X = sparse_and_layered(0, 40, 12)[0]
+    model = spiked((4, 2), solver="gradient", max_iter=20).fit(X)
+    module = model._load(torch.float64)
+    with torch.no_grad():
+        # Other odds in each layer than at the start.
+        module.inclusion_logits.copy_(torch.tensor([1.0, -1.0]))
+        module.refresh()
+        actual = float(module.global_kl())
+        pairs = [FAMILIES["gamma"].distribution(*p) for p in module._weight_pairs()]
+    kls = []
+    for q, odds in zip(pairs, (1.0, -1.0), strict=True):
+        share, shape = scipy.special.expit(odds), q.concentration.numpy()
+        own = scipy.stats.gamma(shape, scale=(q.mean / q.concentration).numpy())
+        w = own.rvs((4000, *shape.shape), random_state=0)
+        slab = scipy.stats.gamma.logpdf(w, 2, scale=1 / 0.3)
+        spike = scipy.stats.gamma.logpdf(w, 1, scale=2 / 0.3 / 100)
+        prior = np.logaddexp(np.log(share) + slab, np.log1p(-share) + spike)
+        kls.append((own.logpdf(w) - prior).sum((1, 2)))
+    expected = sum(kls)
+    # The actual one is of 20 draws.
+    error = expected.std() / 20**0.5
+    assert abs(actual - expected.mean()) < 4 * error
+    assert abs(kls[1].mean()) > 5 * kls[1].std() / 20**0.5
 
 
 @pytest.mark.parametrize("likelihood", ["poisson", "bernoulli"])

@@ -338,8 +338,9 @@ class GammaBelief(FactorModule):
         return self.emission.noise_variance()
 
     def inclusion_probabilities(self):
-        """Posterior probabilities of slabs, (k, n_features); None without spikes."""
-        return self.lowest.inclusion_probabilities()
+        """Posterior probabilities of slabs by layer; None without spikes."""
+        lowest = self.lowest.inclusion_probabilities()
+        return None if lowest is None else [lowest]
 
     def components(self):
         return self.lowest.weight_mean.T
