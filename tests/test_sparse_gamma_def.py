@@ -11,6 +11,8 @@ import scipy.special
 import scipy.stats
 import sklearn
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import linear_sum_assignment
 from sklearn.base import clone
@@ -1199,6 +1201,44 @@ def test_extreme_sizes_counts_and_shapes(solver, link):
         assert np.isfinite(Z).all()
         assert np.isfinite(model.lower_bound_)
         assert np.isfinite(model.score(X))
+
+
+VARIANTS = [
+    {},
+    {"link": "rate"},
+    {"covariance_type": "full"},
+    {"solver": "auxiliary", "weight_prior": "spike_slab", "weight_shape": 1.0},
+    {"solver": "gradient", "weight_prior": "spike_slab", "weight_shape": 1.0},
+    {"solver": "gradient", "amortized": True, "encoder_layers": (3,)},
+]
+
+
+@pytest.mark.filterwarnings("ignore:layer_sizes:UserWarning")
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    variant=st.sampled_from(VARIANTS),
+    shape=st.sampled_from([0.1, 1.0]),
+    n_rows=st.integers(1, 5),
+    scale=st.sampled_from([0, 1, 10**6]),
+    seed=st.integers(0, 99),
+)
+def test_any_layers_of_ugly_rows(sizes, variant, shape, n_rows, scale, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.poisson(rng.gamma(0.3, scale, (n_rows, 4))).astype(float)
+    # A constant column, an empty row, and rows that are there twice.
+    X[:, 1] = X[:, 1].max()
+    X[-1] = 0
+    X = np.concatenate([X, X])
+    model = SparseGammaDEF(
+        sizes, layer_shape=shape, max_iter=3, random_state=0, **variant
+    )
+    Z = model.fit(X).set_params(transform_layer="all").transform(X)
+    assert Z.shape == (2 * n_rows, sum(sizes))
+    assert np.isfinite(Z).all()
+    assert (Z >= 0).all()
+    assert_allclose(Z[:n_rows], Z[n_rows:], rtol=1e-9, atol=1e-12)
+    assert np.isfinite(model.lower_bound_)
+    assert np.isfinite(model.score_samples(X)).all()
 
 
 @pytest.mark.parametrize("solver", ["expansion", "auxiliary"])

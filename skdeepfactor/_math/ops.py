@@ -164,6 +164,13 @@ def dense(x):
     return x if x.layout == torch.strided else x.to_dense()
 
 
+def is_filled(x):
+    """Whether a batch is strided, and filled enough for dense products to be faster."""
+    if x.layout != torch.strided:
+        return False
+    return int(torch.count_nonzero(x)) >= DENSE_SHARE * x.numel()
+
+
 def product(x, a):
     """``x @ a``, shape (n_rows, k), for ``a`` of shape (n_features, k).
 

@@ -126,7 +126,19 @@ class CountEmission(Emission):
         return -constants
 
     def drawn(self, batch, z, weights, *, variance=None, given_total=False):
-        x, entries, observed = batch.counts, batch.entries, batch.observed
+        observed = batch.observed
+        if batch.is_filled and variance is None and not torch.is_grad_enabled():
+            m = positive(z @ weights.T).double()
+            terms = self._terms(batch.x.double(), m).sum(1)
+        else:
+            terms = self._terms_of_entries(batch, z, weights, variance)
+        of_rows = weights.sum(0) if observed is None else observed @ weights
+        totals = (z * of_rows).sum(1, dtype=torch.float64)
+        return terms - (batch.totals * totals.log() if given_total else totals)
+
+    def _terms_of_entries(self, batch, z, weights, variance):
+        """Sums of ``_terms`` over the entries of each row."""
+        x, entries = batch.counts, batch.entries
         m = positive(products_at_entries(x, z, weights)).double()
         terms = self._terms(entries.values, m)
         if variance is not None:
@@ -136,11 +148,7 @@ class CountEmission(Emission):
             least = torch.finfo(z.dtype).tiny ** (1 / 3)
             spread = spread / m.clamp_min(least).square()
             terms = terms - 0.5 * self._bend(entries.values, m) * torch.log1p(spread)
-        of_rows = weights.sum(0) if observed is None else observed @ weights
-        totals = (z * of_rows).sum(1, dtype=torch.float64)
-        if given_total:
-            return entries.row_sum(terms) - entries.totals * totals.log()
-        return entries.row_sum(terms) - totals
+        return entries.row_sum(terms)
 
     def curvature(self, batch, z, weights):
         m = product_at(batch.x, z.to(batch.x.dtype), weights.to(batch.x.dtype).T)
@@ -152,7 +160,7 @@ class CountEmission(Emission):
 
     @abstractmethod
     def _terms(self, values, m):
-        """Log likelihood of entries with mean m, without -m."""
+        """Log likelihood of values with mean m, without -m; 0 for 0."""
 
     @abstractmethod
     def _bend(self, values, m):
@@ -203,7 +211,7 @@ class Bernoulli(CountEmission):
         return 0.0 * batch.totals
 
     def _terms(self, values, m):
-        return m + (-torch.expm1(-m)).log()
+        return values * (m + (-torch.expm1(-m)).log())
 
     def _bend(self, values, m):
         return (-m).exp() * (m / torch.expm1(-m)).square()
