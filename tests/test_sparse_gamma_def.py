@@ -926,6 +926,20 @@ def test_correlated_logs_are_the_best_to_second_order():
             assert float(change[row]) == pytest.approx(own - old, rel=1e-6)
 
 
+def test_rows_that_gain_nothing_by_correlations_stay_gammas():
+    ones = torch.ones(2, 2).double()
+    logs = CorrelatedLogs(ones, 8 * ones, 0.1)
+    # Of the first row each number has data of its own, of the second all are shared.
+    curvature = torch.tensor([[8.0, 8.0, 0.0], [0.0, 0.0, 8.0]]).double()
+    other = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]).double()
+    logs.add(curvature, other, torch.full_like(other, 1e12))
+    logs.settle()
+    assert (logs.kl_change() != 0).tolist() == [False, True]
+    draws = logs.draw(torch.full((2, 2), -1.0).double(), np.random.default_rng(0))
+    assert (draws[0] == -1).all()
+    assert (draws[1] > 0).all()
+
+
 def correlated(sizes=(6, 3), **parameters):
     settings = {"max_iter": 40, "random_state": 0, **parameters}
     return SparseGammaDEF(sizes, covariance_type="full", **settings)
@@ -987,6 +1001,8 @@ def test_the_bound_of_full_covariances_is_that_of_an_independent_estimate():
                     block.rows, block.columns, block.is_in, factor, strict=True
                 ):
                     at, n = columns[is_in].numpy(), int(is_in.sum())
+                    if n == 0:
+                        continue
                     covariance = torch.cholesky_inverse(L)[:n, :n].numpy()
                     center = np.log(mean[row].numpy()[at]) - np.diag(covariance) / 2
                     normal = scipy.stats.multivariate_normal(center, covariance)
