@@ -72,6 +72,7 @@ ORDER = [
     "plot_listeners.py",
     "plot_single_cells.py",
     "plot_faces.py",
+    "plot_notes_and_chords.py",
     "plot_digits.py",
 ]
 sphinx_gallery_conf = {

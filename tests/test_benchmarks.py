@@ -229,6 +229,17 @@ def test_refinement_and_speed_of_neural_topics():
         check([run_here("benchmarks.neural_topics:speed", setting)])
 
 
+def test_layers_of_gamma_def():
+    setting = {"corpus": "20news_2000", "shape": 0.1, "seed": 0, "max_iter": 1}
+    for name in ("two layers", "planted, two layers"):
+        found = run_here(
+            "benchmarks.gamma_def:layers",
+            {**setting, "name": name, "sizes": (4, 2), "n_rows": 30},
+        )
+        check([found])
+        assert 1 <= found["layer_2"] <= 2
+
+
 @pytest.mark.parametrize("section", ["olivetti", "nips", "families", "images"])
 def test_gamma_def(section, written, monkeypatch):
     small = {"layer_sizes": (4, 3, 2)}
