@@ -5,8 +5,8 @@ import re
 import numpy as np
 from sklearn.utils import _safe_indexing
 
+from skdeepfactor._times import time_labels
 from skdeepfactor.inspection import reading, topics_over_time, topics_per_group
-from skdeepfactor.inspection.times import time_labels
 
 # Words named of a topic in a slice.
 N_WORDS = 5
