@@ -421,6 +421,7 @@ def test_names_that_the_package_lacks_are_mistakes():
 
 # What estimators call of themselves, and no model overrides.
 CALLED = {
+    "_expected",
     *("_fit", "_partial_fit", "_infer", "_decoded", "_sample", "_load", "_ask"),
     "_with_merged",
     *("_mean_score", "_perplexity"),

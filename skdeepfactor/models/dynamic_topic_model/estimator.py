@@ -63,10 +63,10 @@ class DynamicTopicModel(ConjugateFactorModel):
         Concentration of the Dirichlet over a document's topics. ``"auto"`` learns one
         for each topic.
     topic_word_prior : float or array-like, default=0.05
-        Counts of each word that are added to those of a topic, spread evenly over the
-        slices: with one slice, the concentration of a Dirichlet prior. One number, one
-        for each word (n_features,), or one for each topic and word (n_components,
-        n_features), where large entries plant seed words.
+        Concentration of the Dirichlet over a topic's words. One number, one for each
+        word (n_features,), or one for each topic and word (n_components, n_features),
+        where large entries plant seed words. With several slices, so many counts of
+        each word are spread evenly over them.
     inference : {"collapsed", "mean_field"}, default="collapsed"
         How counts are shared among topics. ``"mean_field"``: by the exponentials of
         expected logarithms, which is coordinate ascent on the bound. ``"collapsed"``:
@@ -78,9 +78,9 @@ class DynamicTopicModel(ConjugateFactorModel):
         that an entry counts one on average. Scores are those of the scaled data. 1.0
         takes all data as they are.
     init : {"kmeans", "random"} or array-like, default="kmeans"
-        Where topics start, all slices alike: from clusters of the rows, from random
-        weights, or from an array of the shape of ``components_``, up to scale. If there
-        are several slices, four passes without change of the topics follow.
+        Where the components start: from clusters of the rows, from random weights, or
+        from an array of the shape of ``components_``, up to scale. All slices start
+        alike; if there are several, a few passes follow in which they stay so.
     max_iter : int, default=8
         Passes over the data. A few are enough for held-out scores; the bound itself
         goes on rising slowly.
@@ -750,7 +750,7 @@ class DynamicTopicModel(ConjugateFactorModel):
         return self._perplexity(X, average, sample_weight, given(times=times))
 
     def forecast(self, times: ArrayLike) -> np.ndarray:
-        r"""Topics at any times, such as those of the next slice.
+        r"""Predict the topics of any times, such as the next slice.
 
         After the last slice (or before the first) topics lie between those of that
         slice and their mean over slices. A topic keeps a share of its distance to the
