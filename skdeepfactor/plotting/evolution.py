@@ -79,6 +79,8 @@ class TopicEvolutionDisplay:
     ) -> Self:
         """Draw how words come and go.
 
+        Each curve is a word, as a share of the words of the topic in each slice.
+
         Parameters
         ----------
         estimator : DynamicTopicModel or Pipeline
