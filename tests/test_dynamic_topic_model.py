@@ -168,7 +168,7 @@ def test_one_slice_is_lda(data):
 
 def test_a_variance_of_0_is_lda(data):
     X, times = data
-    options = {"max_iter": 200, "tol": None, "max_inner_iter": 20, "random_state": 0}
+    options = {"max_iter": 100, "tol": None, "max_inner_iter": 20, "random_state": 0}
     lda = LatentDirichletAllocation(3, **options).fit(X)
     expected = lda.components_
     for variance in (0, 1e-9):

@@ -81,7 +81,7 @@ class DynamicTopicModel(ConjugateFactorModel):
         Where the components start: from clusters of the rows, from random weights, or
         from an array of the shape of ``components_``, up to scale. All slices start
         alike; if there are several, a few passes follow in which they stay so.
-    max_iter : int, default=8
+    max_iter : int, default=12
         Passes over the data. A few are enough for held-out scores; the bound itself
         goes on rising slowly.
     tol : float or None, default=1e-4
@@ -237,7 +237,7 @@ class DynamicTopicModel(ConjugateFactorModel):
         inference: str = "collapsed",
         input_scale: float | str = "auto",
         init: str | ArrayLike = "kmeans",
-        max_iter: int = 8,
+        max_iter: int = 12,
         tol: float = 1e-4,
         max_inner_iter: int = 5,
         inner_tol: float = 1e-3,

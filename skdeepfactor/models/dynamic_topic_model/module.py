@@ -34,7 +34,9 @@ mean-field updates never lower. Collapsed ones share counts by
 *The variance*, if it is to be found, is chosen before training. Rows are allocated to
 topics that do not change; paths are fitted to the counts of four fifths of these rows,
 for several variances; and that one is taken under which the counts of the others are
-most probable, refined by a parabola.
+most probable, refined by a parabola. Topics that do not change take words away from
+those that do, which makes it too small: rows are therefore allocated to the paths
+found, and the variance is chosen once more.
 
 *Forecasts* lie between the last slice and the mean over slices. The weight of the mean
 is that by which the last training slice would have been best forecast from the others,
@@ -49,43 +51,28 @@ import torch
 from torch import nn
 from torch.distributions import Dirichlet
 
-from skdeepfactor._math.allocation import Weights, shares_of_counts
+from skdeepfactor._math.allocation import shares_of_counts
 from skdeepfactor._math.batch import Batch
-from skdeepfactor._math.gammas import dirichlet, scaled_exp
+from skdeepfactor._math.gammas import dirichlet
 from skdeepfactor._math.module import FactorModule
-from skdeepfactor._math.ops import scaled, slices
+from skdeepfactor._math.ops import scaled
 from skdeepfactor._math.row_iteration import MAX_STEPS
 from skdeepfactor._math.topics import Admixture, Topics, in_slices
 from skdeepfactor.models.dynamic_topic_model.paths import (
     LEAST_VARIANCE,
+    PointTopics,
     climb,
-    log_normalizers,
     log_prior,
 )
 from skdeepfactor.models.dynamic_topic_model.starts import (
     DEFAULT_VARIANCE,
-    StaticRows,
+    StartRows,
     best_variance,
     static_counts,
 )
 
 # Steps on the paths after each step on rows, and where they start afresh.
 N_STEPS, N_FIRST_STEPS = 4, 8
-
-
-class PointTopics:
-    """Topics that are known: probabilities of features, (k, n_features).
-
-    ``log_probabilities(features)``, (a few features, k), are those of a slice of them.
-    """
-
-    def __init__(self, log_probabilities, shape, like):
-        scaled = like.new_empty(shape)
-        log_scale = like.new_empty(shape[0], 1)
-        for features in slices(*shape):
-            part = log_probabilities(features)
-            scaled[features], log_scale[features] = scaled_exp(part, 1)
-        self.weights = self.collapsed_weights = Weights(scaled, log_scale[:, 0])
 
 
 class DynamicTopics(FactorModule):
@@ -148,7 +135,7 @@ class DynamicTopics(FactorModule):
             self.topic_counts.data[0] = counts.T
             self._set_paths(counts)
             return
-        rows = StaticRows(
+        rows = StartRows(
             X, numbers, weights, self.n_slices, self.alpha, self.eta.T.to(counts)
         )
         counts = static_counts(rows, counts)
@@ -158,8 +145,8 @@ class DynamicTopics(FactorModule):
                 rows, counts, self.paths, self._prior_by_slice, self.gaps, random_state
             )
             self.chain_variance.fill_(variance)
-        topics = torch.arange(self.local_width)
-        self.topic_counts.data.copy_(rows.by_slice(counts, topics, rows.weights))
+        found = rows.by_slice(rows.allocated(counts), rows.weights)
+        self.topic_counts.data.copy_(found)
         self._climb(N_FIRST_STEPS)
 
     def _set_paths(self, counts):
@@ -304,15 +291,9 @@ class DynamicTopics(FactorModule):
 
     @torch.no_grad()
     def refresh(self):
-        log_z = log_normalizers(self.paths)
-        n_slices, n_features, k = self.paths.shape
-        flat = self.paths.view(-1, k)
-        of_slices = log_z.repeat_interleave(n_features, 0)
-        topics = PointTopics(
-            lambda features: flat[features] - of_slices[features], flat.shape, flat
-        )
+        topics = PointTopics.of_paths(self.paths)
         self._rows = self._average = self._admixture(topics)
-        if n_slices > 1:
+        if self.n_slices > 1:
             mean = self.components().T
             topics = PointTopics(lambda part: mean[part].log(), mean.shape, mean)
             self._average = self._admixture(topics)

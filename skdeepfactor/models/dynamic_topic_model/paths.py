@@ -7,6 +7,8 @@ arrays (n_slices, n_features, n_topics), since the paths are the largest arrays 
 
 import torch
 
+from skdeepfactor._math.allocation import Weights
+from skdeepfactor._math.gammas import scaled_exp
 from skdeepfactor._math.ops import slices
 
 # How far a logarithm may move in a step, and how far the paths that would overshoot so.
@@ -14,6 +16,29 @@ FARTHEST, SHORT = 2.0, 0.5
 
 # Variances below are this one: paths then move by less than float32 can tell.
 LEAST_VARIANCE = 1e-8
+
+
+class PointTopics:
+    """Topics that are known: probabilities of features, (k, n_features).
+
+    ``log_probabilities(features)``, (a few features, k), are those of a slice of them.
+    """
+
+    def __init__(self, log_probabilities, shape, like):
+        by_feature = like.new_empty(shape)
+        log_scale = like.new_empty(shape[0], 1)
+        for features in slices(*shape):
+            part = log_probabilities(features)
+            by_feature[features], log_scale[features] = scaled_exp(part, 1)
+        self.weights = self.collapsed_weights = Weights(by_feature, log_scale[:, 0])
+
+    @classmethod
+    def of_paths(cls, paths):
+        """The topics of all slices, with features as ``in_slices`` moves them."""
+        _, n_features, k = paths.shape
+        log_z = log_normalizers(paths).repeat_interleave(n_features, 0)
+        flat = paths.view(-1, k)
+        return cls(lambda part: flat[part] - log_z[part], flat.shape, flat)
 
 
 def blocks(paths):
