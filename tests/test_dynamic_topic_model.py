@@ -456,6 +456,24 @@ def test_paths_without_memory_are_refused_before_a_fit(data, monkeypatch):
     model.set_params(n_slices=None).fit(X, times=times)
 
 
+@pytest.mark.parametrize("scale", [0, 1e-8, 1, 1e8])
+@pytest.mark.parametrize("variance", ["auto", 0, 1e8])
+def test_ugly_data_and_times(scale, variance):
+    rng = np.random.default_rng(0)
+    X = (scale * rng.poisson(0.5, size=(9, 4))).astype(np.float32)
+    times = 10.0 ** np.array([-12, 3, -3, 0, 0, 9, 3, 3, 3])
+    model = DynamicTopicModel(
+        5, chain_variance=variance, doc_topic_prior="auto", max_iter=3, random_state=0
+    ).fit(X, times=times)
+    found = [
+        model.topics_over_time_,
+        model.transform(X, times=times),
+        model.score_samples(X, times=times),
+        model.forecast([-1e9, 1e5, 1e30]),
+    ]
+    assert all(np.isfinite(part).all() for part in found)
+
+
 # The rest of the contract, with times.
 
 
