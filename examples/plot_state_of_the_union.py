@@ -2,8 +2,9 @@ r"""
 Two centuries of addresses
 ==========================
 
-What presidents speak of stays for long, and the words for it change: the law is
-provisions and officers first, and courts and crime later.
+What presidents speak of stays for long, and the words for it change: those
+of Congress are senate, session and acts at first, and speaker, tonight and laughter in
+the end.
 :class:`~skdeepfactor.DynamicTopicModel` lets the words of each topic walk from decade
 to decade. Here are the addresses of the
 presidents of the United States on the state of the Union, from 1790 to 2020, in

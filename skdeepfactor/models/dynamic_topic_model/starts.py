@@ -23,8 +23,8 @@ VARIANCES, N_PATH_STEPS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 5
 # One of so many rows is held out, and so many numbers of paths are enough to choose by.
 HELD_OUT, ENOUGH = 5, 2**21
 
-# How much larger the variance may come out the second time.
-FARTHER = 15
+# By how much the variance may come out lower or higher the second time.
+LOWER, HIGHER = 6, 15
 
 # The variance where nothing can be held out.
 DEFAULT_VARIANCE = 0.1
@@ -161,7 +161,7 @@ def best_variance(rows, counts, paths, prior, gaps, random_state):
     first = chosen(rows.allocated(counts), VARIANCES)
     known, moved = rows.by_slice(rows.allocated(counts), weights[0]), paths.clone()
     climb(moved, known, prior(ALL), [first * gap for gap in gaps], N_PATH_STEPS)
-    near = [v for v in VARIANCES if first / 3 < v < FARTHER * first]
+    near = [v for v in VARIANCES if first / LOWER < v < HIGHER * first]
     return chosen(rows.allocated(paths=moved), near)
 
 
