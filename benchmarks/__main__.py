@@ -9,6 +9,7 @@ NAMES = (
     "correlated",
     "neural_topics",
     "gamma_def",
+    "belief_network",
     "sparse_codes",
     "mixtures",
     "labels",

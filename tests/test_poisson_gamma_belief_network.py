@@ -239,10 +239,22 @@ def test_duplicate_rows_are_alike_only_when_they_are_new(counts):
     X = np.repeat(counts.toarray()[:1], 40, axis=0)
     model = PoissonGammaBeliefNetwork((3, 2), max_iter=3, n_draws=5, random_state=0)
     Z = model.fit_transform(X)
-    assert (Z == Z[0]).all()
+    assert (Z[0] == Z).all()
     made = model._load(torch.float64).train()
     _, local = made.backward(Batch(torch.tensor(X.astype(float))), 40.0)
     assert len(local.unique(dim=0)) > 1
+
+
+def test_warm_starts_go_on_averaging(counts):
+    model = PoissonGammaBeliefNetwork(
+        (3, 2), max_iter=4, n_burn_in=2, n_draws=2, warm_start=True, random_state=0
+    )
+    for n_kept in (2, 6, 10):
+        model.fit(counts)
+        assert model._parameters["n_kept"] == n_kept
+        assert model._parameters["n_steps"] == n_kept + 2
+    with pytest.raises(ValueError, match="cannot continue"):
+        model.set_params(layer_sizes=(4, 2)).fit(counts)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_gamma_variables_depend_on_their_key_alone():
 
 @pytest.mark.parametrize("count", [3, 2000])
 def test_tokens_come_from_units_by_their_odds(count):
-    n, k = 2000, 5
+    n = 2000
     z = torch.tensor([[0.5, 0.1, 0.0, 1.0, 0.4]]).repeat(n, 1)
     w = torch.tensor([[1.0, 1, 1, 1, 1], [0.2, 2, 1, 0.1, 0]])
     x = torch.zeros(n, 2)

@@ -384,7 +384,7 @@ class PoissonGammaLayers(FactorModule):
         return [*units.means(), *units.counts, *state.exposures()[:-1], *of_rates]
 
     def _log_likelihood(self, x, units, layers):
-        """log p(x | units), less the logarithms of factorials, float64, (n_rows,)."""
+        """Log p(x | units), less the logarithms of factorials, float64, (n_rows,)."""
         largest = units.amax(1, keepdim=True).clamp_min(1e-300)
         odds = (units / largest).clamp_min(LEAST_ODDS).to(x.dtype)
         products = product_at(x, odds, layers.weights[0].T)
@@ -393,7 +393,7 @@ class PoissonGammaLayers(FactorModule):
         return row_sum(terms) + scale - units.sum(1)
 
     def _log_ratio(self, x, q, keys, stream):
-        """log p(x, units, rates) - log q of a draw from q, without the factorials.
+        """Log p(x, units, rates) - log q of a draw from q, without the factorials.
 
         With g = b theta, where b is the rate of a unit under q, all that is large
         cancels: shapes that are almost 0 make logarithms of units almost -infinity.
