@@ -41,7 +41,7 @@ words = counter.get_feature_names_out()
 settings = {"max_iter": 150, "n_burn_in": 75, "random_state": 0}
 model = PoissonGammaBeliefNetwork((30, 6), **settings).fit(X_train)
 display = TrainingDisplay.from_estimator(model)
-display.ax_.set(ylabel="log likelihood given the draws")
+display.ax_[0].set(ylabel="log likelihood given the draws")
 print(hierarchy(model, words, n=4))
 
 # %%

@@ -156,11 +156,13 @@ def _split_counts(tokens, z, w, keys, stream):
 
 def binomial(n, p, uniform):
     """Quantiles of binomial distributions, float64, at uniform numbers."""
+    device = uniform.device
     n, p, uniform = (x.cpu().numpy() for x in (n, p, uniform))
     with np.errstate(all="ignore"):
         draws = np.ceil(scipy.special.bdtrik(uniform, n, np.clip(p, 0, 1)))
     draws = np.where((p <= 0) | np.isnan(draws), 0, draws)
-    return torch.from_numpy(np.clip(np.where(p >= 1, n, draws), 0, n))
+    draws = np.clip(np.where(p >= 1, n, draws), 0, n)
+    return torch.from_numpy(draws).to(device)
 
 
 def tables(counts, concentration, keys, *, stream):

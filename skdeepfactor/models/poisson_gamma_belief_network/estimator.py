@@ -47,25 +47,25 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
     Parameters
     ----------
     layer_sizes : tuple of int, default=(128, 64, 32)
-        Units of each layer, from the one at the data to the top. Units that are not
-        needed have few tokens in the end; see ``n_active_``.
+        Units of each layer, from the one at the data to the top.
     topic_word_prior : float, default=0.05
-        Concentration of the Dirichlet prior of the weights of a unit, in all layers.
+        Concentration of the Dirichlet over a topic's words. The same number serves for
+        the units of upper layers, over those below.
     input_scale : "auto" or float, default="auto"
         By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
         other numbers, such as tf-idf, one over the mean of those that are not 0, so
         that an entry counts one on average, before it is rounded. Scores are those of
         the rounded data.
     init : {"kmeans", "random"} or array-like, default="kmeans"
-        Where the lowest layer starts: from topics of clusters of the rows, from random
-        weights, or from an array of the shape of ``components_``, up to scale; the
-        first two are improved by four passes of latent Dirichlet allocation. Layers
-        above start from clusters of the units below them.
+        Where the components start: from clusters of the rows, from random weights, or
+        from an array of the shape of ``components_``, up to scale. Four passes of
+        latent Dirichlet allocation improve them, unless an array is given. Layers above
+        the lowest start from clusters of the units below them.
     transform_layer : int or "all", default=1
         The layer whose units ``transform`` gives, 1 at the data; ``inverse_transform``
         takes those of layer 1.
     max_iter : int, default=300
-        Sweeps over the data.
+        Passes over the data. Each is a sweep of the sampler.
     n_burn_in : int, default=150
         How many of the first sweeps are left out of the averages. If ``max_iter`` is
         not larger, the last sweep is all that the weights are made of.
@@ -76,7 +76,8 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
         not depend on these numbers.
     tol : float or None, default=None
         Relative gain of ``history_["lower_bound"]`` over ``n_iter_no_change`` sweeps
-        below which training ends. None takes all sweeps, as a sampler should.
+        below which training ends. None makes all sweeps, as a sampler should, whatever
+        rows are held out.
     batch_size : int, default=None
         Rows in a step; None for steps on all rows. With batches, or ``partial_fit``,
         this is no exact sampler: each step moves the numbers of tokens by its size
@@ -87,26 +88,25 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
     learning_decay : float, default=0.7
         How fast stochastic steps shrink, in (0.5, 1].
     validation_fraction : float, default=None
-        Fraction of the rows held out, whose mean bound is taken after each sweep: this
-        takes longer than the sweep. The weights are those of the best sweep, and with a
-        ``tol`` training ends when it has not risen for ``n_iter_no_change`` sweeps.
+        Fraction of the rows held out to stop early, when their mean bound has not risen
+        for ``n_iter_no_change`` passes; None for no early stopping.
     n_iter_no_change : int, default=10
-        Sweeps over which ``tol`` and the rows held out are watched.
+        Passes without a better validation score that end training; also the passes over
+        which ``tol`` is measured where steps need not raise the bound.
     n_init : int, default=1
-        Number of chains, of which the one with the best bound (or validation score)
+        Number of starts, of which the one with the best bound (or validation score)
         is kept.
     n_jobs : int, default=None
-        Processes for the chains.
+        Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` goes on from what is fitted already: averages go on too, without
-        another burn-in. Rows fitted before then resume where they stopped, which is
-        kept in memory for that and not pickled.
+        Whether ``fit`` goes on from what is fitted already. Rows fitted before then
+        resume where they stopped, which is kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of all that is drawn.
+        Seed of all that is drawn, such as the start and the order of rows.
     verbose : int, default=0
-        Whether to show the log likelihood of each sweep.
+        Whether to show the bound after each pass.
 
     Attributes
     ----------
@@ -154,6 +154,11 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
 
     Notes
     -----
+    A chain has no convergence that ``partial_fit`` could reach: steps on chunks average
+    tokens drawn in ten sweeps over the rows of each. With ``warm_start`` averages go on
+    too, without another burn-in. Rows held out are inferred after each sweep, which
+    takes longer than the sweep, and the weights kept are those of the best one.
+
     Entries of more than a thousand counts are split by binomial draws. Of a unit with
     more than a thousand tokens in a row, the number of tables beyond the first thousand
     is drawn from a binomial distribution of the right mean and variance: the only step
@@ -364,12 +369,15 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
     def topic_assignments(self, X: Any, *, by: str = "row") -> np.ndarray:
         """Infer which units of the lowest layer the counts of each row are from.
 
+        These are shares of what units contribute to the expected counts, at the
+        posterior means of the units.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         by : {"row", "word"}, default="row"
-            Whether to average over the words of each row, as the chain has drawn their
-            units, or to give the probabilities of each word, at the posterior means.
+            Whether to average over the words of each row, or to give the probabilities
+            of each word.
 
         Returns
         -------

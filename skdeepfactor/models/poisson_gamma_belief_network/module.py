@@ -54,6 +54,7 @@ from torch.distributions import Gamma
 
 from skdeepfactor._math.allocation import (
     entry_shares,
+    expected_counts,
     log_factorials,
     shares_of_counts,
 )
@@ -80,8 +81,8 @@ from skdeepfactor.models.poisson_gamma_belief_network.rows import (
 
 #: Sweeps over rows that training has not seen before, and does not remember.
 COLD_SWEEPS = 10
-#: Draws that a bound of a row averages.
-BOUND_DRAWS = 20
+#: Draws that a bound of a row averages; in that of all training rows fewer do.
+BOUND_DRAWS, TRAINING_DRAWS = 20, 5
 #: Draws of the prior of a row's total, where upper layers leave it no closed form.
 TOTAL_DRAWS = 2000
 #: Sweeps over each row for the bound of the training data, which resume from the last.
@@ -205,12 +206,12 @@ class PoissonGammaLayers(FactorModule):
     def elbo(self, batch, q=None):
         q = self.posterior(batch) if q is None else q
         x = rounded(batch)
-        keys = batch.keys
+        n_draws = TRAINING_DRAWS if self.training else BOUND_DRAWS
         total = sum(
-            self._log_ratio(x, q, keys, Stream.BOUND + draw * self._n_streams)
-            for draw in range(BOUND_DRAWS)
+            self._log_ratio(x, q, batch.keys, Stream.BOUND + draw * self._n_streams)
+            for draw in range(n_draws)
         )
-        return total / BOUND_DRAWS - log_factorials(x)
+        return total / n_draws - log_factorials(x)
 
     def word_bound(self, batch):
         x = rounded(batch)
@@ -233,13 +234,12 @@ class PoissonGammaLayers(FactorModule):
 
     def row_shares(self, batch):
         """Shares of the lowest units in each row, (n_rows, n_units)."""
-        return shares_of_counts(self.posterior(batch).counts[0]).to(self.mean_0)
+        weights = self.average.weights[0]
+        return shares_of_counts(expected_counts(batch.x, self._odds(batch), weights))
 
     def word_shares(self, batch):
         """Shares of the lowest units in each entry, (n_entries, n_units)."""
-        means = self.posterior(batch).means[0]
-        odds = (means / means.amax(1, keepdim=True)).clamp_min(LEAST_ODDS)
-        return entry_shares(batch.x, odds.to(self.mean_0), self.average.weights[0])
+        return entry_shares(batch.x, self._odds(batch), self.average.weights[0])
 
     def decode(self, z):
         return z @ self.components()
@@ -266,6 +266,12 @@ class PoissonGammaLayers(FactorModule):
         shares = logs.softmax(1).numpy()
         p = shares @ self.components().double().cpu().numpy()
         return generator.multinomial(totals, p / p.sum(1, keepdims=True))
+
+    def _odds(self, batch):
+        """Posterior means of the lowest units, of which each row's largest is 1."""
+        means = self.posterior(batch).means[0]
+        odds = means / means.amax(1, keepdim=True)
+        return odds.clamp_min(LEAST_ODDS).to(self.mean_0)
 
     # Training.
 
