@@ -11,7 +11,7 @@ from skdeepfactor._math.batch import Batch
 from skdeepfactor._math.tokens import Tokens
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.inspection import hierarchy, match_components
-from skdeepfactor.models.poisson_gamma_belief_network import module as module_file
+from skdeepfactor.models.poisson_gamma_belief_network import bound as bound_file
 from skdeepfactor.models.poisson_gamma_belief_network import rows as rows_file
 from skdeepfactor.models.poisson_gamma_belief_network.module import PoissonGammaLayers
 from skdeepfactor.models.poisson_gamma_belief_network.rows import (
@@ -189,7 +189,9 @@ def test_the_bound_is_below_the_evidence(sizes, gap):
     bounds = made.elbo(Batch(torch.tensor(X))).numpy()
     assert (bounds < np.array(logs) + 0.05).all()
     assert (bounds > np.array(logs) - gap).all()
-    total = made._log_probability(torch.tensor([4.0]).double())
+    total = bound_file.log_probability_of_totals(
+        torch.tensor([4.0]).double(), made._prior_totals
+    )
     exact = scipy.special.logsumexp(log_probability(4.0, shape.sum(axis=1)))
     assert total.item() == pytest.approx(exact - np.log(n), abs=0.1)
 
@@ -279,7 +281,7 @@ def test_a_probability_of_one_is_no_fault(monkeypatch):
     """Rows of many tokens have p_2 of 1 in floating point, and rates of 0."""
     X = np.array([[10**6, 0, 3], [0, 10**6, 0], [1, 0, 0], [0, 0, 0]])
     for prior in (0.01, 1e-12):
-        monkeypatch.setattr(module_file, "PROBABILITY_PRIOR", prior)
+        monkeypatch.setattr(bound_file, "PROBABILITY_PRIOR", prior)
         monkeypatch.setattr(rows_file, "PROBABILITY_PRIOR", prior)
         model = PoissonGammaBeliefNetwork((2, 1), max_iter=5, n_draws=5)
         Z = model.set_params(random_state=0).fit_transform(X)

@@ -338,9 +338,10 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
     def score_samples(self, X: Any) -> np.ndarray:
         """Evidence lower bound of each row, in nats, estimated without bias.
 
-        The posterior of a row is made of the means of its chain: gammas of the units of
-        a layer given those above. The bound is the mean over 20 draws from it, which
-        depend on the row alone; weights are fixed at their means.
+        The posterior of a row is made of gammas of the units of a layer given those
+        above, after a chain and mean-field updates of its expected tokens. The bound is
+        the mean over 20 draws from it, which depend on the row alone; weights are fixed
+        at their means.
 
         Parameters
         ----------

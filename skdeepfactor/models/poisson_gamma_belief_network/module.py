@@ -34,17 +34,17 @@ Tokens of units and tables at the top, summed over rows, are the parameters of t
 module, which a step replaces; the weights are drawn after it. The fitted weights are
 means of the Dirichlet parameters' :math:`\eta + n`, normalised, over sweeps.
 
-**Bound.** At fixed weights, the rows of a chain give a structured posterior: top down,
+**Bound.** At fixed weights, a row has a structured posterior: top down,
 :math:`q(\theta_t | \theta_{t+1}) = \text{Gamma}(s_t + \bar n_t, c_{t+1} + \bar q_t)`,
-where the bars are means over the chain and :math:`s_t = \Phi_{t+1} \theta_{t+1}`,
-with gammas for the rates and the beta above for p. The mean of
-:math:`\log p(x, \theta, c) - \log q(\theta, c)` over draws from it estimates, without
-bias, a lower bound of :math:`\log p(x)`.
+where :math:`\bar q_t` are means over a chain, :math:`\bar n_t` expected tokens by
+mean-field updates that start from those of the chain, and :math:`s_t = \Phi_{t+1}
+\theta_{t+1}`; with gammas of the chain's moments for the rates, and the beta above for
+p. The mean of :math:`\log p(x, \theta, c) - \log q(\theta, c)` over draws from it
+estimates, without bias, a lower bound of :math:`\log p(x)`; see ``bound.py``.
 
 Zhou, Cong and Chen (2016), Augmentable gamma belief networks. JMLR 17.
 """
 
-import math
 from functools import cached_property
 
 import numpy as np
@@ -58,7 +58,6 @@ from skdeepfactor._math.allocation import (
     log_factorials,
     shares_of_counts,
 )
-from skdeepfactor._math.gammas import gamma_shapes
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.noise import (
     GAMMA_STREAMS,
@@ -66,11 +65,17 @@ from skdeepfactor._math.noise import (
     keyed_log_gamma,
     mix,
 )
-from skdeepfactor._math.ops import map_values, product_at, row_sum
+from skdeepfactor._math.ops import row_sum
 from skdeepfactor._math.tokens import Tokens, rounded
+from skdeepfactor.models.poisson_gamma_belief_network.bound import (
+    expected_tokens,
+    log_likelihood,
+    log_probability_of_totals,
+    log_ratio,
+    prior_totals,
+)
 from skdeepfactor.models.poisson_gamma_belief_network.rows import (
     LEAST_ODDS,
-    PROBABILITY_PRIOR,
     STREAMS_OF_LAYER,
     Layers,
     RowState,
@@ -83,8 +88,6 @@ from skdeepfactor.models.poisson_gamma_belief_network.rows import (
 COLD_SWEEPS = 10
 #: Draws that a bound of a row averages; in that of all training rows fewer do.
 BOUND_DRAWS, TRAINING_DRAWS = 20, 5
-#: Draws of the prior of a row's total, where upper layers leave it no closed form.
-TOTAL_DRAWS = 2000
 #: Sweeps over each row for the bound of the training data, which resume from the last.
 LAST_SWEEPS = 10
 
@@ -206,12 +209,12 @@ class PoissonGammaLayers(FactorModule):
     def elbo(self, batch, q=None):
         q = self.posterior(batch) if q is None else q
         x = rounded(batch)
+        layers, keys = self.average, batch.keys
+        counts = expected_tokens(layers, x, q)
         n_draws = TRAINING_DRAWS if self.training else BOUND_DRAWS
-        total = sum(
-            self._log_ratio(x, q, batch.keys, Stream.BOUND + draw * self._n_streams)
-            for draw in range(n_draws)
-        )
-        return total / n_draws - log_factorials(x)
+        streams = (Stream.BOUND + draw * self._n_streams for draw in range(n_draws))
+        ratios = [log_ratio(layers, x, q, counts, keys, first) for first in streams]
+        return sum(ratios) / n_draws - log_factorials(x)
 
     def word_bound(self, batch):
         x = rounded(batch)
@@ -219,7 +222,8 @@ class PoissonGammaLayers(FactorModule):
         # The probability of the words in order, given their number, is that of the
         # counts over that of their sum, and over the number of orders.
         orders = torch.lgamma(totals + 1) - log_factorials(x)
-        return self.elbo(batch) - self._log_probability(totals) - orders
+        log_p = log_probability_of_totals(totals, self._prior_totals)
+        return self.elbo(batch) - log_p - orders
 
     def features(self, batch, layers):
         """Posterior means of the units of some layers, side by side."""
@@ -267,6 +271,10 @@ class PoissonGammaLayers(FactorModule):
         p = shares @ self.components().double().cpu().numpy()
         return generator.multinomial(totals, p / p.sum(1, keepdims=True))
 
+    @cached_property
+    def _prior_totals(self):
+        return prior_totals(self.mean_top, len(self.layer_sizes))
+
     def _odds(self, batch):
         """Posterior means of the lowest units, of which each row's largest is 1."""
         means = self.posterior(batch).means[0]
@@ -295,7 +303,7 @@ class PoissonGammaLayers(FactorModule):
         exposure = state.exposures()[-1].sum()
         statistics = torch.cat([top.sum(0), exposure[None]])
         self.gradient(self.top_tables).add_(statistics.to(x.dtype), alpha=scale)
-        bounds = self._log_likelihood(x, units.draws[0], layers)
+        bounds = log_likelihood(x, units.draws[0], layers)
         return bounds - log_factorials(x), state.local(x.dtype)
 
     @torch.no_grad()
@@ -388,92 +396,3 @@ class PoissonGammaLayers(FactorModule):
             a, b = 1 + shapes.sum(1), 1 + draws.sum(1)
             of_rates.append(torch.stack([a / b, torch.digamma(a) - b.log()], 1))
         return [*units.means(), *units.counts, *state.exposures()[:-1], *of_rates]
-
-    def _log_likelihood(self, x, units, layers):
-        """Log p(x | units), less the logarithms of factorials, float64, (n_rows,)."""
-        largest = units.amax(1, keepdim=True).clamp_min(1e-300)
-        odds = (units / largest).clamp_min(LEAST_ODDS).to(x.dtype)
-        products = product_at(x, odds, layers.weights[0].T)
-        terms = map_values(lambda n, p: n.double() * p.double().log(), x, products)
-        scale = row_sum(x) * largest[:, 0].log()
-        return row_sum(terms) + scale - units.sum(1)
-
-    def _log_ratio(self, x, q, keys, stream):
-        """Log p(x, units, rates) - log q of a draw from q, without the factorials.
-
-        With g = b theta, where b is the rate of a unit under q, all that is large
-        cancels: shapes that are almost 0 make logarithms of units almost -infinity.
-        """
-        layers, totals, result, above = self.average, row_sum(x), 0, None
-        for layer in reversed(range(layers.n_layers)):
-            first = stream + layer * STREAMS_OF_LAYER
-            shape = layers.shapes(layer, above).expand(len(totals), -1)
-            counts = q.counts[layer]
-            log_rate, log_prior_ratio = self._drawn_rate(
-                layer, q, totals, shape.sum(1), keys, first + GAMMA_STREAMS
-            )
-            result = result + log_prior_ratio
-            log_sum = torch.logaddexp(log_rate, q.exposures[layer].log())
-            log_draws = keyed_log_gamma(shape + counts, keys, stream=first)
-            above = (log_draws - log_sum).exp()
-            # Prior of the units, over q of them; of -c theta + b theta, the exposure
-            # times theta is left.
-            terms = torch.lgamma(shape + counts) - torch.lgamma(shape)
-            terms -= counts * log_draws
-            result = result + terms.sum(1)
-            sums = shape.sum(1, keepdim=True) * (log_rate - log_sum)
-            result = result + sums[:, 0] + (q.exposures[layer] * above).sum(1)
-        return result + self._log_likelihood(x, above, layers)
-
-    def _drawn_rate(self, layer, q, totals, shape, keys, stream):
-        """Logarithm of a layer's rate drawn from q, and log p - log q of it."""
-        if layer == 0:
-            parameters = PROBABILITY_PRIOR + torch.stack([shape, totals], 1)
-            logs = [
-                keyed_log_gamma(p[:, None], keys, stream=stream + i * GAMMA_STREAMS)
-                for i, p in enumerate(parameters.T)
-            ]
-            log_rate = logs[0] - logs[1]
-            prior = torch.full_like(parameters, PROBABILITY_PRIOR)
-            # Logarithms of 1 - p and of p.
-            softplus = torch.logaddexp(log_rate, torch.zeros_like(log_rate))
-            powers = torch.cat([log_rate - softplus, -softplus], 1)
-            ratio = _log_beta(parameters) - _log_beta(prior)
-            return log_rate, ratio + ((prior - parameters) * powers).sum(1)
-        mean, mean_log = q.rate_moments[layer - 1].T
-        a = gamma_shapes(mean.log() - mean_log)
-        b = a / mean
-        log_rate = keyed_log_gamma(a[:, None], keys, stream=stream) - b.log()[:, None]
-        log_q = a * b.log() - torch.lgamma(a) + (a - 1) * log_rate[:, 0]
-        rate = log_rate[:, 0].exp()
-        return log_rate, b * rate - rate - log_q
-
-    # Totals of rows.
-
-    @cached_property
-    def _prior_totals(self):
-        """Draws of the sum of the shapes of a row's lowest units, from the prior."""
-        generator = np.random.default_rng(0)
-        total = self.mean_top.double().sum().clamp_min(1e-10).cpu().numpy()
-        if len(self.layer_sizes) > 1:
-            total = np.full(TOTAL_DRAWS, total)
-        for _ in self.layer_sizes[1:]:
-            rates = generator.gamma(1.0, size=TOTAL_DRAWS)
-            total = generator.gamma(total) / np.maximum(rates, 1e-10)
-            total = np.maximum(total, 1e-10)
-        return torch.from_numpy(np.atleast_1d(total))
-
-    def _log_probability(self, totals):
-        """Logarithm of the probability of the sum of a row, float64."""
-        values, places = totals.unique(return_inverse=True)
-        n, s = values[:, None], self._prior_totals.to(totals)[None]
-        logs = torch.lgamma(n + s) - torch.lgamma(s) - torch.lgamma(n + 1)
-        both = torch.stack(torch.broadcast_tensors(n, s), -1) + PROBABILITY_PRIOR
-        logs += _log_beta(both) - _log_beta(torch.full_like(both, PROBABILITY_PRIOR))
-        logs = logs.logsumexp(1) - math.log(logs.shape[1])
-        return logs[places]
-
-
-def _log_beta(parameters):
-    """Logarithm of the beta function of pairs in the last dimension."""
-    return torch.lgamma(parameters).sum(-1) - torch.lgamma(parameters.sum(-1))
