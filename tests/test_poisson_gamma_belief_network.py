@@ -20,6 +20,7 @@ from skdeepfactor.models.poisson_gamma_belief_network.rows import (
     drawn_tokens,
     drawn_units,
 )
+from skdeepfactor.plotting import topic_page
 
 
 def layers_of(sizes, n_features, seed=0, top=1.5):
@@ -132,6 +133,13 @@ def test_the_posterior_of_the_shapes_is_exact():
     assert abs(model.top_shape_[0] - mean) < 5 * std * np.sqrt(10 / 950)
 
 
+def test_a_single_unit_has_the_posterior_of_a_dirichlet(counts):
+    model = PoissonGammaBeliefNetwork((1,), max_iter=3, n_burn_in=1, random_state=0)
+    model.set_params(n_draws=2).fit(counts)
+    expected = np.asarray(counts.sum(axis=0)) + 0.05
+    np.testing.assert_allclose(model.components_, expected / expected.sum(), rtol=1e-5)
+
+
 def module_of(layers):
     sizes = tuple(w.shape[1] for w in layers.weights)
     made = PoissonGammaLayers(
@@ -196,7 +204,7 @@ def test_the_bound_is_below_the_evidence(sizes, gap):
     assert total.item() == pytest.approx(exact - np.log(n), abs=0.1)
 
 
-def test_planted_topics_are_found():
+def test_planted_topics_are_found(tmp_path):
     data = make_topics(300, 60, 4, random_state=0)
     model = PoissonGammaBeliefNetwork((8, 2), max_iter=60, n_burn_in=30)
     model.set_params(random_state=0).fit(data.data)
@@ -206,6 +214,9 @@ def test_planted_topics_are_found():
     for weights in model.weights_:
         np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
     assert len(hierarchy(model, n=2)) == 2
+    topic_page(model, data.data, path=tmp_path / "page.html")
+    tree = (tmp_path / "page.html").read_text(encoding="utf-8").count('"share"')
+    assert tree >= 2
 
 
 def test_depth_finds_themes_of_topics():
