@@ -6,6 +6,7 @@ import scipy.stats
 import torch
 
 from skdeepfactor._math.batch import Batch
+from skdeepfactor._math.gammas import gamma_shapes
 from skdeepfactor._math.noise import keyed_log_gamma
 from skdeepfactor._math.tokens import (
     Tokens,
@@ -95,6 +96,12 @@ def test_binomial_quantiles_at_the_ends():
     p = torch.tensor([0.5, 0, 1, 0.5, 1e-12]).double()
     found = binomial(n, p, torch.full((5,), 0.5).double())
     assert found.tolist() == [0, 0, 5, 5e8, 0]
+
+
+def test_shapes_of_gammas_follow_from_their_moments():
+    shapes = torch.tensor([1e-6, 1e-3, 0.1, 1, 10, 1e4]).double()
+    found = gamma_shapes(shapes.log() - torch.digamma(shapes))
+    assert torch.allclose(found, shapes, rtol=1e-6)
 
 
 def test_fractions_are_rounded_up_with_their_probability():
