@@ -38,7 +38,7 @@ def test_gamma_variables_have_their_distribution(shape):
 
 
 def test_gamma_variables_depend_on_their_key_alone():
-    keys, shape = keys_of(50), torch.rand(50, 4).double() + 0.01
+    keys, shape = keys_of(50), torch.full((50, 4), 0.7).double()
     together = keyed_log_gamma(shape, keys, stream=3)
     alone = keyed_log_gamma(shape[7:8], keys[7:8], stream=3)
     assert torch.equal(together[7:8], alone)
@@ -68,7 +68,8 @@ def test_rows_keep_their_tokens_in_any_company():
     rng = np.random.default_rng(0)
     x = torch.tensor(rng.poisson(2.0, (20, 6)).astype(float))
     x[3, 2] = 5000
-    z, w, keys = torch.rand(20, 4), torch.rand(6, 4), keys_of(20)
+    z, w = (torch.tensor(rng.random((n, 4))) for n in (20, 6))
+    keys = keys_of(20)
     together, _ = allocate_tokens(Tokens.of(x), z, w, keys, stream=0)
     rows = torch.tensor([3, 11])
     some, _ = allocate_tokens(
