@@ -100,7 +100,7 @@ ESTIMATORS = {
         3, missing_values="ignore", random_state=0
     ),
     "PoissonGammaBeliefNetwork": PoissonGammaBeliefNetwork(
-        (3, 2), max_iter=25, n_burn_in=10, n_draws=15, random_state=0
+        (3, 2), max_iter=10, n_burn_in=5, n_draws=8, random_state=0
     ),
     "LatentDirichletAllocation": LatentDirichletAllocation(3, random_state=0),
     "LatentDirichletAllocation-mean_field": LatentDirichletAllocation(
@@ -258,7 +258,7 @@ BUDGETS = {
     "PoissonFactorization-auto": 8,
     "PoissonFactorization-stochastic": 8,
     "PoissonFactorization-missing": 8,
-    "PoissonGammaBeliefNetwork": 35,
+    "PoissonGammaBeliefNetwork": 50,
     "LatentDirichletAllocation": 10,
     "LatentDirichletAllocation-mean_field": 5,
     "LatentDirichletAllocation-auto": 5,
