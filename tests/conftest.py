@@ -258,7 +258,7 @@ BUDGETS = {
     "PoissonFactorization-auto": 8,
     "PoissonFactorization-stochastic": 8,
     "PoissonFactorization-missing": 8,
-    "PoissonGammaBeliefNetwork": 50,
+    "PoissonGammaBeliefNetwork": 60,
     "LatentDirichletAllocation": 10,
     "LatentDirichletAllocation-mean_field": 5,
     "LatentDirichletAllocation-auto": 5,
