@@ -10,6 +10,7 @@ NAMES = (
     "dynamic",
     "neural_topics",
     "gamma_def",
+    "belief_network",
     "sparse_codes",
     "mixtures",
     "labels",

@@ -66,6 +66,7 @@ ORDER = [
     "plot_number_of_components.py",
     "plot_short_texts.py",
     "plot_themes_of_topics.py",
+    "plot_topics_by_sampling.py",
     "plot_labeled_topics.py",
     "plot_supervised_topics.py",
     "plot_correlated_topics.py",

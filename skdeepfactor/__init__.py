@@ -11,6 +11,7 @@ from skdeepfactor.models.latent_dirichlet_allocation import LatentDirichletAlloc
 from skdeepfactor.models.multinomial_mixture import MultinomialMixture
 from skdeepfactor.models.neural_topic_dlgm import NeuralTopicDLGM
 from skdeepfactor.models.poisson_factorization import PoissonFactorization
+from skdeepfactor.models.poisson_gamma_belief_network import PoissonGammaBeliefNetwork
 from skdeepfactor.models.sparse_gamma_def import SparseGammaDEF
 from skdeepfactor.models.supervised_lda import (
     SupervisedLDAClassifier,
@@ -27,6 +28,7 @@ __all__ = [
     "MultinomialMixture",
     "NeuralTopicDLGM",
     "PoissonFactorization",
+    "PoissonGammaBeliefNetwork",
     "SparseGammaDEF",
     "SupervisedLDAClassifier",
     "SupervisedLDARegressor",

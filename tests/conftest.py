@@ -24,6 +24,7 @@ from skdeepfactor import (
     MultinomialMixture,
     NeuralTopicDLGM,
     PoissonFactorization,
+    PoissonGammaBeliefNetwork,
     SparseGammaDEF,
     SupervisedLDAClassifier,
     SupervisedLDARegressor,
@@ -98,6 +99,9 @@ ESTIMATORS = {
     ),
     "PoissonFactorization-missing": PoissonFactorization(
         3, missing_values="ignore", random_state=0
+    ),
+    "PoissonGammaBeliefNetwork": PoissonGammaBeliefNetwork(
+        (3, 2), max_iter=10, n_burn_in=5, n_draws=8, random_state=0
     ),
     "LatentDirichletAllocation": LatentDirichletAllocation(3, random_state=0),
     "LatentDirichletAllocation-mean_field": LatentDirichletAllocation(
@@ -256,6 +260,7 @@ BUDGETS = {
     "PoissonFactorization-auto": 8,
     "PoissonFactorization-stochastic": 8,
     "PoissonFactorization-missing": 8,
+    "PoissonGammaBeliefNetwork": 60,
     "LatentDirichletAllocation": 10,
     "LatentDirichletAllocation-mean_field": 5,
     "LatentDirichletAllocation-auto": 5,

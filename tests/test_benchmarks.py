@@ -12,6 +12,7 @@ import scipy.sparse
 
 import benchmarks
 from benchmarks import (
+    belief_network,
     correlated,
     dynamic,
     fuzz,
@@ -90,6 +91,9 @@ def data_folder(tmp_path_factory):
     shapes = {
         "20news_2000/train": (530, 20),
         "20news_2000/test": (30, 20),
+        "20news_sh/train": (30, 20),
+        "20news_sh/test_observed": (12, 20),
+        "20news_sh/test_hidden": (12, 20),
         "bbc_news_octis/train": (30, 20),
         "delicious/train": (40, 20),
         "delicious/test": (12, 20),
@@ -199,6 +203,12 @@ def test_dynamic(written):
     dynamic.main(["--quick", "--seeds", "0", "--years", "1"])
     n_rows = sum(len(found) for _, _, found in dynamic.CONTENDERS.values())
     check(written["dynamic"], n_rows + 1)
+
+
+def test_belief_network(written):
+    options = ["--n-draws", "2", "--seeds", "0"]
+    belief_network.main(["--quick", *options])
+    check(written["belief_network"], 3 + 2 + 1)
 
 
 @pytest.mark.parametrize("corpus", labels.CONTENDERS)

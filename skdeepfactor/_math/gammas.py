@@ -151,6 +151,20 @@ def gamma_shape_and_rate(mean, mean_log):
     return shape, shape / mean
 
 
+def gamma_shapes(gap, n_steps=5):
+    """Shapes a of gamma variables, given log E[z] - E[log z] > 0, a tensor, of each.
+
+    Newton's steps on 1 / a, after Minka (2002), Estimating a gamma distribution.
+    """
+    gap = gap.clamp_min(1e-8)
+    a = (3 - gap + ((gap - 3).square() + 24 * gap).sqrt()) / (12 * gap)
+    for _ in range(n_steps):
+        excess = a.log() - torch.digamma(a) - gap
+        slope = a * (1 - a * torch.polygamma(1, a))
+        a = 1 / (1 / a + excess / slope)
+    return a
+
+
 def symmetric_dirichlet(mean_log, n_features):
     """The concentration of a symmetric Dirichlet prior that maximises the bound.
 

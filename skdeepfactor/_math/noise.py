@@ -41,10 +41,68 @@ def keyed_uniform(keys, n_draws, width, *, stream):
     position, so that they are the same in any batch. In float64.
     """
     positions = torch.arange(n_draws * width, device=keys.device)
-    offsets = mix(positions + (stream + 1) * 2**32).view(n_draws, 1, width)
-    bits = mix(mix(keys)[:, None] ^ offsets)
+    return uniform_at(mix(keys)[:, None], positions.view(n_draws, 1, width), stream)
+
+
+def uniform_at(mixed, positions, stream):
+    """Numbers in (0, 1), float64, that depend on a key and a position alone.
+
+    ``mixed``, keys that were mixed, and ``positions``, below 2**32, broadcast.
+    """
+    return _uniform(_bits(mixed, positions, stream))
+
+
+def _bits(mixed, positions, stream):
+    return mix(mixed ^ mix(positions + (stream + 1) * 2**32))
+
+
+def _uniform(bits):
     # 52 bits to the middle of a cell of the unit interval.
     return (_shift_right(bits, 12).double() + 0.5) * 2.0**-52
+
+
+def keyed_log_gamma(shape, keys, *, stream):
+    """Logarithms of gamma variables of rate 1 that depend on the keys alone, float64.
+
+    ``shape`` is (n_rows, width), positive, and ``keys`` (n_rows,). A variable of shape
+    a is one of shape a + 1 times u^(1 / a), which underflows for no shape; that of
+    shape a + 1 is drawn by rejection, which takes a tenth of the time of a quantile.
+    Marsaglia and Tsang (2000), A simple method for generating gamma variables.
+
+    Draws use two streams for each attempt, ``GAMMA_STREAMS`` at most.
+    """
+    n_rows, width = shape.shape
+    shape = shape.double().reshape(-1)
+    positions = torch.arange(width, device=keys.device).repeat(n_rows)
+    mixed = mix(keys).repeat_interleave(width)
+    result, left = _gamma_attempt(shape, mixed, positions, stream)
+    for attempt in range(1, GAMMA_STREAMS // 2):
+        if len(left) == 0:
+            break
+        draws, failed = _gamma_attempt(
+            shape[left], mixed[left], positions[left], stream + 2 * attempt
+        )
+        result[left] = draws
+        left = left[failed]
+    return result.view(n_rows, width)
+
+
+#: Streams of a gamma variable: one of twenty attempts fails at most.
+GAMMA_STREAMS = 40
+
+
+def _gamma_attempt(shape, mixed, positions, stream):
+    """Proposals of gamma variables' logarithms, and which of them are rejected."""
+    normal = torch.special.ndtri(uniform_at(mixed, positions, stream))
+    bits = _bits(mixed, positions, stream + 1)
+    level = ((bits & (2**32 - 1)).double() + 0.5) * 2.0**-32
+    power = (_shift_right(bits, 32).double() + 0.5) * 2.0**-32
+    d = shape + 2 / 3
+    root = 1 + normal / (9 * d).sqrt()
+    log_v = 3 * root.clamp_min(1e-300).log()
+    log_ratio = 0.5 * normal.square() + d * (1 - log_v.exp() + log_v)
+    is_rejected = (root <= 0) | (level.log() >= log_ratio)
+    return d.log() + log_v + power.log() / shape, is_rejected.nonzero()[:, 0]
 
 
 def keyed_normal(keys, n_draws, width, *, stream, dtype):
@@ -70,6 +128,12 @@ class Stream(IntEnum):
     PREDICTION = 3 * 10**6
     #: Choice of rows whose covariances are averaged.
     SPREAD = 4 * 10**6
+    #: Random rounding of numbers that are no whole counts.
+    ROUNDING = 6 * 10**6
+    #: Chains of a Gibbs sampler, a block of streams for each sweep.
+    CHAIN = 7 * 10**6
+    #: Global parameters that a Gibbs sampler draws, a block of streams for each sweep.
+    GLOBAL = 5 * 10**8
     #: Added to the streams above: spikes, beside the slabs that have these.
     SPIKES = 5 * 10**6
 

@@ -9,14 +9,19 @@ may use.
 from functools import cached_property
 
 import torch
+from sklearn.utils import gen_batches
 
 from skdeepfactor._math import few_rows
 from skdeepfactor._math.allocation import Weights, allocate, entry_shares
+from skdeepfactor._math.batch import Batch, compute_dtype, to_tensor
 from skdeepfactor._math.gammas import digamma, dirichlet_kl
 from skdeepfactor._math.ops import csr, row_indices, slices
 from skdeepfactor._math.row_iteration import fixed_point
 
 ALL = slice(None)
+
+# Passes, steps on rows in each, and rows at once, of topics that others start from.
+N_PASSES, N_STEPS, N_ROWS = 10, 5, 1000
 
 
 class Topics:
@@ -234,6 +239,31 @@ class Admixture:
         if allowed is None:
             return totals.expand(-1, len(self.alpha)) / len(self.alpha)
         return totals * allowed / allowed.sum(1, keepdim=True)
+
+
+def lda_counts(X, weights, counts, alpha, *, n_passes=N_PASSES):
+    """Counts of topics, (n_topics, n_features), after collapsed passes over rows.
+
+    Other models start from them. ``X`` is an array or a CSR matrix, ``weights`` how
+    often each row counts, ``counts`` an array of those to start from, ``alpha`` the
+    prior of the proportions, a tensor (n_topics,). An array, float64.
+    """
+    dtype = compute_dtype(X)
+    alpha, counts = alpha.to(dtype), torch.from_numpy(counts).to(dtype)
+    prior = torch.tensor(0.05, dtype=dtype)
+    local = {}
+    for _ in range(n_passes):
+        topics, new = Topics(counts, prior), torch.zeros_like(counts)
+        rows = Admixture(topics, alpha, is_collapsed=True)
+        for part in gen_batches(X.shape[0], N_ROWS):
+            batch = Batch(to_tensor(X, part, dtype=dtype, device="cpu"))
+            found = rows.solve(batch, local.get(part.start), max_steps=N_STEPS, tol=0.0)
+            local[part.start] = found
+            _, allocation, shares, _ = rows.expectations(batch, found)
+            scale = torch.from_numpy(weights[part])
+            allocation.add_feature_counts(new, shares, scale)
+        counts = new
+    return counts.double().numpy()
 
 
 def in_slices(x, numbers, n_slices):

@@ -26,7 +26,7 @@ def hierarchy(
 
     Parameters
     ----------
-    estimator : SparseGammaDEF or Pipeline
+    estimator : SparseGammaDEF, PoissonGammaBeliefNetwork or Pipeline
         Fitted; of a pipeline, the last step.
     feature_names : array-like of str of shape (n_features,), default=None
         Names of the features. By default the names from the earlier steps of the

@@ -100,7 +100,7 @@ class HierarchyDisplay:
 
         Parameters
         ----------
-        estimator : SparseGammaDEF or Pipeline
+        estimator : SparseGammaDEF, PoissonGammaBeliefNetwork or Pipeline
             Fitted, with two layers or more; of a pipeline, the last step.
         feature_names : array-like of str of shape (n_features,), default=None
             Names of the features. By default the names from the earlier steps of the

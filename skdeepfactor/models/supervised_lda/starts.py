@@ -9,14 +9,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils import gen_batches
 
-from skdeepfactor._math.batch import Batch, compute_dtype, to_tensor
+from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._math.gammas import check_prior
 from skdeepfactor._math.starts import check_init, initial_counts
-from skdeepfactor._math.topics import Admixture, Topics
+from skdeepfactor._math.topics import lda_counts
 from skdeepfactor.models.supervised_lda.module import SupervisedTopics
 
-N_PASSES = 10
-N_STEPS = 5
 N_ROWS = 1000
 # Words that an answer counts as at the start, at most: in long rows of few features as
 # many as the row has would leave nothing to the words.
@@ -77,31 +75,11 @@ def start_topics(module, start, init, answers):
         )
         counts = np.concatenate([counts, of_answers], axis=1)
         alpha = module.alpha.double()
-        shares = _lda_counts(words, weights, counts, alpha)[:, :n_features]
+        shares = lda_counts(words, weights, counts, alpha)[:, :n_features]
     shares = shares + np.asarray(module.eta.double())
     shares = shares / shares.sum(axis=1, keepdims=True)
     module.logits.data.copy_(torch.from_numpy(np.log(shares + LEAST_SHARE)))
     module.refresh()
-
-
-def _lda_counts(X, weights, counts, alpha):
-    """Counts of topics after passes of collapsed updates over the rows."""
-    dtype = compute_dtype(X)
-    alpha, counts = alpha.to(dtype), torch.from_numpy(counts).to(dtype)
-    prior = torch.tensor(0.05, dtype=dtype)
-    local = {}
-    for _ in range(N_PASSES):
-        topics, new = Topics(counts, prior), torch.zeros_like(counts)
-        rows = Admixture(topics, alpha, is_collapsed=True)
-        for part in gen_batches(X.shape[0], N_ROWS):
-            batch = Batch(to_tensor(X, part, dtype=dtype, device="cpu"))
-            found = rows.solve(batch, local.get(part.start), max_steps=N_STEPS, tol=0.0)
-            local[part.start] = found
-            _, allocation, shares, _ = rows.expectations(batch, found)
-            scale = torch.from_numpy(weights[part])
-            allocation.add_feature_counts(new, shares, scale)
-        counts = new
-    return counts.double().numpy()
 
 
 def proportions(module, X):

@@ -1,0 +1,116 @@
+"""Draws of the units of tokens, of tables, and of gamma variables."""
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from skdeepfactor._math.batch import Batch
+from skdeepfactor._math.gammas import gamma_shapes
+from skdeepfactor._math.noise import keyed_log_gamma
+from skdeepfactor._math.tokens import (
+    Tokens,
+    allocate_tokens,
+    binomial,
+    rounded,
+    tables,
+)
+
+# Draws deviate from their means by more than this many standard errors in fewer than
+# one of 10,000 cases; the seeds are fixed.
+MOST_ERRORS = 4.0
+
+
+def keys_of(n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-(2**62), 2**62, (n,), generator=generator)
+
+
+@pytest.mark.parametrize("shape", [0.01, 0.5, 1.0, 30.0, 1e6])
+def test_gamma_variables_have_their_distribution(shape):
+    keys = keys_of(3000)
+    logs = keyed_log_gamma(torch.full((3000, 1), shape), keys, stream=3)
+    # Of tiny shapes the variables underflow; their logarithms are all but exponential.
+    draws = -logs * shape if shape < 0.1 else logs.exp()
+    expected = scipy.stats.expon() if shape < 0.1 else scipy.stats.gamma(shape)
+    found = scipy.stats.kstest(draws[:, 0].numpy(), expected.cdf)
+    assert found.pvalue > 1e-3 or found.statistic < 0.02
+
+
+def test_gamma_variables_depend_on_their_key_alone():
+    keys, shape = keys_of(50), torch.full((50, 4), 0.7).double()
+    together = keyed_log_gamma(shape, keys, stream=3)
+    alone = keyed_log_gamma(shape[7:8], keys[7:8], stream=3)
+    assert torch.equal(together[7:8], alone)
+    other = keyed_log_gamma(shape, keys, stream=43)
+    assert np.corrcoef(together[:, 0], other[:, 0])[0, 1] < 0.5
+
+
+@pytest.mark.parametrize("count", [3, 2000])
+def test_tokens_come_from_units_by_their_odds(count):
+    n = 2000
+    z = torch.tensor([[0.5, 0.1, 0.0, 1.0, 0.4]]).repeat(n, 1)
+    w = torch.tensor([[1.0, 1, 1, 1, 1], [0.2, 2, 1, 0.1, 0]])
+    x = torch.zeros(n, 2)
+    x[:, 1] = count
+    tokens = Tokens.of(x)
+    of_rows, of_words = allocate_tokens(tokens, z, w, keys_of(n), stream=0)
+    assert (of_rows.sum(1) == count).all()
+    assert torch.equal(of_words[1], of_rows.sum(0))
+    p = (z[0] * w[1] / (z[0] * w[1]).sum()).double()
+    errors = (count * p * (1 - p) / n).sqrt()
+    assert ((of_rows.mean(0) - count * p).abs() <= MOST_ERRORS * errors).all()
+    variance = of_rows.var(0)
+    assert torch.allclose(variance, count * p * (1 - p), rtol=0.15, atol=1e-9)
+
+
+def test_rows_keep_their_tokens_in_any_company():
+    rng = np.random.default_rng(0)
+    x = torch.tensor(rng.poisson(2.0, (20, 6)).astype(float))
+    x[3, 2] = 5000
+    z, w = (torch.tensor(rng.random((n, 4))) for n in (20, 6))
+    keys = keys_of(20)
+    together, _ = allocate_tokens(Tokens.of(x), z, w, keys, stream=0)
+    rows = torch.tensor([3, 11])
+    some, _ = allocate_tokens(
+        Tokens.of(x[rows].to_sparse_csr()), z[rows], w, keys[rows], stream=0
+    )
+    assert torch.equal(together[rows], some)
+
+
+@pytest.mark.parametrize(("customers", "s"), [(1, 0.3), (20, 0.3), (5000, 7.0)])
+def test_tables_have_the_mean_and_variance_of_their_sum(customers, s):
+    n = 2000
+    counts = torch.full((n, 2), float(customers))
+    counts[:, 1] = 0
+    found = tables(counts, torch.full((n, 2), s).double(), keys_of(n), stream=0)
+    assert (found[:, 1] == 0).all()
+    p = s / (s + np.arange(customers))
+    error = np.sqrt((p * (1 - p)).sum() / n)
+    assert abs(found[:, 0].mean() - p.sum()) <= MOST_ERRORS * error + 1e-12
+    assert found[:, 0].var() == pytest.approx((p * (1 - p)).sum(), rel=0.2)
+    assert (found[:, 0] >= 1).all()
+
+
+def test_binomial_quantiles_at_the_ends():
+    n = torch.tensor([0.0, 5, 5, 1e9, 1e9]).double()
+    p = torch.tensor([0.5, 0, 1, 0.5, 1e-12]).double()
+    found = binomial(n, p, torch.full((5,), 0.5).double())
+    assert found.tolist() == [0, 0, 5, 5e8, 0]
+
+
+def test_shapes_of_gammas_follow_from_their_moments():
+    shapes = torch.tensor([1e-6, 1e-3, 0.1, 1, 10, 1e4]).double()
+    found = gamma_shapes(shapes.log() - torch.digamma(shapes))
+    assert torch.allclose(found, shapes, rtol=1e-6)
+
+
+def test_fractions_are_rounded_up_with_their_probability():
+    rng = np.random.default_rng(0)
+    values = torch.tensor(rng.random((4000, 1)) * 1e-3 + 2.25)
+    found = rounded(Batch(values)).values()
+    assert set(found.tolist()) == {2.0, 3.0}
+    assert abs(found.mean() - 2.2505) < MOST_ERRORS * np.sqrt(0.1875 / 4000)
+    assert torch.equal(found, rounded(Batch(values)).values())
+    whole = Batch(torch.tensor([[2.0, 0, 1]]))
+    assert rounded(whole) is whole.counts
