@@ -11,12 +11,21 @@ from functools import cached_property
 import torch
 
 from skdeepfactor._math import few_rows
-from skdeepfactor._math.allocation import Weights, allocate, entry_shares
+from skdeepfactor._math.allocation import (
+    Weights,
+    allocate,
+    allocate_by,
+    entry_shares,
+)
 from skdeepfactor._math.gammas import digamma, dirichlet_kl
 from skdeepfactor._math.ops import csr, row_indices, slices
 from skdeepfactor._math.row_iteration import fixed_point
 
 ALL = slice(None)
+
+# By how much training over-relaxes collapsed updates of rows, which come to the same
+# expected counts in half the steps.
+AHEAD = 0.8
 
 
 class Topics:
@@ -145,7 +154,14 @@ class Admixture:
         """
         if is_collapsed is None:
             is_collapsed = self.is_collapsed
-        options = {"max_steps": max_steps, "tol": tol, "is_final": is_final}
+        # Mean-field updates would no longer be sure to raise the bound.
+        ahead = AHEAD if is_collapsed and not is_final else 0.0
+        options = {
+            "max_steps": max_steps,
+            "tol": tol,
+            "is_final": is_final,
+            "ahead": ahead,
+        }
         if few_rows.is_few(batch):
             return self._solve_few(batch, start, is_collapsed, options)
         if start is None:
@@ -217,12 +233,13 @@ class Admixture:
     def _allocation(self, batch, counts, is_collapsed):
         """The words of each row, allocated to the topics, and by which weights."""
         concentration = self._prior(batch) + counts
+        allowed = batch.side.get("allowed")
         if is_collapsed:
-            mean_log, weights = concentration.log_(), self.topics.collapsed_weights
-        else:
-            # The digamma of the total is the same for all topics and cancels in shares.
-            mean_log, weights = digamma(concentration), self.topics.weights
-        return allocate(batch.x, mean_log, weights, batch.side.get("allowed")), weights
+            weights = self.topics.collapsed_weights
+            return allocate_by(batch.x, concentration, weights, allowed), weights
+        # The digamma of the total is the same for all topics and cancels in shares.
+        weights = self.topics.weights
+        return allocate(batch.x, digamma(concentration), weights, allowed), weights
 
     def _prior(self, batch):
         return batch.side.get("alpha", self.alpha)
