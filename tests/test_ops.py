@@ -301,6 +301,26 @@ def test_without_zeros(batch):
     batch.assert_stored(batch.x, batch.dense)
 
 
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_halves_have_half_of_each_row(is_whole, device):
+    rng = np.random.default_rng(0)
+    dense = rng.poisson(1.5, (8, 30)).astype(float)
+    dense[2] = 0
+    dense[3, 1:] = 0
+    if not is_whole:
+        dense *= rng.uniform(size=dense.shape)
+    x = torch.from_numpy(dense).to_sparse_csr().to(device)
+    halves = [half.to_dense().cpu().numpy() for half in ops.halves(x)]
+    assert_allclose(sum(halves), dense, rtol=1e-12)
+    totals = [half.sum(1) for half in halves]
+    assert np.abs(totals[0] - totals[1]).max() <= (1 if is_whole else 4)
+    for half, whole in zip(ops.halves(x), halves, strict=True):
+        assert half.values().numel() == (whole > 0).sum()
+        assert (whole >= np.floor(dense / 2)).all()
+    alone = ops.halves(x.to_dense()[5:6].to_sparse_csr())
+    assert_array_equal(alone[0].to_dense().cpu(), halves[0][5:6])
+
+
 def test_without_zeros_takes_what_has_none_as_it_is(dtype, device):
     X = sp.csr_matrix(sparse_matrix(12, 7).toarray())
     x = to_csr(X, dtype, device)

@@ -12,6 +12,7 @@ from skdeepfactor._math.noise import row_keys
 from skdeepfactor._math.ops import (
     csr,
     dense,
+    halves,
     map_values,
     missing,
     row_indices,
@@ -106,6 +107,12 @@ class Batch:
     def counts(self):
         """The rows as a CSR tensor that stores no zeros."""
         return without_zeros(self.x)
+
+    @cached_property
+    def halves(self):
+        """Two batches, CSR, with half of the counts of each row; see ``ops.halves``."""
+        parts = halves(self.counts)
+        return [Batch(x, None, self.weight, self.side) for x in parts]
 
     @cached_property
     def dense(self):

@@ -264,3 +264,25 @@ def without_zeros(x):
     lengths = torch.bincount(rows, minlength=x.shape[0])
     crow = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
     return csr(crow.int(), columns.int(), values, x.shape)
+
+
+def halves(x):
+    """Two CSR batches without zeros that add up to ``x``, which is CSR.
+
+    Each has half of every count. What an odd count has over goes to one of them, and
+    that of the next odd count of the row, in the order of its columns, to the other.
+    """
+    values, starts = x.values(), x.crow_indices().long()
+    over = values.remainder(2)
+    n_odd = torch.nn.functional.pad((over > 0).cumsum(0), (1, 0))
+    in_row = n_odd[1:] - torch.repeat_interleave(n_odd[starts[:-1]], starts.diff())
+    first = 0.5 * (values - over) + over * (in_row % 2)
+    return [_compressed(x, first), _compressed(x, values - first)]
+
+
+def _compressed(x, values):
+    """Other values in the places of those of a CSR batch, without zeros."""
+    is_kept = values != 0
+    n_kept = torch.nn.functional.pad(is_kept.cumsum(0), (1, 0))
+    crow = n_kept[x.crow_indices().long()].to(x.crow_indices().dtype)
+    return csr(crow, x.col_indices()[is_kept], values[is_kept], x.shape)

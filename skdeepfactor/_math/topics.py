@@ -225,6 +225,28 @@ class Admixture:
             weights = self.topics.weights
         return bounds, allocation, weights, mean_log
 
+    def solve_halves(self, batch, start=None, **options):
+        """Expected counts of the topics in each half of each row, (n_rows, 2 n_topics).
+
+        See ``Batch.halves`` and ``solve``.
+        """
+        starts = (None, None) if start is None else start.chunk(2, 1)
+        solved = [
+            self.solve(half, before, **options)
+            for half, before in zip(batch.halves, starts, strict=True)
+        ]
+        return torch.cat(solved, 1)
+
+    def crossed(self, batch, counts):
+        """Expected counts of the words of each half, given the topics of the other.
+
+        ``counts`` are those of ``solve_halves``. Yields an ``Allocation`` and its
+        ``Weights`` for each half.
+        """
+        others = reversed(counts.chunk(2, 1))
+        for half, of_other in zip(batch.halves, others, strict=True):
+            yield self._allocation(half, of_other, self.is_collapsed)
+
     def word_shares(self, batch, counts):
         """Shares of the topics in each word of the rows, (n_entries, n_topics)."""
         allocation, weights = self._allocation(batch, counts, self.is_collapsed)
