@@ -301,6 +301,29 @@ def test_without_zeros(batch):
     batch.assert_stored(batch.x, batch.dense)
 
 
+def test_a_pattern_is_transposed_once(monkeypatch, device):
+    found = []
+    for name in ("_places_on_cpu", "_places_on_device"):
+        find = getattr(ops, name)
+        monkeypatch.setattr(ops, name, lambda x, find=find: found.append(x) or find(x))
+    dense = np.random.default_rng(0).poisson(0.5, (6, 9)).astype(float)
+    x = torch.from_numpy(dense).to_sparse_csr().to(device)
+    x = ops.map_values(torch.sqrt, x)
+    a = torch.ones(6, 2, dtype=torch.float64, device=device)
+    for batch in (x, ops.map_values(torch.square, x)):
+        parts = [part for _, part in ops.transposed_products(batch, a)]
+        assert_allclose(torch.cat(parts).cpu(), batch.to_dense().cpu().T @ a.cpu())
+    assert len(found) == 1
+
+
+def test_patterns_of_an_accelerator_are_those_of_the_cpu():
+    dense = np.random.default_rng(0).poisson(0.5, (6, 9)).astype(float)
+    dense[:, 3] = 0
+    x = torch.from_numpy(dense).to_sparse_csr()
+    for one, other in zip(ops._places_on_device(x), ops._places_on_cpu(x), strict=True):
+        assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("is_whole", [True, False])
 def test_halves_have_half_of_each_row(is_whole, device):
     rng = np.random.default_rng(0)
