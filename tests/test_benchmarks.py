@@ -5,6 +5,7 @@ import json
 import math
 import pkgutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -330,6 +331,16 @@ def test_gpu(models, written, device, tmp_path, monkeypatch):
     for estimator, parameters in models.items():
         setting = {"estimator": estimator, "parameters": parameters, "path": path}
         check([run_here("benchmarks.gpu:contend", {**setting, "device": device})])
+        found = run_here("benchmarks.gpu:agree", {**setting, "devices": [device]})
+        check([found])
+        for name in ("transform", "bound"):
+            assert found[f"{device} float64 {name}"] < 1e-6
+            assert found[f"{device} float32 {name}"] < 1e-2
+
+
+def test_tests_of_the_gpu_exist():
+    folder = Path(__file__).parent
+    assert all((folder / f"test_{name}.py").exists() for name in gpu.TESTS)
 
 
 def test_grid():
