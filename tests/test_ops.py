@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import scipy.special
 import scipy.stats
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
@@ -504,6 +505,17 @@ def test_keys_are_those_of_the_content(layout, dtype, device):
     X = sp.csr_matrix(dense[order])
     shuffled = keys_of(Batch(X, layout, dtype, device).x)
     assert torch.equal(shuffled, keys[torch.from_numpy(order).to(device)])
+
+
+def test_gamma_quantiles_are_scipys(device):
+    rng = np.random.default_rng(0)
+    shape = 10 ** rng.uniform(-2, 5, (300, 1))
+    levels = np.concatenate([rng.uniform(size=30), [1e-20, 1e-6, 1 - 1e-9]])
+    expected = scipy.special.gammaincinv(shape, levels)
+    found = noise.gamma_quantiles(
+        torch.from_numpy(shape).to(device), torch.from_numpy(levels).to(device)
+    )
+    assert_allclose(found.cpu(), expected, rtol=1e-6, atol=1e-280)
 
 
 def test_keys_do_not_depend_on_zeros_and_the_order_of_entries(device):
