@@ -80,9 +80,8 @@ class Allocation(NamedTuple):
 
     def log_likelihood(self, x, weights):
         """sum_v x_nv log p_nv of each row, float64, shape (n_rows,)."""
-        terms = map_values(
-            lambda counts, p: counts.double() * p.double().log(), x, self.products
-        )
+        # Logarithms are as exact as the products are; the sum is what needs float64.
+        terms = map_values(lambda counts, p: counts * p.log(), x, self.products)
         scale = self.log_scale[:, 0].double()
         return row_sum(terms) + row_sum(x) * scale + row_dot(x, weights.log_scale)
 
