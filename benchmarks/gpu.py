@@ -12,9 +12,19 @@ roofline is that over the bandwidth of the device, which is measured by a copy o
 (256 MiB on the CPU); "share" is roofline / seconds of an inner step. Aim: a third.
 
 Where torch sees no GPU, the lines of the GPU say so.
+
+--first-hour: what to run first on a machine with a GPU, in ten minutes at most. The
+tests of the torch layer with ``--device cuda``, for four minutes at most; the passes
+above on a tenth of the nonzeros; and "agreement": every estimator is fitted on the CPU,
+and its transform and bounds of rows on each device, in float32 and float64, are
+compared with those of the CPU in float64, as the largest difference relative to the
+largest value.
 """
 
 import argparse
+import itertools
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -35,6 +45,12 @@ NEURAL = {
 }
 DEEP = {"SparseGammaDEF": {}}
 K = 100
+# The tests that compare numbers of torch, those of a device among them.
+TESTS = (
+    *("ops", "conjugate", "gaussian", "likelihoods", "topics"),
+    *("bounds_by_particles", "contract"),
+)
+TEST_SECONDS = 240
 
 
 def bandwidth(device, n_bytes):
@@ -87,6 +103,81 @@ def contend(meter, path, estimator, parameters, device):
     return found
 
 
+def agree(meter, path, estimator, parameters, devices):
+    """Fit on the CPU, and compare what devices and types infer with it."""
+    import torch
+
+    import skdeepfactor
+
+    X = sparse.load_npz(path)[:2000].astype(np.float64)
+    kind = getattr(skdeepfactor, estimator)
+    est = kind(max_iter=2, tol=None, random_state=0, **parameters).fit(X)
+
+    def inferred(device, dtype):
+        est.set_params(device=device)
+        rows = X.astype(dtype)
+        return est.transform(rows), est.score_samples(rows)
+
+    exact, found = inferred("cpu", np.float64), {}
+    for device, dtype in itertools.product(devices, ("float32", "float64")):
+        if device == "cuda" and not torch.cuda.is_available():
+            found["note"] = "not compared: torch sees no GPU here"
+            continue
+        pairs = zip(inferred(device, dtype), exact, strict=True)
+        for name, (values, true) in zip(("transform", "bound"), pairs, strict=True):
+            error = np.abs(values - true).max() / np.abs(true).max()
+            found[f"{device} {dtype} {name}"] = float(error)
+    return found
+
+
+def run_tests(seconds=TEST_SECONDS):
+    """Run the tests of the torch layer on the GPU; say how they ended."""
+    folder = Path(__file__).parents[1]
+    names = [f"tests/test_{name}.py" for name in TESTS]
+    command = [sys.executable, "-m", "pytest", "-q", "--device", "cuda", *names]
+    try:
+        process = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        return f"cut short after {seconds} s"
+    return "\n".join(process.stdout.strip().splitlines()[-20:])
+
+
+def compare_devices(devices, n_nonzeros):
+    """Print and return how far devices and types are from the CPU in float64."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "counts.npz")
+        n_samples = max(20, n_nonzeros // 100)
+        write_counts(
+            path, {"n_samples": n_samples, "n_features": 1000, "nnz": n_nonzeros}
+        )
+        for estimator, parameters in {**CLOSED, **DEEP, **NEURAL}.items():
+            asked = {"path": path, "estimator": estimator, "devices": devices}
+            asked["parameters"] = parameters
+            found = measure.run("benchmarks.gpu:agree", asked)
+            rows.append({"estimator": estimator, **found})
+    columns = [
+        " ".join(parts)
+        for parts in itertools.product(
+            devices, ("float32", "float64"), ("transform", "bound")
+        )
+    ]
+    measure.print_table(
+        ["agreement", *columns],
+        [
+            [
+                row["estimator"],
+                *(f"{row[name]:.1e}" if name in row else "-" for name in columns),
+            ]
+            for row in rows
+        ],
+    )
+    measure.print_notes(rows, "estimator")
+    return rows
+
+
 def main(argv):
     """Measure every estimator on both devices and print a table."""
     parser = argparse.ArgumentParser(
@@ -96,8 +187,13 @@ def main(argv):
     )
     parser.add_argument("--nonzeros", type=int, default=10_000_000)
     parser.add_argument("--devices", nargs="+", default=["cpu", "cuda"])
+    parser.add_argument("--first-hour", action="store_true", help="see above")
     chosen = parser.parse_args(argv)
     rows = []
+    if chosen.first_hour:
+        print(run_tests() if "cuda" in chosen.devices else "no tests without cuda")
+        chosen.nonzeros //= 10
+        rows = compare_devices(chosen.devices, min(chosen.nonzeros, 200_000))
     with tempfile.TemporaryDirectory() as folder:
         for models, divisor in ((CLOSED, 1), (DEEP, 1), (NEURAL, 10)):
             nnz = chosen.nonzeros // divisor
@@ -111,6 +207,7 @@ def main(argv):
                     found = measure.run("benchmarks.gpu:contend", asked)
                     rows.append({"estimator": estimator, "device": device, **found})
                     print(rows[-1], flush=True)
+    passes = [row for row in rows if "device" in row]
     measure.print_table(
         ["estimator", "device", "nonzeros", "s/pass", "GB moved", "GB/s", "share"],
         [
@@ -123,8 +220,8 @@ def main(argv):
                 measure.spread([row], "bandwidth_gb", 1),
                 measure.spread([row], "share", 3),
             ]
-            for row in rows
+            for row in passes
         ],
     )
-    measure.print_notes(rows, "estimator")
+    measure.print_notes(passes, "estimator")
     measure.write_results("gpu", argv, rows)

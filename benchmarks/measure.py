@@ -2,7 +2,9 @@
 
 A contender is a function ``f(meter, **arguments)`` that returns a JSON-able dict.
 `run` starts a new interpreter for it, with two threads for OpenMP, MKL and OpenBLAS
-(and so for torch), and waits: one contender at a time. In there, the blocks under
+(and so for torch), and waits: one contender at a time. Variables that have OpenBLAS
+take other kernels than it would choose are unset. The kernels that were used, and the
+machine's load before the run, are among the results. In there, the blocks under
 ``with meter("fit"):`` are timed by the wall clock, and the peak of resident memory
 over all blocks is taken relative to a baseline: the resident memory where the first
 block begins, or where `meter.mark` was called. Contenders import and convert data to
@@ -34,6 +36,8 @@ import numpy as np
 
 THREADS = 2
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# These change the kernels of NumPy and SciPy, and so the peers', more than ours.
+KERNEL_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 PACKAGES = (
     *("skdeepfactor", "numpy", "scipy", "scikit-learn", "torch"),
     *("tomotopy", "gensim", "hpfrec", "poismf", "pyro-ppl"),
@@ -122,10 +126,14 @@ def run(contender, arguments, *, threads=THREADS):
     Returns
     -------
     results : dict
-        What the function returned, with what its meter measured. Where it failed or
-        a package is missing: the reason only, under "note".
+        What the function returned, with what its meter measured, and the load of the
+        machine before, as its mean number of busy processes in the last minute. Where
+        it failed or a package is missing: the reason only, under "note".
     """
     environment = dict(os.environ)
+    for name in KERNEL_VARIABLES:
+        environment.pop(name, None)
+    load = os.getloadavg()[0]
     if threads is not None:
         environment.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     with tempfile.TemporaryDirectory() as folder:
@@ -140,7 +148,7 @@ def run(contender, arguments, *, threads=THREADS):
             text=True,
         )
         if answer.exists():
-            return json.loads(answer.read_text())
+            return {**json.loads(answer.read_text()), "load": load}
     print(process.stderr, file=sys.stderr)
     last = (process.stderr.strip().splitlines() or ["no message"])[-1]
     return {"note": f"failed with exit status {process.returncode}: {last}"}
@@ -159,9 +167,26 @@ def child():
         results = {"note": f"{error.name} is not installed"}
     else:
         results = {**results, **meter.results()}
+    results["blas"] = blas_kernels()
     if "torch" in sys.modules:
         results["torch_threads"] = sys.modules["torch"].get_num_threads()
     Path(path).write_text(json.dumps(results, default=float))
+
+
+def blas_kernels():
+    """The BLAS libraries in this process, with the kernels that they have chosen."""
+    from threadpoolctl import threadpool_info
+
+    found = {
+        " ".join(
+            str(library[key])
+            for key in ("internal_api", "version", "architecture")
+            if library.get(key)
+        )
+        for library in threadpool_info()
+        if library["user_api"] == "blas"
+    }
+    return ", ".join(sorted(found)) or "none seen"
 
 
 def mean(rows, key):
@@ -200,6 +225,19 @@ def print_contenders(rows, columns):
         table.append([name, *cells])
     print_table(["contender", *columns], table)
     print_notes(rows, "contender")
+    print_conditions(rows)
+
+
+def print_conditions(rows):
+    """Print the load before the runs, and the BLAS kernels that were used."""
+    loads = [row["load"] for row in rows if "load" in row]
+    if loads:
+        print(f"load before a run: {min(loads):.1f} to {max(loads):.1f}")
+    for blas in sorted({row["blas"] for row in rows if "blas" in row}):
+        names = dict.fromkeys(
+            row["contender"] for row in rows if row.get("blas") == blas
+        )
+        print(f"BLAS of {', '.join(names)}: {blas}")
 
 
 def print_notes(rows, key):

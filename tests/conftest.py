@@ -107,6 +107,9 @@ ESTIMATORS = {
     "LatentDirichletAllocation-mean_field": LatentDirichletAllocation(
         3, inference="mean_field", random_state=0
     ),
+    "LatentDirichletAllocation-cross_fitted": LatentDirichletAllocation(
+        3, inference="cross_fitted", random_state=0
+    ),
     "LatentDirichletAllocation-auto": LatentDirichletAllocation(
         3, doc_topic_prior="auto", topic_word_prior="auto", random_state=0
     ),
@@ -263,6 +266,7 @@ BUDGETS = {
     "PoissonGammaBeliefNetwork": 60,
     "LatentDirichletAllocation": 10,
     "LatentDirichletAllocation-mean_field": 5,
+    "LatentDirichletAllocation-cross_fitted": 5,
     "LatentDirichletAllocation-auto": 5,
     "LatentDirichletAllocation-stochastic": 5,
     "MultinomialMixture": 8,

@@ -44,6 +44,10 @@ FOR_ALL = ["_input", "_files", "_times"]
 # Where a sparse matrix is made dense, and why it may be.
 MAY_MAKE_DENSE = {
     (
+        "_math.starts",
+        "_cluster_counts",
+    ): "of two rows or columns, which no SVD shortens",
+    (
         "_estimator.fitting",
         "_joined",
     ): "of the few first rows of a stream, where some of them miss entries",

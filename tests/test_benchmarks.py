@@ -5,6 +5,7 @@ import json
 import math
 import pkgutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,13 +181,17 @@ def test_options_are_explained(name, capsys):
     assert f"usage: python -m benchmarks {name}" in capsys.readouterr().out
 
 
-def test_contenders_run_in_a_process_of_their_own():
+def test_contenders_run_in_a_process_of_their_own(monkeypatch):
+    # Kernels of another processor, which OpenBLAS would take.
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
     setting = {"contender": "popularity", "transform": "log", "k": 2, "seed": 0}
     found = measure.run(
         "benchmarks.recommend:contend", {**setting, "validate": False, "n_rows": None}
     )
     check([found])
-    assert {"fit_seconds", "peak_mib", "auc"} <= found.keys()
+    assert {"fit_seconds", "peak_mib", "auc", "load"} <= found.keys()
+    assert found["blas"]
+    assert "Prescott" not in found["blas"]
 
 
 def test_topics(written):
@@ -363,6 +368,16 @@ def test_gpu(models, written, device, tmp_path, monkeypatch):
     for estimator, parameters in models.items():
         setting = {"estimator": estimator, "parameters": parameters, "path": path}
         check([run_here("benchmarks.gpu:contend", {**setting, "device": device})])
+        found = run_here("benchmarks.gpu:agree", {**setting, "devices": [device]})
+        check([found])
+        for name in ("transform", "bound"):
+            assert found[f"{device} float64 {name}"] < 1e-6
+            assert found[f"{device} float32 {name}"] < 1e-2
+
+
+def test_tests_of_the_gpu_exist():
+    folder = Path(__file__).parent
+    assert all((folder / f"test_{name}.py").exists() for name in gpu.TESTS)
 
 
 def test_grid():

@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 
 from skdeepfactor import (
     LatentDirichletAllocation,
@@ -19,6 +20,7 @@ from skdeepfactor import (
     SparseGammaDEF,
 )
 from skdeepfactor._math.module import FactorModule
+from skdeepfactor._training import loop as training
 from skdeepfactor._training.checkpoint import CheckpointFile
 from skdeepfactor._training.loop import train_pass
 from skdeepfactor._training.run import Interrupted, Interrupts
@@ -449,6 +451,40 @@ def test_an_interrupt_of_the_last_bound_keeps_all_passes(counts, monkeypatch):
     with pytest.raises(Interrupted):
         model.fit(counts)
     assert model.n_iter_ == 4
+
+
+@pytest.mark.parametrize("is_guarded", [True, False])
+def test_an_interrupt_in_a_pass_that_diverges(is_guarded, counts, monkeypatch):
+    """It is held back until the last sound pass is restored, if there is a copy."""
+    monkeypatch.setattr("skdeepfactor._training.guard.MAX_EXTRAPOLATED", 0)
+    n_passes = []
+
+    def diverging(*args, run, **kwargs):
+        n_passes.append(None)
+        sums = train_pass(*args, run=run, **kwargs)
+        if len(n_passes) < 3:
+            return sums
+        signal.raise_signal(signal.SIGINT)
+        return [np.nan, np.nan]
+
+    monkeypatch.setattr(training, "train_pass", diverging)
+    handler = signal.getsignal(signal.SIGINT)
+    kind = SparseGammaDEF if is_guarded else LatentDirichletAllocation
+    model = kind(max_iter=5, tol=None, random_state=0)
+    if is_guarded:
+        with (
+            pytest.warns(ConvergenceWarning, match="after pass 3"),
+            pytest.raises(Interrupted),
+        ):
+            model.fit(counts)
+        assert model.n_iter_ == 2
+        assert np.isfinite(model.transform(counts)).all()
+    else:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            model.fit(counts)
+        assert not isinstance(caught.value, Interrupted)
+        assert not hasattr(model, "components_")
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 @pytest.mark.parametrize("n_calls", [6, 8])

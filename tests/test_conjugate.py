@@ -5,6 +5,7 @@ import scipy.special
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
+from skdeepfactor._math import row_iteration
 from skdeepfactor._math.allocation import (
     Weights,
     allocate,
@@ -269,7 +270,8 @@ def iterate(update, x, state, max_steps, tol):
 
 @pytest.mark.parametrize("tol", [1e-1, 1e-4, 1e-9])
 @pytest.mark.parametrize("max_steps", [1, 7, 400])
-def test_each_row_stops_by_itself(tol, max_steps, rows_of, device):
+def test_each_row_stops_by_itself(tol, max_steps, rows_of, device, monkeypatch):
+    monkeypatch.setattr(row_iteration, "STEPS_PER_COUNT", 1)
     data = approach_data()
     x = rows_of(data)
     start = torch.full((40, 3), 0.5, dtype=torch.float64, device=device)
@@ -354,7 +356,11 @@ def test_no_tolerance_takes_every_step(max_steps, rows_of, device):
     assert torch.equal(result, expected)
 
 
-def test_a_row_of_nothing_stops_at_once(rows_of, device):
+@pytest.mark.parametrize("steps_per_count", [1, 4])
+def test_rows_of_nothing_stop_when_counted(
+    steps_per_count, rows_of, device, monkeypatch
+):
+    monkeypatch.setattr(row_iteration, "STEPS_PER_COUNT", steps_per_count)
     calls = []
 
     def update(x, state):
@@ -364,8 +370,29 @@ def test_a_row_of_nothing_stops_at_once(rows_of, device):
     x = rows_of(np.zeros((3, 2)))
     start = torch.zeros(3, 2, dtype=torch.float64, device=device)
     result = fixed_point(update, x, start, max_steps=50, tol=1e-3)
-    assert calls == [3]
+    assert calls == [3] * steps_per_count
     assert torch.equal(result, start)
+
+
+@pytest.mark.parametrize("tol", [0, 1e-3])
+def test_steps_ahead_arrive_sooner(tol, rows_of, device):
+    """A step halves the distance; over-relaxed by .8, more than two thirds are gone."""
+    goal = torch.tensor([[4.0, 1.0], [0.0, 3.0]], dtype=torch.float64, device=device)
+    seen = []
+
+    def update(batch, state):
+        seen.append(state.min().item())
+        return 0.5 * (state + goal)
+
+    def error(ahead):
+        x, start = rows_of(np.zeros((2, 2))), torch.full_like(goal, 2)
+        found = fixed_point(update, x, start, max_steps=4, tol=tol, ahead=ahead)
+        return (found - goal).abs().max().item()
+
+    assert error(0.0) == 2 / 2**4
+    # Each step of size 1 + .8 leaves 1 / 10 of the distance, the last one a half.
+    assert error(0.8) == pytest.approx(2 * 0.1**3 / 2, rel=1e-6)
+    assert min(seen) >= 0
 
 
 def test_no_rows(rows_of, device):

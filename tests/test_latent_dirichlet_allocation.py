@@ -13,6 +13,7 @@ from torch.distributions import Dirichlet
 from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
 from skdeepfactor._math.batch import Batch
 from skdeepfactor.datasets import make_topics
+from skdeepfactor.metrics import completion_perplexity
 
 
 def mean_field(n_components, **parameters):
@@ -107,7 +108,7 @@ def test_it_is_poisson_factorization_given_the_totals(counts):
     assert poisson.perplexity(X) == pytest.approx(topics.perplexity(X), rel=1e-8)
 
 
-@pytest.mark.parametrize("inference", ["mean_field", "collapsed"])
+@pytest.mark.parametrize("inference", ["mean_field", "collapsed", "cross_fitted"])
 @pytest.mark.parametrize("init", ["kmeans", "random"])
 def test_planted_topics_are_recovered(inference, init):
     planted = make_topics(1500, 200, 5, n_tokens=150, random_state=3)
@@ -118,6 +119,62 @@ def test_planted_topics_are_recovered(inference, init):
     theta = model.transform(planted.data)
     found = cosines(theta.T, planted.topic_proportions.T)
     assert found.min() > 0.9
+
+
+def test_a_cross_fitted_step_is_that_of_the_equations(counts):
+    """One step, in NumPy: each half of a row by the proportions of the other half."""
+    X = counts.toarray().astype(np.float64)
+    alpha, eta, n_steps = 0.3, 0.2, 500
+    start = np.random.default_rng(0).gamma(1.0, size=(3, X.shape[1]))
+    model = LatentDirichletAllocation(
+        3,
+        doc_topic_prior=alpha,
+        topic_word_prior=eta,
+        inference="cross_fitted",
+        init=start,
+        max_iter=1,
+        max_inner_iter=n_steps,
+        inner_tol=0,
+    ).fit(X)
+    odd = X % 2
+    first = (X - odd) / 2 + odd * (odd.cumsum(1) % 2)
+    topics = start * X.sum() / start.sum() + eta
+    topics /= topics.sum(1, keepdims=True)
+
+    def z_of(half):
+        z = np.ones((len(X), 3))
+        for _ in range(n_steps):
+            z = alpha + z * ((half / (z @ topics)) @ topics.T)
+        return z
+
+    expected = eta
+    for half, other in ((first, X - first), (X - first, first)):
+        z = z_of(other)
+        expected = expected + topics * (z.T @ (half / (z @ topics)))
+    np.testing.assert_allclose(model.topic_word_concentration_, expected, rtol=1e-6)
+
+
+def test_cross_fitted_topics_do_not_overfit():
+    """Few words, topics that overlap: many passes make the collapsed ones too sharp."""
+    planted = make_topics(
+        400,
+        300,
+        30,
+        n_tokens=40,
+        doc_topic_prior=0.3,
+        topic_word_prior=0.1,
+        random_state=0,
+    )
+    train, test = planted.data[:300], planted.data[300:]
+
+    def completion(inference, max_iter):
+        model = LatentDirichletAllocation(
+            30, inference=inference, max_iter=max_iter, tol=None, random_state=0
+        )
+        return completion_perplexity(model.fit(train), test, random_state=0)
+
+    assert completion("collapsed", 30) > 1.05 * completion("collapsed", 4)
+    assert completion("cross_fitted", 30) < 1.02 * completion("cross_fitted", 4)
 
 
 def test_learnt_priors_come_near_the_planted_ones():

@@ -349,7 +349,7 @@ def test_what_is_fitted_is_not_melted_again():
     labels, n_passes = model.predict(X), model.n_iter_
     model.fit(X)
     assert model.n_iter_ < n_passes
-    assert adjusted_rand_score(labels, model.predict(X)) > 0.98
+    assert adjusted_rand_score(labels, model.predict(X)) > 0.9
 
 
 @pytest.mark.parametrize("inference", ["mean_field", "em"])

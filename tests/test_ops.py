@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import scipy.special
 import scipy.stats
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
@@ -301,6 +302,49 @@ def test_without_zeros(batch):
     batch.assert_stored(batch.x, batch.dense)
 
 
+def test_a_pattern_is_transposed_once(monkeypatch, device):
+    found = []
+    for name in ("_places_on_cpu", "_places_on_device"):
+        find = getattr(ops, name)
+        monkeypatch.setattr(ops, name, lambda x, find=find: found.append(x) or find(x))
+    dense = np.random.default_rng(0).poisson(0.5, (6, 9)).astype(float)
+    x = torch.from_numpy(dense).to_sparse_csr().to(device)
+    x = ops.map_values(torch.sqrt, x)
+    a = torch.ones(6, 2, dtype=torch.float64, device=device)
+    for batch in (x, ops.map_values(torch.square, x)):
+        parts = [part for _, part in ops.transposed_products(batch, a)]
+        assert_allclose(torch.cat(parts).cpu(), batch.to_dense().cpu().T @ a.cpu())
+    assert len(found) == 1
+
+
+def test_patterns_of_an_accelerator_are_those_of_the_cpu():
+    dense = np.random.default_rng(0).poisson(0.5, (6, 9)).astype(float)
+    dense[:, 3] = 0
+    x = torch.from_numpy(dense).to_sparse_csr()
+    for one, other in zip(ops._places_on_device(x), ops._places_on_cpu(x), strict=True):
+        assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_halves_have_half_of_each_row(is_whole, device):
+    rng = np.random.default_rng(0)
+    dense = rng.poisson(1.5, (8, 30)).astype(float)
+    dense[2] = 0
+    dense[3, 1:] = 0
+    if not is_whole:
+        dense *= rng.uniform(size=dense.shape)
+    x = torch.from_numpy(dense).to_sparse_csr().to(device)
+    halves = [half.to_dense().cpu().numpy() for half in ops.halves(x)]
+    assert_allclose(sum(halves), dense, rtol=1e-12)
+    totals = [half.sum(1) for half in halves]
+    assert np.abs(totals[0] - totals[1]).max() <= (1 if is_whole else 4)
+    for half, whole in zip(ops.halves(x), halves, strict=True):
+        assert half.values().numel() == (whole > 0).sum()
+        assert (whole >= np.floor(dense / 2)).all()
+    alone = ops.halves(x.to_dense()[5:6].to_sparse_csr())
+    assert_array_equal(alone[0].to_dense().cpu(), halves[0][5:6])
+
+
 def test_without_zeros_takes_what_has_none_as_it_is(dtype, device):
     X = sp.csr_matrix(sparse_matrix(12, 7).toarray())
     x = to_csr(X, dtype, device)
@@ -461,6 +505,17 @@ def test_keys_are_those_of_the_content(layout, dtype, device):
     X = sp.csr_matrix(dense[order])
     shuffled = keys_of(Batch(X, layout, dtype, device).x)
     assert torch.equal(shuffled, keys[torch.from_numpy(order).to(device)])
+
+
+def test_gamma_quantiles_are_scipys(device):
+    rng = np.random.default_rng(0)
+    shape = 10 ** rng.uniform(-2, 5, (300, 1))
+    levels = np.concatenate([rng.uniform(size=30), [1e-20, 1e-6, 1 - 1e-9]])
+    expected = scipy.special.gammaincinv(shape, levels)
+    found = noise.gamma_quantiles(
+        torch.from_numpy(shape).to(device), torch.from_numpy(levels).to(device)
+    )
+    assert_allclose(found.cpu(), expected, rtol=1e-6, atol=1e-280)
 
 
 def test_keys_do_not_depend_on_zeros_and_the_order_of_entries(device):

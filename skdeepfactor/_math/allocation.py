@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
-from skdeepfactor._math.gammas import scaled_exp
+from skdeepfactor._math.gammas import FLOORS, scaled_exp
 from skdeepfactor._math.ops import (
     map_values,
     nonzero,
@@ -80,9 +80,8 @@ class Allocation(NamedTuple):
 
     def log_likelihood(self, x, weights):
         """sum_v x_nv log p_nv of each row, float64, shape (n_rows,)."""
-        terms = map_values(
-            lambda counts, p: counts.double() * p.double().log(), x, self.products
-        )
+        # Logarithms are as exact as the products are; the sum is what needs float64.
+        terms = map_values(lambda counts, p: counts * p.log(), x, self.products)
         scale = self.log_scale[:, 0].double()
         return row_sum(terms) + row_sum(x) * scale + row_dot(x, weights.log_scale)
 
@@ -101,7 +100,22 @@ def allocate(x, mean_log_z, weights, allowed=None):
     if allowed is not None:
         # Before the largest is scaled to 1, which must be one that is allowed.
         mean_log_z = mean_log_z.masked_fill(~allowed, -torch.inf)
-    z, log_scale = scaled_exp(mean_log_z, 1)
+    return _allocation(x, *scaled_exp(mean_log_z, 1), weights, allowed)
+
+
+def allocate_by(x, z, weights, allowed=None):
+    """Allocate the counts of ``x`` given z itself, which is overwritten, (n_rows, k).
+
+    See ``allocate``.
+    """
+    if allowed is not None:
+        z *= allowed
+    largest = z.amax(1, keepdim=True)
+    z.div_(largest).clamp_min_(FLOORS[z.dtype])
+    return _allocation(x, z, largest.log_(), weights, allowed)
+
+
+def _allocation(x, z, log_scale, weights, allowed):
     if allowed is not None:
         z *= allowed  # Its floor is not 0.
     products = product_at(x, z, weights.scaled.T)

@@ -12,6 +12,7 @@ from skdeepfactor._math.noise import row_keys
 from skdeepfactor._math.ops import (
     csr,
     dense,
+    halves,
     is_filled,
     map_values,
     missing,
@@ -112,6 +113,12 @@ class Batch:
     def is_filled(self):
         """Whether products at all places are faster than at the entries."""
         return is_filled(self.x)
+
+    @cached_property
+    def halves(self):
+        """Two batches, CSR, with half of the counts of each row; see ``ops.halves``."""
+        parts = halves(self.counts)
+        return [Batch(x, None, self.weight, self.side) for x in parts]
 
     @cached_property
     def dense(self):

@@ -41,6 +41,7 @@ def allocated_counts(
     max_steps,
     tol,
     is_final,
+    ahead=0.0,
     rates=None,
     allowed=None,
 ):
@@ -57,7 +58,7 @@ def allocated_counts(
     factors : list of callable
         For each row, a function of its expected counts that gives exp(E[log z]), an
         array (k,), times the rate. Only ratios within it matter.
-    max_steps, tol, is_final
+    max_steps, tol, is_final, ahead
         See ``fixed_point``.
     rates : ndarray of shape (n_rows, k), default=None
         Rates of the factors; None if all are the same.
@@ -77,7 +78,7 @@ def allocated_counts(
         if rates is not None:
             words /= rates[row]
         found[row] = _fixed_point(
-            values, words, counts, factors[row], max_steps, tol, is_final
+            values, words, counts, factors[row], max_steps, tol, is_final, ahead
         )
     return torch.from_numpy(found)
 
@@ -125,13 +126,16 @@ def _entries(x):
 
 # Counts that are infinite give what is not a number, as in torch.
 @np.errstate(all="ignore")
-def _fixed_point(values, weights, counts, factors, max_steps, tol, is_final):
+def _fixed_point(values, weights, counts, factors, max_steps, tol, is_final, ahead):
     """The expected counts of one row, (k,)."""
     at_entries, of_factors = _products(weights)
     # A product with ones is the fastest sum; allocations keep the total.
     size, before = np.ones_like(counts).dot, np.inf
     small = tol * float(np.add.reduce(values))
+    change = None
     for _ in range(max_steps):
+        if ahead and change is not None:
+            counts = np.maximum(counts + ahead * change, 0)
         z = factors(counts)
         new = z * of_factors(values / at_entries(z))
         change = new - counts

@@ -182,6 +182,42 @@ class FreshNoise:
         return self.like.new_empty(self.n_draws, *self.like.shape)
 
 
+def gamma_quantiles(shape, levels):
+    """Quantiles of gamma variables of rate 1, on any device, to 1e-7.
+
+    Newton's method for the logarithm of the quantile, on that of the smaller tail, from
+    Wilson and Hilferty's approximation or, for small quantiles, from the first term of
+    the series. Six steps reach the precision of torch's incomplete gamma functions.
+
+    Parameters
+    ----------
+    shape, levels : Tensor
+        Float64, of shapes that broadcast; levels lie in (0, 1).
+    """
+    shape, levels = torch.broadcast_tensors(shape, levels)
+    small = (levels.log() + torch.lgamma(shape + 1)) / shape
+    normal = torch.special.ndtri(levels)
+    root = 1 - 1 / (9 * shape) + normal / (3 * shape.sqrt())
+    log_x = torch.where(
+        (root < 0.3) | (shape < 0.3),
+        torch.minimum(small, (shape + 3).log()),
+        shape.log() + 3 * root.clamp_min(0.3).log(),
+    )
+    is_low = levels < 0.5
+    log_tail = torch.where(is_low, levels, 1 - levels).log()
+    sign = torch.where(is_low, 1.0, -1.0).to(levels)
+    for _ in range(6):
+        x = log_x.exp()
+        lower = torch.special.gammainc(shape, x)
+        tail = torch.where(is_low, lower, torch.special.gammaincc(shape, x))
+        tail = tail.clamp_min(1e-300)
+        slope = (shape * log_x - x - torch.lgamma(shape)).exp() / tail
+        step = (tail.log() - log_tail) / slope.clamp_min(1e-300)
+        log_x = log_x - (sign * step).clamp(-2, 2)
+    # All further terms are lost in rounding.
+    return torch.where(small < -40, small, log_x).exp()
+
+
 class KeyedNoise:
     """Draws like those of ``FreshNoise`` that depend only on row keys and a stream."""
 
@@ -208,9 +244,13 @@ class KeyedNoise:
         """
         width = self.like.shape[1]
         levels = keyed_uniform(self.keys, self.n_draws, width, stream=self.stream + 1)
-        of_rows = shape.detach().double().cpu().numpy()
-        draws = scipy.special.gammaincinv(of_rows, levels.cpu().numpy())
-        draws = torch.from_numpy(draws).to(self.like)
+        of_rows = shape.detach().double()
+        if levels.device.type == "cpu":  # Three times as fast there.
+            draws = scipy.special.gammaincinv(of_rows.numpy(), levels.numpy())
+            draws = torch.from_numpy(draws)
+        else:
+            draws = gamma_quantiles(of_rows, levels)
+        draws = draws.to(self.like)
         return _GammaQuantiles.apply(shape.expand_as(draws), draws).log()
 
     def _keyed(self, function, **settings):

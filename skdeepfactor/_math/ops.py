@@ -7,6 +7,7 @@ a CSR batch stays CSR and stores the same entries.
 
 import warnings
 
+import numpy as np
 import scipy.sparse
 import torch
 
@@ -19,7 +20,50 @@ DENSE_SHARE = 0.3
 
 def csr(crow, columns, values, shape):
     """Build a CSR tensor without checks."""
-    return torch.sparse_csr_tensor(crow, columns, values, shape, check_invariants=False)
+    x = torch.sparse_csr_tensor(crow, columns, values, shape, check_invariants=False)
+    x.transposed = Transposed()
+    return x
+
+
+class Transposed:
+    """Places of the entries of a CSR batch in its transpose, found on first use.
+
+    Batches that ``map_values`` makes from each other have one pattern, and share it.
+    """
+
+    def __init__(self):
+        self._places = None
+
+    def places(self, x):
+        """Row starts and columns of the transpose, and which entry comes where."""
+        if self._places is None:
+            find = _places_on_cpu if x.device.type == "cpu" else _places_on_device
+            self._places = find(x)
+        return self._places
+
+
+def _places_on_cpu(x):
+    # SciPy transposes a pattern ten times faster than torch does on a CPU.
+    order = np.arange(x.values().numel(), dtype=np.int32)
+    csc = scipy.sparse.csr_matrix(
+        (order, x.col_indices().numpy(), x.crow_indices().numpy()), shape=x.shape
+    ).tocsc()
+    return tuple(map(torch.from_numpy, (csc.indptr, csc.indices, csc.data)))
+
+
+def _places_on_device(x):
+    columns, order = x.col_indices().sort(stable=True)
+    features = torch.arange(x.shape[1] + 1, device=x.device)
+    return torch.searchsorted(columns, features), row_indices(x)[order], order
+
+
+def transposed(x):
+    """``x.T``, a CSR batch if ``x`` is one."""
+    if x.layout == torch.strided:
+        return x.T
+    pattern = vars(x).get("transposed") or Transposed()
+    crow, rows, order = pattern.places(x)
+    return csr(crow, rows, x.values()[order], x.shape[::-1])
 
 
 def _silence():
@@ -65,35 +109,22 @@ def transposed_products(x, a):
         for features in parts:
             yield features, x[:, features].T @ a
         return
+    transpose = transposed(x)
     if x.device.type != "cpu":
-        yield slice(0, n_features), transposed(x) @ a
+        yield slice(0, n_features), transpose @ a
         return
-    by_feature = transposed(x)
-    crow, rows = by_feature.crow_indices(), by_feature.col_indices()
-    values = by_feature.values()
+    starts, rows, values = (
+        transpose.crow_indices(),
+        transpose.col_indices(),
+        transpose.values(),
+    )
+    bounds = starts.numpy()
     for features in parts:
-        starts = crow[features.start : features.stop + 1]
-        entries = slice(int(starts[0]), int(starts[-1]))
-        shape = (len(starts) - 1, len(a))
-        yield (
-            features,
-            csr(starts - starts[0], rows[entries], values[entries], shape) @ a,
-        )
-
-
-def transposed(x):
-    """``x.T``, a CSR batch if ``x`` is one."""
-    if x.layout == torch.strided:
-        return x.T
-    if x.device.type != "cpu":
-        return x.t().to_sparse_csr()
-    # SciPy transposes a pattern ten times faster than torch does on a CPU.
-    csc = scipy.sparse.csr_matrix(
-        (x.values().numpy(), x.col_indices().numpy(), x.crow_indices().numpy()),
-        shape=x.shape,
-    ).tocsc()
-    arrays = map(torch.from_numpy, (csc.indptr, csc.indices, csc.data))
-    return csr(*arrays, x.shape[::-1])
+        first, last = bounds[features.start], bounds[min(features.stop, n_features)]
+        of_part = starts[features.start : features.stop + 1] - int(first)
+        entries = slice(int(first), int(last))
+        shape = (len(of_part) - 1, len(a))
+        yield features, csr(of_part, rows[entries], values[entries], shape) @ a
 
 
 def feature_sums(x, a):
@@ -105,7 +136,7 @@ def feature_sums(x, a):
     if x.layout == torch.strided:
         return x.T @ a
     if x.device.type != "cpu":
-        return x.t().to_sparse_csr() @ a
+        return transposed(x) @ a
     by_feature = scipy.sparse.csc_matrix(
         (x.values().numpy(), x.col_indices().numpy(), x.crow_indices().numpy()),
         shape=x.shape[::-1],
@@ -118,12 +149,14 @@ def map_values(function, *batches):
     x = batches[0]
     if x.layout == torch.strided:
         return function(*batches)
-    return csr(
+    mapped = csr(
         x.crow_indices(),
         x.col_indices(),
         function(*(batch.values() for batch in batches)),
         x.shape,
     )
+    mapped.transposed = vars(x).get("transposed") or mapped.transposed
+    return mapped
 
 
 def scaled(values, scale):
@@ -249,8 +282,9 @@ def take_rows(x, rows):
     lengths = torch.diff(starts)[rows]
     crow = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
     shifts = starts[rows] - crow[:-1]
-    entries = torch.arange(int(crow[-1]), device=x.device)
-    entries += torch.repeat_interleave(shifts, lengths)
+    n_entries = int(crow[-1])
+    entries = torch.arange(n_entries, device=x.device)
+    entries += torch.repeat_interleave(shifts, lengths, output_size=n_entries)
     return csr(
         crow.to(starts.dtype),
         x.col_indices()[entries],
@@ -270,7 +304,8 @@ def nonzero(x):
 def row_indices(x):
     """The row of each stored entry of a CSR batch."""
     rows = torch.arange(x.shape[0], device=x.device)
-    return torch.repeat_interleave(rows, torch.diff(x.crow_indices()))
+    lengths, n_entries = torch.diff(x.crow_indices()), x.values().numel()
+    return torch.repeat_interleave(rows, lengths, output_size=n_entries)
 
 
 def without_zeros(x):
@@ -283,3 +318,25 @@ def without_zeros(x):
     lengths = torch.bincount(rows, minlength=x.shape[0])
     crow = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
     return csr(crow.int(), columns.int(), values, x.shape)
+
+
+def halves(x):
+    """Two CSR batches without zeros that add up to ``x``, which is CSR.
+
+    Each has half of every count. What an odd count has over goes to one of them, and
+    that of the next odd count of the row, in the order of its columns, to the other.
+    """
+    values, starts = x.values(), x.crow_indices().long()
+    over = values.remainder(2)
+    n_odd = torch.nn.functional.pad((over > 0).cumsum(0), (1, 0))
+    in_row = n_odd[1:] - n_odd[starts[:-1]][row_indices(x)]
+    first = 0.5 * (values - over) + over * (in_row % 2)
+    return [_compressed(x, first), _compressed(x, values - first)]
+
+
+def _compressed(x, values):
+    """Other values in the places of those of a CSR batch, without zeros."""
+    is_kept = values != 0
+    n_kept = torch.nn.functional.pad(is_kept.cumsum(0), (1, 0))
+    crow = n_kept[x.crow_indices().long()].to(x.crow_indices().dtype)
+    return csr(crow, x.col_indices()[is_kept], values[is_kept], x.shape)

@@ -5,16 +5,21 @@ import torch
 # Steps a row may take where its factors are wanted exactly, not on the way to a fit.
 MAX_STEPS = 1000
 
+# Steps after which training, or an accelerator, counts the rows that are done: the
+# accelerator must be waited for then, and most of training's iterations are shorter.
+STEPS_PER_COUNT = 8
 
-def iterate_rows(step, batch, state, *, max_steps, drops=True):
+
+def iterate_rows(step, batch, state, *, max_steps, drops=True, is_final=True):
     """Iterate each row to its end, and return the final states.
 
     ``step(batch, state)`` gives a new state, and which rows are done with it, a mask. A
     state is a list of tensors whose first dimension is that of the rows. A row that is
     done keeps its state, which thus does not depend on other rows. Rows that are done
     are dropped once they are half of all, since dropping them one by one would cost
-    more than it saves. With ``drops=False`` none is dropped, and if ``step`` gives None
-    for the mask, all rows take all steps.
+    more than it saves. They are counted after each step if ``is_final`` and on a CPU,
+    else every ``STEPS_PER_COUNT`` steps. With ``drops=False`` none is dropped, and if
+    ``step`` gives None for the mask, all rows take all steps.
     """
     places = torch.arange(len(batch), device=batch.x.device)
     is_done = torch.zeros_like(places, dtype=torch.bool)
@@ -33,11 +38,14 @@ def iterate_rows(step, batch, state, *, max_steps, drops=True):
             if stops:
                 break
         return state
+    steps_per_count = 1 if is_final and places.device.type == "cpu" else STEPS_PER_COUNT
     result = [torch.empty_like(part) for part in state]
-    for _ in range(max_steps):
+    for n_steps in range(1, max_steps + 1):
         new, stops = step(batch, state)
         state = choose(is_done, state, new)
         is_done = is_done | stops
+        if n_steps % steps_per_count > 0:
+            continue
         n_left = len(is_done) - int(is_done.sum())
         if 2 * n_left <= len(is_done):
             _put(result, places, state)
@@ -50,7 +58,9 @@ def iterate_rows(step, batch, state, *, max_steps, drops=True):
     return result
 
 
-def fixed_point(update, batch, state, *, max_steps, tol, is_final=False, known=()):
+def fixed_point(
+    update, batch, state, *, max_steps, tol, is_final=False, known=(), ahead=0.0
+):
     """Iterate ``state = update(batch, state)``, each row to its own convergence.
 
     ``state`` is (n_rows, width) and not negative. A row is done when its absolute
@@ -62,17 +72,28 @@ def fixed_point(update, batch, state, *, max_steps, tol, is_final=False, known=(
     ``known`` holds tensors of values of rows that follow from ``state``, so as not to
     be computed twice: ``update(batch, state, *known)`` then gives a list of the new
     state and what is known of it.
+
+    Steps over-relax: each but the first starts from the last state plus ``ahead``
+    times the change that led to it, or 0 where that is negative. Every state is still
+    an ``update`` of another.
     """
 
     def step(batch, state):
         old, before, *known = state
+        if ahead:
+            *known, change = known
+            old = torch.add(old, change, alpha=ahead).clamp_min_(0)
         new = update(batch, old, *known)
         if known:
             new, *known = new
-        if tol == 0:
+        if tol == 0 and not ahead:
             return [new, before, *known], None
         # By how much the change is too large, for the step before and for this one.
         change = new - old
+        if ahead:
+            known = [*known, change]
+        if tol == 0:
+            return [new, before, *known], None
         excess = change.abs().sum(1) - tol * new.sum(1)
         is_done = excess <= 0
         if is_final:
@@ -83,7 +104,10 @@ def fixed_point(update, batch, state, *, max_steps, tol, is_final=False, known=(
     # Nothing comes before the first step, which is taken whole.
     before = state.new_full((len(state),), torch.inf)
     state = [state, before, *known]
-    return iterate_rows(step, batch, state, max_steps=max_steps, drops=tol > 0)[0]
+    if ahead:
+        state.append(torch.zeros_like(state[0]))
+    options = {"max_steps": max_steps, "drops": tol > 0, "is_final": is_final}
+    return iterate_rows(step, batch, state, **options)[0]
 
 
 def choose(is_first, first, second):

@@ -4,6 +4,7 @@ The start decides which optimum coordinate ascent finds, and passes only polish 
 """
 
 import warnings
+from functools import partial
 
 import numpy as np
 import scipy.sparse
@@ -21,6 +22,12 @@ from skdeepfactor._input import received
 
 SVD_POWER_ITERATIONS = 2
 KMEANS_ITERATIONS = 20
+# Clusters of rows are only a start: directions and seeds from some rows for each
+# cluster, and less of Lloyd's algorithm, find topics as good in a third of the time.
+MANY_DIRECTIONS = 100
+ROWS_OF_DIRECTIONS = 30
+ROWS_OF_SEEDS = 20
+LLOYD_ITERATIONS = 10
 # How fast a feature's share falls with its distance from a cluster's centre.
 PART_WIDTH = 0.28
 # Starts of k-means where data are no counts: passes over few, light words do not part
@@ -240,16 +247,19 @@ def _cluster_counts(X, weights, n_components, random_state):
     n_samples, n_features = X.shape
     X = _as_floating(X)
     scores = _tfidf(X, weights)
-    n_directions = min(n_components, n_samples - 1, n_features - 1)
+    n_directions = max(n_components // 2, min(n_components, MANY_DIRECTIONS))
+    n_directions = min(n_directions, n_samples - 1, n_features - 1)
     if n_directions >= 2:
-        roots = np.sqrt(weights).astype(X.dtype)
-        left, lengths, _ = randomized_svd(
-            _scaled_rows(scores, roots),
+        rows = _some_rows(n_samples, ROWS_OF_DIRECTIONS * n_components, random_state)
+        *_, directions = randomized_svd(
+            _scaled_rows(scores[rows], np.sqrt(weights[rows]).astype(X.dtype)),
             n_directions,
             n_iter=SVD_POWER_ITERATIONS,
             random_state=random_state,
         )
-        scores = left * lengths / roots[:, np.newaxis]
+        scores = scores @ directions.T
+    else:
+        scores = scores.toarray()  # Of two rows, or two columns, at most.
     n_clusters = min(n_components, n_samples)
     kmeans = _fitted_kmeans(
         normalize(scores),
@@ -257,6 +267,8 @@ def _cluster_counts(X, weights, n_components, random_state):
         random_state,
         weights,
         n_init=n_starts(X),
+        max_iter=LLOYD_ITERATIONS,
+        init=partial(_seeds, weights=weights),
     )
     labels = kmeans.labels_
     # A component without rows of its own starts from one row, or it would not part
@@ -299,18 +311,54 @@ def _scaled_rows(X, scale):
     return X
 
 
-def _fitted_kmeans(points, n_clusters, random_state, weights=None, n_init=1):
+def _fitted_kmeans(points, n_clusters, random_state, weights=None, **options):
     """A k-means that stops early, since it is only a start itself."""
     kmeans = KMeans(
         n_clusters,
-        n_init=n_init,
-        max_iter=KMEANS_ITERATIONS,
+        **{"n_init": 1, "max_iter": KMEANS_ITERATIONS, **options},
         random_state=random_state,
     )
     with warnings.catch_warnings():
         # Fewer distinct points than clusters are no fault of the user's.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return kmeans.fit(points, sample_weight=weights)
+
+
+def _some_rows(n_rows, n_wanted, random_state):
+    """Numbers of rows drawn without replacement, in order; of all if they are fewer."""
+    if n_wanted >= n_rows:
+        return np.arange(n_rows)
+    return np.sort(random_state.permutation(n_rows)[:n_wanted])
+
+
+def _seeds(points, n_clusters, random_state, weights):
+    """Points far from each other, from which k-means starts, (n_clusters, n_columns).
+
+    Greedy k-means++: the next seed is the best of a few points, which are drawn with
+    odds of their weights times their squared distances to the nearest seed. Seeds are
+    sought among ``ROWS_OF_SEEDS`` points for each cluster; scikit-learn's take all, and
+    compute distances of float32 in float64.
+    """
+    rows = _some_rows(len(points), ROWS_OF_SEEDS * n_clusters, random_state)
+    points, weights = points[rows], weights[rows]
+    sizes = np.einsum("nk,nk->n", points, points)[:, np.newaxis]
+
+    def distances(places):
+        found = sizes + sizes[places].T - 2 * (points @ points[places].T)
+        return np.maximum(found, 0, out=found)
+
+    n_trials = 2 + int(np.log(n_clusters))
+    places = [random_state.choice(len(points), p=weights / weights.sum())]
+    nearest = distances(places)
+    while len(places) < n_clusters:
+        odds = np.cumsum(nearest[:, 0] * weights)
+        drawn = random_state.uniform(size=n_trials) * odds[-1]
+        tried = np.minimum(np.searchsorted(odds, drawn), len(points) - 1)
+        closer = np.minimum(distances(tried), nearest)
+        best = int((weights @ closer).argmin())
+        places.append(tried[best])
+        nearest = closer[:, best : best + 1]
+    return points[places]
 
 
 def n_starts(X):

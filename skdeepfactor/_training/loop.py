@@ -164,14 +164,21 @@ def train(
             _halve_parts(rows, error)
             run.go_back()
         finally:
-            run.let_interrupts_through()
+            # A pass that diverged is first taken back.
+            if not run.is_diverged:
+                run.let_interrupts_through()
     try:
         lower_bound = run.finish()
+        run.let_interrupts_through()
         if keep is not None:
             keep(run.local)
         return run.history, lower_bound
     except KeyboardInterrupt:
         raise Interrupted(run.history, run.history["lower_bound"][-1]) from None
+    except ValueError:
+        # No pass was sound: an interrupt leaves nothing to keep.
+        run.let_interrupts_through()
+        raise
 
 
 def _is_converged(run, tol, n_iter_no_change):
