@@ -5,8 +5,8 @@ The story of row n with :math:`N_n` words:
 .. math::
     z_n \sim p(z), \qquad x_n \sim \text{Multinomial}(N_n, \text{softmax}(f(z_n))),
 
-with logits f linear in z, or with a network of it, and p(z) standard normal or a mixture of
-Gaussians. Instead of the multinomial: a Polya urn that starts with A words in
+with logits f linear in z, or with a network of it, and p(z) standard normal or a
+mixture of Gaussians. Instead of the multinomial: a Polya urn that starts with A words in
 proportion to softmax(f), since a word that was used once comes again (Dirichlet-
 multinomial); or counts without a given total, Poisson with means exp(f), or negative
 binomial with sizes exp(f). The weights of the logits have a Gaussian prior and are
