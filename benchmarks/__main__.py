@@ -8,6 +8,7 @@ NAMES = (
     "topics",
     "correlated",
     "neural_topics",
+    "depth",
     "gamma_def",
     "sparse_codes",
     "mixtures",

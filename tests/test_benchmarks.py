@@ -13,6 +13,7 @@ import scipy.sparse
 import benchmarks
 from benchmarks import (
     correlated,
+    depth,
     fuzz,
     gamma_def,
     gpu,
@@ -227,6 +228,13 @@ def test_refinement_and_speed_of_neural_topics():
     for name in neural_topics.SPEED:
         setting = {"name": name, "corpus": "20news_2000", "n_epochs": 2, "k": 3}
         check([run_here("benchmarks.neural_topics:speed", setting)])
+
+
+def test_depth(written):
+    small = ["n_components=2", "max_iter=1", "max_refine_steps=2"]
+    options = ["--rows", "20", "--layers", "3", "--seeds", "0", "--set", *small]
+    depth.main(["--data", "20news_2000", "mnist", *options])
+    check(written["depth"], 2)
 
 
 @pytest.mark.parametrize("section", ["olivetti", "nips", "families", "images"])

@@ -344,7 +344,9 @@ def test_slopes_by_draws_are_those_of_the_bound_at_these_draws(likelihood):
     noise = torch.randn(4, 5, 3, generator=generator).double()
     mean = torch.randn(5, 3, generator=generator).double().requires_grad_()
     q = Posterior(mean, torch.full_like(mean, 0.2), None, mean[:, :0])
-    value, gradient, _, _ = drawn.slopes(x, Posterior(*q[:3], mean[:, :0]), noise)
+    value, gradient, _, _ = drawn.slopes(
+        x, Posterior(*q[:3], mean[:, :0]), noise, drawn.turns(mean.detach())
+    )
     expected = module._expected_log_likelihood(x, module.likelihood, q, noise)
     expected = expected - module._kl(q)
     np.testing.assert_allclose(*arrays(value, expected), rtol=1e-10)
@@ -368,7 +370,9 @@ def test_a_network_without_weights_leaves_the_linear_decoder(likelihood):
     expected = closed.slopes(x, q)[:3]
     noise = torch.ones(2, 5, 3).double()
     noise[1] *= -1
-    for one, other in zip(drawn.slopes(x, q, noise)[:3], expected, strict=True):
+    for one, other in zip(
+        drawn.slopes(x, q, noise, drawn.turns(mean))[:3], expected, strict=True
+    ):
         np.testing.assert_allclose(*arrays(one, other), rtol=1e-5, atol=1e-5)
 
 
@@ -712,6 +716,26 @@ def test_a_deep_decoder_recovers_planted_factors():
         learning_rate=0.1,
     ).fit(X)
     assert canonical_correlations(model.transform(X), z).min() > 0.85
+
+
+def test_a_curve_needs_fewer_factors_of_a_deep_decoder():
+    """Rows of neighbouring words on a circle; linear logits cannot make its peaks."""
+    rng = np.random.default_rng(0)
+    angles = rng.uniform(0, 2 * np.pi, 800)
+    distance = 1 - np.cos(angles[:, np.newaxis] - 2 * np.pi * np.arange(40) / 40)
+    p = scipy.special.softmax(5 * np.exp(-6 * distance), axis=1)
+    X = np.array([rng.multinomial(60, row) for row in p])
+    parameters = {
+        "weight_scale": 1.0,
+        "learning_rate": 0.03,
+        "batch_size": 100,
+        "max_iter": 30,
+    }
+    deep = small(2, decoder_layers=(50,), **parameters).fit(X[:600])
+    linear = small(4, **parameters).fit(X[:600])
+    assert deep.score(X[600:]) > linear.score(X[600:]) + 1
+    particles = {"metric": "iwae", "n_particles": 20}
+    assert deep.score(X[600:], **particles) > deep.score(X[600:])
 
 
 @pytest.mark.parametrize("concentration", [20.0, 60.0])

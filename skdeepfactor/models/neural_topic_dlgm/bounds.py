@@ -7,15 +7,19 @@ Under a linear decoder in closed form. Under a residual one,
 
 by draws in antithetic pairs, :math:`z = \mu \pm s \epsilon`, over whose log likelihoods
 the bound averages. A pair cancels the odd terms of the error. The gradient in the mean
-is that of the draws, by the Jacobian J of h; a draw says too little of each variance,
-so precisions are those of the logits' slopes :math:`A J`, of which the mean over the
-prior stands in for that of the row:
+is that of the draws, by the Jacobian J of h. A draw says too little of each variance,
+so that precisions follow from the slopes of the logits, as for linear decoders:
 
 .. math::
-    s_k^{-2} = 1 + t \, \text{Var}_{\tilde p} (A \bar J)_{vk},
+    s_k^{-2} = 1 + t \, \big(\text{Var}_{\tilde p} (A \bar J)_k
+    + (J^T C J - \bar J^T C \bar J)_{kk}\big),
 
-with :math:`\tilde p` the row's own shares and t minus the slope of the log likelihood
-in the log total, as for linear decoders.
+with :math:`\tilde p` the row's own shares, and t minus the slope of the log likelihood
+in the log total. The first term is exact if all rows have the mean Jacobian
+:math:`\bar J` over the prior, the second corrects for the row's own, J, at its mean, by
+:math:`C = \text{Cov}_{\bar p}(A)` under the mean shares over the prior, of which a
+few leading axes are kept. Where a curved decoder turns, slopes of rows point in all
+directions and cancel in their mean: without the second term variances are too large.
 """
 
 import numpy as np
@@ -23,6 +27,15 @@ import torch
 
 from skdeepfactor._math.gaussian import Posterior, kl_to_mixture
 from skdeepfactor._math.ops import products_at_entries
+
+# Numbers in the largest array for the slopes of a few rows.
+BLOCK = 2**23
+
+# Axes of the covariance of the weights that are kept.
+N_AXES = 32
+
+# The least share of the curvature by the mean Jacobian.
+LEAST_CURVATURE = 0.1
 
 
 class ClosedBound:
@@ -166,7 +179,7 @@ class DrawnBound:
         With skip connections, in the type of the batches and posteriors that follow.
     prior : GaussianMixture
     points : Tensor of shape (n_points, k)
-        Draws of the prior, over which slopes of the logits are averaged.
+        Draws of the prior, over which slopes and shares are averaged.
     kl_weight : float, default=1.0
         How often the divergence from the prior counts.
     """
@@ -174,21 +187,42 @@ class DrawnBound:
     def __init__(self, likelihood, decoder, prior, points, kl_weight=1.0):
         self.likelihood, self.decoder = likelihood, decoder
         self.prior, self.kl_weight = prior.to(decoder.weight), kl_weight
-        slopes = decoder.mean_slopes(points.to(decoder.weight))
-        self.loadings = torch.cat([slopes, slopes.square()], 1)
+        weight = decoder.weight.detach()
+        h, slopes = decoder.slopes(points.to(weight))
+        mean_slope = slopes.mean(0)
+        loadings = weight @ mean_slope.T
+        self.loadings = torch.cat([loadings, loadings.square()], 1)
+        shares = torch.addmm(decoder.bias, h, weight.T).softmax(1).mean(0)
+        if likelihood.is_centered:
+            weight = weight - shares @ weight
+        values, axes = torch.linalg.eigh((weight.T * shares) @ weight)
+        # Rounding must not make a variance negative.
+        self.axes = (axes * values.clamp_min(0).sqrt())[:, -N_AXES:]
+        self.mean_part = (mean_slope @ self.axes).square().sum(1)
 
     def plain(self, batch, q, *, fixes_variances):
         """Posteriors with mean 0, as narrow as the rows are long."""
         mean, var = torch.zeros_like(q.mean), q.var
         if not fixes_variances:
-            curvature = self._curvature(self.decoder(mean[:1]).softmax(1))
+            shares = self.decoder(mean[:1]).softmax(1)
+            curvature = self._curvature(shares, self.turns(mean[:1]))
             var = 1 / (1 + batch.entries.totals.to(var)[:, None] * curvature)
         return q._replace(mean=mean, var=var)
 
-    def slopes(self, batch, q, noise):
+    def turns(self, z):
+        """What a row's own slopes at z add to its curvature, (n_rows, k)."""
+        size = max(1, BLOCK // (z.shape[1] * len(self.axes)))
+        parts = [
+            (self.decoder.slopes(part)[1] @ self.axes).square().sum(2)
+            for part in z.split(size)
+        ]
+        return torch.cat(parts) - self.mean_part
+
+    def slopes(self, batch, q, noise, turns):
         """Bound, slopes and precisions, as ``gaussian.refine`` needs them.
 
-        ``noise`` are standard normal draws, (n_draws, n_rows, k).
+        ``noise`` are standard normal draws, (n_draws, n_rows, k), ``turns`` those of
+        the means.
         """
         x, weight = batch.entries, self.decoder.weight
         n_draws = len(noise)
@@ -211,14 +245,15 @@ class DrawnBound:
         (gradient,) = torch.autograd.grad(h, z, torch.stack(toward))
         kl, prior_gradient, prior_precision = kl_to_mixture(q, self.prior)
         gradient = gradient.mean(0) - self.kl_weight * prior_gradient
-        precision = self._curvature(shares.view(n_draws, -1, len(weight)).mean(0))
+        shares = shares.view(n_draws, -1, len(weight)).mean(0)
+        precision = self._curvature(shares, turns)
         precision = push / n_draws * precision + self.kl_weight * prior_precision
         return value / n_draws - self.kl_weight * kl, gradient, precision, q.center
 
-    def _curvature(self, shares):
+    def _curvature(self, shares, turns):
         """Variances of the logits' slopes over features, or squares, (n_rows, k)."""
         mean, square = (shares @ self.loadings).chunk(2, 1)
-        if not self.likelihood.is_centered:
-            return square
-        # Rounding must not make it negative.
-        return (square - mean.square()).clamp_min(0)
+        if self.likelihood.is_centered:
+            # Rounding must not make it negative.
+            square = (square - mean.square()).clamp_min(0)
+        return torch.maximum(square + turns, LEAST_CURVATURE * square)

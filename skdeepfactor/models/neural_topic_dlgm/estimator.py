@@ -32,7 +32,7 @@ from skdeepfactor.models.neural_topic_dlgm.module import SPREADS, DeepLatentGaus
 # Learning rate of networks over that of the decoder's weights.
 NETWORK_RATE = 0.3
 
-# Size of the weights between hidden layers and logits, at first.
+# Size of the weights between the layers of a plain stack and logits, at first.
 DEEP_START = 0.02
 
 # Training rows of which halves are predicted, to see how far to average.
@@ -453,17 +453,16 @@ class NeuralTopicDLGM(SampledFactorModel):
         decoder = module.decoder
         logits = initial_logits(X, given_total=module.likelihood.is_given_total)
         decoder.bias.data.copy_(torch.from_numpy(logits))
-        if decoder.is_linear:
-            loadings = initial_loadings(X, self.n_components, random_state)
-            decoder.weight.data.copy_(torch.from_numpy(loadings))
-        else:
+        if decoder.hidden is not None:
             scale = self.n_components**-0.5
             decoder.hidden.initialize(generator, input_scale=scale, output_scale=1.0)
+        if decoder.n_direct:
+            loadings = initial_loadings(X, self.n_components, random_state)
+            # A network beside them comes in later.
+            decoder.weight.data.zero_()
+            decoder.direct_weight.data.copy_(torch.from_numpy(loadings))
+        else:
             decoder.weight.data.normal_(generator=generator).mul_(DEEP_START)
-            if decoder.n_direct:
-                loadings = initial_loadings(X, self.n_components, random_state)
-                decoder.weight.data.zero_()
-                decoder.direct_weight.data.copy_(torch.from_numpy(loadings))
         module.likelihood.initialize()
         if self.prior == "mixture":
             module.prior.mean.data.normal_(generator=generator).mul_(MIXTURE_START)

@@ -6,8 +6,8 @@ The story of row n with :math:`N_n` words:
     z_n \sim p(z), \qquad x_n \sim \text{Multinomial}(N_n, \text{softmax}(f(z_n))),
 
 with logits f linear in z, or with a network of it, and p(z) standard normal or a
-mixture of Gaussians. Instead of the multinomial: a Polya urn that starts with A words in
-proportion to softmax(f), since a word that was used once comes again (Dirichlet-
+mixture of Gaussians. Instead of the multinomial: a Polya urn that starts with A words
+in proportion to softmax(f), since a word that was used once comes again (Dirichlet-
 multinomial); or counts without a given total, Poisson with means exp(f), or negative
 binomial with sizes exp(f). The weights of the logits have a Gaussian prior and are
 estimated by their mode.
@@ -152,14 +152,14 @@ class DeepLatentGaussian(SampledModule):
         self._kept_total = None
         self.register_buffer("idf", torch.ones(len(decoder.bias)))
         self.register_buffer("spread", torch.ones(()))
-        remembers = refine_steps > 0 and (decoder.is_linear or decoder.is_residual)
+        remembers = refine_steps > 0 and decoder.n_direct > 0
         n_numbers = 3 if decoder.is_linear else 2
         self.local_width = n_numbers * n_components if remembers else 0
 
     @property
     def work_width(self):
         # One array of a batch holds all features, and is worth the size of four.
-        n_arrays = 2 * N_PAIRS if self.decoder.is_residual else 1
+        n_arrays = 2 * N_PAIRS if self.decoder.has_skips else 1
         return max(self.local_width, n_arrays * len(self.idf) // 4)
 
     def posterior(self, batch, start=None):
@@ -264,7 +264,7 @@ class DeepLatentGaussian(SampledModule):
             q, amortisation = network, network.mean.new_zeros(())
         if self.alpha == 1.0:
             # A linear decoder needs no noise, but the seed's later draws follow it.
-            if self.decoder.is_residual:
+            if self.decoder.has_skips:
                 noise = self._pairs(batch, q.mean, 1)
             else:
                 noise = self.noise(batch, q.mean, 1).normal()
@@ -285,6 +285,10 @@ class DeepLatentGaussian(SampledModule):
         loss = batch.share / n_samples * self.global_kl()
         loss = loss + batch.weight * (amortisation.sum() - objective.sum())
         loss.backward()
+        if self.is_linear_yet:
+            # Their optimizer counts steps, in one process as in several.
+            for parameter in self.decoder.hidden.parameters():
+                self.gradient(parameter)
         with torch.no_grad():
             moments = torch.stack([q.mean.mean(0), q.mean.square().mean(0)])
             self.note_moments(moments, batch.share)
@@ -336,7 +340,7 @@ class DeepLatentGaussian(SampledModule):
     @property
     def is_linear_yet(self):
         """Whether training has not come to the hidden layers of a residual decoder."""
-        if not (self.training and self.decoder.is_residual and self.n_total):
+        if not (self.training and self.decoder.has_skips and self.n_total):
             return False
         return self.n_updates.item() < LINEAR_SHARE * self.n_total
 
@@ -353,7 +357,7 @@ class DeepLatentGaussian(SampledModule):
             n_steps *= N_COLD
         if n_steps == 0 or len(batch) == 0:
             return q
-        if not (self.is_closed or self.decoder.is_residual):
+        if not (self.is_closed or self.decoder.has_skips):
             return self._refine_by_adam(batch, likelihood, q, n_steps)
         steps = self._refine if self.is_closed else self._refine_by_draws
         return steps(batch, likelihood, q, n_steps, start is not None)
@@ -399,15 +403,15 @@ class DeepLatentGaussian(SampledModule):
         def slopes(n_pairs):
             """The slopes by pairs of draws that are the same for all steps."""
             stream = Stream.REFINEMENT + n_pairs
-            fixed = (
-                self._pairs(batch, q.mean, n_pairs, stream) if self.training else None
-            )
+            if self.training:
+                pairs = self._pairs(batch, q.mean, n_pairs)
+                # Rows move little in the steps of a pass.
+                turns = drawn.turns(starts[0].mean)
+                return lambda batch, q: drawn.slopes(batch, q, pairs, turns)
 
             def of_rows(batch, q):
-                pairs = fixed
-                if fixed is None:
-                    pairs = self._pairs(batch, q.mean, n_pairs, stream)
-                return drawn.slopes(batch, q, pairs)
+                pairs = self._pairs(batch, q.mean, n_pairs, stream)
+                return drawn.slopes(batch, q, pairs, drawn.turns(q.mean))
 
             return of_rows
 
@@ -496,7 +500,7 @@ class DeepLatentGaussian(SampledModule):
             batch, q = batch.double(), q.to(total.weight)
         density, kl_weight = self._density(), self.kl_weight()
         closed = ClosedBound(likelihood, total, density, kl_weight)
-        is_best = not self.training or self.decoder.is_residual
+        is_best = not self.training or self.decoder.has_skips
         return closed, batch, closed.centered(q, is_best=is_best)
 
     def _log_total(self):
