@@ -218,11 +218,12 @@ class DrawnBound:
         ]
         return torch.cat(parts) - self.mean_part
 
-    def slopes(self, batch, q, noise, turns):
+    def slopes(self, batch, q, noise, *, holds=False):
         """Bound, slopes and precisions, as ``gaussian.refine`` needs them.
 
-        ``noise`` are standard normal draws, (n_draws, n_rows, k), ``turns`` those of
-        the means.
+        ``noise`` are standard normal draws, (n_draws, n_rows, k). Curvatures are found
+        at ``q``, or with ``holds`` at the first posteriors of an iteration, which have
+        centers without numbers; in later ones they stand in place of the centers.
         """
         x, weight = batch.entries, self.decoder.weight
         n_draws = len(noise)
@@ -245,10 +246,13 @@ class DrawnBound:
         (gradient,) = torch.autograd.grad(h, z, torch.stack(toward))
         kl, prior_gradient, prior_precision = kl_to_mixture(q, self.prior)
         gradient = gradient.mean(0) - self.kl_weight * prior_gradient
-        shares = shares.view(n_draws, -1, len(weight)).mean(0)
-        precision = self._curvature(shares, turns)
-        precision = push / n_draws * precision + self.kl_weight * prior_precision
-        return value / n_draws - self.kl_weight * kl, gradient, precision, q.center
+        curvature = q.center
+        if not curvature.shape[1]:
+            shares = shares.view(n_draws, -1, len(weight)).mean(0)
+            curvature = self._curvature(shares, self.turns(q.mean))
+        precision = push / n_draws * curvature + self.kl_weight * prior_precision
+        value = value / n_draws - self.kl_weight * kl
+        return value, gradient, precision, curvature if holds else q.center
 
     def _curvature(self, shares, turns):
         """Variances of the logits' slopes over features, or squares, (n_rows, k)."""

@@ -107,7 +107,7 @@ SPREADS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LINEAR_SHARE = 0.3
 
 # As REFINE_TOL, for bounds by draws, and pairs of draws in the last step.
-DRAWN_TOL, N_PAIRS = 1e-5, 4
+DRAWN_TOL, N_PAIRS = 1e-4, 2
 
 # The least weight of a divergence by which variances are divided.
 LEAST_KL_WEIGHT = 0.01
@@ -405,13 +405,14 @@ class DeepLatentGaussian(SampledModule):
             stream = Stream.REFINEMENT + n_pairs
             if self.training:
                 pairs = self._pairs(batch, q.mean, n_pairs)
-                # Rows move little in the steps of a pass.
-                turns = drawn.turns(starts[0].mean)
-                return lambda batch, q: drawn.slopes(batch, q, pairs, turns)
+                # Rows that are remembered move little in the steps of a pass.
+                return lambda batch, q: drawn.slopes(
+                    batch, q, pairs, holds=is_remembered
+                )
 
             def of_rows(batch, q):
                 pairs = self._pairs(batch, q.mean, n_pairs, stream)
-                return drawn.slopes(batch, q, pairs, drawn.turns(q.mean))
+                return drawn.slopes(batch, q, pairs)
 
             return of_rows
 
