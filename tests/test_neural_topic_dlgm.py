@@ -9,6 +9,9 @@ import scipy.optimize
 import scipy.sparse
 import scipy.stats
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as numpy_strategies
 from scipy.special import gammaln, log_softmax, logsumexp
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.feature_extraction.text import TfidfTransformer
@@ -1341,6 +1344,38 @@ def test_ugly_data(X, parameters):
         assert np.isfinite(values).all()
     if X.nnz:
         assert model.perplexity(X) > 1 - 1e-5
+
+
+UGLY_COUNTS = numpy_strategies.arrays(
+    np.float64,
+    st.tuples(st.integers(1, 5), st.integers(1, 4)),
+    elements=st.sampled_from([0.0, 1.0, 2.0, 7.0, 1e6]),
+)
+
+
+@given(
+    X=UGLY_COUNTS,
+    layers=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    n_components=st.integers(1, 6),
+    likelihood=st.sampled_from(sorted(LIKELIHOODS)),
+)
+def test_deep_decoders_of_any_widths_bear_with_any_counts(
+    X, layers, n_components, likelihood
+):
+    X = np.vstack([X, X[:1]])
+    model = small(
+        n_components,
+        likelihood=likelihood,
+        decoder_layers=tuple(layers),
+        max_refine_steps=3,
+        max_iter=3,
+    ).fit(X)
+    bounds = model.score_samples(X)
+    assert np.isfinite(bounds).all()
+    # Rows that are alike get the same noise.
+    np.testing.assert_allclose(bounds[-1], bounds[0], rtol=1e-9)
+    assert np.isfinite(model.components_).all()
+    assert np.isfinite(model.predictive(X)).all()
 
 
 def test_a_model_scores_rows_that_are_unlike_its_own(planted_fit):
