@@ -1209,9 +1209,16 @@ def test_streams_raise_the_bound_of_new_rows_and_repeat(planted_fit, parameters)
     assert (other.components_ != model.components_).any()
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [{"refine_steps": 0}, {"decoder_layers": (4,)}],
+    ids=["linear", "deep"],
+)
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_a_diverging_run_keeps_the_last_finite_parameters(counts, likelihood):
-    model = small(likelihood=likelihood, learning_rate=1e25, refine_steps=0)
+def test_a_diverging_run_keeps_the_last_finite_parameters(
+    counts, likelihood, parameters
+):
+    model = small(likelihood=likelihood, learning_rate=1e25, **parameters)
     with pytest.warns(ConvergenceWarning, match="Lower learning_rate"):
         model.fit(counts)
     assert all(np.isfinite(array).all() for array in model._parameters.values())

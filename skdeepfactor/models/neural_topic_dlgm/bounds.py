@@ -195,9 +195,12 @@ class DrawnBound:
         shares = torch.addmm(decoder.bias, h, weight.T).softmax(1).mean(0)
         if likelihood.is_centered:
             weight = weight - shares @ weight
-        values, axes = torch.linalg.eigh((weight.T * shares) @ weight)
+        covariance = (weight.T * shares) @ weight
+        # Not all devices have it, and weights of a run that diverges have no axes.
+        values, axes = torch.linalg.eigh(covariance.cpu().nan_to_num(0, 0, 0))
         # Rounding must not make a variance negative.
-        self.axes = (axes * values.clamp_min(0).sqrt())[:, -N_AXES:]
+        axes = axes * values.clamp_min(0).sqrt()
+        self.axes = axes[:, -N_AXES:].to(weight)
         self.mean_part = (mean_slope @ self.axes).square().sum(1)
 
     def plain(self, batch, q, *, fixes_variances):

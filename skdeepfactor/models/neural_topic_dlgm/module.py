@@ -104,7 +104,7 @@ LARGEST_KEPT = 2**18
 SPREADS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 # Share of training in which a residual decoder is still linear.
-LINEAR_SHARE = 0.3
+LINEAR_SHARE = 0.1
 
 # As REFINE_TOL, for bounds by draws, and pairs of draws in the last step.
 DRAWN_TOL, N_PAIRS = 1e-4, 2
