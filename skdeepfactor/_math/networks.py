@@ -126,6 +126,9 @@ class Decoder(nn.Module):
     @property
     def direct_weight(self):
         """The last weights of the factors as they are, (n_features, n_components)."""
+        if self.hidden is None:
+            # Not a view, by which gradients would be added up in another order.
+            return self.weight
         return self.weight[:, self.weight.shape[1] - self.n_direct :]
 
     def forward(self, z):
