@@ -7,6 +7,7 @@ import importlib.util
 NAMES = (
     "topics",
     "correlated",
+    "dynamic",
     "neural_topics",
     "depth",
     "gamma_def",

@@ -13,7 +13,8 @@ ELBO
     it the estimator's own ``lower_bound_``, and whether the two agree within four
     standard errors of their difference. "closed" is the bound with auxiliary counts.
 olivetti
-    Faces (`x_train`), 100-40-15, the defaults and ``solver="auxiliary"``.
+    Faces (`x_train`), 100-40-15, the defaults, ``covariance_type="full"`` and
+    ``solver="auxiliary"``.
 depth
     1, 2 and 3 layers, after a third of the seconds, and with tol=1e-5 in at most ten
     times as many.
@@ -35,6 +36,12 @@ text
     20news_2000: plug-in completion perplexity of the test rows. The settings of each
     contender are those of its grid that do best on a tenth of the training rows, drawn
     with seed 1; it is then fitted to all of them, and the test rows are used once.
+layers
+    Whether upper layers carry themes: 3,000 training rows of 20news_2000 and of
+    nyt_topmost, 60 passes from clusters of rows. The bound a row, the completion
+    perplexity of 500 validation rows, and the effective number of units of each layer,
+    exp of the entropy of their shares of the counts explained. "planted": rows drawn
+    from the model itself, with 20 themes of five topics each.
 cells
     pbmc1k_v3, a fifth of the molecules held out by binomial thinning (seed 0): mean log
     likelihood of a cell's held-out counts, Poisson with a quarter of the fitted rates,
@@ -61,6 +68,7 @@ CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
 BOUNDS = {
     "olivetti": {
         "defaults": {"corpus": "olivetti"},
+        "full": {"corpus": "olivetti", "parameters": {"covariance_type": "full"}},
         "auxiliary": {"corpus": "olivetti", "parameters": {"solver": "auxiliary"}},
     },
     "depth": {
@@ -90,6 +98,19 @@ BOUND_COLUMNS = {
     "its error": ("lower_bound_error", 0),
     "agrees": ("agrees", 0),
     "closed": ("closed", 0),
+}
+
+# By contender the sizes and shapes of layers of "layers".
+CARRIED = {
+    "one layer": ((50,), 0.1),
+    "one unit above": ((50, 1), 0.1),
+    "three above": ((50, 3), 0.1),
+    "two layers": ((50, 20), 0.1),
+    "three layers": ((50, 20, 8), 0.1),
+    "three layers, shapes .3, .1, .1": ((50, 20, 8), (0.3, 0.1, 0.1)),
+    "three layers, shapes 1": ((50, 20, 8), 1.0),
+    "planted, one unit above": ((50, 1), 0.1),
+    "planted, two layers": ((50, 20), 0.1),
 }
 
 # Settings to choose from, on rows or molecules that are not the test's.
@@ -235,9 +256,60 @@ class InverseGaussian:
         )
 
 
-def posterior(module, factors):
-    """Distributions of the factors of each layer, and of the weights below each."""
+class LogNormals:
+    """Gammas of which some are correlated log-normals, by torch.distributions.
+
+    ``logs`` are a ``CorrelatedLogs``, of which only the precisions of logarithms and
+    their places are used. The array may be transposed.
+    """
+
+    def __init__(self, gamma, logs, is_transposed=False):
+        import torch
+        from torch.distributions import MultivariateNormal
+
+        self.gamma, self.is_transposed, self.blocks = gamma, is_transposed, []
+        for block, (factor, _) in zip(logs.blocks, logs.factors, strict=True):
+            covariance = torch.cholesky_inverse(factor)
+            variance = covariance.diagonal(dim1=1, dim2=2)
+            mean = torch.where(block.is_in, block.mean.log() - variance / 2, 0.0)
+            place = block.rows[:, None].expand_as(block.columns), block.columns
+            normal = MultivariateNormal(mean, precision_matrix=factor @ factor.mT)
+            self.blocks.append((place, block.is_in, normal))
+
+    def _by_row(self, values):
+        return values.T if self.is_transposed else values
+
+    def sample(self):
+        """A draw of the array."""
+        draw = self.gamma.sample()
+        values = self._by_row(draw)
+        for place, is_in, normal in self.blocks:
+            values[place] = normal.sample().exp().where(is_in, values[place])
+        return draw
+
+    def log_prob(self, value):
+        """Log density: of gammas, and of log-normals the sum in their first place."""
+        result = self.gamma.log_prob(value)
+        density, values = self._by_row(result), self._by_row(value)
+        for (rows, columns), is_in, normal in self.blocks:
+            logs = values[rows, columns].log().where(is_in, 0.0)
+            of_padding = 0.5 * np.log(2 * np.pi) * (~is_in).sum(1)
+            density[rows, columns] = density[rows, columns].where(~is_in, 0.0)
+            own = normal.log_prob(logs) - logs.sum(1) + of_padding
+            density[rows[:, 0], columns[:, 0]] += own
+        return result
+
+
+def posterior(module, factors, X=None):
+    """Distributions of the factors of each layer, and of the weights below each.
+
+    With correlated posteriors, which depend on the rows X.
+    """
+    import torch
     from torch.distributions import Gamma
+
+    from skdeepfactor._math.batch import Batch
+    from skdeepfactor.models.sparse_gamma_def import drawn_bound
 
     def gamma(shape, mean):
         shape, mean = shape.double(), mean.double()
@@ -247,9 +319,16 @@ def posterior(module, factors):
         return [InverseGaussian(SHAPE, value.rho, value.tau) for value in values]
 
     weights = gamma(module.lowest.weight_concentration.T, module.lowest.weight_mean.T)
+    lowest = gamma(factors.shape, factors.mean)
+    if module.is_correlated:
+        batch, local = Batch(torch.from_numpy(dense(X))), module._pack(factors)
+        logs = drawn_bound.correlated_weights(module, lambda: [(batch, local)])
+        weights = LogNormals(weights, logs, is_transposed=True)
+        logs = drawn_bound.correlated_rows(module, batch, factors)
+        lowest = LogNormals(lowest, logs)
     return (
-        [gamma(factors.shape, factors.mean), *uppers(factors.uppers)],
-        [weights, *uppers(module._uppers)],
+        [lowest, *uppers(factors.uppers)],
+        [weights, *uppers(module.uppers)],
     )
 
 
@@ -309,7 +388,7 @@ def bound(meter, corpus, seconds, clock, seed, n_draws, parameters):
     """Fit for some seconds, and evaluate the bound."""
     X = matrix(corpus)
     est, train_seconds, module, factors = fitted(X, seconds, clock, seed, **parameters)
-    elbo, error = monte_carlo(X, *posterior(module, factors), n_draws, seed)
+    elbo, error = monte_carlo(X, *posterior(module, factors, X), n_draws, seed)
     lower_bound_error = est.lower_bound_std_error_
     is_drawn = lower_bound_error > 0
     difference = abs(elbo - est.lower_bound_)
@@ -471,21 +550,68 @@ def text(meter, name, parameters, seed, is_test):
     }
 
 
+def uses(est, X):
+    """By layer, the shares of its units in the counts of X, and what they contribute.
+
+    A unit's use is its share of the counts that all units of its layer explain.
+    """
+    sizes = [len(weights) for weights in est.weights_]
+    units = est.set_params(transform_layer="all").transform(X)
+    est.set_params(transform_layer=1)
+    units = np.split(units, np.cumsum(sizes)[:-1], axis=1)
+    below, found = None, []
+    for of_layer, weights in zip(units, est.weights_, strict=True):
+        below = weights if below is None else weights @ below
+        use = of_layer.mean(0) * below.sum(1)
+        found.append((use / use.sum(), below))
+    return found
+
+
+def layers(meter, name, corpus, sizes, shape, seed, n_rows=3000, max_iter=60):
+    """Bound, completion, and how many units of each layer are in use."""
+    from scipy.special import entr
+
+    from skdeepfactor import SparseGammaDEF
+    from skdeepfactor.metrics import completion_perplexity
+
+    X = data.counts(corpus, "train").astype(np.float32)
+    order = np.random.RandomState(1).permutation(X.shape[0])
+    n_valid = X.shape[0] // 10
+    X, valid = X[order[n_valid:]][:n_rows], X[order[:n_valid]][:500].astype(int)
+    settings = {"init": "kmeans", "max_iter": max_iter, "tol": None}
+    if name.startswith("planted"):
+        X = planted(SparseGammaDEF((50,), random_state=seed, **settings).fit(X), n_rows)
+    est = SparseGammaDEF(sizes, layer_shape=shape, random_state=seed, **settings)
+    with meter("fit"):
+        est.fit(X)
+    in_use = [np.exp(entr(use).sum()) for use, _ in uses(est, X)]
+    found = {f"layer_{layer}": in_use[layer - 1] for layer in range(1, len(sizes) + 1)}
+    if not name.startswith("planted"):
+        found["completion"] = completion_perplexity(est, valid, random_state=0)
+    return {"of_row": est.lower_bound_ / X.shape[0], **found}
+
+
+def planted(est, n_rows):
+    """Rows of about 100 words, from 20 themes of five of a model's topics each."""
+    rng = np.random.default_rng(0)
+    topics = est.components_ / est.components_.sum(1, keepdims=True)
+    themes = np.full((20, len(topics)), 0.003)
+    for theme in themes:
+        theme[rng.choice(len(topics), 5, replace=False)] = 1
+    mean = rng.gamma(0.3, 1, (n_rows, 20)) @ themes
+    units = rng.gamma(SHAPE, mean / SHAPE)
+    X = rng.poisson(units @ topics * (100 / units.sum(1).mean()))
+    return X[X.sum(1) > 0].astype(np.float32)
+
+
 def themes(est, X, n_words=8):
     """The words of each unit above the first layer that is in use, and its use.
 
-    A unit's use is its share of the counts that all units of its layer explain; its
-    words are those that it has more of than the layer has.
+    Its words are those that it has more of than the layer has.
     """
     words = (data.folder() / "20news_2000" / "vocab.txt").read_text().split("\n")
-    sizes = [len(weights) for weights in est.weights_]
-    units = est.set_params(transform_layer="all").transform(X)
-    units = np.split(units, np.cumsum(sizes)[:-1], axis=1)
-    below, found = est.weights_[0], []
-    for layer in range(1, len(sizes)):
-        below = est.weights_[layer] @ below
-        use = units[layer].mean(0) * below.sum(1)
-        use /= use.sum()
+    found = []
+    for layer, (use, below) in list(enumerate(uses(est, X)))[1:]:
         shares = below / below.sum(1, keepdims=True)
         scores = shares * np.log(shares / (use @ shares))
         for k in np.argsort(-use)[: (use > 1e-4).sum()]:
@@ -542,7 +668,7 @@ def likelihoods(rates, held_out):
 def run(function, contender, chosen, **arguments):
     """Run a contender in a process of its own; what was asked for and what came."""
     arguments["seed"] = chosen.seed
-    if function not in (*GRIDS, "families"):
+    if function not in (*GRIDS, "families", "layers"):
         arguments["clock"] = chosen.clock
     measured = measure.run(
         f"benchmarks.gamma_def:{function}", arguments, threads=chosen.threads
@@ -589,6 +715,18 @@ def pyro_rows(section, chosen):
 def image_rows(section, chosen):
     """Yield the likelihood of test images."""
     yield run("images", "defaults", chosen, seconds=chosen.seconds)
+
+
+def layer_rows(section, chosen):
+    """Yield what each number of layers and shape does with each corpus."""
+    for corpus in ("20news_2000", "nyt_topmost"):
+        for name, (sizes, shape) in CARRIED.items():
+            if name.startswith("planted") and corpus != "20news_2000":
+                continue
+            arguments = {"corpus": corpus, "sizes": sizes, "shape": shape, "name": name}
+            if chosen.max_iter is not None:
+                arguments["max_iter"] = chosen.max_iter
+            yield run("layers", f"{corpus}, {name}", chosen, **arguments)
 
 
 def grid_rows(section, chosen):
@@ -638,6 +776,17 @@ SECTIONS = {
             "nats a pixel": ("per_pixel", 4),
             "error": ("pixel_error", 4),
             "weights at their mean": ("at_mean", 4),
+        },
+    ),
+    "layers": (
+        layer_rows,
+        {
+            "fit s": ("fit_seconds", 1),
+            "bound a row": ("of_row", 2),
+            "completion": ("completion", 1),
+            "layer 1": ("layer_1", 1),
+            "layer 2": ("layer_2", 1),
+            "layer 3": ("layer_3", 1),
         },
     ),
     "text": (grid_rows, {"fit s": ("fit_seconds", 1), "completion": ("completion", 1)}),

@@ -48,6 +48,7 @@ FETCHED = Path(os.environ.get("SCIKIT_LEARN_DATA", "~/scikit_learn_data")).expan
 NEEDED = {
     "plot_faces": [DATA / "olivetti" / "olivetti.npz", FETCHED / "olivetti_py3.pkz"],
     "plot_single_cells": [DATA / "pbmc1k_v3" / "all.npz"],
+    "plot_state_of_the_union": [DATA / "sotu" / "all.npz"],
     "plot_listeners": [DATA / "lastfm_hetrec2k" / "all.npz"],
 }
 ABSENT = [
@@ -68,10 +69,12 @@ ORDER = [
     "plot_labeled_topics.py",
     "plot_supervised_topics.py",
     "plot_correlated_topics.py",
+    "plot_state_of_the_union.py",
     "plot_word_embeddings.py",
     "plot_listeners.py",
     "plot_single_cells.py",
     "plot_faces.py",
+    "plot_notes_and_chords.py",
     "plot_digits.py",
 ]
 sphinx_gallery_conf = {

@@ -5,6 +5,7 @@ from types import ModuleType
 
 from skdeepfactor._version import __version__
 from skdeepfactor.models.correlated_topic_model import CorrelatedTopicModel
+from skdeepfactor.models.dynamic_topic_model import DynamicTopicModel
 from skdeepfactor.models.labeled_lda import LabeledLDA
 from skdeepfactor.models.latent_dirichlet_allocation import LatentDirichletAllocation
 from skdeepfactor.models.multinomial_mixture import MultinomialMixture
@@ -20,6 +21,7 @@ from skdeepfactor.models.variational_sparse_coding import VariationalSparseCodin
 
 __all__ = [
     "CorrelatedTopicModel",
+    "DynamicTopicModel",
     "LabeledLDA",
     "LatentDirichletAllocation",
     "MultinomialMixture",

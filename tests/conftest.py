@@ -18,6 +18,7 @@ from sklearn.base import clone
 
 from skdeepfactor import (
     CorrelatedTopicModel,
+    DynamicTopicModel,
     LabeledLDA,
     LatentDirichletAllocation,
     MultinomialMixture,
@@ -120,6 +121,7 @@ ESTIMATORS = {
     "CorrelatedTopicModel-diag": CorrelatedTopicModel(
         3, covariance_type="diag", batch_size=32, random_state=0
     ),
+    "DynamicTopicModel": DynamicTopicModel(3, max_iter=4, random_state=0),
     "LabeledLDA": LabeledLDA(random_state=0),
     "LabeledLDA-shared": LabeledLDA(
         2, 1, inference="mean_field", max_iter=20, random_state=0
@@ -264,6 +266,7 @@ BUDGETS = {
     "MultinomialMixture-stochastic": 5,
     "CorrelatedTopicModel": 15,
     "CorrelatedTopicModel-diag": 10,
+    "DynamicTopicModel": 15,
     "SupervisedLDAClassifier": 15,
     "SupervisedLDARegressor": 15,
     "LabeledLDA": 12,

@@ -39,7 +39,7 @@ ORDER = re.findall(
 # These read estimators or arrays, and import only readers before them, and what takes
 # in data and writes files for all; nothing else imports them.
 READERS = ["datasets", "inspection", "metrics", "plotting"]
-FOR_ALL = ["_input", "_files"]
+FOR_ALL = ["_input", "_files", "_times"]
 
 # Where a sparse matrix is made dense, and why it may be.
 MAY_MAKE_DENSE = {
@@ -421,6 +421,7 @@ def test_names_that_the_package_lacks_are_mistakes():
 
 # What estimators call of themselves, and no model overrides.
 CALLED = {
+    "_expected",
     *("_fit", "_partial_fit", "_infer", "_decoded", "_sample", "_load", "_ask"),
     "_with_merged",
     *("_mean_score", "_perplexity"),

@@ -14,6 +14,7 @@ import benchmarks
 from benchmarks import (
     correlated,
     depth,
+    dynamic,
     fuzz,
     gamma_def,
     gpu,
@@ -95,6 +96,9 @@ def data_folder(tmp_path_factory):
         "delicious/test": (12, 20),
         "lastfm_hetrec2k/all": (30, 25),
         "nips305_ars/train": (12, 10),
+        "nyt_topmost/train": (60, 20),
+        "nyt_topmost/test": (30, 20),
+        "sotu/all": (60, 20),
         "pbmc1k_v3/all": (20, 15),
         "short_tset/all": (30, 20),
         "short_tweet/all": (30, 20),
@@ -117,12 +121,18 @@ def data_folder(tmp_path_factory):
         "labelme_images/train_labels": 40,
         "labelme_images/test_labels": 30,
         "movie_scale/rating": 60,
+        "nyt_topmost/train_times": 60,
+        "nyt_topmost/test_times": 30,
+        "sotu/years": 60,
+        "sotu/fold": 60,
     }
     for name, n_rows in classes.items():
         np.save(folder / f"{name}.npy", np.arange(n_rows) % 2)
     for split, n_rows in (("train", 40), ("test", 12)):
         tags = scipy.sparse.csr_matrix(rng.random((n_rows, 22)) < 0.2)
         scipy.sparse.save_npz(folder / "delicious" / f"{split}_labels.npz", tags)
+    # Rows of each year in each fold.
+    np.save(folder / "sotu" / "years.npy", 10 * (np.arange(60) // 2 % 2))
     np.save(folder / "movie_scale" / "fold.npy", np.arange(60) // 30)
     arrays = {}
     for split, n_rows in (("train", 45), ("test", 12)):
@@ -186,6 +196,12 @@ def test_correlated(written):
     check(written["correlated"], len(correlated.CONTENDERS) + 2)
 
 
+def test_dynamic(written):
+    dynamic.main(["--quick", "--seeds", "0", "--years", "1"])
+    n_rows = sum(len(found) for _, _, found in dynamic.CONTENDERS.values())
+    check(written["dynamic"], n_rows + 1)
+
+
 @pytest.mark.parametrize("corpus", labels.CONTENDERS)
 def test_labels(corpus, written, monkeypatch):
     monkeypatch.setattr(labels, "QUICK_ROWS", 60)
@@ -235,6 +251,17 @@ def test_depth(written):
     options = ["--rows", "20", "--layers", "3", "--seeds", "0", "--set", *small]
     depth.main(["--data", "20news_2000", "mnist", *options])
     check(written["depth"], 2)
+
+
+def test_layers_of_gamma_def():
+    setting = {"corpus": "20news_2000", "shape": 0.1, "seed": 0, "max_iter": 1}
+    for name in ("two layers", "planted, two layers"):
+        found = run_here(
+            "benchmarks.gamma_def:layers",
+            {**setting, "name": name, "sizes": (4, 2), "n_rows": 30},
+        )
+        check([found])
+        assert 1 <= found["layer_2"] <= 2
 
 
 @pytest.mark.parametrize("section", ["olivetti", "nips", "families", "images"])

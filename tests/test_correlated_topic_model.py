@@ -477,6 +477,19 @@ def test_streams_of_chunks_have_covariates(data):
     assert model.components_ is before
 
 
+def test_the_first_rows_of_a_stream_are_as_if_they_had_come_at_once(data):
+    X, _, _, C, _ = data
+    # The first call has a constant, and the next one is far from it.
+    C = np.column_stack([C[:40], np.repeat([5.0, 1e4], 20)])
+    once = CorrelatedTopicModel(3, random_state=0)
+    once.partial_fit(X[:40].astype(float), covariates=C)
+    twice = CorrelatedTopicModel(3, random_state=0)
+    for rows in (slice(20), slice(20, 40)):
+        twice.partial_fit(X[rows].astype(float), covariates=C[rows])
+    assert_allclose(twice.coef_, once.coef_, rtol=1e-6, atol=1e-12)
+    assert_allclose(twice.intercept_, once.intercept_, rtol=1e-6)
+
+
 def test_blocks_have_the_covariates_of_all_rows(data):
     X, _, _, C, _ = data
     X = X.astype(float)

@@ -16,6 +16,7 @@ from sklearn.preprocessing import FunctionTransformer
 import skdeepfactor
 from skdeepfactor import (
     CorrelatedTopicModel,
+    DynamicTopicModel,
     LabeledLDA,
     LatentDirichletAllocation,
     MultinomialMixture,
@@ -49,6 +50,7 @@ MODELS = {
 }
 KINDS = [
     CorrelatedTopicModel,
+    DynamicTopicModel,
     LabeledLDA,
     LatentDirichletAllocation,
     MultinomialMixture,

@@ -13,13 +13,13 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.pipeline import make_pipeline
 
 from skdeepfactor import LatentDirichletAllocation, SparseGammaDEF
+from skdeepfactor._times import checked_times, sliced, time_labels
 from skdeepfactor.inspection import (
     factor_shares,
     name_components,
     topics_over_time,
     topics_per_group,
 )
-from skdeepfactor.inspection.times import checked_times, sliced, time_labels
 
 NAMES = [f"w{index}" for index in range(30)]
 
@@ -152,11 +152,11 @@ MICROSECONDS = DAYS.astype("datetime64[us]")
         pd.Series(pd.to_datetime(DAYS), index=[7, 8, 9]),
         pd.to_datetime(DAYS).tz_localize("UTC"),
         ["2020-03-01", "2019-12-31", "2020-01-05"],
-        ["20200301", "2019-12-31T00:00", "2020-01-05T01:00+01:00"],
+        ["20200301", "2019-12-31T00:00Z", "2020-01-05T01:00+01:00"],
         [b"2020-03-01", b"2019-12-31", b"2020-01-05"],
         [
             date(2020, 3, 1),
-            datetime(2019, 12, 31),
+            datetime(2019, 12, 31, tzinfo=UTC),
             datetime(2020, 1, 5, 1, tzinfo=timezone(timedelta(hours=1))),
         ],
         pd.Series(["2020-03-01", "2019-12-31", "2020-01-05"], dtype="string"),
@@ -198,6 +198,10 @@ def test_numbers_of_any_kind(times):
         (["2020", pd.NaT, "2021"], "must not be missing"),
         (["soon", "later", "2020"], "ISO strings, got 'soon'"),
         (["1", "2", "3"], "ISO strings, got '1'"),
+        (
+            ["2020-01-01T10:00", "2020-01-01T10:00Z", "2020"],
+            "must all have a time zone",
+        ),
         (["2020-13", "2020", "2020"], "ISO strings, got '2020-13'"),
         ([True, False, True], "got the type bool"),
         ([1j, 2, 3], "got the type complex"),

@@ -11,6 +11,8 @@ import scipy.special
 import scipy.stats
 import sklearn
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import linear_sum_assignment
 from sklearn.base import clone
@@ -20,9 +22,10 @@ from skdeepfactor import PoissonFactorization, SparseGammaDEF
 from skdeepfactor._math.allocation import indicator_excess
 from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._math.noise import FreshNoise, KeyedNoise
-from skdeepfactor.models.sparse_gamma_def import closed, gradient
+from skdeepfactor.models.sparse_gamma_def import closed, drawn_bound, gradient
 from skdeepfactor.models.sparse_gamma_def.families import FAMILIES
 from skdeepfactor.models.sparse_gamma_def.inverse_gaussians import InverseGaussians
+from skdeepfactor.models.sparse_gamma_def.lognormals import CorrelatedLogs
 
 RHO, TAU = [0.5, 2.0, 3e-3, 50.0, 1.0], [0.3, 1e-6, 40.0, 20.0, 200.0]
 
@@ -140,13 +143,13 @@ def test_the_bound_is_that_of_an_independent_estimate(likelihood, link):
     lowest = module.lowest
     weights = [
         by_shape(lowest.weight_concentration.T, lowest.weight_mean.T),
-        *map(upper, module._uppers),
+        *map(upper, module.uppers),
     ]
     generator = np.random.default_rng(2)
     of_units = enumerate(uppers)
     drawn = [
         *(module.link.draw(n, units, 200, generator).numpy() for n, units in of_units),
-        *(module.link.draw_weights(w, 200, generator).numpy() for w in module._uppers),
+        *(module.link.draw_weights(w, 200, generator).numpy() for w in module.uppers),
     ]
     n_above, bounds = len(uppers), []
     for draw in range(200):
@@ -828,6 +831,241 @@ def test_a_network_is_asked_for_with_gradients():
         SparseGammaDEF((2,), amortized=True).fit(planted(20)[0])
 
 
+# Correlated posteriors.
+
+
+def test_correlated_logs_are_those_of_the_exact_posterior():
+    """Of two weights that overlap, by sums over a grid of their logarithms."""
+    a, b = 0.1, 0.3
+    z = np.random.default_rng(0).gamma(1.0, 1.0, (40, 2)) + 1.0
+    x = np.random.default_rng(1).poisson(z @ [4.0, 6.0])
+    u = np.stack(np.meshgrid(*[np.linspace(0, 3, 301)] * 2, indexing="ij"))
+    w = np.exp(u)
+    m = np.tensordot(z, w, 1)
+    log_joint = scipy.stats.poisson.logpmf(x[:, None, None], m).sum(0)
+    log_joint += (scipy.stats.gamma.logpdf(w, a, scale=1 / b) + u).sum(0)
+    step = u[0, 1, 0] - u[0, 0, 0]
+    log_evidence = scipy.special.logsumexp(log_joint) + 2 * np.log(step)
+    share = np.exp(log_joint - scipy.special.logsumexp(log_joint))
+    mean = (share * w).sum((1, 2))
+    flat = (u - (share * u).sum((1, 2), keepdims=True)).reshape(2, -1)
+    covariance = (flat * share.ravel()) @ flat.T
+    # Gammas of these means, with the best shapes that independent ones can have.
+    shape = a + mean**2 * (x / (z @ mean) ** 2 @ z**2)
+    tensors = [torch.from_numpy(v)[None] for v in (mean, shape)]
+    logs = CorrelatedLogs(*tensors, a)
+    of_rows = torch.from_numpy(z)
+    curvature = torch.from_numpy(x / (z @ mean) ** 2)[None]
+    # Nearly exact factors, of which only the means count.
+    logs.add(curvature, of_rows, torch.full_like(of_rows, 1e12))
+    logs.settle()
+    found = torch.cholesky_inverse(logs.factors[0][0])[0].numpy()
+    assert_allclose(found, covariance, rtol=0.2)
+    assert covariance[0, 1] < -0.7 * np.sqrt(covariance[0, 0] * covariance[1, 1])
+    # The bounds, by draws.
+    gammas = scipy.stats.gamma(shape, scale=mean / shape)
+    prior = scipy.stats.gamma(a, scale=1 / b)
+    generator = np.random.default_rng(0)
+    of_logs = [
+        logs.draw(torch.ones(1, 2).double(), generator).numpy() for _ in range(4000)
+    ]
+    drawn = [gammas.rvs((4000, 2), random_state=0), np.concatenate(of_logs)]
+    center = np.log(mean) - found.diagonal() / 2
+    normal = scipy.stats.multivariate_normal(center, found)
+    log_q = [
+        gammas.logpdf(drawn[0]).sum(1),
+        normal.logpdf(np.log(drawn[1])) - np.log(drawn[1]).sum(1),
+    ]
+    log_weights = [
+        scipy.stats.poisson.logpmf(x, w @ z.T).sum(1) + prior.logpdf(w).sum(1) - of_q
+        for w, of_q in zip(drawn, log_q, strict=True)
+    ]
+    independent, correlated = (values.mean() for values in log_weights)
+    error = log_weights[1].std() / 4000**0.5
+    assert correlated < log_evidence + 3 * error
+    assert log_evidence - correlated < 0.1 * (log_evidence - independent)
+    # And importance weights have the evidence for their mean.
+    estimate = scipy.special.logsumexp(log_weights[1]) - np.log(4000)
+    assert estimate == pytest.approx(log_evidence, abs=0.05)
+
+
+def test_correlated_logs_are_the_best_to_second_order():
+    rng = np.random.default_rng(0)
+    mean = torch.from_numpy(rng.gamma(2, 1, (5, 4)))
+    shape = torch.tensor([[9.0, 1.0, 20.0, 6.0]]).double().repeat(5, 1)
+    shape[1], shape[2, 1:], prior = 1.0, 2.0, 0.1
+    logs = CorrelatedLogs(mean, shape, prior)
+    other = torch.from_numpy(rng.gamma(2, 1, (30, 4)))
+    logs.add(torch.ones(5, 30).double(), other, 3 * torch.ones_like(other), 0.1)
+    logs.settle()
+    change = logs.kl_change()
+    # Of one large number, or none, nothing is correlated.
+    assert (change != 0).tolist() == [True, False, False, True, True]
+    at = [0, 2, 3]
+    for row in (0, 3, 4):
+        block = next(b for b in logs.blocks if row in b.rows)
+        place = int((block.rows == row).nonzero())
+        factor = logs.factors[logs.blocks.index(block)][0][place]
+        m, u = mean[row, at].numpy(), other[:, at].numpy()
+        h = 0.1 * np.outer(m, m) * (u.T @ u + np.diag((u**2).sum(0) / 3))
+        precision = (factor @ factor.T).numpy()
+        best = h * np.exp(np.linalg.inv(precision)) + prior * np.eye(3)
+        assert_allclose(precision, best, rtol=0.02)
+        # The divergence from a prior, beside that of gammas, whatever its rate.
+        covariance = np.linalg.inv(precision)
+        log_mean = np.log(m) - np.diag(covariance) / 2
+        normal = scipy.stats.multivariate_normal(log_mean, covariance)
+        alpha = shape[row, at].numpy()
+        gammas = scipy.stats.gamma(alpha, scale=m / alpha)
+        for rate in (0.3, 2.0):
+            own = -normal.entropy() - log_mean.sum() - prior * 3 * np.log(rate)
+            own -= ((prior - 1) * log_mean - rate * m - math.lgamma(prior)).sum()
+            mean_log = scipy.special.digamma(alpha) - np.log(alpha / m)
+            old = -gammas.entropy().sum() - prior * 3 * np.log(rate)
+            old -= ((prior - 1) * mean_log - rate * m - math.lgamma(prior)).sum()
+            assert float(change[row]) == pytest.approx(own - old, rel=1e-6)
+
+
+def test_rows_that_gain_nothing_by_correlations_stay_gammas():
+    ones = torch.ones(2, 2).double()
+    logs = CorrelatedLogs(ones, 8 * ones, 0.1)
+    # Of the first row each number has data of its own, of the second all are shared.
+    curvature = torch.tensor([[8.0, 8.0, 0.0], [0.0, 0.0, 8.0]]).double()
+    other = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]).double()
+    logs.add(curvature, other, torch.full_like(other, 1e12))
+    logs.settle()
+    assert (logs.kl_change() != 0).tolist() == [False, True]
+    draws = logs.draw(torch.full((2, 2), -1.0).double(), np.random.default_rng(0))
+    assert (draws[0] == -1).all()
+    assert (draws[1] > 0).all()
+
+
+def correlated(sizes=(6, 3), **parameters):
+    settings = {"max_iter": 40, "random_state": 0, **parameters}
+    return SparseGammaDEF(sizes, covariance_type="full", **settings)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "container"),
+    [
+        ("poisson", np.asarray),
+        ("poisson", scipy.sparse.csr_matrix),
+        ("bernoulli", scipy.sparse.csr_matrix),
+        ("gaussian", scipy.sparse.csr_matrix),
+    ],
+)
+def test_full_covariances_tighten_the_bound_and_nothing_else(likelihood, container):
+    rng = np.random.default_rng(0)
+    X = rng.poisson(rng.gamma(1, 1, (80, 6)) @ rng.gamma(1, 5, (6, 30)))
+    X = X > 20 if likelihood == "bernoulli" else of_likelihood(X, likelihood)
+    X = container(X.astype(float))
+    full = correlated(likelihood=likelihood).fit(X)
+    plain = clone(full).set_params(covariance_type="diag").fit(X)
+    error = np.hypot(full.lower_bound_std_error_, plain.lower_bound_std_error_)
+    assert full.lower_bound_ > plain.lower_bound_ + 4 * error
+    assert_array_equal(full.transform(X), plain.transform(X))
+    assert_array_equal(full.score_samples(X), plain.score_samples(X))
+    assert_array_equal(full.components_, plain.components_)
+    # Solvers that have no use for it ignore it.
+    other = {"solver": "auxiliary", "max_iter": 2}
+    bounds = [clone(m).set_params(**other).fit(X).lower_bound_ for m in (full, plain)]
+    assert bounds[0] == bounds[1]
+
+
+def test_the_bound_of_full_covariances_is_that_of_an_independent_estimate():
+    X = sparse_and_layered(0, 20, 10)[0]
+    model = correlated((4,)).fit(X)
+    module = model._load(torch.float64)
+    x = Batch(to_tensor(X, slice(None), dtype=torch.float64, device="cpu"))
+    q = module.posterior(x).factors
+    batches = [(x, module._pack(q))]
+    lowest = module.lowest
+    both = [
+        (q.mean, q.shape, drawn_bound.correlated_rows(module, x, q), 0.1),
+        (
+            lowest.weight_mean,
+            lowest.weight_concentration,
+            drawn_bound.correlated_weights(module, lambda: batches),
+            0.3,
+        ),
+    ]
+    rng, bounds = np.random.default_rng(0), []
+    for _ in range(100):
+        bound, drawn = 0.0, []
+        for mean, shape, logs, rate in both:
+            gammas = scipy.stats.gamma(shape.numpy(), scale=(mean / shape).numpy())
+            y = gammas.rvs(random_state=rng)
+            log_q = gammas.logpdf(y)
+            for block, (factor, _) in zip(logs.blocks, logs.factors, strict=True):
+                for row, columns, is_in, L in zip(
+                    block.rows, block.columns, block.is_in, factor, strict=True
+                ):
+                    at, n = columns[is_in].numpy(), int(is_in.sum())
+                    if n == 0:
+                        continue
+                    covariance = torch.cholesky_inverse(L)[:n, :n].numpy()
+                    center = np.log(mean[row].numpy()[at]) - np.diag(covariance) / 2
+                    normal = scipy.stats.multivariate_normal(center, covariance)
+                    log = normal.rvs(random_state=rng)
+                    y[row, at] = np.exp(log)
+                    log_q[row, at] = 0
+                    log_q[row, at[0]] = normal.logpdf(log) - log.sum()
+            bound += scipy.stats.gamma.logpdf(y, 0.1, scale=1 / rate).sum()
+            bound -= log_q.sum()
+            drawn.append(y)
+        bounds.append(bound + log_likelihood(model, X, drawn[0] @ drawn[1].T))
+    error = np.hypot(np.std(bounds) / 10, model.lower_bound_std_error_)
+    assert abs(np.mean(bounds) - model.lower_bound_) < 4 * error
+    assert error < 0.01 * abs(model.lower_bound_)
+
+
+def test_correlations_are_those_of_rows_in_any_batches(monkeypatch):
+    X = sparse_and_layered(0, 60, 20)[0]
+    weights = np.repeat([1.0, 2.0], 30)
+    module = correlated().fit(X, sample_weight=weights)._load(torch.float64)
+
+    def found(rows, weight, container):
+        parts = []
+        for part in rows:
+            x = to_tensor(
+                container(X[part]), slice(None), dtype=torch.float64, device="cpu"
+            )
+            batch = Batch(x, weight=torch.from_numpy(weight[part]))
+            parts.append((batch, None))
+        logs = drawn_bound.correlated_weights(module, lambda: parts)
+        return logs.kl_change()
+
+    expected = found([np.arange(60)], weights, np.asarray)
+    assert (expected < 0).any()
+    twice = np.r_[np.arange(60), np.arange(30, 60)]
+    for rows, weight, container in (
+        ([np.arange(25), np.arange(25, 60)], weights, np.asarray),
+        ([twice], np.ones(60), np.asarray),
+        ([np.arange(60)], weights, scipy.sparse.csr_matrix),
+    ):
+        assert_allclose(found(rows, weight, container), expected, rtol=1e-6)
+    # Rows of which nothing is kept are found anew.
+    batch = [(Batch(torch.from_numpy(X)), None)]
+    bound = module.data_bound(lambda: batch)
+    monkeypatch.setattr(drawn_bound, "KEPT", 0)
+    assert module.data_bound(lambda: batch) == bound
+
+
+def test_full_covariances_of_ugly_data():
+    rng = np.random.default_rng(0)
+    X = rng.poisson(1.0, (6, 4)).astype(float)
+    X[2], X[:, 1], X[0, 0] = 0, 0, 1e9
+    for counts in (X, np.zeros((3, 2)), np.full((4, 3), 1e6), X[:1], X[:, :1]):
+        model = correlated((3, 2), layer_shape=1e-3).fit(counts)
+        assert np.isfinite(model.lower_bound_)
+    missing = np.where(
+        rng.random((40, 12)) < 0.2, np.nan, 30 * rng.gamma(1, 1, (40, 12))
+    )
+    model = correlated((3,), missing_values="ignore").fit(missing.round())
+    plain = clone(model).set_params(covariance_type="diag").fit(missing.round())
+    assert model.lower_bound_ > plain.lower_bound_
+
+
 # Spikes and slabs.
 
 
@@ -856,13 +1094,59 @@ def test_a_planted_support_is_found(solver, seed):
     model = spiked(solver=solver, **settings).fit(X)
     correlations = np.corrcoef(model.components_, parts)[:6, 6:]
     rows, columns = linear_sum_assignment(-correlations)
-    inclusion = model.inclusion_probabilities_[rows]
+    (inclusion,) = model.inclusion_probabilities_
+    inclusion = inclusion[rows]
     assert inclusion.shape == parts.shape
     f1 = f1_score((parts[columns] > 0).ravel(), (inclusion > 0.5).ravel())
     assert f1 > 0.9
     assert (inclusion < 0.1).mean() > 0.3
     # Without spikes there are none.
     assert SparseGammaDEF((2,), max_iter=1).fit(X).inclusion_probabilities_ is None
+
+
+def test_a_planted_support_of_upper_weights_is_found():
+    rng = np.random.default_rng(0)
+    parts = np.zeros((6, 30))
+    parts[np.arange(30) % 6, np.arange(30)] = rng.gamma(3, 1, 30)
+    is_slab = np.repeat(np.eye(2), 3, axis=1)
+    z = rng.gamma(3, rng.gamma(0.3, 3, (300, 2)) @ is_slab + 1e-3)
+    X = rng.poisson(z @ parts).astype(float)
+    shapes = {"layer_shape": (3.0, 0.3)}
+    model = spiked((6, 2), solver="gradient", max_iter=150, **shapes).fit(X)
+    lowest, upper = model.inclusion_probabilities_
+    assert lowest.shape == parts.shape
+    order = np.corrcoef(model.components_, parts)[:6, 6:].argmax(0)
+    found = upper[:, order]
+    found = found[np.argsort(-found[:, 0])]
+    assert_allclose(found, is_slab, atol=0.1)
+    # Closed forms have spikes in the lowest layer.
+    assert len(spiked((6, 2), max_iter=2).fit(X).inclusion_probabilities_) == 1
+
+
+def test_the_divergence_of_spikes_is_that_of_every_layer():
+    X = sparse_and_layered(0, 40, 12)[0]
+    model = spiked((4, 2), solver="gradient", max_iter=20).fit(X)
+    module = model._load(torch.float64)
+    with torch.no_grad():
+        # Other odds in each layer than at the start.
+        module.inclusion_logits.copy_(torch.tensor([1.0, -1.0]))
+        module.refresh()
+        actual = float(module.global_kl())
+        pairs = [FAMILIES["gamma"].distribution(*p) for p in module._weight_pairs()]
+    kls = []
+    for q, odds in zip(pairs, (1.0, -1.0), strict=True):
+        share, shape = scipy.special.expit(odds), q.concentration.numpy()
+        own = scipy.stats.gamma(shape, scale=(q.mean / q.concentration).numpy())
+        w = own.rvs((4000, *shape.shape), random_state=0)
+        slab = scipy.stats.gamma.logpdf(w, 2, scale=1 / 0.3)
+        spike = scipy.stats.gamma.logpdf(w, 1, scale=2 / 0.3 / 100)
+        prior = np.logaddexp(np.log(share) + slab, np.log1p(-share) + spike)
+        kls.append((own.logpdf(w) - prior).sum((1, 2)))
+    expected = sum(kls)
+    # The actual one is of 20 draws.
+    error = expected.std() / 20**0.5
+    assert abs(actual - expected.mean()) < 4 * error
+    assert abs(kls[1].mean()) > 5 * kls[1].std() / 20**0.5
 
 
 @pytest.mark.parametrize("likelihood", ["poisson", "bernoulli"])
@@ -933,6 +1217,44 @@ def test_extreme_sizes_counts_and_shapes(solver, link):
         assert np.isfinite(Z).all()
         assert np.isfinite(model.lower_bound_)
         assert np.isfinite(model.score(X))
+
+
+VARIANTS = [
+    {},
+    {"link": "rate"},
+    {"covariance_type": "full"},
+    {"solver": "auxiliary", "weight_prior": "spike_slab", "weight_shape": 1.0},
+    {"solver": "gradient", "weight_prior": "spike_slab", "weight_shape": 1.0},
+    {"solver": "gradient", "amortized": True, "encoder_layers": (3,)},
+]
+
+
+@pytest.mark.filterwarnings("ignore:layer_sizes:UserWarning")
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    variant=st.sampled_from(VARIANTS),
+    shape=st.sampled_from([0.1, 1.0]),
+    n_rows=st.integers(1, 5),
+    scale=st.sampled_from([0, 1, 10**6]),
+    seed=st.integers(0, 99),
+)
+def test_any_layers_of_ugly_rows(sizes, variant, shape, n_rows, scale, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.poisson(rng.gamma(0.3, scale, (n_rows, 4))).astype(float)
+    # A constant column, an empty row, and rows that are there twice.
+    X[:, 1] = X[:, 1].max()
+    X[-1] = 0
+    X = np.concatenate([X, X])
+    model = SparseGammaDEF(
+        sizes, layer_shape=shape, max_iter=3, random_state=0, **variant
+    )
+    Z = model.fit(X).set_params(transform_layer="all").transform(X)
+    assert Z.shape == (2 * n_rows, sum(sizes))
+    assert np.isfinite(Z).all()
+    assert (Z >= 0).all()
+    assert_allclose(Z[:n_rows], Z[n_rows:], rtol=1e-9, atol=1e-12)
+    assert np.isfinite(model.lower_bound_)
+    assert np.isfinite(model.score_samples(X)).all()
 
 
 @pytest.mark.parametrize("solver", ["expansion", "auxiliary"])

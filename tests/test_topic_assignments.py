@@ -7,6 +7,7 @@ from scipy.special import digamma, softmax
 
 from skdeepfactor import (
     CorrelatedTopicModel,
+    DynamicTopicModel,
     LabeledLDA,
     LatentDirichletAllocation,
     MultinomialMixture,
@@ -20,6 +21,7 @@ from tests.conftest import ESTIMATORS
 
 NAMES = [
     "CorrelatedTopicModel",
+    "DynamicTopicModel",
     "LabeledLDA",
     "LatentDirichletAllocation",
     "LatentDirichletAllocation-mean_field",
@@ -57,6 +59,7 @@ def test_all_models_of_topics_have_them():
     assert {type(ESTIMATORS[name]) for name in NAMES} == kinds
     assert kinds == {
         CorrelatedTopicModel,
+        DynamicTopicModel,
         LabeledLDA,
         LatentDirichletAllocation,
         MultinomialMixture,

@@ -437,6 +437,10 @@ class BaseFactorModel(
         >>> model.inverse_transform(model.transform(X)).shape
         (4, 4)
         """
+        return self._expected(Z)
+
+    def _expected(self, Z, side=None):
+        """Expected data given factors, and what else ``module.decode`` takes."""
         check_is_fitted(self)
         given, Z = Z, check_array(received(Z), dtype=[np.float64, np.float32])
         n_components = len(self.components_)
@@ -445,7 +449,7 @@ class BaseFactorModel(
                 f"Z has {Z.shape[1]} columns, but {type(self).__name__} has "
                 f"{n_components} components."
             )
-        return returned(self._decoded(Z), given)
+        return returned(self._decoded(Z, side), given)
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Evidence lower bound of each row, in nats.
@@ -691,9 +695,9 @@ class BaseFactorModel(
             return float(np.exp(-per_count))
 
     @own_environment()
-    def _decoded(self, Z):
+    def _decoded(self, Z, side=None):
         """Expected rows given factors, an array."""
-        return decoded(self, Z)
+        return decoded(self, Z, side)
 
     @own_environment()
     def _sample(self, n_samples, totals, random_state):

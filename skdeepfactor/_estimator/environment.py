@@ -130,3 +130,11 @@ def _one_thread():
     if number not in _limits:
         _limits.setdefault(number, _Limit())
     return _limits[number]()
+
+
+def memory():
+    """Bytes of memory that the machine has; None where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None

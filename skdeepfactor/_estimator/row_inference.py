@@ -30,11 +30,14 @@ def inferred(estimator, X, function, out=None, side=None):
         return np.concatenate(list(parts)) if out is None else _written(parts, out)
 
 
-def decoded(estimator, Z):
-    """``module.decode`` of checked factors, as an array."""
+def decoded(estimator, Z, side=None):
+    """``module.decode`` of checked factors, and of ``side``, as an array."""
     rows = MatrixRows(Z)
+    if side is not None:
+        sizes = estimator._fitted_sizes
+        rows = rows.knowing(**estimator._known_of_rows(rows, side, sizes))
     module = loaded_module(estimator, rows.dtype)
-    parts = map_rows(module, rows, lambda module, z: module.decode(z.x))
+    parts = map_rows(module, rows, lambda module, z: module.decode(z.x, **z.side))
     expected = np.concatenate(list(parts))
     if estimator._input_scale != 1 and not module.is_given_total:
         expected /= estimator._input_scale

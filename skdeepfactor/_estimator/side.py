@@ -25,6 +25,22 @@ def covariate_sizes(rows, covariates, weights=None):
         weights = np.asarray(received(weights))
         if weights.shape == (len(values),):
             values = values[weights != 0]
+    return _sizes_of(values, names)
+
+
+def resized_covariates(known, sizes):
+    """Sizes of all first rows of a stream, and what is known of them by these.
+
+    ``known`` are their covariates, standardised by ``sizes``, which those of the first
+    call have made.
+    """
+    values = known * sizes["scale"] + sizes["location"]
+    sizes = _sizes_of(values, sizes["names"])
+    return sizes, (values - sizes["location"]) / sizes["scale"]
+
+
+def _sizes_of(values, names):
+    """The sizes of covariates, float64, (n_rows, n_covariates)."""
     n_rows, width = values.shape
     location, scale = np.zeros(width), np.ones(width)
     if n_rows > 0:

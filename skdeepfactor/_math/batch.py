@@ -12,6 +12,7 @@ from skdeepfactor._math.noise import row_keys
 from skdeepfactor._math.ops import (
     csr,
     dense,
+    is_filled,
     map_values,
     missing,
     row_indices,
@@ -106,6 +107,11 @@ class Batch:
     def counts(self):
         """The rows as a CSR tensor that stores no zeros."""
         return without_zeros(self.x)
+
+    @cached_property
+    def is_filled(self):
+        """Whether products at all places are faster than at the entries."""
+        return is_filled(self.x)
 
     @cached_property
     def dense(self):

@@ -66,14 +66,11 @@ def transposed_products(x, a):
             yield features, x[:, features].T @ a
         return
     if x.device.type != "cpu":
-        yield slice(0, n_features), x.t().to_sparse_csr() @ a
+        yield slice(0, n_features), transposed(x) @ a
         return
-    # SciPy transposes a pattern ten times faster than torch does on a CPU.
-    csc = scipy.sparse.csr_matrix(
-        (x.values().numpy(), x.col_indices().numpy(), x.crow_indices().numpy()),
-        shape=x.shape,
-    ).tocsc()
-    crow, rows, values = map(torch.from_numpy, (csc.indptr, csc.indices, csc.data))
+    by_feature = transposed(x)
+    crow, rows = by_feature.crow_indices(), by_feature.col_indices()
+    values = by_feature.values()
     for features in parts:
         starts = crow[features.start : features.stop + 1]
         entries = slice(int(starts[0]), int(starts[-1]))
@@ -82,6 +79,21 @@ def transposed_products(x, a):
             features,
             csr(starts - starts[0], rows[entries], values[entries], shape) @ a,
         )
+
+
+def transposed(x):
+    """``x.T``, a CSR batch if ``x`` is one."""
+    if x.layout == torch.strided:
+        return x.T
+    if x.device.type != "cpu":
+        return x.t().to_sparse_csr()
+    # SciPy transposes a pattern ten times faster than torch does on a CPU.
+    csc = scipy.sparse.csr_matrix(
+        (x.values().numpy(), x.col_indices().numpy(), x.crow_indices().numpy()),
+        shape=x.shape,
+    ).tocsc()
+    arrays = map(torch.from_numpy, (csc.indptr, csc.indices, csc.data))
+    return csr(*arrays, x.shape[::-1])
 
 
 def feature_sums(x, a):
@@ -150,6 +162,13 @@ def row_dot(x, v):
 def dense(x):
     """A batch as a strided tensor; only where its size is that of others anyway."""
     return x if x.layout == torch.strided else x.to_dense()
+
+
+def is_filled(x):
+    """Whether a batch is strided, and filled enough for dense products to be faster."""
+    if x.layout != torch.strided:
+        return False
+    return int(torch.count_nonzero(x)) >= DENSE_SHARE * x.numel()
 
 
 def product(x, a):

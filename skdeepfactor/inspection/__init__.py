@@ -10,7 +10,8 @@ the rows, and :func:`find_components` which are about some words.
 :func:`merge_components`, :func:`drop_components` and :func:`name_components` make a
 fitted model with other components of it.
 :func:`hierarchy` shows the topics of topics of a model with layers, and
-:func:`topic_graph` which topics of a ``CorrelatedTopicModel`` go together;
+:func:`topic_graph` which topics of a ``CorrelatedTopicModel`` go together, and
+:func:`topic_evolution` how those of a ``DynamicTopicModel`` change;
 :func:`to_pyldavis` hands topics over to pyLDAvis.
 
 :func:`jacobian_embeddings` gives each feature of a model with a decoder a vector in the
@@ -31,6 +32,7 @@ from skdeepfactor.inspection.embeddings import (
     latent_usage,
     nearest_features,
 )
+from skdeepfactor.inspection.evolution import topic_evolution
 from skdeepfactor.inspection.layers import hierarchy
 from skdeepfactor.inspection.pyldavis import to_pyldavis
 from skdeepfactor.inspection.slices import topics_over_time, topics_per_group
@@ -58,6 +60,7 @@ __all__ = [
     "to_pyldavis",
     "top_features",
     "top_rows",
+    "topic_evolution",
     "topic_graph",
     "topics_over_time",
     "topics_per_group",

@@ -4,6 +4,8 @@
 names of their features.
 """
 
+import difflib
+
 import numpy as np
 import scipy.sparse
 from sklearn.decomposition import LatentDirichletAllocation
@@ -41,9 +43,14 @@ def components_of(model):
     return check_array(model.components_, dtype=np.float64, input_name="components_")
 
 
+def has_correlations(model):
+    """Whether topics of a fitted model correlate."""
+    return hasattr(model, "topic_correlation_")
+
+
 def correlations_of(model):
     """``topic_correlation_`` of a fitted model, in float64."""
-    if not hasattr(model, "topic_correlation_"):
+    if not has_correlations(model):
         raise TypeError(
             "The estimator must have topics that correlate, as CorrelatedTopicModel "
             f"has, but {type(model).__name__} has no topic_correlation_."
@@ -51,6 +58,30 @@ def correlations_of(model):
     return check_array(
         model.topic_correlation_, dtype=np.float64, input_name="topic_correlation_"
     )
+
+
+def evolution_of(model):
+    """``topics_over_time_``, ``times_`` and ``prevalence_`` of a fitted model.
+
+    A model that was fitted without times has one slice, whose time is 0.
+    """
+    components_of(model)
+    if not hasattr(model, "topics_over_time_"):
+        raise TypeError(
+            "The estimator must have topics that change, as DynamicTopicModel has, but "
+            f"{type(model).__name__} has no topics_over_time_."
+        )
+    times = np.asarray(model.times_)
+    topics = np.asarray(model.topics_over_time_)
+    return topics, times if len(times) else np.zeros(1), np.asarray(model.prevalence_)
+
+
+def slices_of(model):
+    """Topics of each slice and the times of these; None if topics do not change."""
+    if len(getattr(model, "times_", ())) < 2:
+        return None
+    topics, times, _ = evolution_of(model)
+    return topics, times
 
 
 def factors_of(model, X):
@@ -257,6 +288,20 @@ def features_of_words(estimator, words):
         int(row.indices[row.data.argmax()]) if row.nnz and row.data.max() > 0 else -1
         for row in rows
     ]
+
+
+def places_of(words, names):
+    """Indices of features by name, of a list of these or a single one."""
+    words = [words] if isinstance(words, str) else list(words)
+    if not words:
+        raise ValueError("words must hold one word or more.")
+    known = {str(name): index for index, name in enumerate(names)}
+    for word in words:
+        if word not in known:
+            similar = difflib.get_close_matches(str(word), known, n=3)
+            hint = f"; similar names are {', '.join(similar)}" if similar else ""
+            raise ValueError(f"words must be names of features, got {word!r}{hint}.")
+    return [known[word] for word in words]
 
 
 def component_labels(model, n_components, prefix=""):

@@ -9,9 +9,9 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_non_negative
 
 from skdeepfactor._input import is_missing, received
+from skdeepfactor._times import checked_times, sliced
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_whole
-from skdeepfactor.inspection.times import checked_times, sliced
 
 # Numbers that are worked on at once.
 ENTRIES = 2**22
@@ -45,7 +45,8 @@ def topics_over_time(
     times : array-like of shape (n_rows,)
         The time of each row, in any order: numbers, datetimes of NumPy, pandas or
         Python, or strings in ISO format such as "1999", "1999-05" or
-        "1999-05-17T10:30". Those with a time zone are converted to UTC.
+        "1999-05-17T10:30". Those with a time zone are converted to UTC; if one has a
+        time zone, all times of day have.
     n_bins : int, default=None
         Number of intervals of equal length, of which those without rows are left out.
         By default each distinct time is a slice.
@@ -81,8 +82,9 @@ def topics_over_time(
     Raises
     ------
     ValueError
-        If `times` are of the wrong length, missing or neither numbers nor dates, a
-        number is not a positive integer, or the factors belong to several layers.
+        If `times` are of the wrong length, missing, neither numbers nor dates, or some
+        have a time zone and others none, a number is not a positive integer, or the
+        factors belong to several layers.
     TypeError
         If the estimator has no ``components_`` or no ``transform``.
     sklearn.exceptions.NotFittedError

@@ -1,6 +1,5 @@
 """Tables of the features of factors and of the factors of rows."""
 
-import difflib
 from typing import Any
 
 import numpy as np
@@ -256,7 +255,9 @@ def find_components(
     if n is not None:
         check_whole("n", n, 1)
     names = reading.feature_names(estimator, components.shape[1], feature_names)
-    places = _places([words] if isinstance(words, str) else list(words), names)
+    places = reading.places_of(
+        [words] if isinstance(words, str) else list(words), names
+    )
     if components.min() < 0:
         scores = reading.directions_of(components)[:, places].mean(axis=1)
     else:
@@ -330,19 +331,6 @@ def factor_shares(estimator: Any, X: Any) -> np.ndarray:
             f"{type(model).__name__} has {smallest:.3g}."
         )
     return reading.expected_shares(model, factors)
-
-
-def _places(words, names):
-    """Indices of features by name."""
-    if not words:
-        raise ValueError("words must hold one word or more.")
-    known = {str(name): index for index, name in enumerate(names)}
-    for word in words:
-        if word not in known:
-            similar = difflib.get_close_matches(str(word), known, n=3)
-            hint = f"; similar names are {', '.join(similar)}" if similar else ""
-            raise ValueError(f"words must be names of features, got {word!r}{hint}.")
-    return [known[word] for word in words]
 
 
 def _feature_scores(probabilities, by):

@@ -9,6 +9,7 @@ and needed for nothing else. :func:`topic_page` writes a page for browsers.
 from skdeepfactor.plotting.component_selection import ComponentSelectionDisplay
 from skdeepfactor.plotting.document import DocumentDisplay
 from skdeepfactor.plotting.embedding import EmbeddingDisplay
+from skdeepfactor.plotting.evolution import TopicEvolutionDisplay
 from skdeepfactor.plotting.graph import TopicGraphDisplay
 from skdeepfactor.plotting.hierarchy import HierarchyDisplay
 from skdeepfactor.plotting.over_time import TopicsOverTimeDisplay
@@ -24,6 +25,7 @@ __all__ = [
     "DocumentDisplay",
     "EmbeddingDisplay",
     "HierarchyDisplay",
+    "TopicEvolutionDisplay",
     "TopicGraphDisplay",
     "TopicsDisplay",
     "TopicsOverTimeDisplay",

@@ -96,6 +96,18 @@ def draw_legend(ax, named, limit=MAX_CHARACTERS, **style):
         text.set_text(shortened(name, limit))
 
 
+def set_times(ax, times):
+    """Mark times, dates or numbers, on the x-axis."""
+    if times.dtype.kind == "M":
+        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+        locator = AutoDateLocator(minticks=3, maxticks=8)
+        ax.xaxis.set_major_locator(locator)
+        ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    elif times.dtype.kind in "iu":
+        ax.xaxis.get_major_locator().set_params(integer=True)
+
+
 def shortened(name, limit=MAX_CHARACTERS):
     """The name, or as much of it as fits."""
     return name if len(name) <= limit else name[: limit - 1] + "…"

@@ -13,6 +13,7 @@ from skdeepfactor.plotting.drawing import (
     distinct_curves,
     draw_legend,
     new_axes,
+    set_times,
 )
 
 
@@ -186,14 +187,7 @@ class TopicsOverTimeDisplay:
         ax.set_ylabel(self.label)
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
-        if self.times.dtype.kind == "M":
-            from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
-            locator = AutoDateLocator(minticks=3, maxticks=8)
-            ax.xaxis.set_major_locator(locator)
-            ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-        elif self.times.dtype.kind in "iu":
-            ax.xaxis.get_major_locator().set_params(integer=True)
+        set_times(ax, self.times)
         draw_legend(
             ax,
             lines,

@@ -21,12 +21,21 @@ from sklearn.utils.validation import check_non_negative
 from skdeepfactor._files import check_place, whole_file
 from skdeepfactor.inspection import hierarchy, reading
 from skdeepfactor.inspection.pyldavis import PROBABILITY_FLOOR
-from skdeepfactor.plotting.page_sections import by_group, origins, over_time
+from skdeepfactor.plotting.page_sections import (
+    by_group,
+    correlated,
+    in_slices,
+    origins,
+    over_time,
+)
 from skdeepfactor.plotting.projection import two_dimensions
 
 # Number of words of a topic in view, and values of the slider.
 N_WORDS = 20
 RELEVANCES = np.linspace(0, 1, 21)
+
+# Those at which words of a slice of time come into view.
+RELEVANCES_OF_SLICES = 0.6, 1.0
 
 # Rows of a topic, and of a row the words or as many characters of the text.
 N_ROWS = 5
@@ -67,9 +76,11 @@ def topic_page(
     The page has a map of the topics, the words of the selected one, the rows that
     represent it best, a search for words and, for a model with layers such as
     :class:`~skdeepfactor.SparseGammaDEF`, the topics of topics as a tree; with `times`
-    a curve of its share over time, and with `groups` its share in each. The file
-    needs no network and no other file; of `X` and `texts` it contains only what it
-    shows.
+    a curve of its share over time, and with `groups` its share in each. A
+    :class:`~skdeepfactor.DynamicTopicModel` has a slider for the words of each slice of
+    time, a :class:`~skdeepfactor.CorrelatedTopicModel` lines on the map between topics
+    that go together. The file needs no network and no other file; of `X` and `texts` it
+    contains only what it shows.
 
     Parameters
     ----------
@@ -241,7 +252,11 @@ def _page_contents(
                 f"got {len(texts)}."
             )
     in_rows, are_shares = reading.row_weights(model, X)
-    topics = _parts(model, counts, in_rows) if are_shares else _factors(model, in_rows)
+    slices = reading.slices_of(model)
+    if are_shares:
+        topics = _parts(model, counts, in_rows, slices)
+    else:
+        topics = _factors(model, in_rows)
 
     in_view = np.unique(np.concatenate([np.empty(0, dtype=np.intp), *topics.words]))
     places = np.zeros(n_features, dtype=np.intp)
@@ -295,6 +310,8 @@ def _page_contents(
                 strict=True,
             )
         ],
+        "slices": None if slices is None else in_slices(*slices, topics.words),
+        "edges": correlated(model),
         "labels": None if labels is None else [str(label) for label in labels],
         "rows": shown,
         "origins": origins(model, X, counts, names, shown) if are_shares else {},
@@ -307,8 +324,11 @@ def _page_contents(
     }
 
 
-def _parts(model, counts, shares):
-    """Topics that rows are made of, as LDAvis shows them."""
+def _parts(model, counts, shares, slices=None):
+    """Topics that rows are made of, as LDAvis shows them.
+
+    ``slices`` has the topics of each slice and their times, if they change.
+    """
     check_non_negative(counts, "topic_page")
     totals = _row_sums(counts)
     if not totals.any():
@@ -323,7 +343,10 @@ def _parts(model, counts, shares):
         vectors=np.sqrt(profiles),
         values=profiles,
         uses=weights[:, np.newaxis] * profiles / frequencies,
-        words=[_relevant(profile, profile / frequencies) for profile in profiles],
+        words=[
+            _relevant_over_time(topic, profile, frequencies, slices)
+            for topic, profile in enumerate(profiles)
+        ],
         frequencies=frequencies,
     )
 
@@ -347,7 +370,18 @@ def _factors(model, factors):
     )
 
 
-def _relevant(probabilities, lifts):
+def _relevant_over_time(topic, profile, frequencies, slices):
+    """Features of a topic that come into view, on average or in a slice of time."""
+    found = [_relevant(profile, profile / frequencies)]
+    if slices is not None:
+        found += [
+            _relevant(part, part / frequencies, RELEVANCES_OF_SLICES)
+            for part in slices[0][:, topic].astype(np.float64)
+        ]
+    return np.unique(np.concatenate(found))
+
+
+def _relevant(probabilities, lifts, relevances=RELEVANCES):
     """Features among the most relevant at any place of the slider."""
     known = np.flatnonzero(probabilities)
     log_probabilities, log_lifts = np.log(probabilities[known]), np.log(lifts[known])
@@ -357,7 +391,7 @@ def _relevant(probabilities, lifts):
         np.argpartition(
             -(share * log_probabilities + (1 - share) * log_lifts), N_WORDS - 1
         )[:N_WORDS]
-        for share in RELEVANCES
+        for share in relevances
     ]
     return known[np.unique(top)]
 

@@ -5,11 +5,19 @@ import re
 import numpy as np
 from sklearn.utils import _safe_indexing
 
-from skdeepfactor.inspection import reading, topics_over_time, topics_per_group
-from skdeepfactor.inspection.times import time_labels
+from skdeepfactor._times import time_labels
+from skdeepfactor.inspection import (
+    reading,
+    topic_graph,
+    topics_over_time,
+    topics_per_group,
+)
 
 # Words named of a topic in a slice.
 N_WORDS = 5
+
+# Lines between topics, on average for each of them, at most.
+N_EDGES = 1.5
 
 
 def over_time(model, X, names, times, n_bins):
@@ -23,6 +31,31 @@ def over_time(model, X, names, times, n_bins):
         "places": (since / (since[-1] or 1)).round(5).tolist(),
         **_by_topic(topics),
     }
+
+
+def in_slices(topics, times, words):
+    """Probabilities of the words in view of each topic, by slice of time.
+
+    ``topics`` are (n_slices, n_components, n_features), ``words`` the features of each
+    topic that come into view.
+    """
+    return {
+        "labels": time_labels(times),
+        "values": [
+            [_rounded(of_topic) for of_topic in topics[:, topic, features]]
+            for topic, features in enumerate(words)
+        ],
+    }
+
+
+def correlated(model):
+    """Pairs of topics that go together, and how much; of other models none."""
+    if not reading.has_correlations(model):
+        return []
+    n_edges = int(N_EDGES * len(model.topic_correlation_))
+    pairs, values = topic_graph(model, n_edges=max(1, n_edges))
+    values = _rounded(values)
+    return [[*pair, value] for pair, value in zip(pairs.tolist(), values, strict=True)]
 
 
 def by_group(model, X, names, groups):

@@ -21,6 +21,7 @@ from skdeepfactor._estimator.side import (
     given,
     joined_covariate_sizes,
     known_covariates,
+    resized_covariates,
 )
 from skdeepfactor._math.gammas import check_prior
 from skdeepfactor._math.starts import check_init, initial_counts, n_cold_passes
@@ -344,8 +345,7 @@ class CorrelatedTopicModel(ClosedFormFactorModel):
         ones, or 300 in all, rows are kept (in pickles too), and each call starts the
         model anew from all of them, as if they had come at once. Later calls continue
         from it, and rows are forgotten after their step, so a stream may be larger than
-        memory. Covariates are standardised as those of the first call are, and should
-        vary there as they do later.
+        memory. Covariates are standardised by those of the rows that are kept.
 
         Parameters
         ----------
@@ -862,6 +862,12 @@ class CorrelatedTopicModel(ClosedFormFactorModel):
                 "covariates only."
             )
         return {}
+
+    def _resized(self, sizes, arrays):
+        if sizes["covariates"] is None:
+            return sizes, arrays
+        found, known = resized_covariates(arrays["covariates"], sizes["covariates"])
+        return {**sizes, "covariates": found}, {**arrays, "covariates": known}
 
     def _build(self, sizes):
         n_features = sizes["n_features"]

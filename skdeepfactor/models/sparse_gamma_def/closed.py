@@ -29,9 +29,9 @@ from torch import nn
 from torch.distributions import Gamma
 
 from skdeepfactor._estimator.arrays import resolve_device
-from skdeepfactor._math.gammas import gamma_draws, gamma_kl
+from skdeepfactor._math.gammas import gamma_kl
 from skdeepfactor._math.module import FactorModule
-from skdeepfactor._math.ops import scaled, split_double
+from skdeepfactor._math.ops import split_double
 from skdeepfactor._math.row_iteration import MAX_STEPS, fixed_point
 from skdeepfactor._math.starts import n_cold_passes
 from skdeepfactor._training.distributed import current_share
@@ -41,6 +41,7 @@ from skdeepfactor._training.optimizers import NaturalGradient
 from skdeepfactor._training.plan import Budget, TrainingPlan
 from skdeepfactor._training.rows import MatrixRows
 from skdeepfactor._training.run import Interrupted
+from skdeepfactor.models.sparse_gamma_def.drawn_bound import drawn_bound
 from skdeepfactor.models.sparse_gamma_def.emissions import (
     EMISSIONS,
     Bernoulli,
@@ -61,12 +62,6 @@ from skdeepfactor.models.sparse_gamma_def.parts import Part
 
 # Every so many steps one is not over-relaxed, against oscillations.
 PLAIN_EVERY = 10
-
-# Draws for the bound of the training data, and how many are made at a time.
-N_DRAWS = 50
-DRAWS_AT_ONCE = 10
-# And how many weights of all of them at most.
-DRAWN_AT_ONCE = 2**22
 
 
 class Factors(NamedTuple):
@@ -106,12 +101,15 @@ class GammaBelief(FactorModule):
         acceleration,
         inner_iter,
         tol,
+        is_correlated=False,
     ):
         super().__init__()
         self.layer_sizes, self.layer_shapes = layer_sizes, layer_shapes
         self.top_rate, self.weight_rate = top_rate, weight_rate
         self.lowest, self.link = lowest, link
         self.over_relaxation, self.acceleration = over_relaxation, acceleration
+        # Of the posteriors of the final bound.
+        self.is_correlated = is_correlated
         # Kind of steps in this training; before it, of those on the rows to infer.
         self.is_stochastic, self.is_extrapolated = False, acceleration > 0
         self.may_miss = lowest.may_miss
@@ -183,13 +181,13 @@ class GammaBelief(FactorModule):
         factors = self._solve(batch) if q is None else q.factors
         likelihood = self.lowest.closed(batch, factors.mean, factors.shape)
         likelihood = likelihood + emission.base(emission.constants(batch), batch)
-        return likelihood - self._local_kl(factors, self._rates(self._links(factors)))
+        return likelihood - self.local_kl(factors, self._rates(self._links(factors)))
 
     def word_bound(self, batch):
         batch = self.lowest.with_sums(batch)
         factors = self._solve(batch)
         likelihood = self.lowest.given_total(batch, factors.mean, factors.shape)
-        return likelihood - self._local_kl(factors, self._rates(self._links(factors)))
+        return likelihood - self.local_kl(factors, self._rates(self._links(factors)))
 
     def _solve(self, batch, start=None):
         """Posteriors of the rows, from remembered ones or from the counts."""
@@ -245,7 +243,7 @@ class GammaBelief(FactorModule):
         """Posteriors of rows from their data alone."""
         mean, shape = self.lowest.cold(batch, self.layer_shapes[0])
         uppers, below, floor = [], mean, FLOORS[mean.dtype]
-        for layer, weights in enumerate(self._uppers):
+        for layer, weights in enumerate(self.uppers):
             uppers.append(self.link.cold(layer, below, weights, floor))
             below = uppers[-1].mean
         return Factors(mean, shape, uppers)
@@ -264,7 +262,7 @@ class GammaBelief(FactorModule):
         )
         uppers, below = [], mean
         for layer, (above, weights) in enumerate(
-            zip(factors.uppers, self._uppers, strict=True)
+            zip(factors.uppers, self.uppers, strict=True)
         ):
             message = self.link.message(
                 links[layer], below, self.layer_shapes[layer], above, weights
@@ -277,7 +275,7 @@ class GammaBelief(FactorModule):
         """State of the prior of each layer but the top, given the units above."""
         return [
             self.link.state(above, weights)
-            for above, weights in zip(factors.uppers, self._uppers, strict=True)
+            for above, weights in zip(factors.uppers, self.uppers, strict=True)
         ]
 
     def _rates(self, links):
@@ -301,7 +299,7 @@ class GammaBelief(FactorModule):
 
     # Bounds.
 
-    def _local_kl(self, factors, rates):
+    def local_kl(self, factors, rates):
         """Divergence of the factors of each row; a bound of it, or at drawn rates."""
         mean, shape = factors.mean, factors.shape
         alpha = self.layer_shapes[0]
@@ -313,60 +311,18 @@ class GammaBelief(FactorModule):
 
     def global_kl(self):
         kl, rate = self.lowest.kl(), self.weight_rate
-        for weights in self._uppers:
+        for weights in self.uppers:
             alpha = self.lowest.prior_shape
             kl = kl + self.link.kl(weights, alpha, rate, math.log(rate)).sum()
         return kl
 
     @torch.no_grad()
     def data_bound(self, batches):
-        """The evidence lower bound of all rows by Monte Carlo.
-
-        Data and means of layers are drawn; divergences with a closed form given these
-        are exact. The standard error over draws is kept, too.
-        """
-        generator = np.random.default_rng(0)
-        global_kl, bounds = self.global_kl().double(), []
-        # Few at a time of large models, whose draws are large too.
-        n_weights = self.lowest.weight_mean.numel()
-        n_draws = min(DRAWS_AT_ONCE, max(1, DRAWN_AT_ONCE // n_weights))
-        for first in range(0, N_DRAWS, n_draws):
-            n_draws = min(n_draws, N_DRAWS - first)
-            weights = [self.lowest.draw(generator) for _ in range(n_draws)]
-            uppers = [
-                self.link.draw_weights(w, n_draws, generator) for w in self._uppers
-            ]
-            total = -global_kl.repeat(n_draws)
-            for batch, start in batches():
-                if start is None:
-                    factors = self._solve(self.lowest.with_sums(batch))
-                else:
-                    factors = self._unpack(start)
-                of_rows = self._drawn_bounds(batch, factors, weights, uppers, generator)
-                total += scaled(of_rows, batch.weight).sum(0)
-            bounds += total.tolist()
-        self.lower_bound_std_error = float(np.std(bounds, ddof=1) / len(bounds) ** 0.5)
-        return float(np.mean(bounds))
-
-    def _drawn_bounds(self, batch, factors, weights, uppers, generator):
-        """The bound of each row at each draw of the weights, (n_rows, n_draws)."""
-        n_draws, layers = len(weights), enumerate(factors.uppers)
-        units = [self.link.draw(n, upper, n_draws, generator) for n, upper in layers]
-        drawn = zip(units, uppers, self.layer_shapes[:-1], strict=True)
-        # E[rate] and E[log rate] of each layer but the top, each with draws first.
-        below = [self.link.drawn_rates(*values) for values in drawn]
-        emission = self.emission
-        batch = batch.double()
-        base = emission.base(emission.constants(batch), batch)
-        top = self.top_rate, math.log(self.top_rate)
-        bounds = []
-        for draw, weight in enumerate(weights):
-            z = gamma_draws(factors.shape, factors.mean, generator)
-            likelihood = emission.drawn(batch, z, weight)
-            rates = [(rate[draw], log_rate[draw]) for rate, log_rate in below]
-            kl = self._local_kl(factors, [*rates, top])
-            bounds.append(likelihood - kl + base)
-        return torch.stack(bounds, 1)
+        """The evidence lower bound of all rows by Monte Carlo; its error is kept."""
+        bound, self.lower_bound_std_error = drawn_bound(
+            self, batches, is_correlated=self.is_correlated
+        )
+        return bound
 
     # The face of the module.
 
@@ -375,15 +331,16 @@ class GammaBelief(FactorModule):
 
     def weights(self):
         """Posterior means of the weights, (units, units or features below)."""
-        return [self.components(), *(upper.mean for upper in self._uppers)]
+        return [self.components(), *(upper.mean for upper in self.uppers)]
 
     def noise_variance(self):
         """Variance of Gaussian noise, a float; None for other data."""
         return self.emission.noise_variance()
 
     def inclusion_probabilities(self):
-        """Posterior probabilities of slabs, (k, n_features); None without spikes."""
-        return self.lowest.inclusion_probabilities()
+        """Posterior probabilities of slabs by layer; None without spikes."""
+        lowest = self.lowest.inclusion_probabilities()
+        return None if lowest is None else [lowest]
 
     def components(self):
         return self.lowest.weight_mean.T
@@ -391,7 +348,7 @@ class GammaBelief(FactorModule):
     def sample(self, totals, generator):
         size = (len(totals), self.layer_sizes[-1])
         z = generator.gamma(self.layer_shapes[-1], 1 / self.top_rate, size)
-        means = [upper.mean.cpu().numpy() for upper in self._uppers]
+        means = [upper.mean.cpu().numpy() for upper in self.uppers]
         for shape, weights in zip(self.layer_shapes[-2::-1], means[::-1], strict=True):
             z = self.link.sample(z @ weights, shape, generator)
         return self.emission.sample(z @ self.components().cpu().numpy(), generator)
@@ -411,7 +368,7 @@ class GammaBelief(FactorModule):
         factors = self._unpack(start) if is_solved else self._solve(batch, start)
         links = self._links(factors)
         view = lowest.view(batch, factors.mean, factors.shape)
-        kl = self._local_kl(factors, self._rates(links))
+        kl = self.local_kl(factors, self._rates(links))
         bounds = lowest.likelihood(view) - kl
         lowest.add(view, scale)
         if is_joint:
@@ -427,7 +384,7 @@ class GammaBelief(FactorModule):
         means = [factors.mean, *(upper.mean for upper in factors.uppers)]
         links = self._links(factors)
         for layer, (above, weights) in enumerate(
-            zip(factors.uppers, self._uppers, strict=True)
+            zip(factors.uppers, self.uppers, strict=True)
         ):
             alpha = self.layer_shapes[layer]
             message = self.link.weight_message(
@@ -444,7 +401,7 @@ class GammaBelief(FactorModule):
     @torch.no_grad()
     def refresh(self):
         self.lowest.refresh()
-        self._uppers = [
+        self.uppers = [
             self.link.weights(statistics.detach(), self.weight_rate)
             for statistics in self.upper_statistics
         ]
@@ -524,6 +481,7 @@ class Closed(Part):
             acceleration=model.acceleration,
             inner_iter=model.max_inner_iter,
             tol=model.inner_tol,
+            is_correlated=model.covariance_type == "full" and not self.ascends,
         )
 
     def initialize(self, model, module, start):

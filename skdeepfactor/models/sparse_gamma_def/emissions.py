@@ -27,6 +27,7 @@ from skdeepfactor._math.likelihoods import LARGEST_MEAN
 from skdeepfactor._math.ops import (
     map_values,
     product,
+    product_at,
     products_at_entries,
     row_sum,
 )
@@ -88,6 +89,13 @@ class Emission(nn.Module, ABC):
         ``given_total`` counts are words in order. Gradients flow to all.
         """
 
+    @abstractmethod
+    def curvature(self, batch, z, weights):
+        """Minus the second derivative of the log likelihood of entries in z W.
+
+        Like x, and 0 where that is for counts; or an array of all entries.
+        """
+
     def decode(self, mean):
         """E[x], given z W."""
         return mean
@@ -118,7 +126,19 @@ class CountEmission(Emission):
         return -constants
 
     def drawn(self, batch, z, weights, *, variance=None, given_total=False):
-        x, entries, observed = batch.counts, batch.entries, batch.observed
+        observed = batch.observed
+        if batch.is_filled and variance is None and not torch.is_grad_enabled():
+            m = positive(z @ weights.T).double()
+            terms = self._terms(batch.x.double(), m).sum(1)
+        else:
+            terms = self._terms_of_entries(batch, z, weights, variance)
+        of_rows = weights.sum(0) if observed is None else observed @ weights
+        totals = (z * of_rows).sum(1, dtype=torch.float64)
+        return terms - (batch.totals * totals.log() if given_total else totals)
+
+    def _terms_of_entries(self, batch, z, weights, variance):
+        """Sums of ``_terms`` over the entries of each row."""
+        x, entries = batch.counts, batch.entries
         m = positive(products_at_entries(x, z, weights)).double()
         terms = self._terms(entries.values, m)
         if variance is not None:
@@ -128,15 +148,19 @@ class CountEmission(Emission):
             least = torch.finfo(z.dtype).tiny ** (1 / 3)
             spread = spread / m.clamp_min(least).square()
             terms = terms - 0.5 * self._bend(entries.values, m) * torch.log1p(spread)
-        of_rows = weights.sum(0) if observed is None else observed @ weights
-        totals = (z * of_rows).sum(1, dtype=torch.float64)
-        if given_total:
-            return entries.row_sum(terms) - entries.totals * totals.log()
-        return entries.row_sum(terms) - totals
+        return entries.row_sum(terms)
+
+    def curvature(self, batch, z, weights):
+        m = product_at(batch.x, z.to(batch.x.dtype), weights.to(batch.x.dtype).T)
+        return map_values(
+            lambda x, m: torch.where(x > 0, self._bend(x, m) / m.square(), 0.0),
+            batch.x,
+            map_values(positive, m),
+        )
 
     @abstractmethod
     def _terms(self, values, m):
-        """Log likelihood of entries with mean m, without -m."""
+        """Log likelihood of values with mean m, without -m; 0 for 0."""
 
     @abstractmethod
     def _bend(self, values, m):
@@ -187,7 +211,7 @@ class Bernoulli(CountEmission):
         return 0.0 * batch.totals
 
     def _terms(self, values, m):
-        return m + (-torch.expm1(-m)).log()
+        return values * (m + (-torch.expm1(-m)).log())
 
     def _bend(self, values, m):
         return (-m).exp() * (m / torch.expm1(-m)).square()
@@ -273,6 +297,12 @@ class Gaussian(Emission):
             of_rows = variance.sum(0) if observed is None else observed @ variance
             errors = errors + (z.square() * of_rows).sum(1, dtype=torch.float64)
         return -0.5 * errors / self.variance().double()
+
+    def curvature(self, batch, z, weights):
+        curvature = 1 / self.variance().to(batch.x.dtype)
+        if batch.observed is None:
+            return curvature.expand(batch.x.shape)
+        return curvature * batch.observed
 
     def sample(self, mean, generator):
         return generator.normal(mean, math.sqrt(self.noise_variance()))

@@ -17,14 +17,15 @@ With ``link="rate"`` layers give rates,
     z_{nl,k} \sim \text{Gamma}(a_l, \mu_{nlk}).
 
 Counts may be binary data, P(x = 1) = 1 - exp(-(z W)_v), or real numbers, x ~ N((z W)_v,
-sigma^2). With ``weight_prior="spike_slab"`` the prior of :math:`W_0` is a mixture of
-two gammas, :math:`\pi\, \text{Gamma}(c, d) + (1 - \pi)\, \text{Gamma}(1, d')`, the
+sigma^2). With ``weight_prior="spike_slab"`` the prior of :math:`W_l` is a mixture of
+two gammas, :math:`\pi_l\, \text{Gamma}(c, d) + (1 - \pi_l)\, \text{Gamma}(1, d')`, the
 second a narrow one.
 
 Data given z W are in ``emissions.py``, and layers given those above in ``links.py``;
-the solvers in closed form in ``closed.py`` and ``lowest_weights.py``; and the solver by
-gradients, for other families of posteriors and with networks that give them, in
-``gradient.py`` and ``families.py``.
+the solvers in closed form in ``closed.py`` and ``lowest_weights.py``, and their final
+bound in ``drawn_bound.py`` and ``lognormals.py``; and the solver by gradients, for
+other families of posteriors and with networks that give them, in ``gradient.py`` and
+``families.py``.
 
 Ranganath, Tang, Charlin and Blei (2015), Deep exponential families; Naesseth, Ruiz,
 Linderman and Blei (2017), Reparameterization gradients through acceptance-rejection
@@ -116,11 +117,11 @@ class SparseGammaDEF(ConjugateFactorModel):
     top_rate : float, default=0.1
         Rate of the prior of the units of the top layer.
     weight_prior : {"gamma", "spike_slab"}, default="gamma"
-        Prior of the weights. ``"spike_slab"``: in the lowest layer, with a probability
-        that is learnt, gamma (a slab), else exponential with a hundredth of the slab's
-        mean (a spike). It is for a ``weight_shape`` of 1 or 2, since gammas of much
-        smaller shapes are all but spikes themselves, and needs ``solver="auxiliary"``
-        or ``"gradient"``, for real numbers ``"gradient"``.
+        Prior of the weights. ``"spike_slab"``: with a probability that is learnt for
+        each layer, gamma (a slab), else exponential with a hundredth of the slab's mean
+        (a spike). It is for a ``weight_shape`` of 1 or 2, since gammas of much smaller
+        shapes are all but spikes themselves. Needs ``solver="gradient"``, or, for
+        counts and binary data, ``"auxiliary"``, which has spikes in the lowest layer.
     weight_shape : float, default=0.1
         Shape of the prior of the weights. Far below 1, weights are sparse.
     weight_rate : float, default=0.3
@@ -137,6 +138,12 @@ class SparseGammaDEF(ConjugateFactorModel):
         ``learning_decay``; ``"auxiliary"`` ignores ``over_relaxation`` and
         ``acceleration``; and both closed forms ignore ``family``, ``encoder_layers``
         and ``learning_rate``.
+    covariance_type : {"diag", "full"}, default="diag"
+        Posteriors of the lower bound with ``solver="expansion"``; ignored otherwise.
+        ``"diag"``: all units and weights are independent. ``"full"``: as a last step,
+        the large weights of each feature, and the large lowest units of each row, get
+        correlated log-normals of the same means, which take some seconds and find a
+        tighter ``lower_bound_``. All other attributes and methods stay as they are.
     family : {"gamma", "lognormal", "weibull"}, default="gamma"
         Posteriors of units and weights with ``solver="gradient"``; ignored otherwise.
     amortized : bool, default=False
@@ -232,9 +239,10 @@ class SparseGammaDEF(ConjugateFactorModel):
     sparsity_ : ndarray of shape (n_layers,)
         For each array of ``weights_``, the share of its entries that are below 1 % of
         the largest entry of their column, the weights of one unit or feature below.
-    inclusion_probabilities_ : ndarray of shape (layer_sizes[0], n_features)
+    inclusion_probabilities_ : list of ndarray
         With ``weight_prior="spike_slab"``, the posterior probability that a weight
-        belongs to the slab; else None.
+        belongs to the slab, for each array of ``weights_``, with ``solver="auxiliary"``
+        for the lowest alone; else None.
     noise_variance_ : float
         ``sigma^2`` with ``likelihood="gaussian"``, else None.
     lower_bound_ : float
@@ -301,6 +309,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         "weight_shape": [Interval(Real, 0, None, closed="neither")],
         "weight_rate": [Interval(Real, 0, None, closed="neither")],
         "solver": [StrOptions(set(PARTS))],
+        "covariance_type": [StrOptions({"diag", "full"})],
         "family": [StrOptions(set(FAMILIES))],
         "amortized": ["boolean"],
         "encoder_layers": [tuple, list],
@@ -328,6 +337,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         weight_shape: float = 0.1,
         weight_rate: float = 0.3,
         solver: str = "expansion",
+        covariance_type: str = "diag",
         family: str = "gamma",
         amortized: bool = False,
         encoder_layers: Sequence[int] = (200,),
@@ -364,6 +374,7 @@ class SparseGammaDEF(ConjugateFactorModel):
         self.weight_shape = weight_shape
         self.weight_rate = weight_rate
         self.solver = solver
+        self.covariance_type = covariance_type
         self.family = family
         self.amortized = amortized
         self.encoder_layers = encoder_layers
@@ -602,6 +613,6 @@ class SparseGammaDEF(ConjugateFactorModel):
             "lower_bound_std_error_": module.lower_bound_std_error,
             "inclusion_probabilities_": None
             if inclusion is None
-            else to_numpy(inclusion),
+            else [to_numpy(of_layer) for of_layer in inclusion],
             "noise_variance_": module.noise_variance(),
         }

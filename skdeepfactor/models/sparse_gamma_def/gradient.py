@@ -11,8 +11,8 @@ all of them, so that of the bound
     - KL(W)
 
 only the likelihood and the prior rates r_l, a_l / (z_{l+1} W_l) or z_{l+1} W_l, are
-drawn; and with spikes the log density of weights under W ~ pi Gamma(c,
-d) + (1 - pi) Gamma(1, d').
+drawn; and with spikes the log density of the weights of every layer under W ~ pi_l
+Gamma(c, d) + (1 - pi_l) Gamma(1, d').
 
 **Wide weights.** Under a prior of small shape most weights have posteriors that are
 much wider than their means, of which draws show the tail too rarely: steps then widen
@@ -164,9 +164,10 @@ class PathwiseBelief(FactorModule):
             if may_miss:
                 # Input of the encoder for a missing entry.
                 self.register_buffer("center", torch.zeros(n_features))
-        self.inclusion_logit = None
+        # Log odds of slabs, of each layer's weights.
+        self.inclusion_logits = None
         if has_spikes:
-            self.inclusion_logit = nn.Parameter(torch.zeros(()))
+            self.inclusion_logits = nn.Parameter(torch.zeros(len(layer_sizes)))
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
         self.generator = None
         # Standard error of the last bound that was found by Monte Carlo.
@@ -405,12 +406,12 @@ class PathwiseBelief(FactorModule):
 
     def global_kl(self):
         drawn = None
-        if self.inclusion_logit is not None:
-            drawn = [weights[0] for weights in self._drawn_weights()]
+        if self.inclusion_logits is not None:
+            drawn = self._drawn_weights()
         return self._weight_kl(drawn)
 
     def _weight_kl(self, drawn):
-        """Divergence of all weights; with spikes, at some draws of the lowest ones."""
+        """Divergence of all weights; with spikes, at some draws of them."""
         kl = 0.0
         for layer, pair in enumerate(self._weight_pairs()):
             log_prior = _gamma_log_density(
@@ -419,34 +420,39 @@ class PathwiseBelief(FactorModule):
                 self.weight_shape,
                 self.weight_rate,
             )
-            if layer == 0 and self.inclusion_logit is not None:
-                log_prior = sum(torch.logaddexp(*self._kinds(w)) for w in drawn)
-                log_prior = log_prior / len(drawn)
+            if self.inclusion_logits is not None:
+                log_prior = self._mean_of_kinds(torch.logaddexp, layer, drawn)
             terms = -self.family.entropy(*pair) - log_prior
             kl = kl + terms.sum(dtype=torch.float64)
         return kl
 
-    def _kinds(self, weights):
+    def _mean_of_kinds(self, function, layer, drawn):
+        """The mean over draws of a function of the densities of slab and spike."""
+        values = [function(*self._kinds(layer, weights[layer])) for weights in drawn]
+        # Upper weights have several draws each.
+        return sum(v if layer == 0 else v.mean(0) for v in values) / len(values)
+
+    def _kinds(self, layer, weights):
         """Log densities of weights with that they are of the slab, or of the spike."""
-        w = positive(weights)
+        w, logit = positive(weights), self.inclusion_logits[layer]
         slab = self.weight_shape, self.weight_rate
         rate = self.weight_rate / self.weight_shape * SPIKE_SHAPE / SPIKE_MEAN
         return [
-            logsigmoid(sign * self.inclusion_logit)
-            + _gamma_log_density(w, w.log(), *prior)
+            logsigmoid(sign * logit) + _gamma_log_density(w, w.log(), *prior)
             for sign, prior in ((1, slab), (-1, (SPIKE_SHAPE, rate)))
         ]
 
     @torch.no_grad()
     def inclusion_probabilities(self):
-        """Posterior probabilities of the slab, (k, n_features); None without spikes."""
-        if self.inclusion_logit is None:
+        """Posterior probabilities of slabs, like ``weights()``; None without spikes."""
+        if self.inclusion_logits is None:
             return None
-        shares = []
-        for weights, *_ in self._drawn_weights():
-            slab, spike = self._kinds(weights)
-            shares.append((slab - spike).sigmoid())
-        return torch.stack(shares).mean(0).T
+        drawn = self._drawn_weights()
+        lowest, *uppers = (
+            self._mean_of_kinds(lambda slab, spike: (slab - spike).sigmoid(), n, drawn)
+            for n in range(len(self.layer_sizes))
+        )
+        return [lowest.T, *uppers]
 
     # The face of the module.
 
@@ -493,7 +499,7 @@ class PathwiseBelief(FactorModule):
         bounds = self._row_bounds(batch, state, expanded, noise, variance=variance)
         base = emission.base(constants.detach().double().sum(1), batch)
         bounds = bounds + base
-        kl = self._weight_kl([weights[0]]) * (batch.share / n_samples)
+        kl = self._weight_kl([weights]) * (batch.share / n_samples)
         (kl - batch.weight * bounds.sum()).backward()
         if moments is None:
             return bounds.detach(), constants
@@ -593,7 +599,7 @@ class Gradient(Part):
         lowest = mean, np.maximum(model.weight_shape + counts, 0.5)
         activity = start.activity
         # Closed forms without spikes would lead away from them.
-        if module.inclusion_logit is None:
+        if module.inclusion_logits is None:
             closed = self._closed(model, module, start)
             if not _takes_all_for_noise(closed, start):
                 lowest, activity = _found(closed, start)

@@ -8,6 +8,9 @@ import numpy as np
 
 from skdeepfactor._input import is_missing, received
 
+# Strings of days, as against times of day.
+DAY = re.compile(r"\d{4}-?\d{2}-?\d{2}")
+
 
 def checked_times(times, n_rows):
     """Times as an array of numbers, or of datetime64 in microseconds of UTC.
@@ -15,8 +18,8 @@ def checked_times(times, n_rows):
     Raises
     ------
     ValueError
-        If there is not one for each row, one is missing or infinite, or they are
-        neither numbers nor dates.
+        If there is not one for each row, one is missing or infinite, they are neither
+        numbers nor dates, or some have a time zone and others none.
     """
     values = np.asarray(received(times))
     if values.shape != (n_rows,):
@@ -91,11 +94,20 @@ def _converted(values):
             _refuse_missing(value)
     if all(isinstance(value, Real) and not isinstance(value, bool) for value in values):
         return np.array(values, dtype=np.float64)
-    return np.array([_moment(value) for value in values], dtype="datetime64[us]")
+    moments = [_moment(value) for value in values]
+    have_zones = {
+        moment.tzinfo is not None for moment in moments if isinstance(moment, datetime)
+    }
+    if len(have_zones) > 1:
+        raise ValueError(
+            "times must all have a time zone, or none of them, but some have and some "
+            "have not."
+        )
+    return np.array([_in_utc(moment) for moment in moments], dtype="datetime64[us]")
 
 
 def _moment(value):
-    """A datetime64 in UTC of a string or of one of Python's dates."""
+    """One of Python's dates of a string or a date; years and months as datetime64."""
     # NaT is a datetime, and unequal to itself.
     if is_missing(value) or value in ("", "NaT", "nan"):
         _refuse_missing(value)
@@ -103,7 +115,9 @@ def _moment(value):
         value = value.decode()
     try:
         if isinstance(value, str):
-            value = datetime.fromisoformat(value)
+            # A day has no time zone, whatever others have.
+            kind = date if DAY.fullmatch(value) else datetime
+            value = kind.fromisoformat(value)
     except ValueError:
         # Years, and years with a month.
         if re.fullmatch(r"\d{4}(-(0[1-9]|1[0-2]))?", value):
@@ -111,14 +125,18 @@ def _moment(value):
         raise ValueError(
             f"times must be numbers, datetimes or ISO strings, got {value!r}."
         ) from None
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        value = value.astimezone(UTC).replace(tzinfo=None)
     if not isinstance(value, date):
         raise ValueError(
             f"times must be numbers, datetimes or ISO strings, got {value!r} of the "
             f"type {type(value).__name__}."
         )
-    return np.datetime64(value, "us")
+    return value
+
+
+def _in_utc(moment):
+    if isinstance(moment, datetime) and moment.tzinfo is not None:
+        moment = moment.astimezone(UTC).replace(tzinfo=None)
+    return np.datetime64(moment, "us")
 
 
 def _refuse_missing(value):

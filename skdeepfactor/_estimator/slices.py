@@ -1,0 +1,129 @@
+"""Slices of time: which there are, and to which of them each row belongs."""
+
+import warnings
+from numbers import Real
+
+import numpy as np
+
+from skdeepfactor._input import received
+from skdeepfactor._times import checked_times, sliced
+
+# Range of the distances of neighbouring slices, where the median is 1.
+NEAREST, FARTHEST = 1e-6, 1e6
+
+
+def slice_sizes(rows, times, n_slices, weights=None):
+    """The slices that the times of rows make, and the times from which they follow.
+
+    Rows of weight 0 make none.
+    """
+    distinct = checked_times(times, rows.n_visible)
+    if weights is not None and not isinstance(weights, Real):
+        weights = np.asarray(received(weights))
+        if weights.shape == distinct.shape:
+            distinct = distinct[weights != 0]
+    distinct = np.unique(distinct)
+    if not rows.share.is_sharded:
+        return _slices(distinct, n_slices)
+    # The slices follow from the times of all processes.
+    return {"distinct": distinct}
+
+
+def joined_slice_sizes(sizes, n_slices):
+    """The slices of the rows of all processes, from the times of each."""
+    if all(own is None for own in sizes):
+        return None
+    if any(own is None for own in sizes):
+        raise ValueError("Some processes have times, and others have none.")
+    times = [own["distinct"] for own in sizes if len(own["distinct"])]
+    if len({values.dtype.kind == "M" for values in times}) > 1:
+        raise ValueError("Some processes have dates for times, and others numbers.")
+    return _slices(np.unique(np.concatenate(times)), n_slices)
+
+
+def known_slices(times, n_rows, sizes):
+    """The number of each row's slice, (n_rows, 1), for ``Rows.knowing``.
+
+    It is the nearest one.
+
+    Warns
+    -----
+    UserWarning
+        If times are before or after all of those that the slices are made of.
+    """
+    times = checked_like(times, n_rows, sizes)
+    low, high = sizes["ends"]
+    is_beyond = (times < low) | (times > high)
+    if is_beyond.any():
+        warnings.warn(
+            f"{is_beyond.sum()} of {n_rows} times are outside of those of the fit, "
+            f"{low} to {high}: these rows get the topics of the nearest slice.",
+            UserWarning,
+            stacklevel=2,
+        )
+    places, middles = (positions(part, sizes) for part in (times, sizes["middles"]))
+    borders = middles[:-1] + np.diff(middles) / 2
+    return np.searchsorted(borders, places, side="right")[:, np.newaxis]
+
+
+def checked_like(times, n_rows, sizes):
+    """Times of the kind of those that were fitted."""
+    if sizes is None:
+        raise ValueError("times are given, but the model was fitted without times.")
+    if n_rows is None:
+        n_rows = np.size(received(times))
+    times = checked_times(times, n_rows)
+    is_date = sizes["middles"].dtype.kind == "M"
+    if (times.dtype.kind == "M") != is_date:
+        kinds = ("dates", "numbers") if is_date else ("numbers", "dates")
+        raise ValueError(
+            f"The model was fitted with {kinds[0]} for times, and these are {kinds[1]}."
+        )
+    return times
+
+
+def positions(times, sizes):
+    """Times as multiples of the median distance of neighbouring slices, float64."""
+    return _since(times, sizes["middles"][0]) / _unit(sizes["middles"])
+
+
+def times_and_gaps(sizes):
+    """Times of the slices, and distances of neighbours, of which the median is 1.
+
+    No times and no distances of a model without times.
+    """
+    if sizes is None:
+        return np.zeros(0), []
+    places = positions(sizes["middles"], sizes)
+    return sizes["middles"], np.clip(np.diff(places), NEAREST, FARTHEST).tolist()
+
+
+def n_slices(sizes):
+    """Number of slices; 1 for a model without times."""
+    return 1 if sizes is None else len(sizes.get("middles", sizes.get("distinct")))
+
+
+def _slices(distinct, n_slices):
+    """Slices of distinct times: their middles, and the first and the last time."""
+    if len(distinct) == 0:
+        raise ValueError("No row with a weight has a time.")
+    if not np.isfinite(_since(distinct, distinct[0])).all():
+        raise ValueError("times are too far apart for their differences to be numbers.")
+    _, middles, _ = sliced(distinct, n_slices)
+    return {"middles": middles, "ends": distinct[[0, -1]]}
+
+
+def _since(times, start):
+    """Times from a start on, float64: in microseconds, if they are dates."""
+    if times.dtype.kind == "M":
+        return (times - start) / np.timedelta64(1, "us")
+    if times.dtype.kind == "u":
+        times, start = times.astype(np.int64), np.int64(start)
+    with np.errstate(over="ignore"):
+        return np.asarray(times - start, dtype=np.float64)
+
+
+def _unit(middles):
+    if len(middles) == 1:
+        return 1.0
+    return float(np.median(np.diff(_since(middles, middles[0]))))
