@@ -9,6 +9,7 @@ NAMES = (
     "correlated",
     "dynamic",
     "neural_topics",
+    "depth",
     "gamma_def",
     "belief_network",
     "sparse_codes",

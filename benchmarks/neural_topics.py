@@ -22,6 +22,8 @@ second-order steps and for Adam with sampled gradients as in the paper (step siz
 .008, one draw a step), from the same start and for the same fitted decoder.
 --only paper: the eight rows of the paper's table, 1 or 3 (two hidden layers of 400)
 for the decoder, M1 or M100 for refinement in training, norm or tfidf for the input.
+Deep decoders have skip connections, unless they are a "plain" stack of layers as in the
+paper, refined by Adam.
 "singular" counts the singular values above 1 of the Jacobian embeddings, as the paper
 measures how much of the latent space is in use.
 --only collapse: remedies for posterior collapse, where the plain model (a deep decoder
@@ -60,7 +62,11 @@ SETTINGS = {
 }
 BASELINES = ("counts", "tfidf")
 
-COLLAPSING = {"decoder_layers": (400, 400), "refine_steps": 0}
+COLLAPSING = {
+    "decoder_layers": (400, 400),
+    "skip_connections": False,
+    "refine_steps": 0,
+}
 COLLAPSE = {
     "plain": {},
     "kl_warmup": {"kl_warmup": 0.5},
@@ -83,7 +89,7 @@ PAPER = {
     f"{depth}-M{steps}-{name}": {
         "n_components": 100,
         "decoder_layers": () if depth == 1 else (400, 400),
-        "refine_steps": 0 if steps == 1 else (5 if depth == 1 else 20),
+        "refine_steps": 0 if steps == 1 else (5 if depth == 1 else 3),
         "input_transform": transform,
         "max_refine_steps": 100,
         "max_iter": 40,
@@ -91,6 +97,14 @@ PAPER = {
     for depth in (1, 3)
     for steps in (1, 100)
     for name, transform in (("norm", "normalize"), ("tfidf", "tfidf"))
+}
+PAPER |= {
+    f"3-M{steps}-tfidf, plain": {
+        **PAPER[f"3-M{steps}-tfidf"],
+        "skip_connections": False,
+        "refine_steps": 0 if steps == 1 else 20,
+    }
+    for steps in (1, 100)
 }
 
 COLUMNS = {

@@ -75,12 +75,19 @@ display = EmbeddingDisplay.from_embeddings(
 # ---------------------------------------
 # A step of one standard deviation in a direction moves the log frequencies of the words
 # by a vector whose length is the singular value. Directions below 1 say next to
-# nothing, as many do where a deep decoder has collapsed. Here all are in use.
+# nothing, as many do where a deep decoder has collapsed. With a network beside the
+# linear map (``decoder_layers``) the slopes of a word differ from document to document;
+# drawn are those of their mean. It starts as the linear model, and keeps all directions
+# in use.
 
-values = latent_usage(embeddings)
-print(f"{(values > 1).sum()} of {len(values)} directions have a singular value above 1")
-figure, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
-ax.bar(np.arange(1, len(values) + 1), values)
-ax.axhline(1, color="black", linewidth=1, linestyle="--")
-ax.set(xlabel="direction", ylabel="singular value")
+deep = NeuralTopicDLGM(50, decoder_layers=(100,), max_iter=10, random_state=0).fit(X)
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True, layout="constrained")
+for ax, fitted, title in zip(axes, (model, deep), ("linear", "deep"), strict=True):
+    values = latent_usage(jacobian_embeddings(fitted, random_state=0))
+    n_used = (values > 1).sum()
+    print(f"{title}: {n_used} of {len(values)} singular values above 1")
+    ax.bar(np.arange(1, len(values) + 1), values)
+    ax.axhline(1, color="black", linewidth=1, linestyle="--")
+    ax.set(xlabel="direction", title=f"{title} decoder")
+axes[0].set_ylabel("singular value")
 plt.show()

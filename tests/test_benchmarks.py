@@ -15,6 +15,7 @@ import benchmarks
 from benchmarks import (
     belief_network,
     correlated,
+    depth,
     dynamic,
     fuzz,
     gamma_def,
@@ -258,6 +259,13 @@ def test_refinement_and_speed_of_neural_topics():
     for name in neural_topics.SPEED:
         setting = {"name": name, "corpus": "20news_2000", "n_epochs": 2, "k": 3}
         check([run_here("benchmarks.neural_topics:speed", setting)])
+
+
+def test_depth(written):
+    small = ["n_components=2", "max_iter=1", "max_refine_steps=2"]
+    options = ["--rows", "20", "--layers", "3", "--seeds", "0", "--set", *small]
+    depth.main(["--data", "20news_2000", "mnist", *options])
+    check(written["depth"], 2)
 
 
 def test_layers_of_gamma_def():

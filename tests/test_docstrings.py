@@ -69,6 +69,7 @@ MODELS_ADD = {
     "n_cold_iter": "priors that are learnt",
     "objective": "which are sampled",
     "prior": "the priors that there are",
+    "skip_connections": "how deep decoders are learnt with and without",
     "topic_word_prior": "arrays, and whether it is learnt",
     "weight_prior": "the priors that there are",
     "weight_rate": "whether it is learnt",

@@ -9,6 +9,9 @@ import scipy.optimize
 import scipy.sparse
 import scipy.stats
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as numpy_strategies
 from scipy.special import gammaln, log_softmax, logsumexp
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.feature_extraction.text import TfidfTransformer
@@ -18,10 +21,13 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from skdeepfactor import NeuralTopicDLGM
 from skdeepfactor._math.batch import Batch, to_tensor
+from skdeepfactor._math.gaussian import Posterior
 from skdeepfactor._math.likelihoods import LIKELIHOODS
+from skdeepfactor._math.log_total import LogTotal
 from skdeepfactor._math.priors import StandardNormal
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.metrics import completion_perplexity
+from skdeepfactor.models.neural_topic_dlgm.bounds import ClosedBound, DrawnBound
 from skdeepfactor.models.neural_topic_dlgm.module import SPREADS
 
 COUNTS_GIVEN_TOTALS = ["multinomial", "dirichlet_multinomial"]
@@ -292,12 +298,81 @@ def test_deep_bounds_are_unbiased():
 # Refinement.
 
 
-def test_refinement_of_a_deep_decoder_raises_the_bound():
-    module = random_module(decoder_layers=(5,), skip_connections=True)
+def test_refinement_by_adam_raises_the_bound():
+    module = random_module(decoder_layers=(5,), skip_connections=False)
     x = batch_of(random_rows(40))
     means = [refined(module, x, n_steps)[1].mean() for n_steps in (0, 10, 100)]
     assert means[0] + 1 < means[1]
     assert means[1] + 0.2 < means[2]
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_refinement_of_a_residual_decoder_comes_near_the_optimum(likelihood):
+    """That of a bound by other draws, found by following its gradient."""
+    module = random_module(
+        decoder_layers=(6, 5), likelihood=likelihood, prior="mixture", scale=0.4
+    )
+    x = batch_of(random_rows(20))
+    q, found = refined(module, x, 100)
+    noise = torch.randn(20, *q.mean.shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.cat([noise, -noise]).double()
+
+    def bounds(mean, log_var):
+        at = Posterior(mean, log_var.exp())
+        likelihood = module.likelihood
+        expected = module._expected_log_likelihood(x, likelihood, at, noise)
+        return expected - module._kl(at)
+
+    state = [q.mean.detach(), q.variance.log().detach()]
+    reached = bounds(*state)
+    state = [part.clone().requires_grad_() for part in state]
+    optimizer = torch.optim.Adam(state, lr=0.03)
+    for _ in range(50):
+        optimizer.zero_grad()
+        (-bounds(*state).sum()).backward()
+        optimizer.step()
+    gap = bounds(*state) - reached
+    start = refined(module, x, 0)[1]
+    assert gap.mean() < 0.15 * (found - start).mean()
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_slopes_by_draws_are_those_of_the_bound_at_these_draws(likelihood):
+    module = random_module(decoder_layers=(6, 5), likelihood=likelihood, scale=0.4)
+    x = batch_of(random_rows(5))
+    drawn = DrawnBound(
+        module.likelihood, module.decoder, module._density(), torch.zeros(1, 3)
+    )
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(4, 5, 3, generator=generator).double()
+    mean = torch.randn(5, 3, generator=generator).double().requires_grad_()
+    q = Posterior(mean, torch.full_like(mean, 0.2), None, mean[:, :0])
+    value, gradient, _, _ = drawn.slopes(x, Posterior(*q[:3], mean[:, :0]), noise)
+    expected = module._expected_log_likelihood(x, module.likelihood, q, noise)
+    expected = expected - module._kl(q)
+    np.testing.assert_allclose(*arrays(value, expected), rtol=1e-10)
+    (slope,) = torch.autograd.grad(expected.sum(), mean)
+    np.testing.assert_allclose(*arrays(gradient, slope), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_a_network_without_weights_leaves_the_linear_decoder(likelihood):
+    """Of which slopes and precisions of narrow posteriors are known."""
+    module = random_module(decoder_layers=(5,), likelihood=likelihood)
+    module.decoder.weight.data[:, :5] = 0
+    x = batch_of(random_rows(5))
+    weight, bias = module.decoder.direct_weight.detach(), module.decoder.bias.detach()
+    closed = ClosedBound(module.likelihood, LogTotal(weight, bias), module._density())
+    points = torch.zeros(1, 3)
+    drawn = DrawnBound(module.likelihood, module.decoder, module._density(), points)
+    mean = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
+    q = Posterior(mean, torch.full_like(mean, 1e-8))
+    expected = closed.slopes(x, closed.centered(q, is_best=True))[:3]
+    q = q._replace(center=mean[:, :0])
+    noise = torch.ones(2, 5, 3).double()
+    noise[1] *= -1
+    for one, other in zip(drawn.slopes(x, q, noise)[:3], expected, strict=True):
+        np.testing.assert_allclose(*arrays(one, other), rtol=1e-5, atol=1e-5)
 
 
 def refined(module, x, n_steps):
@@ -408,9 +483,13 @@ def test_a_network_gone_astray_does_no_harm(likelihood, covariance_type):
 
 
 @pytest.mark.parametrize("likelihood", ["multinomial", "poisson"])
-def test_a_deep_decoder_survives_a_network_gone_astray(likelihood):
+@pytest.mark.parametrize("has_skips", [False, True])
+def test_a_deep_decoder_survives_a_network_gone_astray(likelihood, has_skips):
     module = random_module(
-        decoder_layers=(5,), likelihood=likelihood, max_refine_steps=10
+        decoder_layers=(5,),
+        likelihood=likelihood,
+        skip_connections=has_skips,
+        max_refine_steps=10,
     )
     for parameter in module.encoder.parameters():
         parameter.data *= 1e3
@@ -636,6 +715,26 @@ def test_a_deep_decoder_recovers_planted_factors():
         learning_rate=0.1,
     ).fit(X)
     assert canonical_correlations(model.transform(X), z).min() > 0.85
+
+
+def test_a_curve_needs_fewer_factors_of_a_deep_decoder():
+    """Rows of neighbouring words on a circle; linear logits cannot make its peaks."""
+    rng = np.random.default_rng(0)
+    angles = rng.uniform(0, 2 * np.pi, 800)
+    distance = 1 - np.cos(angles[:, np.newaxis] - 2 * np.pi * np.arange(40) / 40)
+    p = scipy.special.softmax(5 * np.exp(-6 * distance), axis=1)
+    X = np.array([rng.multinomial(60, row) for row in p])
+    parameters = {
+        "weight_scale": 1.0,
+        "learning_rate": 0.03,
+        "batch_size": 100,
+        "max_iter": 30,
+    }
+    deep = small(2, decoder_layers=(50,), **parameters).fit(X[:600])
+    linear = small(4, **parameters).fit(X[:600])
+    assert deep.score(X[600:]) > linear.score(X[600:]) + 1
+    particles = {"metric": "iwae", "n_particles": 20}
+    assert deep.score(X[600:], **particles) > deep.score(X[600:])
 
 
 @pytest.mark.parametrize("concentration", [20.0, 60.0])
@@ -1110,9 +1209,16 @@ def test_streams_raise_the_bound_of_new_rows_and_repeat(planted_fit, parameters)
     assert (other.components_ != model.components_).any()
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [{"refine_steps": 0}, {"decoder_layers": (4,)}],
+    ids=["linear", "deep"],
+)
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_a_diverging_run_keeps_the_last_finite_parameters(counts, likelihood):
-    model = small(likelihood=likelihood, learning_rate=1e25, refine_steps=0)
+def test_a_diverging_run_keeps_the_last_finite_parameters(
+    counts, likelihood, parameters
+):
+    model = small(likelihood=likelihood, learning_rate=1e25, **parameters)
     with pytest.warns(ConvergenceWarning, match="Lower learning_rate"):
         model.fit(counts)
     assert all(np.isfinite(array).all() for array in model._parameters.values())
@@ -1221,7 +1327,8 @@ SETTINGS = {
     "negative binomial": {"likelihood": "negative_binomial"},
     "network": {"refine_steps": 0, "max_refine_steps": 0, "input_transform": "counts"},
     "deep": {"decoder_layers": (4,), "likelihood": "poisson"},
-    "deep urn": {"decoder_layers": (4,), "likelihood": "dirichlet_multinomial"},
+    "deep urn": {"decoder_layers": (1, 9), "likelihood": "dirichlet_multinomial"},
+    "plain stack": {"decoder_layers": (4,), "skip_connections": False},
 }
 
 
@@ -1244,6 +1351,38 @@ def test_ugly_data(X, parameters):
         assert np.isfinite(values).all()
     if X.nnz:
         assert model.perplexity(X) > 1 - 1e-5
+
+
+UGLY_COUNTS = numpy_strategies.arrays(
+    np.float64,
+    st.tuples(st.integers(1, 5), st.integers(1, 4)),
+    elements=st.sampled_from([0.0, 1.0, 2.0, 7.0, 1e6]),
+)
+
+
+@given(
+    X=UGLY_COUNTS,
+    layers=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    n_components=st.integers(1, 6),
+    likelihood=st.sampled_from(sorted(LIKELIHOODS)),
+)
+def test_deep_decoders_of_any_widths_bear_with_any_counts(
+    X, layers, n_components, likelihood
+):
+    X = np.vstack([X, X[:1]])
+    model = small(
+        n_components,
+        likelihood=likelihood,
+        decoder_layers=tuple(layers),
+        max_refine_steps=3,
+        max_iter=3,
+    ).fit(X)
+    bounds = model.score_samples(X)
+    assert np.isfinite(bounds).all()
+    # Rows that are alike get the same noise.
+    np.testing.assert_allclose(bounds[-1], bounds[0], rtol=1e-9)
+    assert np.isfinite(model.components_).all()
+    assert np.isfinite(model.predictive(X)).all()
 
 
 def test_a_model_scores_rows_that_are_unlike_its_own(planted_fit):

@@ -115,20 +115,32 @@ class Decoder(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_features, width))
         self.bias = nn.Parameter(torch.empty(n_features))
         self.has_skips = n_skipped > 0
+        # Factors that the last weights multiply as they are.
+        self.n_direct = 0 if layers and not has_skips else n_components
 
     @property
     def is_linear(self):
         """Whether the logits are linear in the factors."""
         return self.hidden is None
 
+    @property
+    def direct_weight(self):
+        """The last weights of the factors as they are, (n_features, n_components)."""
+        if self.hidden is None:
+            # Not a view, by which gradients would be added up in another order.
+            return self.weight
+        return self.weight[:, self.weight.shape[1] - self.n_direct :]
+
     def forward(self, z):
         """Logits, (..., n_features), of factors (..., n_components)."""
-        h = z
-        if self.hidden is not None:
-            h = self.hidden(z, z if self.has_skips else None).relu()
-            if self.has_skips:
-                h = torch.cat([h, z], -1)
-        return h @ self.weight.T + self.bias
+        return self.features(z) @ self.weight.T + self.bias
+
+    def features(self, z):
+        """Inputs of the last weights, (..., width), of factors (..., n_components)."""
+        if self.hidden is None:
+            return z
+        h = self.hidden(z, z if self.has_skips else None).relu()
+        return torch.cat([h, z], -1) if self.has_skips else h
 
     def slopes(self, z):
         """Inputs h of the last weights for each row of z, and their slopes dh / dz.
@@ -145,7 +157,8 @@ class Decoder(nn.Module):
         for index, (weight, bias) in enumerate(layers):
             if index > 0 and self.has_skips:
                 h, slope = torch.cat([h, z], 1), torch.cat([slope, direct], 2)
-            h, slope = h @ weight + bias, slope @ weight
+            h = h @ weight + bias
+            slope = weight if index == 0 else slope @ weight
             slope = slope * (h > 0)[:, None]
             h = h.relu()
         if self.has_skips:

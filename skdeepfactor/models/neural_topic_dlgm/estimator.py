@@ -32,7 +32,7 @@ from skdeepfactor.models.neural_topic_dlgm.module import SPREADS, DeepLatentGaus
 # Learning rate of networks over that of the decoder's weights.
 NETWORK_RATE = 0.3
 
-# Size of the weights between hidden layers and logits, at first.
+# Size of the weights between the layers of a plain stack and logits, at first.
 DEEP_START = 0.02
 
 # Training rows of which halves are predicted, to see how far to average.
@@ -65,11 +65,14 @@ class NeuralTopicDLGM(SampledFactorModel):
         ``"negative_binomial"`` (integers only): counts whose totals are modelled too.
     decoder_layers : tuple of int, default=()
         Hidden layers of the decoder; none makes it linear. The bound then has a closed
-        form.
+        form; otherwise it is sampled.
     encoder_layers : tuple of int, default=(400, 400)
         Hidden layers of the inference network.
-    skip_connections : bool, default=False
-        Whether z goes into every layer of a deep decoder.
+    skip_connections : bool, default=True
+        Whether z goes into every layer of a deep decoder. The logits are then those of
+        a linear decoder plus those of a network, which comes in after the first tenth
+        of training, and rows are refined as under a linear decoder. False: a plain
+        stack of layers, refined by Adam, which may collapse to the prior.
     input_transform : {"tfidf", "normalize", "counts"} or object, default="tfidf"
         What the inference network sees; the likelihood sees the counts. ``"tfidf"``:
         counts times the log of inverse document frequency in the training data, scaled
@@ -214,7 +217,7 @@ class NeuralTopicDLGM(SampledFactorModel):
         likelihood: str = "multinomial",
         decoder_layers: Sequence[int] = (),
         encoder_layers: Sequence[int] = (400, 400),
-        skip_connections: bool = False,
+        skip_connections: bool = True,
         input_transform: Any = "tfidf",
         input_dropout: float = 0.2,
         prior: str = "normal",
@@ -449,12 +452,15 @@ class NeuralTopicDLGM(SampledFactorModel):
         decoder = module.decoder
         logits = initial_logits(X, given_total=module.likelihood.is_given_total)
         decoder.bias.data.copy_(torch.from_numpy(logits))
-        if decoder.is_linear:
-            loadings = initial_loadings(X, self.n_components, random_state)
-            decoder.weight.data.copy_(torch.from_numpy(loadings))
-        else:
+        if decoder.hidden is not None:
             scale = self.n_components**-0.5
             decoder.hidden.initialize(generator, input_scale=scale, output_scale=1.0)
+        if decoder.n_direct:
+            loadings = initial_loadings(X, self.n_components, random_state)
+            # A network beside them comes in later.
+            decoder.weight.data.zero_()
+            decoder.direct_weight.data.copy_(torch.from_numpy(loadings))
+        else:
             decoder.weight.data.normal_(generator=generator).mul_(DEEP_START)
         module.likelihood.initialize()
         if self.prior == "mixture":

@@ -1,0 +1,108 @@
+"""Linear and deep decoders of NeuralTopicDLGM, on the same rows with the same passes.
+
+Each setting runs alone in a fresh process. "validation" is the perplexity of 500
+training rows drawn with seed 1, to which nothing is fitted; "gain" is by how many
+percent the deep decoder's is below the linear one's of the same seed and rows, "time"
+how many times its CPU seconds the deep one takes, to fit and to score.
+
+--data: corpora, such as 20news_2000, imdb_topmost or nyt_topmost, or "mnist": the first
+20,500 training images of mnist.npz as counts from 0 to 4, (pixel + 32) // 64.
+--rows: numbers of training rows, for curves of rows against gain; all by default.
+"""
+
+import argparse
+import ast
+import time
+
+import numpy as np
+from scipy import sparse
+
+from benchmarks import data, measure
+
+N_VALIDATION, N_IMAGES = 500, 20_500
+
+COLUMNS = {
+    "linear": ("linear", 2),
+    "deep": ("deep", 2),
+    "gain %": ("gain", 2),
+    "linear fit s": ("linear_fit", 1),
+    "time": ("fit_ratio", 2),
+    "linear score s": ("linear_score", 2),
+    "score time": ("score_ratio", 2),
+}
+
+
+def split(name, n_rows=None):
+    """Training and validation rows, float32; of the former as many as asked for."""
+    if name == "mnist":
+        with np.load(data.folder() / "mnist" / "mnist.npz") as file:
+            images = file["x_train"][:N_IMAGES].astype(np.int64)
+        X = sparse.csr_matrix((images.reshape(len(images), -1) + 32) // 64)
+    else:
+        X = data.counts(name, "train")
+    X = X.astype(np.float32)
+    order = np.random.RandomState(1).permutation(X.shape[0])
+    n_validation = min(N_VALIDATION, X.shape[0] // 2)
+    end = None if n_rows is None else n_validation + n_rows
+    return X[order[n_validation:end]], X[order[:n_validation]]
+
+
+def contend(meter, name, n_rows, layers, parameters, seed):
+    """Fit and score both decoders; runs in its own process."""
+    from skdeepfactor import NeuralTopicDLGM
+
+    train, valid = split(name, n_rows)
+    found = {}
+    for kind, decoder_layers in (("linear", ()), ("deep", tuple(layers))):
+        est = NeuralTopicDLGM(
+            decoder_layers=decoder_layers, random_state=seed, **parameters
+        )
+        begin = time.process_time()
+        est.fit(train)
+        fitted = time.process_time()
+        found[kind] = est.perplexity(valid)
+        found[f"{kind}_fit"] = fitted - begin
+        found[f"{kind}_score"] = time.process_time() - fitted
+    for key in ("fit", "score"):
+        found[f"{key}_ratio"] = found[f"deep_{key}"] / found[f"linear_{key}"]
+    found["gain"] = 100 * (1 - found["deep"] / found["linear"])
+    return found
+
+
+def main(argv):
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks depth",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", nargs="+", default=["20news_2000"])
+    parser.add_argument("--rows", nargs="+", type=int, default=[None])
+    parser.add_argument("--layers", nargs="+", type=int, default=[200])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=measure.THREADS)
+    parser.add_argument(
+        "--set", nargs="+", default=[], help="NAME=VALUE for both, in Python"
+    )
+    chosen = parser.parse_args(argv)
+    pairs = (item.split("=", 1) for item in chosen.set)
+    parameters = {key: ast.literal_eval(value) for key, value in pairs}
+    rows = []
+    for name in chosen.data:
+        for n_rows in chosen.rows:
+            for seed in chosen.seeds:
+                setting = {
+                    "name": name,
+                    "n_rows": n_rows,
+                    "layers": chosen.layers,
+                    "parameters": parameters,
+                    "seed": seed,
+                }
+                measured = measure.run(
+                    "benchmarks.depth:contend", setting, threads=chosen.threads
+                )
+                contender = name if n_rows is None else f"{name}, {n_rows} rows"
+                rows.append({"contender": contender, **setting, **measured})
+                measure.write_results("depth", argv, rows, seeds=chosen.seeds)
+                measure.print_contenders(rows[-1:], COLUMNS)
+    measure.print_contenders(rows, COLUMNS)
