@@ -58,7 +58,7 @@ OURS = {
     },
 }
 # Of the ratings themselves.
-NUMBERS = {"supervision": 400.0, "C": 3.0, "max_iter": 30}
+NUMBERS = {"supervision": 350.0, "C": 1.0, "max_iter": 30}
 STRENGTHS = np.logspace(-3, 3, 13)
 SHOWN = 0.1
 
