@@ -54,7 +54,7 @@ OURS = {
         "C": 10.0,
         "word_dropout": 0.7,
         "doc_topic_prior": 0.03,
-        "max_iter": 10,
+        "max_iter": 20,
     },
 }
 # Of the ratings themselves.
