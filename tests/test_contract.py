@@ -18,6 +18,8 @@ from skdeepfactor import (
     MultinomialMixture,
     PoissonFactorization,
     PoissonGammaBeliefNetwork,
+    SparseGammaDEF,
+    VariationalAutoencoder,
 )
 from skdeepfactor._estimator.arrays import take_up
 from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
@@ -347,6 +349,38 @@ def test_a_warm_fit_of_the_same_rows_ends_no_lower(ascending):
     # A copy, and other rows, start rows anew.
     pickle.loads(pickle.dumps(model)).fit(X)
     model.fit(X[:20])
+
+
+def test_steps_on_batches_end_no_lower_than_a_warm_fit_began(estimator, counts):
+    X = counts[:24].astype(np.float64)
+    model = fresh(estimator, warm_start=True, batch_size=12, max_iter=1)
+    takes_rate = "learning_rate" in model.get_params()
+    bounds = []
+    # The second fit takes steps that are far too long.
+    for rate in (0.01, 1.0, 0.01):
+        if takes_rate:
+            model.set_params(learning_rate=rate)
+        bounds.append(model.fit(X).lower_bound_)
+    assert np.diff(bounds).min() >= -1e-9 * abs(bounds[0])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        VariationalAutoencoder(2),
+        SparseGammaDEF((2,), solver="gradient"),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_validation_rows_score_no_lower_after_a_warm_fit(model, counts):
+    X, X_val = counts[:30].astype(np.float64), counts[30:].astype(np.float64)
+    first = clone(model).set_params(
+        warm_start=True, random_state=0, batch_size=10, learning_rate=0.05, max_iter=20
+    )
+    before = first.fit(X, X_val=X_val).score(X_val)
+    again = first.set_params(learning_rate=1.0, max_iter=1).fit(X, X_val=X_val)
+    assert max(again.history_["validation_score"]) < before
+    assert again.score(X_val) == before
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,27 @@ def test_a_forked_child_gives_what_one_thread_gives():
     for in_child, on_one_thread in lines:
         # The number of threads in the child before and after.
         assert in_child == str(([on_one_thread] * 2, 2, 2))
+
+
+def test_each_thread_of_a_forked_child_gets_its_own_number_back(monkeypatch):
+    monkeypatch.setattr("skdeepfactor._estimator.environment._IMPORTED_BY", -1)
+
+    def numbers():
+        before = torch.get_num_threads()
+        with own_environment():
+            with own_environment():
+                inside = torch.get_num_threads()
+            inside = inside, torch.get_num_threads()
+        return before, *inside, torch.get_num_threads()
+
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            with own_environment():
+                assert pool.submit(numbers).result() == (2, 1, 1, 2)
+            assert numbers() == (2, 1, 1, 2)
+    finally:
+        torch.set_num_threads(1)
 
 
 # What makes floats of torch's default type, if no other is named.

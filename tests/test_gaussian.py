@@ -15,6 +15,7 @@ from skdeepfactor._math.gaussian import (
     inverse_root,
     kl_of_factors,
     kl_to_mixture,
+    polish,
     refine,
     refine_by_adam,
     refine_fully,
@@ -82,7 +83,7 @@ def start(n_rows=N_ROWS, seed=2):
 
 def refined(model, x, q, **settings):
     settings = {"max_steps": 200, "tol": 1e-14, **settings}
-    return converge(model.slopes, Batch(x), [q], **settings)
+    return converge(model.slopes, Batch(x), [q], **settings)[0]
 
 
 def test_the_exact_posterior_is_found_where_it_is_diagonal():
@@ -103,6 +104,28 @@ def test_the_best_diagonal_posterior_is_found():
     precision = torch.linalg.inv(covariance).diagonal()
     assert_allclose(q.var, (1 / precision).expand_as(q.var), rtol=1e-4)
     assert (model.bound(x, q) < model.evidence(x)).all()
+
+
+@pytest.mark.parametrize("fixes_variances", [False, True])
+def test_full_precisions_find_the_best_diagonal_posterior_in_a_step(fixes_variances):
+    model, x, q = LinearGaussian(), rows(), start()
+    found = polish(model.full_slopes, Batch(x), q, fixes_variances=fixes_variances)
+    mean, covariance = model.exact(x)
+    assert_allclose(found.mean, mean, atol=1e-10)
+    best = 1 / torch.linalg.inv(covariance).diagonal()
+    expected = q.var if fixes_variances else best.expand_as(q.var)
+    assert_allclose(found.var, expected, rtol=1e-10)
+
+
+def test_full_precisions_that_do_not_pay_are_not_followed():
+    model, x, q = LinearGaussian(), rows(), start()
+
+    def misled(batch, q):
+        value, gradient, precision, center = model.full_slopes(batch, q)
+        return value, -gradient, precision, center
+
+    found = polish(misled, Batch(x), q, fixes_variances=True)
+    assert_allclose(found.mean, q.mean)
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 3, 8])
@@ -146,7 +169,7 @@ def test_rows_begin_at_the_better_start():
     for starts in ([astray, q], [q, astray]):
         found = refine(model.slopes, Batch(x), starts, max_steps=0)
         assert torch.equal(found.mean, q.mean)
-        found = converge(model.slopes, Batch(x), starts, max_steps=0, tol=0.1)
+        found, _ = converge(model.slopes, Batch(x), starts, max_steps=0, tol=0.1)
         assert torch.equal(found.mean, q.mean)
 
 

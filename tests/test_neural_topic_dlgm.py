@@ -637,6 +637,20 @@ def test_what_is_said_of_a_row_depends_on_the_row_alone(
         np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("prior", ["normal", "mixture"])
+def test_a_giant_row_in_float32_depends_on_itself_alone(prior):
+    X = make_topics(200, 60, 4, random_state=0).data.toarray().astype(np.float32)
+    model = NeuralTopicDLGM(4, prior=prior, max_iter=3, random_state=0).fit(X)
+    spread = model.transform(X).std(axis=0).max()
+    rng = np.random.default_rng(0)
+    for total in (1e3, 1e5, 1e7):
+        X[7] = rng.poisson(total * X[7] / X[7].sum())
+        factors, alone = model.transform(X)[7], model.transform(X[7:8])[0]
+        assert np.abs(factors - alone).max() < 1e-5 * spread
+        bounds = model.score_samples(X)[7], model.score_samples(X[7:8])[0]
+        assert bounds[0] == pytest.approx(bounds[1], abs=1e-3)
+
+
 @pytest.mark.parametrize("parameters", VARIANTS.values(), ids=VARIANTS.keys())
 def test_stored_zeros_and_the_order_of_entries_do_not_matter(counts, parameters):
     X = counts.astype(np.float64)

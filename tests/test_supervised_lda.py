@@ -145,6 +145,64 @@ def test_a_class_that_weighs_more_is_predicted_more(planted):
     assert both[0] > both[1]
 
 
+@pytest.mark.parametrize("make", [classifier, regressor])
+@pytest.mark.parametrize(
+    ("words", "answers", "expected"),
+    [
+        # The best for answers, if words allow it.
+        ([100, 100, 100, 100], [1, 2, 3, 4], 3.0),
+        ([100, 100, 100, 100], [1, 4, 3, 2], 0.3),
+        # Perplexities are compared with the smallest, which need not be the first.
+        ([100, 101, 102.9, 103.1], [1, 2, 3, 4], 1.0),
+        ([103.1, 100, 102.9, 104], [4, 2, 1, 3], 0.3),
+        ([104, 106, 100, 105], [4, 3, 1, 2], 1.0),
+    ],
+)
+def test_auto_weighs_answers_against_words(
+    make, words, answers, expected, planted, monkeypatch
+):
+    X, _, _, y, numbers = planted
+    model = make(2, supervision="auto", max_iter=1)
+    places, held = {}, []
+
+    def place(fitted):
+        return places.setdefault(fitted.supervision, len(places))
+
+    def perplexity(self, X, *, average):
+        assert average == "corpus"
+        return words[place(self)]
+
+    def answer_score(self, X, y):
+        assert self.n_samples_seen_ == 48
+        held.append(X.toarray())
+        return answers[place(self)]
+
+    monkeypatch.setattr(type(model), "perplexity", perplexity)
+    monkeypatch.setattr(type(model), "_answer_score", answer_score)
+    model.fit(X[:60], (y if make is classifier else numbers)[:60])
+    assert model.supervision_ == pytest.approx(60 * expected)
+    for rows in held:
+        assert rows.shape[0] == 12
+        assert_array_equal(rows, held[0])
+
+
+def test_a_checkpoint_is_resumed_with_the_same_weight(planted, tmp_path, monkeypatch):
+    X, _, _, y, _ = planted
+    X, y, path, held = X[:60], y[:60], tmp_path / "fit", []
+
+    def answer_score(self, X, y):
+        held.append(X.toarray())
+        return -float(len(held))
+
+    monkeypatch.setattr(SupervisedLDAClassifier, "_answer_score", answer_score)
+    model = SupervisedLDAClassifier(2, supervision="auto", max_iter=1)
+    model.fit(X, y, checkpoint=path)
+    again = clone(model).fit(X, y, checkpoint=path)
+    assert_array_equal(again.components_, model.components_)
+    for rows in held:
+        assert_array_equal(rows, held[0])
+
+
 def test_supervision_is_chosen_by_held_out_rows(planted):
     X, _, _, y, numbers = planted
     model = classifier(supervision="auto", max_iter=4).fit(X, y)

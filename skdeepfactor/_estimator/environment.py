@@ -6,8 +6,8 @@ is called in a forked process, without gradients, or under autocast.
 
 import contextlib
 import ctypes
+import functools
 import os
-import threading
 
 import torch
 from threadpoolctl import ThreadpoolController
@@ -25,17 +25,16 @@ def own_environment():
 
     Gradients can be taken, autocast is off, and tensors without a device of their own
     are the CPU's. A forked process computes on one thread: it would wait for ever for
-    those that its parent has. All of it is this thread's alone, except for the number
-    of threads of a forked process. torch's default type is every thread's and stays as
-    it is: outside of the constructors of modules, which are given a type afterwards,
-    tensors of floats must name theirs.
+    those that its parent has. All of it is this thread's alone. torch's default type is
+    every thread's and stays as it is: outside of the constructors of modules, which are
+    given a type afterwards, tensors of floats must name theirs.
     """
     if _is_own():
         yield
         return
     with contextlib.ExitStack() as stack:
         if os.getpid() != _IMPORTED_BY:
-            stack.enter_context(_one_thread())
+            stack.enter_context(_one_forked_thread())
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -95,41 +94,21 @@ def one_thread(*, when=True):
             _set_mkl(before_mkl)
 
 
-class _Limit:
-    """One thread for torch and OpenMP, for as long as some thread is inside."""
+@contextlib.contextmanager
+def _one_forked_thread():
+    """Compute on the thread that calls, in torch and in all else that uses OpenMP.
 
-    def __init__(self):
-        self._lock, self._n_inside, self._before = threading.Lock(), 0, 1
-        self._openmp = ThreadpoolController().select(user_api="openmp")
-
-    @contextlib.contextmanager
-    def __call__(self):
-        with self._lock:
-            if self._n_inside == 0:
-                self._before = torch.get_num_threads()
-            self._n_inside += 1
-            # Each thread has a number of its own, which this sets too.
-            torch.set_num_threads(1)
-        try:
-            with self._openmp.limit(limits=1):
-                yield
-        finally:
-            with self._lock:
-                self._n_inside -= 1
-                if self._n_inside == 0:
-                    torch.set_num_threads(self._before)
+    This is set for each thread by itself: of several that are inside, one may leave
+    before the others do.
+    """
+    with one_thread(), _openmp(os.getpid()).limit(limits=1):
+        yield
 
 
-# By process, since one that is forked while another holds a lock finds it locked.
-_limits: dict = {}
-
-
-def _one_thread():
-    """The limit of this process, as a context."""
-    number = os.getpid()
-    if number not in _limits:
-        _limits.setdefault(number, _Limit())
-    return _limits[number]()
+# By process, since a child may load other libraries.
+@functools.cache
+def _openmp(process):
+    return ThreadpoolController().select(user_api="openmp")
 
 
 def memory():

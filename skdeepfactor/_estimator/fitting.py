@@ -48,9 +48,12 @@ from skdeepfactor.data import RowBlocks, new_random_state, stacked
 # Parameters that change where and how a fit runs, and not what it fits.
 OF_SURROUNDINGS = ("device", "verbose", "n_jobs", "random_state")
 
-# Parameters that say how long to train: rows may be resumed from the local parameters
-# that a fit with others left.
-OF_SCHEDULE = ("max_iter", "tol", "batch_size", "n_iter_no_change")
+# Parameters that say how long to train, and by what steps: rows may be resumed from the
+# local parameters that a fit with others left.
+OF_SCHEDULE = (
+    *("max_iter", "tol", "batch_size", "n_iter_no_change"),
+    *("learning_rate", "learning_offset", "learning_decay"),
+)
 
 
 class Start(NamedTuple):
@@ -246,6 +249,8 @@ class Fit:
                 checkpoint=self.file,
                 local=local if self.is_warm and key and key == old_key else None,
                 keep=left.append if keeps else None,
+                is_exact=estimator.warm_start,
+                is_warm=self.is_warm,
             )
         except Interrupted as interrupt:
             interrupt.attributes = attributes(interrupt.history, interrupt.lower_bound)

@@ -278,7 +278,11 @@ class SupervisedFactorModel(BaseFactorModel):
                 "supervision='auto' needs all rows in memory, of one process: pass a "
                 "number to stream or share rows, or to call partial_fit."
             )
-        random_state = new_random_state(self.random_state)
+        random_state = self.random_state
+        if random_state is None:
+            # Drawn from the data, so that a checkpoint is resumed with the same weight.
+            random_state = rows.digest() % 2**32
+        random_state = new_random_state(random_state)
         X = rows.X
         numbers = np.flatnonzero(has_answer & (rows.totals() > 0))
         n_held = math.ceil(HELD_OUT * len(numbers))

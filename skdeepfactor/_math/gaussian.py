@@ -30,6 +30,14 @@ TELLING_RATE = 0.3
 # way, where rows are followed to their end.
 RATE_RANGE, MAX_FALL = (0.1, 3.0), 1.0
 
+# The largest bound, in nats, that what a step may still gain is relative to: what is
+# left of a longer row's must not grow with it.
+LARGEST_BOUND = 1e4
+
+# Steps with full precisions at most, and the nats that a step may still gain after
+# them. They double the number of correct digits.
+N_POLISHED, POLISHED_TOL = 50, 1e-11
+
 # Steps with full covariances, after those with diagonal ones.
 N_FULL_STEPS = 3
 
@@ -181,9 +189,9 @@ def converge(
     Arguments are those of ``refine``, of which it takes about half the steps. The
     length of a step in the mean is that of Barzilai and Borwein (1988), from the change
     of the gradient along the last one. A bound may fall by a little on the way; the
-    best state is returned. A row is done when a Newton step would gain at most ``tol``
-    times its bound, or times a nat. Pass float64, so that rounding does not decide
-    which step is the last.
+    best state is returned, and which rows are done, a mask. A row is done when a step
+    of Newton would gain at most ``tol`` times its bound, or times a nat. Pass float64,
+    so that rounding does not decide which step is the last.
 
     Where slopes jump, as those of networks do, a row may end at a jump, where a step
     still promises much: with ``min_gain`` a row is done, too, when a step changes its
@@ -193,7 +201,7 @@ def converge(
 
     def step(batch, state):
         mean, var, center, value, gradient, precision, good_center, rate = state[:8]
-        best, best_value = state[8:11], state[11]
+        best, best_value, has_ended = state[8:11], state[11], state[12]
         share = rate.clamp_max(1)
         new_var = var
         if not fixes_variances:
@@ -207,11 +215,12 @@ def converge(
         to_gain = 0.5 * (new_gradient.square() / new_precision).sum(1)
         if not fixes_variances:
             to_gain += 0.25 * (new_precision * new_var - 1).square().sum(1)
-        is_done = is_taken & (to_gain <= tol * new_value.abs().clamp_min(1))
-        is_done |= rate[:, 0] < LEAST_RATE
+        is_near = to_gain <= tol * new_value.abs().clamp(1, LARGEST_BOUND)
         if min_gain is not None:
             least = min_gain * new_value.abs().clamp_min(1)
-            is_done |= is_taken & ((new_value - value).abs() <= least)
+            is_near |= (new_value - value).abs() <= least
+        has_ended = has_ended | (is_taken & is_near)
+        is_done = has_ended | (rate[:, 0] < LEAST_RATE)
         slope = (gradient * move).sum(1, keepdim=True)
         change = slope - (new_gradient * move).sum(1, keepdim=True)
         # A gradient that does not fall says that there is far to go.
@@ -222,19 +231,21 @@ def converge(
         is_better = new_value > best_value
         best = choose(is_better, moved[:3], best)
         best_value = torch.where(is_better, new_value, best_value)
-        return [*choose(is_taken, moved, state[:7]), rate, *best, best_value], is_done
+        at = choose(is_taken, moved, state[:7])
+        return [*at, rate, *best, best_value, has_ended], is_done
 
     rate = torch.full_like(mean[:, :1], FIRST_RATE)
-    state = [mean, var, center, *at, rate, mean, var, center, at[0]]
+    has_ended = torch.zeros_like(at[0], dtype=torch.bool)
+    state = [mean, var, center, *at, rate, mean, var, center, at[0], has_ended]
     state = iterate_rows(step, batch, state, max_steps=max_steps)
     mean, var, center = state[8:11]
-    return Posterior(mean, var, None, center)
+    return Posterior(mean, var, None, center), state[12]
 
 
 # Numbers that are too large give what is not a number, as in torch.
 @np.errstate(all="ignore")
 def converge_row(slopes, starts, *, max_steps, tol, fixes_variances=False):
-    """Converge a single row by NumPy; see ``converge``.
+    """Bring a single row to its end by NumPy; see ``converge``.
 
     ``slopes(mean, var, center)`` takes and gives arrays (k,) of this row, and a float.
     """
@@ -243,6 +254,7 @@ def converge_row(slopes, starts, *, max_steps, tol, fixes_variances=False):
     # The first of those that are equal.
     (mean, var, center), at = max(options, key=lambda option: option[1][0])
     best, best_value, rate = (mean, var, center), at[0], FIRST_RATE
+    has_ended = False
     for _ in range(max_steps):
         _, gradient, precision, good_center = at
         share = min(rate, 1.0)
@@ -257,8 +269,9 @@ def converge_row(slopes, starts, *, max_steps, tol, fixes_variances=False):
         to_gain = 0.5 * np.square(new_gradient) @ (1 / new_precision)
         if not fixes_variances:
             to_gain += 0.25 * np.square(new_precision * new_var - 1).sum()
-        is_done = is_taken and to_gain <= tol * max(abs(value), 1)
-        is_done = is_done or rate < LEAST_RATE
+        nats = min(max(abs(value), 1), LARGEST_BOUND)
+        has_ended = bool(is_taken and to_gain <= tol * nats)
+        is_done = has_ended or rate < LEAST_RATE
         if value > best_value:
             best, best_value = new, value
         if is_taken:
@@ -272,7 +285,41 @@ def converge_row(slopes, starts, *, max_steps, tol, fixes_variances=False):
         if is_done:
             break
     mean, var, center = (torch.from_numpy(part[None]) for part in best)
-    return Posterior(mean, var, None, center)
+    return Posterior(mean, var, None, center), torch.tensor([has_ended])
+
+
+@torch.no_grad()
+def polish(full_slopes, batch, q, *, fixes_variances=False):
+    """Posteriors with diagonal covariances after steps with full precisions.
+
+    For rows that ``converge`` does not bring to an end, since their factors pull at
+    each other. ``full_slopes`` is as for ``refine_fully``. A step that lowers a row's
+    bound is taken back, and its next one is half as long.
+    """
+
+    def step(batch, state):
+        mean, var, center, value, gradient, precision, good_center, rate = state
+        root = inverse_root(precision)
+        move = (root @ (root.mT @ gradient[:, :, None]))[:, :, 0]
+        new_var = var
+        if not fixes_variances:
+            diagonal = precision.diagonal(dim1=1, dim2=2)
+            new_var = 1 / ((1 - rate) / var + rate * diagonal)
+        new_center = center + rate * (good_center - center)
+        new = Posterior(mean + rate * move, new_var, None, new_center)
+        new_at = full_slopes(batch, new)
+        is_better = new_at[0] >= value
+        to_gain = 0.5 * (gradient * move).sum(1)
+        is_done = is_better & (rate[:, 0] == 1) & (to_gain <= POLISHED_TOL)
+        is_done |= rate[:, 0] < LEAST_RATE
+        rate = torch.where(is_better[:, None], (2 * rate).clamp_max(1), 0.5 * rate)
+        moved = [new.mean, new.var, new.center, *new_at]
+        return [*choose(is_better, moved, state[:-1]), rate], is_done
+
+    at = full_slopes(batch, q)
+    state = [q.mean, q.var, q.center, *at, torch.ones_like(q.mean[:, :1])]
+    state = iterate_rows(step, batch, state, max_steps=N_POLISHED)
+    return Posterior(state[0], state[1], None, state[2])
 
 
 def _best(slopes, batch, starts):

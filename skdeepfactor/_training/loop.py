@@ -80,6 +80,8 @@ def train(
     checkpoint=None,
     local=None,
     keep=None,
+    is_exact=False,
+    is_warm=False,
 ):
     """Train ``module`` on ``rows`` until the bound, or patience, runs out.
 
@@ -96,6 +98,11 @@ def train(
     ``local``, the table of local parameters that an earlier training left, is what rows
     start from, if given. ``keep(table)`` is called with that which this one leaves, or
     None where it is of other parameters than the module ends with.
+
+    With ``is_exact``, bounds after steps that need not raise them are those of rows
+    that have converged, by draws that depend on rows alone, so that trainings can be
+    compared. With ``is_warm``, the module then goes back to where it began if it was
+    better there, by the score of rows held out or by this bound.
 
     Returns
     -------
@@ -125,9 +132,11 @@ def train(
         For a ``KeyboardInterrupt`` after the first pass.
     """
     module.begin(budget)
-    run = Run(module, rows, plan, budget, rng, is_validated=validate is not None)
+    run = Run(module, rows, plan, budget, rng, validate=validate, is_exact=is_exact)
     if local is not None:
         run.remember(local)
+    if is_warm:
+        run.note_beginning()
     if checkpoint is not None:
         _resume(run, checkpoint)
     while not run.is_over:
@@ -147,7 +156,7 @@ def train(
                 # The rows of a pass saw parameters that moved; the last are nearest.
                 kl = global_kl(module)
             row_bounds = bound, log_bound / rows.total_weight
-            run.end(bound - kl, row_bounds, validate)
+            run.end(bound - kl, row_bounds)
             if run.is_diverged:
                 break
             run.is_done = _is_converged(run, tol, n_iter_no_change)

@@ -62,15 +62,21 @@ class Run:
     budget : Budget
     rng : numpy.random.RandomState
         Draws the batches.
-    is_validated : bool
-        Whether passes are compared by a score of rows held out.
+    validate : callable or None
+        Scores the module on rows held out, by which passes are compared; None for none.
+    is_exact : bool
+        Whether the bound at the end is that of rows that have converged, even if none
+        are held out.
     """
 
-    def __init__(self, module, rows, plan, budget, rng, *, is_validated):
+    def __init__(
+        self, module, rows, plan, budget, rng, *, validate=None, is_exact=False
+    ):
         self.module, self.rows, self.rng = module, rows, rng
         self.plan, self.budget, self.optimizer = plan, budget, plan.optimizer
         self.ascends = plan.ascends and not budget.is_stochastic
-        self.is_validated = is_validated
+        self.validate, self.is_validated = validate, validate is not None
+        self.is_exact = is_exact or self.is_validated
         like = next(module.parameters())
         self.memory = self.guard = None
         if module.local_width and plan.remembers:
@@ -84,11 +90,13 @@ class Run:
         self.history = {"lower_bound": [], "seconds": []}
         # Sum of the bounds of rows and mean of their asinh, of each pass.
         self.row_bounds = []
-        if is_validated:
+        if self.is_validated:
             self.history["validation_score"] = []
         # The best state by the rows held out; where the last sound pass began; where
         # this one did.
         self.best = self.sound = self.start = None
+        # Where training began, and how good the module was there.
+        self.beginning, self.first_quality = None, -math.inf
         # A step on all rows is all that a pass changes; but memory may run out in it.
         if not (self.ascends or self.is_lean) or like.device.type != "cpu":
             self.start = Snapshot(module)
@@ -114,6 +122,26 @@ class Run:
             self.memory.table.copy_(torch.as_tensor(local))
             self.memory.is_warm = True
 
+    def note_beginning(self):
+        """Note the state that training must not end below, unless no step can fall."""
+        if self.is_validated or not self.ascends:
+            self.first_quality = self._quality()
+            is_warm = self.memory is not None and self.memory.is_warm
+            self.beginning = Snapshot(self.module, self.memory), is_warm
+
+    def _quality(self):
+        """Score of rows held out, or else the bound of rows that have converged."""
+        if self.is_validated:
+            return self.validate()
+        self.module.eval()
+        return data_bound(self.module, self.rows, self.memory)
+
+    def _go_back_to_beginning(self):
+        snapshot, is_warm = self.beginning
+        snapshot.restore(self.module, self.memory)
+        if self.memory is not None:
+            self.memory.is_warm = is_warm
+
     # A pass.
 
     def begin(self):
@@ -133,7 +161,7 @@ class Run:
         self.is_begun = True
         self.module.train()
 
-    def end(self, bound, row_bounds, validate):
+    def end(self, bound, row_bounds):
         """Record the bound of the pass, and the score of the module after it."""
         if self.memory is not None:
             self.memory.is_warm |= self.n_pass >= self.plan.n_cold
@@ -144,7 +172,7 @@ class Run:
             self.guard.end(bound)
         if self.is_validated:
             scores = self.history["validation_score"]
-            scores.append(validate())
+            scores.append(self.validate())
             if scores[-1] == max(scores):
                 self.best = Snapshot(self.module)
         self.history["seconds"].append(time.perf_counter() - self._started)
@@ -191,7 +219,23 @@ class Run:
 
     def finish(self):
         """Leave the module at its best state, and return the bound of all rows."""
-        memory, is_exact = self.memory, self.is_validated
+        lower_bound = self._finish()
+        if self.beginning is None:
+            return lower_bound
+        quality = lower_bound
+        if self.is_validated:
+            scores = self.history["validation_score"]
+            quality = self.validate() if self.is_diverged else max(scores)
+        if quality < self.first_quality:
+            self._go_back_to_beginning()
+            self.module.eval()
+            lower_bound = data_bound(self.module, self.rows, self.memory)
+            if not self.is_validated:
+                self._leave(self.memory)
+        return lower_bound
+
+    def _finish(self):
+        memory, is_exact = self.memory, self.is_exact
         if self.is_diverged:
             self._go_back_to_sound(self.n_whole + 1)
             memory = None

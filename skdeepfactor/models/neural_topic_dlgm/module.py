@@ -72,6 +72,7 @@ from skdeepfactor._math.gaussian import (
     draws_of,
     kl_of_factors,
     kl_to_mixture,
+    polish,
     refine,
     refine_by_adam,
     refine_fully,
@@ -87,6 +88,9 @@ from skdeepfactor.models.neural_topic_dlgm.bounds import ClosedBound, DrawnBound
 
 # A row is refined until a step would gain less than this share of its bound.
 REFINE_TOL = 1e-7
+
+# Number of words of a row that takes steps with full precisions where others do not do.
+LONG = 500
 
 # Times the steps of a pass, where a row has none behind it.
 N_COLD = 3
@@ -377,9 +381,26 @@ class DeepLatentGaussian(SampledModule):
             return refine(closed.slopes, batch, starts, kl_weight=kl_weight, **options)
         if closed.has_row_slopes(batch):
             slopes = closed.row_slopes(batch)
-            q = converge_row(slopes, starts, tol=REFINE_TOL, **options)
+            q, is_done = converge_row(slopes, starts, tol=REFINE_TOL, **options)
         else:
-            q = converge(closed.slopes, batch, starts, tol=REFINE_TOL, **options)
+            q, is_done = converge(
+                closed.slopes, batch, starts, tol=REFINE_TOL, **options
+            )
+        # The longer a row, the more its factors may pull at each other.
+        (left,) = torch.where(~is_done & (batch.entries.totals >= LONG))
+        if len(left) > 0:
+            ends = polish(
+                closed.full_slopes,
+                batch.take(left),
+                Posterior(q.mean[left], q.var[left], None, q.center[left]),
+                fixes_variances=fixes_variances,
+            )
+            for part, end in zip(
+                (q.mean, q.var, q.center),
+                (ends.mean, ends.var, ends.center),
+                strict=True,
+            ):
+                part[left] = end
         if self.has_full_covariance:
             q = refine_fully(closed.full_slopes, batch, q)
         return q
@@ -426,7 +447,7 @@ class DeepLatentGaussian(SampledModule):
                 kl_weight=kl_weight,
                 **options,
             )
-        q = converge(
+        q, _ = converge(
             slopes(1),
             batch,
             starts,
