@@ -17,6 +17,7 @@ NAMES = (
     "readings",
     "recommend",
     "scale",
+    "wide",
     "latency",
     "gpu",
     "grid",

@@ -191,6 +191,8 @@ class Run:
 
     def finish(self):
         """Leave the module at its best state, and return the bound of all rows."""
+        # Gradients are as large as the parameters.
+        self.module.zero_grad()
         memory, is_exact = self.memory, self.is_validated
         if self.is_diverged:
             self._go_back_to_sound(self.n_whole + 1)

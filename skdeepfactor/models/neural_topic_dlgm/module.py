@@ -89,6 +89,9 @@ PLAIN_VARIANCE = 0.1
 # Numbers of weights whose products are kept, not made for each call.
 LARGEST_KEPT = 2**18
 
+# Numbers in an array of a part of a batch, as the loop cuts it.
+CHUNK_NUMBERS = 2**19
+
 # Shares of the posteriors' variance, one of which predictions are averaged over.
 SPREADS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -271,8 +274,10 @@ class DeepLatentGaussian(SampledModule):
 
     @property
     def work_width(self):
-        # One array of a batch holds all features, and is worth the size of four.
-        return max(self.local_width, len(self.idf) // 4)
+        # One array of a batch holds all features, and is worth the size of four. Rows
+        # are at least twice the components, or the weights take longer to read.
+        width = min(len(self.idf) // 4, CHUNK_NUMBERS // (2 * self.n_components))
+        return max(self.local_width, width)
 
     def posterior(self, batch, start=None):
         q = self._infer(batch, self.likelihood, start)
@@ -533,16 +538,16 @@ class DeepLatentGaussian(SampledModule):
         return closed, batch, closed.centered(q, is_best=not self.training)
 
     def _log_total(self):
-        """The bound on the log total, kept from call to call if it is small."""
+        """The bound on the log total, kept in a step, and between calls if small."""
         total = self._kept_total
-        if total is not None and not torch.is_grad_enabled():
+        if total is not None and (self.training or not torch.is_grad_enabled()):
             return total
         weight, bias = self.decoder.weight, self.decoder.bias
         if not self.training and weight.device.type != "mps":
             weight, bias = weight.double(), bias.double()
         total = LogTotal(weight, bias)
         is_small = weight.numel() <= LARGEST_KEPT
-        if is_small and not (self.training or torch.is_grad_enabled()):
+        if self.training or (is_small and not torch.is_grad_enabled()):
             self._kept_total = total
         return total
 
