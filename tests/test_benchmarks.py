@@ -348,7 +348,7 @@ def test_latency(method, written, monkeypatch):
 
 
 def test_wide(written, monkeypatch):
-    monkeypatch.setattr(wide, "SHAPES", {"zipf_50": (20, 30)})
+    monkeypatch.setattr(wide, "SHAPES", {"zipf_50": (20, 300)})
     wide.main(["--only", "zipf_50", "--repeats", "1", "--set", "n_components=2"])
     check(written["wide"], 1)
     assert written["wide"][0]["ratio"] > 0
