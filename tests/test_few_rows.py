@@ -22,7 +22,7 @@ from skdeepfactor._math import few_rows
 from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._math.likelihoods import CountLikelihood, Multinomial
 from skdeepfactor._math.topics import Admixture, Topics
-from skdeepfactor.models.neural_topic_dlgm.module import ClosedBound
+from skdeepfactor.models.neural_topic_dlgm.bounds import ClosedBound
 
 RTOL = {torch.float32: 2e-4, torch.float64: 1e-10}
 N_TOPICS, N_FEATURES = 4, 12

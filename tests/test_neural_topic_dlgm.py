@@ -18,10 +18,13 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from skdeepfactor import NeuralTopicDLGM
 from skdeepfactor._math.batch import Batch, to_tensor
+from skdeepfactor._math.gaussian import Posterior
 from skdeepfactor._math.likelihoods import LIKELIHOODS
+from skdeepfactor._math.log_total import LogTotal
 from skdeepfactor._math.priors import StandardNormal
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.metrics import completion_perplexity
+from skdeepfactor.models.neural_topic_dlgm.bounds import ClosedBound, DrawnBound
 from skdeepfactor.models.neural_topic_dlgm.module import SPREADS
 
 COUNTS_GIVEN_TOTALS = ["multinomial", "dirichlet_multinomial"]
@@ -292,12 +295,81 @@ def test_deep_bounds_are_unbiased():
 # Refinement.
 
 
-def test_refinement_of_a_deep_decoder_raises_the_bound():
-    module = random_module(decoder_layers=(5,), skip_connections=True)
+def test_refinement_by_adam_raises_the_bound():
+    module = random_module(decoder_layers=(5,), skip_connections=False)
     x = batch_of(random_rows(40))
     means = [refined(module, x, n_steps)[1].mean() for n_steps in (0, 10, 100)]
     assert means[0] + 1 < means[1]
     assert means[1] + 0.2 < means[2]
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_refinement_of_a_residual_decoder_comes_near_the_optimum(likelihood):
+    """That of a bound by other draws, found by following its gradient."""
+    module = random_module(
+        decoder_layers=(6, 5), likelihood=likelihood, prior="mixture", scale=0.4
+    )
+    x = batch_of(random_rows(20))
+    q, found = refined(module, x, 100)
+    noise = torch.randn(20, *q.mean.shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.cat([noise, -noise]).double()
+
+    def bounds(mean, log_var):
+        at = Posterior(mean, log_var.exp())
+        likelihood = module.likelihood
+        expected = module._expected_log_likelihood(x, likelihood, at, noise)
+        return expected - module._kl(at)
+
+    state = [q.mean.detach(), q.variance.log().detach()]
+    reached = bounds(*state)
+    state = [part.clone().requires_grad_() for part in state]
+    optimizer = torch.optim.Adam(state, lr=0.03)
+    for _ in range(50):
+        optimizer.zero_grad()
+        (-bounds(*state).sum()).backward()
+        optimizer.step()
+    gap = bounds(*state) - reached
+    start = refined(module, x, 0)[1]
+    assert gap.mean() < 0.1 * (found - start).mean()
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_slopes_by_draws_are_those_of_the_bound_at_these_draws(likelihood):
+    module = random_module(decoder_layers=(6, 5), likelihood=likelihood, scale=0.4)
+    x = batch_of(random_rows(5))
+    drawn = DrawnBound(
+        module.likelihood, module.decoder, module._density(), torch.zeros(1, 3)
+    )
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(4, 5, 3, generator=generator).double()
+    mean = torch.randn(5, 3, generator=generator).double().requires_grad_()
+    q = Posterior(mean, torch.full_like(mean, 0.2), None, mean[:, :0])
+    value, gradient, _, _ = drawn.slopes(x, Posterior(*q[:3], mean[:, :0]), noise)
+    expected = module._expected_log_likelihood(x, module.likelihood, q, noise)
+    expected = expected - module._kl(q)
+    np.testing.assert_allclose(*arrays(value, expected), rtol=1e-10)
+    (slope,) = torch.autograd.grad(expected.sum(), mean)
+    np.testing.assert_allclose(*arrays(gradient, slope), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_a_network_without_weights_leaves_the_linear_decoder(likelihood):
+    """Of which slopes and precisions of narrow posteriors are known."""
+    module = random_module(decoder_layers=(5,), likelihood=likelihood)
+    module.decoder.weight.data[:, :5] = 0
+    x = batch_of(random_rows(5))
+    weight, bias = module.decoder.direct_weight.detach(), module.decoder.bias.detach()
+    closed = ClosedBound(module.likelihood, LogTotal(weight, bias), module._density())
+    points = torch.zeros(1, 3)
+    drawn = DrawnBound(module.likelihood, module.decoder, module._density(), points)
+    mean = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
+    q = Posterior(mean, torch.full_like(mean, 1e-8))
+    q = closed.centered(q, is_best=True)
+    expected = closed.slopes(x, q)[:3]
+    noise = torch.ones(2, 5, 3).double()
+    noise[1] *= -1
+    for one, other in zip(drawn.slopes(x, q, noise)[:3], expected, strict=True):
+        np.testing.assert_allclose(*arrays(one, other), rtol=1e-5, atol=1e-5)
 
 
 def refined(module, x, n_steps):
@@ -408,9 +480,13 @@ def test_a_network_gone_astray_does_no_harm(likelihood, covariance_type):
 
 
 @pytest.mark.parametrize("likelihood", ["multinomial", "poisson"])
-def test_a_deep_decoder_survives_a_network_gone_astray(likelihood):
+@pytest.mark.parametrize("has_skips", [False, True])
+def test_a_deep_decoder_survives_a_network_gone_astray(likelihood, has_skips):
     module = random_module(
-        decoder_layers=(5,), likelihood=likelihood, max_refine_steps=10
+        decoder_layers=(5,),
+        likelihood=likelihood,
+        skip_connections=has_skips,
+        max_refine_steps=10,
     )
     for parameter in module.encoder.parameters():
         parameter.data *= 1e3
@@ -1221,7 +1297,8 @@ SETTINGS = {
     "negative binomial": {"likelihood": "negative_binomial"},
     "network": {"refine_steps": 0, "max_refine_steps": 0, "input_transform": "counts"},
     "deep": {"decoder_layers": (4,), "likelihood": "poisson"},
-    "deep urn": {"decoder_layers": (4,), "likelihood": "dirichlet_multinomial"},
+    "deep urn": {"decoder_layers": (1, 9), "likelihood": "dirichlet_multinomial"},
+    "plain stack": {"decoder_layers": (4,), "skip_connections": False},
 }
 
 

@@ -166,7 +166,16 @@ def refine(slopes, batch, starts, *, max_steps, kl_weight=1.0, fixes_variances=F
 
 
 @torch.no_grad()
-def converge(slopes, batch, starts, *, max_steps, tol, fixes_variances=False):
+def converge(
+    slopes,
+    batch,
+    starts,
+    *,
+    max_steps,
+    tol,
+    fixes_variances=False,
+    min_gain=None,
+):
     """Posteriors with diagonal covariances, each row refined to its own convergence.
 
     Arguments are those of ``refine``, of which it takes about half the steps. The
@@ -175,11 +184,15 @@ def converge(slopes, batch, starts, *, max_steps, tol, fixes_variances=False):
     best state is returned. A row is done when a Newton step would gain at most ``tol``
     times its bound, or times a nat. Pass float64, so that rounding does not decide
     which step is the last.
+
+    Where slopes jump, as those of networks do, a row may end at a jump, where a step
+    still promises much: with ``min_gain`` a row is done, too, when a step changes its
+    bound by at most this share.
     """
     (mean, var, center), at = _best(slopes, batch, starts)
 
     def step(batch, state):
-        mean, var, center, _, gradient, precision, good_center, rate = state[:8]
+        mean, var, center, value, gradient, precision, good_center, rate = state[:8]
         best, best_value = state[8:11], state[11]
         share = rate.clamp_max(1)
         new_var = var
@@ -196,6 +209,9 @@ def converge(slopes, batch, starts, *, max_steps, tol, fixes_variances=False):
             to_gain += 0.25 * (new_precision * new_var - 1).square().sum(1)
         is_done = is_taken & (to_gain <= tol * new_value.abs().clamp_min(1))
         is_done |= rate[:, 0] < LEAST_RATE
+        if min_gain is not None:
+            least = min_gain * new_value.abs().clamp_min(1)
+            is_done |= is_taken & ((new_value - value).abs() <= least)
         slope = (gradient * move).sum(1, keepdim=True)
         change = slope - (new_gradient * move).sum(1, keepdim=True)
         # A gradient that does not fall says that there is far to go.

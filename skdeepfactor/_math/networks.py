@@ -115,20 +115,35 @@ class Decoder(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_features, width))
         self.bias = nn.Parameter(torch.empty(n_features))
         self.has_skips = n_skipped > 0
+        self.n_direct = 0 if layers and not has_skips else n_components
 
     @property
     def is_linear(self):
         """Whether the logits are linear in the factors."""
         return self.hidden is None
 
+    @property
+    def direct_weight(self):
+        """The weights of the logits that multiply factors as they are, (..., k)."""
+        if self.n_direct == self.weight.shape[1]:
+            return self.weight
+        return self.weight[:, self.weight.shape[1] - self.n_direct :]
+
+    @property
+    def is_residual(self):
+        """Whether the logits are linear ones and those of a network beside them."""
+        return self.has_skips
+
     def forward(self, z):
         """Logits, (..., n_features), of factors (..., n_components)."""
-        h = z
-        if self.hidden is not None:
-            h = self.hidden(z, z if self.has_skips else None).relu()
-            if self.has_skips:
-                h = torch.cat([h, z], -1)
-        return h @ self.weight.T + self.bias
+        return self.features(z) @ self.weight.T + self.bias
+
+    def features(self, z):
+        """Inputs of the last weights, (..., width), of factors (..., n_components)."""
+        if self.hidden is None:
+            return z
+        h = self.hidden(z, z if self.has_skips else None).relu()
+        return torch.cat([h, z], -1) if self.has_skips else h
 
     def slopes(self, z):
         """Inputs h of the last weights for each row of z, and their slopes dh / dz.
@@ -151,6 +166,27 @@ class Decoder(nn.Module):
         if self.has_skips:
             h, slope = torch.cat([h, z], 1), torch.cat([slope, direct], 2)
         return h, slope
+
+    @torch.no_grad()
+    def mean_slopes(self, z):
+        """Slopes d logits / dz over the rows of z, (n_features, k), nearly their mean.
+
+        With several hidden layers, as if it were independent which units are active.
+        """
+        slope = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+        if self.hidden is None:
+            return self.weight
+        direct, h = slope, z
+        layers = zip(self.hidden.weights, self.hidden.biases, strict=True)
+        for index, (weight, bias) in enumerate(layers):
+            if index > 0 and self.has_skips:
+                h, slope = torch.cat([h, z], 1), torch.cat([slope, direct], 1)
+            h, slope = h @ weight + bias, slope @ weight
+            slope = slope * (h > 0).to(slope).mean(0)
+            h = h.relu()
+        if self.has_skips:
+            slope = torch.cat([slope, direct], 1)
+        return self.weight @ slope.T
 
     @torch.no_grad()
     def jacobian(self, z, *, of_shares):

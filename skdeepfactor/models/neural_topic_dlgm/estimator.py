@@ -65,11 +65,15 @@ class NeuralTopicDLGM(SampledFactorModel):
         ``"negative_binomial"`` (integers only): counts whose totals are modelled too.
     decoder_layers : tuple of int, default=()
         Hidden layers of the decoder; none makes it linear. The bound then has a closed
-        form.
+        form; otherwise it is sampled.
     encoder_layers : tuple of int, default=(400, 400)
         Hidden layers of the inference network.
-    skip_connections : bool, default=False
-        Whether z goes into every layer of a deep decoder.
+    skip_connections : bool, default=True
+        Whether z goes into every layer of a deep decoder, and so into the logits, which
+        are then those of a linear decoder plus those of a network. The network comes in
+        after the first part of training, and rows are refined as under a linear
+        decoder. False: a plain stack of layers, refined by Adam, which may collapse to
+        the prior. Makes no difference to linear decoders.
     input_transform : {"tfidf", "normalize", "counts"} or object, default="tfidf"
         What the inference network sees; the likelihood sees the counts. ``"tfidf"``:
         counts times the log of inverse document frequency in the training data, scaled
@@ -214,7 +218,7 @@ class NeuralTopicDLGM(SampledFactorModel):
         likelihood: str = "multinomial",
         decoder_layers: Sequence[int] = (),
         encoder_layers: Sequence[int] = (400, 400),
-        skip_connections: bool = False,
+        skip_connections: bool = True,
         input_transform: Any = "tfidf",
         input_dropout: float = 0.2,
         prior: str = "normal",
@@ -456,6 +460,10 @@ class NeuralTopicDLGM(SampledFactorModel):
             scale = self.n_components**-0.5
             decoder.hidden.initialize(generator, input_scale=scale, output_scale=1.0)
             decoder.weight.data.normal_(generator=generator).mul_(DEEP_START)
+            if decoder.n_direct:
+                loadings = initial_loadings(X, self.n_components, random_state)
+                decoder.weight.data.zero_()
+                decoder.direct_weight.data.copy_(torch.from_numpy(loadings))
         module.likelihood.initialize()
         if self.prior == "mixture":
             module.prior.mean.data.normal_(generator=generator).mul_(MIXTURE_START)

@@ -5,8 +5,8 @@ The story of row n with :math:`N_n` words:
 .. math::
     z_n \sim p(z), \qquad x_n \sim \text{Multinomial}(N_n, \text{softmax}(f(z_n))),
 
-with logits f linear in z, or a network of it, and p(z) standard normal or a mixture of
-Gaussians. Instead of the multinomial: a Polya urn that starts with A words in
+with logits f linear in z, or with a network of it, and p(z) standard normal or a
+mixture of Gaussians. Instead of the multinomial: a Polya urn that starts with A words in
 proportion to softmax(f), since a word that was used once comes again (Dirichlet-
 multinomial); or counts without a given total, Poisson with means exp(f), or negative
 binomial with sizes exp(f). The weights of the logits have a Gaussian prior and are
@@ -31,11 +31,19 @@ center of 0. With :math:`g_v = \partial L / \partial m_v` at the row's words,
 where L is stationary in s; with a full covariance :math:`S^{-1} = I + t\,\text{Cov}_{
 \tilde p}(w)`. Steps of Newton by these precisions refine each row (``gaussian.py``).
 
-**Deep decoder:** the bound is sampled, and refined by Adam. The noise of a row that is
-scored is a function of its content, so that a score depends on that row alone.
+**Residual decoder:** f(z) = b + W z + U g(z), with a network g beside the linear part.
+Its bound is sampled, by draws in antithetic pairs, and refined by the same steps
+(``bounds.py``). U is 0 at first, and for a while only W is learnt, in closed form: it
+begins where a linear decoder is, and cannot collapse to the prior as a stack of layers
+does that starts at random.
 
-**Learning:** each row's q starts from where it stood a pass ago (a closed-form
-decoder) or from the encoder; the decoder follows the gradient of the bound at these
+**Plain stack of layers:** the bound is sampled, and refined by Adam.
+
+The noise of a row that is scored is a function of its content, so that a score depends
+on that row alone.
+
+**Learning:** each row's q starts from where it stood a pass ago (not with a plain stack
+of layers) or from the encoder; the decoder follows the gradient of the bound at these
 refined q, and the encoder learns to predict them: it descends KL(encoder || q), which
 is the loss of its own bound to second order. Without refinement both follow the
 gradient of the encoder's bound.
@@ -48,6 +56,8 @@ networks on sparse, high-dimensional data; Burda, Grosse and Salakhutdinov (2016
 Importance weighted autoencoders; Li and Turner (2016), Renyi divergence variational
 inference.
 """
+
+import copy
 
 import numpy as np
 import scipy.sparse
@@ -69,10 +79,11 @@ from skdeepfactor._math.gaussian import (
 from skdeepfactor._math.importance import importance_bound
 from skdeepfactor._math.log_total import LogTotal
 from skdeepfactor._math.noise import Stream
-from skdeepfactor._math.ops import csr, map_values, products_at_entries
+from skdeepfactor._math.ops import csr, map_values
 from skdeepfactor._math.priors import with_free_bits
 from skdeepfactor._math.row_iteration import choose
-from skdeepfactor._math.sampled import N_DRAWS, SampledModule
+from skdeepfactor._math.sampled import N_DRAWS, N_SLOPES, SampledModule
+from skdeepfactor.models.neural_topic_dlgm.bounds import ClosedBound, DrawnBound
 
 # A row is refined until a step would gain less than this share of its bound.
 REFINE_TOL = 1e-7
@@ -95,139 +106,14 @@ CHUNK_NUMBERS = 2**19
 # Shares of the posteriors' variance, one of which predictions are averaged over.
 SPREADS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
+# Share of training in which a residual decoder is still linear.
+LINEAR_SHARE = 0.3
+
+# As REFINE_TOL, for bounds by draws, and pairs of draws in the last step.
+DRAWN_TOL, N_PAIRS = 1e-5, 4
+
 # The least weight of a divergence by which variances are divided.
 LEAST_KL_WEIGHT = 0.01
-
-
-class ClosedBound:
-    """The bound of rows under a linear decoder, and its slopes, in closed form.
-
-    Parameters
-    ----------
-    likelihood : CountLikelihood
-    total : LogTotal
-        That of the decoder, in the type of the batches and posteriors that follow.
-    prior : GaussianMixture
-    kl_weight : float, default=1.0
-        How often the divergence from the prior counts.
-    """
-
-    def __init__(self, likelihood, total, prior, kl_weight=1.0):
-        self.likelihood, self.total = likelihood, total
-        self.weight, self.bias = total.weight, total.bias
-        self.prior, self.kl_weight = prior.to(self.weight), kl_weight
-
-    def plain(self, batch, q, *, fixes_variances):
-        """Posteriors with mean 0, as narrow as the rows are long, and their centers."""
-        center, spread = self.total.prior_slopes
-        var = q.var
-        if not fixes_variances:
-            var = 1 / (1 + batch.entries.totals.to(var)[:, None] * spread)
-        if not self.likelihood.is_centered:
-            center = torch.zeros_like(center)
-        mean = torch.zeros_like(q.mean)
-        return Posterior(mean, var, None, center.expand_as(mean))
-
-    @torch.no_grad()
-    def centered(self, q, *, is_best):
-        """Posteriors with the centers that they have, or good ones, or the best."""
-        if q.center is not None:
-            return q
-        if not self.likelihood.is_centered:
-            return q._replace(center=torch.zeros_like(q.mean))
-        q = q._replace(center=self.total.prior_slopes[0].expand_as(q.mean))
-        return q._replace(center=self.total.best_center(q)) if is_best else q
-
-    def log_likelihood(self, batch, q):
-        """A lower bound on E_q[log p(x | z)], for posteriors with centers."""
-        logits = self._logits(batch, q).double()
-        return self.likelihood.of_entries(batch.entries, logits, self.total.bound(q))
-
-    def slopes(self, batch, q):
-        """Bound, slopes and precisions, as ``gaussian.refine`` needs them."""
-        value, pull, push, shares = self._pulls(batch, q)
-        mean_loading, curvature = self.total.slopes(shares, q.center)
-        kl, prior_gradient, prior_precision = kl_to_mixture(q, self.prior)
-        gradient = pull @ self.weight - push * mean_loading
-        gradient -= self.kl_weight * prior_gradient
-        precision = push * curvature + self.kl_weight * prior_precision
-        center = mean_loading if self.likelihood.is_centered else q.center
-        return value - self.kl_weight * kl, gradient, precision, center
-
-    def full_slopes(self, batch, q):
-        """As ``slopes``, for full covariances, with precisions (n_rows, k, k)."""
-        value, pull, push, shares = self._pulls(batch, q)
-        mean_loading, curvature = self.total.full_slopes(shares, q.center)
-        kl, prior_gradient, prior_precision = kl_to_mixture(q, self.prior)
-        gradient = pull @ self.weight - push * mean_loading
-        gradient -= self.kl_weight * prior_gradient
-        precision = curvature.mul_(push[:, :, None])
-        diagonal = precision.diagonal(dim1=1, dim2=2)
-        diagonal.add_(self.kl_weight * prior_precision)
-        center = mean_loading if self.likelihood.is_centered else q.center
-        return value - self.kl_weight * kl, gradient, precision, center
-
-    def has_row_slopes(self, batch):
-        """Whether a batch is a single row, with slopes by NumPy."""
-        is_plain = self.likelihood.is_linear and len(self.prior.mean) == 1
-        return is_plain and len(batch) == 1 and self.weight.device.type == "cpu"
-
-    def row_slopes(self, batch):
-        """The ``slopes`` of a single row, as ``gaussian.converge_row`` needs them.
-
-        For likelihoods that are linear, whose words come in as two constants, and
-        priors of one Gaussian.
-        """
-        entries, loadings = batch.entries, self.total.loadings
-        bias, k = self.bias.detach().numpy(), self.weight.shape[1]
-        pull = (batch.counts @ self.weight)[0].detach().numpy()
-        constant = float(entries.values @ self.bias[entries.columns])
-        push = float(entries.totals)
-        prior_mean, log_var, log_weights = (
-            part[0].detach().numpy() for part in self.prior
-        )
-        prior_precision = np.exp(-log_var)
-        prior_constant = float(log_var.sum() - k - 2 * log_weights)
-
-        def slopes(mean, var, center):
-            shift = center * var
-            moments = torch.from_numpy(np.concatenate([mean - shift, var]))
-            exponent = torch.mv(loadings, moments).numpy()
-            exponent += bias
-            largest = exponent.max()
-            exponent -= largest
-            shares = np.exp(exponent, out=exponent)
-            total = float(shares.sum())
-            sums = torch.mv(loadings.T, torch.from_numpy(shares)).numpy() / total
-            mean_loading, curvature = sums[:k], 2 * sums[k:]
-            curvature -= (2 * mean_loading - center) * center
-            # Rounding must not make it negative.
-            curvature = np.maximum(curvature, 0)
-            gap = mean - prior_mean
-            kl = (np.square(gap) + var) @ prior_precision - np.log(var).sum()
-            kl = max(0.5 * (kl + prior_constant), 0)
-            log_total = largest + np.log(total) + 0.5 * (center @ shift)
-            value = constant + pull @ mean - push * log_total - kl
-            gradient = pull - push * mean_loading - prior_precision * gap
-            return value, gradient, push * curvature + prior_precision, mean_loading
-
-        return slopes
-
-    def _pulls(self, batch, q):
-        """Expected log likelihood of each row, and its slopes.
-
-        The slopes are those in the logits of the row's words, a batch, and minus that
-        in the log total, (n_rows, 1); then come the shares of the words, (n_rows,
-        n_features).
-        """
-        log_total, shares = self.total.bound_and_shares(q)
-        logits = self._logits(batch, q)
-        return *self.likelihood.slopes(batch, logits, log_total), shares
-
-    def _logits(self, batch, q):
-        """Mean logits at the entries of the rows, (n_entries,)."""
-        logits = products_at_entries(batch.counts, q.mean, self.weight)
-        return logits + self.bias[batch.entries.columns]
 
 
 class DeepLatentGaussian(SampledModule):
@@ -269,15 +155,17 @@ class DeepLatentGaussian(SampledModule):
         self._kept_total = None
         self.register_buffer("idf", torch.ones(len(decoder.bias)))
         self.register_buffer("spread", torch.ones(()))
-        remembers = refine_steps > 0 and decoder.is_linear
-        self.local_width = 3 * n_components if remembers else 0
+        remembers = refine_steps > 0 and (decoder.is_linear or decoder.is_residual)
+        n_numbers = 3 if decoder.is_linear else 2
+        self.local_width = n_numbers * n_components if remembers else 0
 
     @property
     def work_width(self):
         # One array of a batch holds all features, and is worth the size of four. Rows
         # are at least twice the components, or the weights take longer to read.
         width = min(len(self.idf) // 4, CHUNK_NUMBERS // (2 * self.n_components))
-        return max(self.local_width, width)
+        n_arrays = 2 * N_PAIRS if self.decoder.is_residual else 1
+        return max(self.local_width, n_arrays * width)
 
     def posterior(self, batch, start=None):
         q = self._infer(batch, self.likelihood, start)
@@ -381,7 +269,10 @@ class DeepLatentGaussian(SampledModule):
             q, amortisation = network, network.mean.new_zeros(())
         if self.alpha == 1.0:
             # A linear decoder needs no noise, but the seed's later draws follow it.
-            noise = self.noise(batch, q.mean, 1).normal()
+            if self.decoder.is_residual:
+                noise = self._pairs(batch, q.mean, 1)
+            else:
+                noise = self.noise(batch, q.mean, 1).normal()
             likelihood = self._expected_log_likelihood(batch, self.likelihood, q, noise)
             kl = self._kl(q)
             bounds = likelihood - kl
@@ -404,7 +295,10 @@ class DeepLatentGaussian(SampledModule):
             self.note_moments(moments, batch.share)
             local = None
             if self.local_width:
-                local = torch.cat([q.mean, q.var.log(), q.center], 1)
+                local = [q.mean, q.var.log()]
+                if self.decoder.is_linear:
+                    local.append(q.center)
+                local = torch.cat(local, 1)
         return bounds.detach(), local
 
     def inputs(self, batch):
@@ -439,26 +333,39 @@ class DeepLatentGaussian(SampledModule):
             log_var = torch.full_like(log_var, np.log(self.posterior_variance))
         return Posterior(mean, log_var.exp())
 
+    @property
+    def is_closed(self):
+        """Whether the bound has a closed form: with a linear decoder, or so far."""
+        return self.decoder.is_linear or self.is_linear_yet
+
+    @property
+    def is_linear_yet(self):
+        """Whether training has not come to the hidden layers of a residual decoder."""
+        if not (self.training and self.decoder.is_residual and self.n_total):
+            return False
+        return self.n_updates.item() < LINEAR_SHARE * self.n_total
+
     def _infer(self, batch, likelihood, start=None, network=None):
         """Posteriors of the rows, refined from remembered or encoded ones."""
         if start is not None:
-            mean, log_var, center = start.chunk(3, 1)
-            q = Posterior(mean, log_var.exp(), None, center)
+            mean, log_var, *center = start.split(self.n_components, 1)
+            q = Posterior(mean, log_var.exp(), None, *center)
         else:
             q = self._encode(batch) if network is None else network
         n_steps = self.refine_steps if self.training else self.max_refine_steps
-        if self.training and self.decoder.is_linear and start is None:
+        if self.training and self.local_width and start is None:
             # The first pass starts from a network that knows nothing yet.
             n_steps *= N_COLD
         if n_steps == 0 or len(batch) == 0:
             return q
-        refined = self._refine if self.decoder.is_linear else self._refine_by_adam
-        return refined(batch, likelihood, q, n_steps)
+        if not (self.is_closed or self.decoder.is_residual):
+            return self._refine_by_adam(batch, likelihood, q, n_steps)
+        steps = self._refine if self.is_closed else self._refine_by_draws
+        return steps(batch, likelihood, q, n_steps, start is not None)
 
     @torch.no_grad()
-    def _refine(self, batch, likelihood, q, n_steps):
+    def _refine(self, batch, likelihood, q, n_steps, is_remembered):
         """Steps of Newton on the closed bound."""
-        is_remembered = q.center is not None
         closed, batch, q = self._closed(likelihood, batch, q)
         fixes_variances = self.posterior_variance is not None
         options = {"max_steps": n_steps, "fixes_variances": fixes_variances}
@@ -477,6 +384,65 @@ class DeepLatentGaussian(SampledModule):
         if self.has_full_covariance:
             q = refine_fully(closed.full_slopes, batch, q)
         return q
+
+    @torch.no_grad()
+    def _refine_by_draws(self, batch, likelihood, q, n_steps, is_remembered):
+        """Steps of Newton on the bound of a residual decoder by draws."""
+        decoder, kl_weight = self.decoder, self.kl_weight()
+        if not self.training and q.mean.device.type != "mps":
+            # In float32 rounding would decide which step of a row is its last.
+            decoder = copy.deepcopy(decoder).double()
+            batch, q = batch.double(), q.to(decoder.weight)
+        points = self.draw_prior(N_SLOPES, torch.Generator().manual_seed(0))
+        drawn = DrawnBound(likelihood, decoder, self._density(), points, kl_weight)
+        options = {"fixes_variances": self.posterior_variance is not None}
+        starts = [q._replace(center=q.mean[:, :0])]
+        if not is_remembered:
+            # A network that has not learnt yet, or gone astray, is no better start.
+            starts.append(drawn.plain(batch, starts[0], **options))
+
+        def slopes(n_pairs):
+            """The slopes by pairs of draws that are the same for all steps."""
+            stream = Stream.REFINEMENT + n_pairs
+            fixed = (
+                self._pairs(batch, q.mean, n_pairs, stream) if self.training else None
+            )
+
+            def of_rows(batch, q):
+                pairs = fixed
+                if fixed is None:
+                    pairs = self._pairs(batch, q.mean, n_pairs, stream)
+                return drawn.slopes(batch, q, pairs)
+
+            return of_rows
+
+        if self.training:
+            kl_weight = max(kl_weight, LEAST_KL_WEIGHT)
+            return refine(
+                slopes(1),
+                batch,
+                starts,
+                max_steps=n_steps,
+                kl_weight=kl_weight,
+                **options,
+            )
+        q = converge(
+            slopes(1),
+            batch,
+            starts,
+            max_steps=n_steps,
+            tol=DRAWN_TOL,
+            min_gain=DRAWN_TOL,
+            **options,
+        )
+        # The mean is the best for its own draws: a step towards that of several pairs.
+        q = refine(slopes(N_PAIRS), batch, [q], max_steps=1, **options)
+        return q.to(self.decoder.weight)
+
+    def _pairs(self, batch, like, n_pairs, stream=0):
+        """Standard normal draws and minus these, (2 n_pairs, n_rows, k)."""
+        draws = self.noise(batch, like, n_pairs, stream).normal()
+        return torch.cat([draws, -draws])
 
     def _refine_by_adam(self, batch, likelihood, q, n_steps):
         """Steps of Adam on sampled bounds."""
@@ -510,14 +476,14 @@ class DeepLatentGaussian(SampledModule):
     def _bounds(self, batch, likelihood, q):
         """The bound of each row."""
         noise = None
-        if not self.decoder.is_linear:
+        if not self.is_closed:
             noise = self.noise(batch, q.mean, N_DRAWS, Stream.BOUND).normal()
         expected = self._expected_log_likelihood(batch, likelihood, q, noise)
         return expected - self._kl(q)
 
     def _expected_log_likelihood(self, batch, likelihood, q, noise):
         """E_q[log p(x | z)] or a lower bound of it, of each row."""
-        if self.decoder.is_linear:
+        if self.is_closed:
             closed, batch, q = self._closed(likelihood, batch, q)
             return closed.log_likelihood(batch, q)
         draws = draws_of(q.distribution(), noise)
@@ -535,19 +501,23 @@ class DeepLatentGaussian(SampledModule):
             batch, q = batch.double(), q.to(total.weight)
         density, kl_weight = self._density(), self.kl_weight()
         closed = ClosedBound(likelihood, total, density, kl_weight)
-        return closed, batch, closed.centered(q, is_best=not self.training)
+        is_best = not self.training or self.decoder.is_residual
+        return closed, batch, closed.centered(q, is_best=is_best)
 
     def _log_total(self):
         """The bound on the log total, kept in a step, and between calls if small."""
         total = self._kept_total
         if total is not None and (self.training or not torch.is_grad_enabled()):
             return total
-        weight, bias = self.decoder.weight, self.decoder.bias
+        weight, bias = self.decoder.direct_weight, self.decoder.bias
         if not self.training and weight.device.type != "mps":
             weight, bias = weight.double(), bias.double()
         total = LogTotal(weight, bias)
-        is_small = weight.numel() <= LARGEST_KEPT
-        if self.training or (is_small and not torch.is_grad_enabled()):
+        is_kept = not torch.is_grad_enabled() and weight.numel() <= LARGEST_KEPT
+        if self.training:
+            # A part of a parameter has gradients only where it was taken with them.
+            is_kept = weight is self.decoder.weight
+        if is_kept:
             self._kept_total = total
         return total
 
