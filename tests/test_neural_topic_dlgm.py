@@ -391,6 +391,27 @@ def test_more_steps_never_lower_the_bound_of_a_row(likelihood, prior):
     assert (bounds > first + 0.01).all()
 
 
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_a_step_learns_from_the_softmax_that_judged_it(likelihood):
+    # Large weights, with which some of the last steps are too long.
+    module = random_module(likelihood=likelihood, refine_steps=2, scale=2.0).train()
+    x = batch_of(random_rows(40))
+    with torch.no_grad():
+        encoded = Posterior(*module._encode(x)[:2])
+    q, expected = module._refined_and_likely(x, None, encoded)
+    again = module._expected_log_likelihood(x, module.likelihood, q, None)
+    np.testing.assert_allclose(*arrays(expected, again), rtol=1e-5)
+    gradients = [
+        torch.autograd.grad(value.sum(), module.decoder.weight)[0]
+        for value in (expected, again)
+    ]
+    np.testing.assert_allclose(*arrays(*gradients), rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        before = module._infer(x, module.likelihood, None, encoded)
+    values = [module._bounds(x, module.likelihood, each) for each in (q, before)]
+    assert (values[0] >= values[1] - 0.01 * values[1].abs()).all()
+
+
 def optimum(module, x, q):
     """The best bound of a multinomial row, by L-BFGS over q and the center at once."""
     weight, bias = module.decoder.weight.detach(), module.decoder.bias.detach()

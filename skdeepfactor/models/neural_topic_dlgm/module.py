@@ -72,6 +72,7 @@ from skdeepfactor._math.gaussian import (
     draws_of,
     kl_of_factors,
     kl_to_mixture,
+    propose,
     refine,
     refine_by_adam,
     refine_fully,
@@ -258,11 +259,14 @@ class DeepLatentGaussian(SampledModule):
         return self.decoder.squared_norm() / (2 * self.weight_scale**2)
 
     def backward(self, batch, n_samples, start=None):
-        network = self._encode(batch)
+        network, likelihood = self._encode(batch), None
         if self.refine_steps > 0:
-            with torch.no_grad():
-                proposed = Posterior(network.mean.detach(), network.var.detach())
-                q = self._infer(batch, self.likelihood, start, proposed)
+            encoded = Posterior(network.mean.detach(), network.var.detach())
+            if self.is_closed and self.alpha == 1.0:
+                q, likelihood = self._refined_and_likely(batch, start, encoded)
+            else:
+                with torch.no_grad():
+                    q = self._infer(batch, self.likelihood, start, encoded)
             # To second order, the gap between the network's own bound and this one.
             amortisation = diagonal_kl(network, q)
         else:
@@ -273,7 +277,10 @@ class DeepLatentGaussian(SampledModule):
                 noise = self._pairs(batch, q.mean, 1)
             else:
                 noise = self.noise(batch, q.mean, 1).normal()
-            likelihood = self._expected_log_likelihood(batch, self.likelihood, q, noise)
+            if likelihood is None:
+                likelihood = self._expected_log_likelihood(
+                    batch, self.likelihood, q, noise
+                )
             kl = self._kl(q)
             bounds = likelihood - kl
             if self.free_bits > 0:
@@ -348,14 +355,10 @@ class DeepLatentGaussian(SampledModule):
     def _infer(self, batch, likelihood, start=None, network=None):
         """Posteriors of the rows, refined from remembered or encoded ones."""
         if start is not None:
-            mean, log_var, *center = start.split(self.n_components, 1)
-            q = Posterior(mean, log_var.exp(), None, *center)
+            q = self._remembered(start)
         else:
             q = self._encode(batch) if network is None else network
-        n_steps = self.refine_steps if self.training else self.max_refine_steps
-        if self.training and self.local_width and start is None:
-            # The first pass starts from a network that knows nothing yet.
-            n_steps *= N_COLD
+        n_steps = self._n_steps(start)
         if n_steps == 0 or len(batch) == 0:
             return q
         if not (self.is_closed or self.decoder.is_residual):
@@ -363,19 +366,63 @@ class DeepLatentGaussian(SampledModule):
         steps = self._refine if self.is_closed else self._refine_by_draws
         return steps(batch, likelihood, q, n_steps, start is not None)
 
-    @torch.no_grad()
-    def _refine(self, batch, likelihood, q, n_steps, is_remembered):
-        """Steps of Newton on the closed bound."""
-        closed, batch, q = self._closed(likelihood, batch, q)
+    def _remembered(self, local):
+        """Posteriors from local parameters."""
+        mean, log_var, *center = local.split(self.n_components, 1)
+        return Posterior(mean, log_var.exp(), None, *center)
+
+    def _n_steps(self, start):
+        """Steps that refine rows, the more if training does not remember them."""
+        if not self.training:
+            return self.max_refine_steps
+        is_cold = self.local_width and start is None
+        # The first pass starts from a network that knows nothing yet.
+        return self.refine_steps * (N_COLD if is_cold else 1)
+
+    def _starts(self, closed, batch, q, is_remembered):
+        """Where steps of Newton may start, and their options."""
         fixes_variances = self.posterior_variance is not None
-        options = {"max_steps": n_steps, "fixes_variances": fixes_variances}
-        starts = [q]
+        starts, options = [q], {"fixes_variances": fixes_variances}
         if not is_remembered:
             # A network that has not learnt yet, or gone astray, is no better start.
             starts.append(closed.plain(batch, q, fixes_variances=fixes_variances))
         if self.training:
-            kl_weight = max(closed.kl_weight, LEAST_KL_WEIGHT)
-            return refine(closed.slopes, batch, starts, kl_weight=kl_weight, **options)
+            options["kl_weight"] = max(closed.kl_weight, LEAST_KL_WEIGHT)
+        return starts, options
+
+    def _refined_and_likely(self, batch, start, encoded):
+        """Posteriors of a step of training, and expected log likelihoods under these.
+
+        As from ``_infer``, but the softmax by which the last step of each row is judged
+        is that from which the decoder learns.
+        """
+        q = encoded if start is None else self._remembered(start)
+        closed, batch, q = self._closed(self.likelihood, batch, q)
+        starts, options = self._starts(closed, batch, q, start is not None)
+        n_steps = self._n_steps(start)
+        q, value, new = propose(
+            closed.slopes, batch, starts, max_steps=n_steps, **options
+        )
+        expected = closed.log_likelihood(batch, new)
+        with torch.no_grad():
+            is_worse = expected - closed.kl_weight * self._kl(new) < value
+        rows = is_worse.nonzero()[:, 0]
+        if len(rows):
+            before = Posterior(q.mean[rows], q.var[rows], None, q.center[rows])
+            again = closed.log_likelihood(batch.take(rows), before)
+            expected = expected.index_copy(0, rows, again)
+            mean, var = choose(is_worse, q[:2], new[:2])
+            new = new._replace(mean=mean, var=var)
+        return new, expected
+
+    @torch.no_grad()
+    def _refine(self, batch, likelihood, q, n_steps, is_remembered):
+        """Steps of Newton on the closed bound."""
+        closed, batch, q = self._closed(likelihood, batch, q)
+        starts, options = self._starts(closed, batch, q, is_remembered)
+        options["max_steps"] = n_steps
+        if self.training:
+            return refine(closed.slopes, batch, starts, **options)
         if closed.has_row_slopes(batch):
             slopes = closed.row_slopes(batch)
             q = converge_row(slopes, starts, tol=REFINE_TOL, **options)
