@@ -392,10 +392,12 @@ def test_more_steps_never_lower_the_bound_of_a_row(likelihood, prior):
     assert (bounds > first + 0.01).all()
 
 
+@pytest.mark.parametrize("rate", [1.5, 3.0])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_a_step_learns_from_the_softmax_that_judged_it(likelihood, monkeypatch):
-    # Steps that are too long for some rows, but not for all.
-    monkeypatch.setattr(gaussian, "FIRST_RATE", 3.0)
+def test_a_step_learns_from_the_softmax_that_judged_it(likelihood, rate, monkeypatch):
+    # Steps that are too long for some rows, but not for all; the longest make variances
+    # negative.
+    monkeypatch.setattr(gaussian, "FIRST_RATE", rate)
     module = random_module(likelihood=likelihood, refine_steps=1, scale=2.0).train()
     module.local_width = 0
     x = batch_of(random_rows(40))
@@ -413,9 +415,7 @@ def test_a_step_learns_from_the_softmax_that_judged_it(likelihood, monkeypatch):
         before = module._infer(x, module.likelihood, None, encoded)
     is_kept = (q.mean == encoded.mean).all(1) | (q.mean == 0).all(1)
     assert 0 < is_kept.sum() < 40
-    # Its center is a step older than that by which others are judged.
-    is_same = torch.isclose(q.mean, before.mean).all(1)
-    assert is_same.sum() >= 36
+    torch.testing.assert_close(q.mean, before.mean)
 
 
 def optimum(module, x, q):

@@ -405,14 +405,19 @@ class DeepLatentGaussian(SampledModule):
         )
         expected = closed.log_likelihood(batch, new)
         with torch.no_grad():
-            is_worse = expected - closed.kl_weight * self._kl(new) < value
-        rows = is_worse.nonzero()[:, 0]
-        if len(rows):
-            before = Posterior(q.mean[rows], q.var[rows], None, q.center[rows])
-            again = closed.log_likelihood(batch.take(rows), before)
-            expected = expected.index_copy(0, rows, again)
-            mean, var = choose(is_worse, q[:2], new[:2])
-            new = new._replace(mean=mean, var=var)
+            values = expected - closed.kl_weight * self._kl(new)
+            is_better = values >= value
+        rows = (~is_better).nonzero()[:, 0]
+        if len(rows) == 0:
+            return new, expected
+        mean, var = choose(is_better, new[:2], q[:2])
+        new = new._replace(mean=mean, var=var)
+        if not bool(values.isfinite().all()):
+            # Gradients of what is no number spoil those of all rows.
+            return new, closed.log_likelihood(batch, new)
+        before = Posterior(q.mean[rows], q.var[rows], None, q.center[rows])
+        again = closed.log_likelihood(batch.take(rows), before)
+        expected = expected.index_copy(0, rows, again)
         return new, expected
 
     @torch.no_grad()
