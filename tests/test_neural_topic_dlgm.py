@@ -17,8 +17,8 @@ from sklearn.preprocessing import FunctionTransformer, Normalizer
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from skdeepfactor import NeuralTopicDLGM
-from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._math import gaussian
+from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._math.gaussian import Posterior
 from skdeepfactor._math.likelihoods import LIKELIHOODS
 from skdeepfactor._math.log_total import LogTotal
