@@ -20,6 +20,7 @@ NAMES = (
     "readings",
     "recommend",
     "scale",
+    "wide",
     "latency",
     "gpu",
     "grid",

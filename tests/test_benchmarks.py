@@ -33,6 +33,7 @@ from benchmarks import (
     supervised,
     tfidf,
     topics,
+    wide,
 )
 from benchmarks.__main__ import NAMES
 
@@ -404,6 +405,13 @@ def test_latency(method, written, monkeypatch):
     latency.main([*small, "--method", method])
     # scikit-learn's NMF has no partial_fit.
     check(written["latency"], 4 - (method == "partial_fit"))
+
+
+def test_wide(written, monkeypatch):
+    monkeypatch.setattr(wide, "SHAPES", {"zipf_50": (20, 300)})
+    wide.main(["--only", "zipf_50", "--repeats", "1", "--set", "n_components=2"])
+    check(written["wide"], 1)
+    assert written["wide"][0]["ratio"] > 0
 
 
 def test_fuzz(capsys):

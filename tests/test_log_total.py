@@ -122,6 +122,18 @@ def test_slopes_are_those_of_autograd():
     assert_allclose(curvature, 2 * for_var, rtol=1e-9)
 
 
+def test_gradients_are_those_of_differences():
+    weight, bias = logits()
+    q = posterior("diag")
+    center = torch.from_numpy(np.random.default_rng(2).normal(size=(N_ROWS, K)))
+
+    def bound(weight, bias, mean, var):
+        return LogTotal(weight, bias).bound(Posterior(mean, var, None, center))
+
+    inputs = [part.requires_grad_() for part in (weight, bias, q.mean, q.var)]
+    assert torch.autograd.gradcheck(bound, inputs)
+
+
 def test_full_slopes_are_those_of_autograd():
     total, q = LogTotal(*logits()), posterior("full")
     center = torch.from_numpy(np.random.default_rng(2).normal(size=(N_ROWS, K)))

@@ -20,6 +20,7 @@ from sklearn.preprocessing import FunctionTransformer, Normalizer
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from skdeepfactor import NeuralTopicDLGM
+from skdeepfactor._math import gaussian
 from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._math.gaussian import Posterior
 from skdeepfactor._math.likelihoods import LIKELIHOODS
@@ -392,6 +393,32 @@ def test_more_steps_never_lower_the_bound_of_a_row(likelihood, prior):
         assert (bounds >= before - 1e-9 * abs(before)).all()
         before = bounds
     assert (bounds > first + 0.01).all()
+
+
+@pytest.mark.parametrize("rate", [1.5, 3.0])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_a_step_learns_from_the_softmax_that_judged_it(likelihood, rate, monkeypatch):
+    # Steps that are too long for some rows, but not for all; the longest make variances
+    # negative.
+    monkeypatch.setattr(gaussian, "FIRST_RATE", rate)
+    module = random_module(likelihood=likelihood, refine_steps=1, scale=2.0).train()
+    module.local_width = 0
+    x = batch_of(random_rows(40))
+    with torch.no_grad():
+        encoded = Posterior(*module._encode(x)[:2])
+    q, expected = module._refined_and_likely(x, None, encoded)
+    again = module._expected_log_likelihood(x, module.likelihood, q, None)
+    np.testing.assert_allclose(*arrays(expected, again), rtol=1e-5)
+    gradients = [
+        torch.autograd.grad(value.sum(), module.decoder.weight)[0]
+        for value in (expected, again)
+    ]
+    np.testing.assert_allclose(*arrays(*gradients), rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        before = module._infer(x, module.likelihood, None, encoded)
+    is_kept = (q.mean == encoded.mean).all(1) | (q.mean == 0).all(1)
+    assert 0 < is_kept.sum() < 40
+    torch.testing.assert_close(q.mean, before.mean)
 
 
 def optimum(module, x, q):

@@ -412,11 +412,26 @@ def test_product_takes_gradients_that_are_not_contiguous(batch):
     assert_close(gradient, expected)
 
 
-def test_product_in_slices(batch, monkeypatch):
-    monkeypatch.setattr(ops, "SLICE", 12)
-    a = batch.normal(batch.X.shape[1], 5).requires_grad_()
-    expected = gradients(batch.tensor(batch.dense) @ a, a)
-    assert_close(*gradients(ops.product(batch.x, a), a), *expected)
+@pytest.mark.parametrize("layout", LAYOUTS[1:], indirect=True)
+@pytest.mark.parametrize("function", [ops.product, ops.products_at_entries])
+def test_gradients_of_large_parameters_are_sparse(function, layout, dtype, device):
+    X = sp.random(4, ops.SLICE // 4, density=1e-4, format="csr", random_state=0)
+    x = Batch(X, layout, dtype, device)
+    a = x.normal(X.shape[1], 5).requires_grad_()
+    factors = (a,) if function is ops.product else (x.normal(4, 5), a)
+    is_sparse = device == "cpu"
+    function(x.x, *factors).square().sum().backward()
+    assert a.grad.is_sparse == is_sparse
+    expected = a.grad.to_dense()
+    # Gradients add up in place where there are some already.
+    a.grad = torch.ones_like(a)
+    place = a.grad.data_ptr()
+    function(x.x, *factors).square().sum().backward()
+    assert a.grad.data_ptr() == place
+    assert_close(a.grad, expected + 1)
+    # What is no parameter has a gradient of the kind that functions expect.
+    function(x.x, *factors[:-1], 2 * a).square().sum().backward()
+    assert_close(a.grad, 5 * expected + 1)
 
 
 def factors_at_entries(batch):

@@ -383,7 +383,7 @@ def test_annealed_steps_are_those_of_adam(dtype, device):
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        assert all(p.grad is None for p in ours)
+        assert not any(p.grad.any() for p in ours if p.grad is not None)
         for p, q in zip(ours, theirs, strict=True):
             assert torch.equal(p, q)
         state, expected = (o.state_dict()["state"] for o in optimizers)
@@ -395,6 +395,31 @@ def test_annealed_steps_are_those_of_adam(dtype, device):
         again = AnnealedAdam(optimizers[0].groups, 9)
         load_optimizer(again, optimizer_arrays(optimizers[0]))
         optimizers[0] = again
+
+
+def test_gradients_of_adam_may_be_sparse_and_stay_in_place():
+    p, q = (nn.Parameter(torch.ones(4, 2)) for _ in range(2))
+    ours, theirs = (AnnealedAdam([{"params": [each], "lr": 0.1}]) for each in (p, q))
+    rows = torch.tensor([[1, 3]])
+    gradient = torch.sparse_coo_tensor(
+        rows, torch.ones(2, 2), p.shape, check_invariants=True
+    )
+    for _ in range(3):
+        for parameter, optimizer, each in (
+            (p, ours, gradient),
+            (q, theirs, gradient.to_dense()),
+        ):
+            if parameter.grad is None:
+                parameter.grad = each.clone()
+            else:
+                parameter.grad += each
+            optimizer.step()
+        assert torch.equal(p, q)
+        place = p.grad.data_ptr()
+        ours.zero_grad()
+        theirs.zero_grad()
+        assert p.grad.data_ptr() == place
+        assert not p.grad.any()
 
 
 # Memory of rows.

@@ -148,14 +148,45 @@ def refine(slopes, batch, starts, *, max_steps, kl_weight=1.0, fixes_variances=F
 
     If a divergence counts ``kl_weight`` times in the bound, the entropy does too.
     """
+    q, at, proposed = propose(
+        slopes,
+        batch,
+        starts,
+        max_steps=max_steps,
+        kl_weight=kl_weight,
+        fixes_variances=fixes_variances,
+    )
+    value, *_, center = slopes(batch, proposed)
+    parts = [proposed.mean, proposed.var, center]
+    mean, var, center = choose(value >= at, parts, [q.mean, q.var, q.center])
+    return Posterior(mean, var, None, center)
+
+
+@torch.no_grad()
+def propose(slopes, batch, starts, *, max_steps, kl_weight=1.0, fixes_variances=False):
+    """Steps of ``refine`` up to the last one, whose end is left to be judged.
+
+    Returns
+    -------
+    q : Posterior
+        Posteriors before the last step.
+    value : Tensor of shape (n_rows,)
+        Their bounds.
+    proposed : Posterior
+        Posteriors after it, for rows whose bounds do not fall by it.
+    """
     (mean, var, _), at = _best(slopes, batch, starts)
 
-    def step(batch, state):
-        mean, var, value, gradient, precision, center, rate = state
+    def moved(state):
+        mean, var, _, gradient, precision, center, rate = state
         new_var = var
         if not fixes_variances:
             new_var = 1 / ((1 - rate) / var + rate * precision / kl_weight)
-        new = Posterior(mean + rate * (gradient / precision), new_var, None, center)
+        return Posterior(mean + rate * (gradient / precision), new_var, None, center)
+
+    def step(batch, state):
+        value, rate = state[2], state[-1]
+        new = moved(state)
         new_at = slopes(batch, new)
         gain = new_at[0] - value
         is_better = gain >= 0
@@ -168,9 +199,9 @@ def refine(slopes, batch, starts, *, max_steps, kl_weight=1.0, fixes_variances=F
         return [*kept, rate], is_done
 
     state = [mean, var, *at, torch.full_like(mean[:, :1], FIRST_RATE)]
-    state = iterate_rows(step, batch, state, max_steps=max_steps, drops=False)
-    mean, var, *_, center, _ = state
-    return Posterior(mean, var, None, center)
+    state = iterate_rows(step, batch, state, max_steps=max_steps - 1, drops=False)
+    mean, var, value, *_, center, _ = state
+    return Posterior(mean, var, None, center), value, moved(state)
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ in the log total.
 from functools import cached_property
 
 import torch
+from torch.autograd.function import once_differentiable
 
 # Entries of the largest array for covariances of a few rows.
 BLOCK = 2**23
@@ -40,11 +41,21 @@ class LogTotal:
 
     def __init__(self, weight, bias):
         self.weight, self.bias = weight, bias
-        # Coefficients of means and variances in the exponents, (n_features, 2 k).
-        self.loadings = torch.cat([weight, 0.5 * weight.square()], 1)
+
+    @cached_property
+    def loadings(self):
+        """Coefficients of means and variances in the exponents, (n_features, 2 k).
+
+        Without gradients.
+        """
+        weight = self.weight.detach()
+        return torch.cat([weight, 0.5 * weight.square()], 1)
 
     def exponents(self, q):
-        """The exponents, (n_rows, n_features), and a term in float64, (n_rows,)."""
+        """The exponents, (n_rows, n_features), and a term in float64, (n_rows,).
+
+        Without gradients for the weights.
+        """
         center = q.center
         if q.tril is None:
             shift = center * q.var
@@ -59,15 +70,20 @@ class LogTotal:
 
     def bound(self, q):
         """T of each row, (n_rows,), float64."""
+        if q.tril is None and torch.is_grad_enabled():
+            shift = q.center * q.var
+            moments = torch.cat([q.mean - shift, q.var], 1)
+            log_sum = _LogSum.apply(moments, self.weight, self.bias, self.loadings)
+            constant = 0.5 * (q.center * shift).sum(1, dtype=torch.float64)
+            return log_sum.double() + constant
         exponent, constant = self.exponents(q)
         return exponent.logsumexp(1).double() + constant
 
     def bound_and_shares(self, q):
         """T of each row, and the softmax of its exponents; without gradients."""
         exponent, constant = self.exponents(q)
-        log_total = exponent.logsumexp(1, keepdim=True)
-        shares = exponent.sub_(log_total).exp_()
-        return log_total[:, 0].double() + constant, shares
+        log_total = softmax_(exponent)
+        return log_total.double() + constant, exponent
 
     def slopes(self, shares, center):
         """The mean loading, which is dT / dmean, and 2 dT / dvar, each (n_rows, k)."""
@@ -106,6 +122,44 @@ class LogTotal:
         size = max(1, BLOCK // self.weight.numel())
         parts = [(self.weight @ part).square().sum(2) for part in tril.split(size)]
         return torch.cat(parts)
+
+
+def softmax_(exponent):
+    """Turn exponents into their softmax in place; return their log sums, (n_rows,)."""
+    largest = exponent.amax(1, keepdim=True)
+    total = exponent.sub_(largest).exp_().sum(1, keepdim=True)
+    exponent.div_(total)
+    return (largest + total.log())[:, 0]
+
+
+class _LogSum(torch.autograd.Function):
+    """``logsumexp(moments @ loadings.T + bias)``, in as few large arrays as possible.
+
+    The gradient goes to the weights that the loadings are made of. Only the softmax is
+    kept for it.
+    """
+
+    @staticmethod
+    def forward(ctx, moments, weight, bias, loadings):
+        exponent = torch.addmm(bias, moments, loadings.T)
+        log_sum = softmax_(exponent)
+        ctx.save_for_backward(moments, weight, loadings, exponent)
+        return log_sum
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        moments, weight, loadings, shares = ctx.saved_tensors
+        wants_moments, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        gradient = gradient[:, None]
+        for_moments = gradient * (shares @ loadings) if wants_moments else None
+        for_weight = for_bias = None
+        if wants_weight:
+            for_weight, for_half_square = (shares.T @ (gradient * moments)).chunk(2, 1)
+            for_weight = torch.addcmul(for_weight, for_half_square, weight)
+        if wants_bias:
+            for_bias = (gradient.T @ shares)[0]
+        return for_moments, for_weight, for_bias, None
 
 
 def log_sum_bound(q):

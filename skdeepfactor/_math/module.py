@@ -146,9 +146,11 @@ class FactorModule(nn.Module, ABC):
 
     @staticmethod
     def gradient(parameter):
-        """A parameter's ``.grad``, to be added to; zeros at first."""
+        """A parameter's ``.grad``, dense, to be added to; zeros at first."""
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
+        elif parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.to_dense()
         return parameter.grad
 
     def after_step(self):

@@ -16,6 +16,8 @@ import torch
 SLICE = 2**18
 # Share of entries stored above which a dense product beats one at the entries alone.
 DENSE_SHARE = 0.3
+# Share of features in a batch up to which gradients of their weights are sparse.
+SPARSE_SHARE = 0.5
 
 
 def csr(crow, columns, values, shape):
@@ -207,7 +209,7 @@ def is_filled(x):
 def product(x, a):
     """``x @ a``, shape (n_rows, k), for ``a`` of shape (n_features, k).
 
-    Its gradient with respect to ``a`` is never larger than ``a``.
+    The gradient of a large parameter is sparse where most features are in no row.
     """
     return x @ a if x.layout == torch.strided else _Product.apply(x, a)
 
@@ -215,13 +217,12 @@ def product(x, a):
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, a):
-        ctx.x = x
+        ctx.x, ctx.is_parameter = x, a.is_leaf
         return x @ a
 
     @staticmethod
     def backward(ctx, gradient):
-        parts = transposed_products(ctx.x, gradient.contiguous())
-        return None, torch.cat([part for _, part in parts])
+        return None, _transposed(ctx.x, gradient.contiguous(), ctx.is_parameter)
 
 
 def products_at_entries(x, a, b):
@@ -247,7 +248,7 @@ def _at_entries(x, a, b):
 class _ProductsAtEntries(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, a, b):
-        ctx.x = x
+        ctx.x, ctx.is_parameter = x, b.is_leaf
         ctx.save_for_backward(a, b)
         return _at_entries(x, a, b)
 
@@ -258,9 +259,36 @@ class _ProductsAtEntries(torch.autograd.Function):
         for_a = x @ b if ctx.needs_input_grad[1] else None
         for_b = None
         if ctx.needs_input_grad[2]:
-            parts = transposed_products(x, a)
-            for_b = torch.cat([part for _, part in parts])
+            for_b = _transposed(x, a, ctx.is_parameter)
         return None, for_a, for_b
+
+
+def _transposed(x, a, is_parameter):
+    """``x.T @ a`` of a CSR batch, as the gradient of an array (n_features, k).
+
+    That of a large parameter is sparse where few features are in a batch: torch adds it
+    to a dense one in place.
+    """
+    if x.device.type != "cpu":
+        return x.t().to_sparse_csr() @ a
+    if not is_parameter or x.shape[1] * a.shape[1] <= SLICE:
+        return feature_sums(x, a)
+    features, places = torch.unique(x.col_indices(), return_inverse=True)
+    if len(features) > SPARSE_SHARE * x.shape[1]:
+        return feature_sums(x, a)
+    narrow = csr(
+        x.crow_indices(),
+        places.to(x.col_indices().dtype),
+        x.values(),
+        (x.shape[0], len(features)),
+    )
+    return torch.sparse_coo_tensor(
+        features[None].long(),
+        feature_sums(narrow, a),
+        (x.shape[1], a.shape[1]),
+        is_coalesced=True,
+        check_invariants=False,
+    )
 
 
 def missing(x):

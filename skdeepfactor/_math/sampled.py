@@ -109,3 +109,4 @@ class SampledModule(FactorModule, ABC):
     @torch.no_grad()
     def after_step(self):
         self.n_updates += 1
+        self.refresh()

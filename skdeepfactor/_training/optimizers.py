@@ -85,6 +85,9 @@ class AnnealedAdam:
         for group in self.groups:
             params = [p for p in group["params"] if p.grad is not None]
             moments = [self._moments_of(p) for p in params]
+            for p in params:
+                if p.grad.is_sparse:
+                    p.grad = p.grad.to_dense()
             adam(
                 params,
                 [p.grad for p in params],
@@ -115,9 +118,10 @@ class AnnealedAdam:
         return self.moments[p]
 
     def zero_grad(self):
-        """Forget the gradients."""
+        """Set the gradients to 0, in place, since fresh memory is slow."""
         for p in self.params:
-            p.grad = None
+            if p.grad is not None:
+                p.grad.zero_()
 
     def state_dict(self):
         """The moments of the gradients, by the number of the parameter."""

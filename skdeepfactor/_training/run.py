@@ -219,6 +219,8 @@ class Run:
 
     def finish(self):
         """Leave the module at its best state, and return the bound of all rows."""
+        # Gradients are as large as the parameters.
+        self.module.zero_grad()
         lower_bound = self._finish()
         if self.beginning is None:
             return lower_bound

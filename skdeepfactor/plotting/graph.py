@@ -14,7 +14,7 @@ from skdeepfactor.plotting.drawing import FONT_SIZE, new_canvas, shortened
 # Inches of a topic's name and of the room around it, its characters, and the width of
 # a line in points where the correlation is 1.
 NAME_WIDTH, NAME_HEIGHT = 1.25, 0.17
-ROOM_WIDTH, ROOM_HEIGHT = 1.55, 0.62
+ROOM_WIDTH, ROOM_HEIGHT = 1.4, 0.68
 NAME_CHARACTERS = 22
 LINE_WIDTH = 8.0
 
@@ -228,8 +228,8 @@ def _layout(n_topics, pairs, weights, room_height):
     if len(linked):
         places = np.searchsorted(linked, pairs)
         drawn = _springs(len(linked), places, weights)
-        # As wide as high, counted in boxes, with a third of the room for lines.
-        n_boxes = math.sqrt(2.2 * len(linked))
+        # As wide as high, counted in boxes; some room for lines is left between them.
+        n_boxes = math.sqrt(1.3 * len(linked))
         drawn = _apart(drawn * n_boxes) * room
         drawn -= drawn.min(axis=0) - room / 2
         size = drawn.max(axis=0) + room / 2

@@ -73,6 +73,7 @@ from skdeepfactor._math.gaussian import (
     kl_of_factors,
     kl_to_mixture,
     polish,
+    propose,
     refine,
     refine_by_adam,
     refine_fully,
@@ -103,6 +104,9 @@ PLAIN_VARIANCE = 0.1
 
 # Numbers of weights whose products are kept, not made for each call.
 LARGEST_KEPT = 2**18
+
+# Numbers in an array of a part of a batch, as the loop cuts it.
+CHUNK_NUMBERS = 2**19
 
 # Shares of the posteriors' variance, one of which predictions are averaged over.
 SPREADS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -162,9 +166,11 @@ class DeepLatentGaussian(SampledModule):
 
     @property
     def work_width(self):
-        # One array of a batch holds all features, and is worth the size of four.
+        # One array of a batch holds all features, and is worth the size of four. Rows
+        # are at least twice the components, or the weights take longer to read.
+        width = min(len(self.idf) // 4, CHUNK_NUMBERS // (2 * self.n_components))
         n_arrays = 2 * N_PAIRS if self.decoder.has_skips else 1
-        return max(self.local_width, n_arrays * len(self.idf) // 4)
+        return max(self.local_width, n_arrays * width)
 
     def posterior(self, batch, start=None):
         q = self._infer(batch, self.likelihood, start)
@@ -257,11 +263,14 @@ class DeepLatentGaussian(SampledModule):
         return self.decoder.squared_norm() / (2 * self.weight_scale**2)
 
     def backward(self, batch, n_samples, start=None):
-        network = self._encode(batch)
+        network, likelihood = self._encode(batch), None
         if self.refine_steps > 0:
-            with torch.no_grad():
-                proposed = Posterior(network.mean.detach(), network.var.detach())
-                q = self._infer(batch, self.likelihood, start, proposed)
+            encoded = Posterior(network.mean.detach(), network.var.detach())
+            if self.is_closed and self.alpha == 1.0:
+                q, likelihood = self._refined_and_likely(batch, start, encoded)
+            else:
+                with torch.no_grad():
+                    q = self._infer(batch, self.likelihood, start, encoded)
             # To second order, the gap between the network's own bound and this one.
             amortisation = diagonal_kl(network, q)
         else:
@@ -272,7 +281,10 @@ class DeepLatentGaussian(SampledModule):
                 noise = self._pairs(batch, q.mean, 1)
             else:
                 noise = self.noise(batch, q.mean, 1).normal()
-            likelihood = self._expected_log_likelihood(batch, self.likelihood, q, noise)
+            if likelihood is None:
+                likelihood = self._expected_log_likelihood(
+                    batch, self.likelihood, q, noise
+                )
             kl = self._kl(q)
             bounds = likelihood - kl
             if self.free_bits > 0:
@@ -351,14 +363,10 @@ class DeepLatentGaussian(SampledModule):
     def _infer(self, batch, likelihood, start=None, network=None):
         """Posteriors of the rows, refined from remembered or encoded ones."""
         if start is not None:
-            mean, log_var, *center = start.split(self.n_components, 1)
-            q = Posterior(mean, log_var.exp(), None, *center)
+            q = self._remembered(start)
         else:
             q = self._encode(batch) if network is None else network
-        n_steps = self.refine_steps if self.training else self.max_refine_steps
-        if self.training and self.local_width and start is None:
-            # The first pass starts from a network that knows nothing yet.
-            n_steps *= N_COLD
+        n_steps = self._n_steps(start)
         if n_steps == 0 or len(batch) == 0:
             return q
         if not (self.is_closed or self.decoder.has_skips):
@@ -366,19 +374,68 @@ class DeepLatentGaussian(SampledModule):
         steps = self._refine if self.is_closed else self._refine_by_draws
         return steps(batch, likelihood, q, n_steps, start is not None)
 
-    @torch.no_grad()
-    def _refine(self, batch, likelihood, q, n_steps, is_remembered):
-        """Steps of Newton on the closed bound."""
-        closed, batch, q = self._closed(likelihood, batch, q)
+    def _remembered(self, local):
+        """Posteriors from local parameters."""
+        mean, log_var, *center = local.split(self.n_components, 1)
+        return Posterior(mean, log_var.exp(), None, *center)
+
+    def _n_steps(self, start):
+        """Steps that refine rows, the more if training does not remember them."""
+        if not self.training:
+            return self.max_refine_steps
+        is_cold = self.local_width and start is None
+        # The first pass starts from a network that knows nothing yet.
+        return self.refine_steps * (N_COLD if is_cold else 1)
+
+    def _starts(self, closed, batch, q, is_remembered):
+        """Where steps of Newton may start, and their options."""
         fixes_variances = self.posterior_variance is not None
-        options = {"max_steps": n_steps, "fixes_variances": fixes_variances}
-        starts = [q]
+        starts, options = [q], {"fixes_variances": fixes_variances}
         if not is_remembered:
             # A network that has not learnt yet, or gone astray, is no better start.
             starts.append(closed.plain(batch, q, fixes_variances=fixes_variances))
         if self.training:
-            kl_weight = max(closed.kl_weight, LEAST_KL_WEIGHT)
-            return refine(closed.slopes, batch, starts, kl_weight=kl_weight, **options)
+            options["kl_weight"] = max(closed.kl_weight, LEAST_KL_WEIGHT)
+        return starts, options
+
+    def _refined_and_likely(self, batch, start, encoded):
+        """Posteriors of a step of training, and expected log likelihoods under these.
+
+        As from ``_infer``, but the softmax by which the last step of each row is judged
+        is that from which the decoder learns.
+        """
+        q = encoded if start is None else self._remembered(start)
+        closed, batch, q = self._closed(self.likelihood, batch, q)
+        starts, options = self._starts(closed, batch, q, start is not None)
+        n_steps = self._n_steps(start)
+        q, value, new = propose(
+            closed.slopes, batch, starts, max_steps=n_steps, **options
+        )
+        expected = closed.log_likelihood(batch, new)
+        with torch.no_grad():
+            values = expected - closed.kl_weight * self._kl(new)
+            is_better = values >= value
+        rows = (~is_better).nonzero()[:, 0]
+        if len(rows) == 0:
+            return new, expected
+        mean, var = choose(is_better, new[:2], q[:2])
+        new = new._replace(mean=mean, var=var)
+        if not bool(values.isfinite().all()):
+            # Gradients of what is no number spoil those of all rows.
+            return new, closed.log_likelihood(batch, new)
+        before = Posterior(q.mean[rows], q.var[rows], None, q.center[rows])
+        again = closed.log_likelihood(batch.take(rows), before)
+        expected = expected.index_copy(0, rows, again)
+        return new, expected
+
+    @torch.no_grad()
+    def _refine(self, batch, likelihood, q, n_steps, is_remembered):
+        """Steps of Newton on the closed bound."""
+        closed, batch, q = self._closed(likelihood, batch, q)
+        starts, options = self._starts(closed, batch, q, is_remembered)
+        options["max_steps"] = n_steps
+        if self.training:
+            return refine(closed.slopes, batch, starts, **options)
         if closed.has_row_slopes(batch):
             slopes = closed.row_slopes(batch)
             q, is_done = converge_row(slopes, starts, tol=REFINE_TOL, **options)
@@ -393,7 +450,7 @@ class DeepLatentGaussian(SampledModule):
                 closed.full_slopes,
                 batch.take(left),
                 Posterior(q.mean[left], q.var[left], None, q.center[left]),
-                fixes_variances=fixes_variances,
+                fixes_variances=options["fixes_variances"],
             )
             for part, end in zip(
                 (q.mean, q.var, q.center),
@@ -526,16 +583,19 @@ class DeepLatentGaussian(SampledModule):
         return closed, batch, closed.centered(q, is_best=is_best)
 
     def _log_total(self):
-        """The bound on the log total, kept from call to call if it is small."""
+        """The bound on the log total, kept in a step, and between calls if small."""
         total = self._kept_total
-        if total is not None and not torch.is_grad_enabled():
+        if total is not None and (self.training or not torch.is_grad_enabled()):
             return total
         weight, bias = self.decoder.direct_weight, self.decoder.bias
         if not self.training and weight.device.type != "mps":
             weight, bias = weight.double(), bias.double()
         total = LogTotal(weight, bias)
-        is_small = weight.numel() <= LARGEST_KEPT
-        if is_small and not (self.training or torch.is_grad_enabled()):
+        is_kept = not torch.is_grad_enabled() and weight.numel() <= LARGEST_KEPT
+        if self.training:
+            # A part of a parameter has gradients only where it was taken with them.
+            is_kept = weight is self.decoder.weight
+        if is_kept:
             self._kept_total = total
         return total
 
