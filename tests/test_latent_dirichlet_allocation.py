@@ -192,6 +192,16 @@ def test_learnt_priors_come_near_the_planted_ones():
     assert model.topic_word_prior_ == pytest.approx(0.1, rel=0.25)
 
 
+@pytest.mark.parametrize("inference", ["mean_field", "collapsed", "cross_fitted"])
+def test_a_prior_learnt_from_short_rows_stays_small(inference):
+    # Counts of short rows are shared too evenly before they are at their ends.
+    X = make_topics(600, 200, 20, topic_word_prior=0.1, n_tokens=30, random_state=0)
+    model = LatentDirichletAllocation(
+        20, doc_topic_prior="auto", inference=inference, max_iter=20, random_state=0
+    ).fit(X.data)
+    assert 0.05 < model.doc_topic_prior_.mean() < 0.25
+
+
 def test_stochastic_steps_reach_the_bound_of_full_ones():
     X = make_topics(2000, 100, 4, random_state=1).data
     full = mean_field(4, max_iter=30).fit(X)

@@ -61,6 +61,10 @@ from skdeepfactor._math.starts import check_init, initial_counts
 from skdeepfactor._math.topics import Admixture, Topics
 
 
+# Times the steps of a pass, where rows start anew and a prior is learnt from them.
+N_COLD = 3
+
+
 class DirichletTopics(FactorModule):
     """Words of a row from topics in Dirichlet proportions.
 
@@ -139,7 +143,7 @@ class DirichletTopics(FactorModule):
         rows, scale = self._rows, -batch.weight * n_samples
         gradient = self.gradient(self.topic_counts)
         if self.is_crossed:
-            counts = rows.solve_halves(batch, start, **self._options())
+            counts = rows.solve_halves(batch, start, **self._options(start))
             for allocation, weights in rows.crossed(batch, counts):
                 allocation.add_feature_counts(gradient, weights, scale)
             concentration = rows.concentration(batch, self._joined(counts))
@@ -148,6 +152,11 @@ class DirichletTopics(FactorModule):
             counts = self._solve(batch, start)
             bounds, allocation, weights, mean_log = rows.expectations(batch, counts)
             allocation.add_feature_counts(gradient, weights, scale)
+        if self.is_collapsed and "alpha" in self.learnt:
+            # Counts by collapsed updates are too even to learn from: alpha would rise,
+            # which would make them more even still.
+            best = self._solve(batch, is_collapsed=False)
+            mean_log = rows.bounds(batch, self.alpha + best)[2]
         gradient = self.gradient(self.mean_log_proportions)
         gradient.sub_(scaled(mean_log, batch.weight).sum(0))
         return bounds, counts
@@ -170,13 +179,17 @@ class DirichletTopics(FactorModule):
 
     def _solve(self, batch, start=None, is_collapsed=None):
         """Expected counts of the topics in each row, from ``start`` or from none."""
-        options = self._options()
+        options = self._options(start)
         return self._rows.solve(batch, start, is_collapsed=is_collapsed, **options)
 
-    def _options(self):
+    def _options(self, start):
         """When the iteration of a row ends."""
+        n_steps = self.inner_iter if self.training else MAX_STEPS
+        if start is None and self.learns_shape:
+            # Rows short of their ends are too even, and so would be the prior.
+            n_steps *= N_COLD
         return {
-            "max_steps": self.inner_iter if self.training else MAX_STEPS,
+            "max_steps": n_steps,
             "tol": self.inner_tol,
             "is_final": not self.training,
         }
