@@ -75,7 +75,8 @@ ax.set(xlabel="seconds", ylabel="Hz")
 # Two layers
 # ----------
 # With a shape of 0.5 in the lowest layer, a note says more about its chord than with
-# the default of 0.1. Of four starts the one with the best bound is kept.
+# the default of 0.1. Other draws of the sound may give less clean chords, so several
+# starts are compared: of four, the one with the best bound is kept.
 
 model = SparseGammaDEF(
     (7, 3),

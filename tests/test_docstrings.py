@@ -71,6 +71,7 @@ MODELS_ADD = {
     "prior": "the priors that there are",
     "skip_connections": "how deep decoders are learnt with and without",
     "topic_word_prior": "arrays, and whether it is learnt",
+    "warm_start": "that a chain never returns, and its averages",
     "weight_prior": "the priors that there are",
     "weight_rate": "whether it is learnt",
     "weight_shape": "arrays, and whether it is learnt",

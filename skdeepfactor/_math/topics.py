@@ -153,9 +153,8 @@ class Admixture:
     ):
         """Expected counts of the topics in each row, (n_rows, n_topics).
 
-        Updates go from ``start``, or from even shares, until each row converges
-        (see ``fixed_point``);
-        ``is_collapsed`` overrides the kind of updates.
+        Updates start from ``start``, or from even shares, and end when each row has
+        converged (see ``fixed_point``). ``is_collapsed`` overrides the kind of updates.
         """
         if is_collapsed is None:
             is_collapsed = self.is_collapsed

@@ -226,8 +226,8 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         out each count's own share; it predicts held-out words better, but the bound may
         fall. ``"cross_fitted"``: the same, but in training each half of a row's words
         is shared by the proportions that the other half has; it predicts held-out words
-        best, and more passes do not overfit, but takes longer. With all,
-        ``score`` and ``perplexity`` are the topics' mean-field bound.
+        best, and more passes do not overfit, but takes longer. Whichever is used,
+        ``score`` and ``perplexity`` are the mean-field bound under the fitted topics.
     input_scale : "auto" or float, default="auto"
         By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
         other numbers, such as tf-idf, one over the mean of those that are not 0, so
@@ -275,8 +275,8 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` resumes from the fitted parameters, and ends no lower than it
-        begins: if steps on batches lower the bound, it returns to where it began. Rows
+        Whether ``fit`` resumes from the fitted parameters. If it would end below, by
+        the score of held-out rows or the bound, it returns to where it began. Rows
         fitted before resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".

@@ -74,9 +74,11 @@ def topic_page(
     r"""Write a page for browsing topics, as one file for any browser.
 
     The page has a map of the topics, the words of the selected one, the rows that
-    represent it best, a search for words and, for a model with layers such as
-    :class:`~skdeepfactor.SparseGammaDEF`, the topics of topics as a tree; with `times`
-    a curve of its share over time, and with `groups` its share in each. A
+    represent it best and a search for words. For a model with layers, such as
+    :class:`~skdeepfactor.SparseGammaDEF` or
+    :class:`~skdeepfactor.PoissonGammaBeliefNetwork`, it has the topics of topics as a
+    tree; with `times` a curve of each topic's share over time, and with `groups` its
+    share in each. A
     :class:`~skdeepfactor.DynamicTopicModel` has a slider for the words of each slice of
     time, a :class:`~skdeepfactor.CorrelatedTopicModel` lines on the map between topics
     that go together. The file needs no network and no other file; of `X` and `texts` it

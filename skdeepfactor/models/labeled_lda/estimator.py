@@ -107,8 +107,8 @@ class LabeledLDA(ConjugateFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` resumes from the fitted parameters, and ends no lower than it
-        begins: if steps on batches lower the bound, it returns to where it began. Rows
+        Whether ``fit`` resumes from the fitted parameters. If it would end below, by
+        the score of held-out rows or the bound, it returns to where it began. Rows
         fitted before resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
@@ -298,9 +298,9 @@ class LabeledLDA(ConjugateFactorModel):
             Rows to watch for early stopping, in place of ``validation_fraction``; each
             counts once. They are scored by their words alone.
         checkpoint : path-like, default=None
-            A file to write the state of training to, and to go on from if it is there:
-            the same call, made again after the process has died, ends as if it had
-            not. With several processes each writes its own, with its rank appended.
+            File for the state of training. If it exists, training resumes from it: the
+            same call, made again after the process has died, ends as if it had not.
+            With several processes each writes its own, with its rank appended.
         checkpoint_every : int or float, default=1
             Number of passes between two writes; a float is seconds, at least.
         sharded : bool, default=False

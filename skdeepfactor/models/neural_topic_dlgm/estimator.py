@@ -137,8 +137,8 @@ class NeuralTopicDLGM(SampledFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` resumes from the fitted parameters, and ends no lower than it
-        begins: if steps on batches lower the bound, it returns to where it began. Rows
+        Whether ``fit`` resumes from the fitted parameters. If it would end below, by
+        the score of held-out rows or the bound, it returns to where it began. Rows
         fitted before resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".

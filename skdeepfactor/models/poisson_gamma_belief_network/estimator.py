@@ -99,8 +99,9 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` goes on from what is fitted already. Rows fitted before then
-        resume where they stopped, which is kept in memory for that and not pickled.
+        Whether ``fit`` resumes from the fitted parameters. The chain and the averages
+        over its draws then go on. Rows fitted before resume too; they are kept in
+        memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
