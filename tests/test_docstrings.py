@@ -11,6 +11,7 @@ from numpydoc.validate import validate
 import skdeepfactor
 from skdeepfactor._estimator.base import BaseFactorModel
 from skdeepfactor.data import RowBlocks
+from skdeepfactor.distributions import GaussianMixture, SpikeSlab
 
 READERS = ["metrics", "datasets", "plotting", "inspection"]
 
@@ -21,7 +22,8 @@ def public_objects():
         if name == "__version__":
             continue
         yield from with_methods(getattr(skdeepfactor, name))
-    yield from with_methods(RowBlocks)
+    for cls in (RowBlocks, GaussianMixture, SpikeSlab):
+        yield from with_methods(cls)
     for reader in READERS:
         if importlib.util.find_spec(f"skdeepfactor.{reader}") is None:
             continue
