@@ -35,7 +35,7 @@ where L is stationary in s; with a full covariance :math:`S^{-1} = I + t\,\text{
 Its bound is sampled, by draws in antithetic pairs, and refined by the same steps
 (``bounds.py``). U is 0 at first, and for a while only W is learnt, in closed form: it
 begins where a linear decoder is, and did not collapse to the prior in any run here, as
-a stack of layers does that starts at random.
+stacks of layers that start at random do.
 
 **Plain stack of layers:** the bound is sampled, and refined by Adam.
 
