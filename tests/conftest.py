@@ -315,6 +315,8 @@ ASCENDING = {
     name: model
     for name, model in CLOSED_FORMS.items()
     if not isinstance(model, CorrelatedTopicModel)
+    # Its prior is learnt by other updates than its topics.
+    and name != "LatentDirichletAllocation-auto"
 }
 
 
