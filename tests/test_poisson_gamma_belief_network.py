@@ -270,6 +270,16 @@ def test_warm_starts_go_on_averaging(counts):
         model.set_params(layer_sizes=(4, 2)).fit(counts)
 
 
+def test_a_settled_chain_goes_on_where_its_bound_falls(counts):
+    model = PoissonGammaBeliefNetwork(
+        (3, 2), max_iter=60, n_burn_in=30, n_draws=2, warm_start=True, random_state=0
+    ).fit(counts)
+    for _ in range(3):
+        before = model.components_
+        model.set_params(max_iter=3).fit(counts)
+        assert not np.array_equal(model.components_, before)
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [((), "layer_sizes must hold"), ((3, 0), "layer_sizes must hold")],

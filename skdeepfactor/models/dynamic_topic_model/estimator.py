@@ -90,7 +90,7 @@ class DynamicTopicModel(ConjugateFactorModel):
         raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
         large for that before the last fifth of ``max_iter``. None trains to
         ``max_iter``.
-    max_inner_iter : int, default=5
+    max_inner_iter : int, default=3
         Steps on the factors of each row in a pass. Rows resume where they stopped a
         pass ago; ``transform`` goes on until ``inner_tol``.
     inner_tol : float, default=1e-3
@@ -240,7 +240,7 @@ class DynamicTopicModel(ConjugateFactorModel):
         init: str | ArrayLike = "kmeans",
         max_iter: int = 12,
         tol: float = 1e-4,
-        max_inner_iter: int = 5,
+        max_inner_iter: int = 3,
         inner_tol: float = 1e-3,
         n_cold_iter: int | None = None,
         batch_size: int | None = None,

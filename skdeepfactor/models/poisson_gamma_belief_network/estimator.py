@@ -494,7 +494,7 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
             learning_offset=self.learning_offset,
             learning_decay=self.learning_decay if budget.is_stochastic else 0.0,
         )
-        return TrainingPlan(optimizer)
+        return TrainingPlan(optimizer, samples=True)
 
     def _fitted(self, module):
         return {
