@@ -138,8 +138,8 @@ def drop_components(estimator: Any, components: Sequence[int]) -> Any:
 def name_components(estimator: Any, names: Any) -> Any:
     r"""Give the components of a fitted estimator names.
 
-    The names stand in ``component_names_`` of the result, and in the place of numbers
-    in displays, tables and the topic page. Estimators of this package also give them as
+    The names stand in ``component_names_`` of the result, and in place of numbers in
+    displays, tables and the topic page. Estimators of this package also give them as
     ``get_feature_names_out``, so that the columns of data frames have them.
 
     Parameters

@@ -201,8 +201,8 @@ def u_mass_coherence(
 
     Notes
     -----
-    This is gensim's ``u_mass``. Mimno et al. take the sum over pairs in the place of
-    the mean, and add 1 to the number of rows with both in the place of
+    This is gensim's ``u_mass``. Mimno et al. take the sum over pairs in place of the
+    mean, and add 1 to the number of rows with both in place of
     :math:`\epsilon`: here a pair that never occurs together costs about 25 nats, so
     that one such pair may decide the value. A pair whose larger feature is in no row
     counts as :math:`\log \epsilon`; gensim leaves it undefined.
