@@ -110,6 +110,9 @@ ESTIMATORS = {
     "LatentDirichletAllocation-cross_fitted": LatentDirichletAllocation(
         3, inference="cross_fitted", random_state=0
     ),
+    "LatentDirichletAllocation-gibbs": LatentDirichletAllocation(
+        3, inference="gibbs", max_iter=20, random_state=0
+    ),
     "LatentDirichletAllocation-auto": LatentDirichletAllocation(
         3, doc_topic_prior="auto", topic_word_prior="auto", random_state=0
     ),
@@ -267,6 +270,7 @@ BUDGETS = {
     "LatentDirichletAllocation": 10,
     "LatentDirichletAllocation-mean_field": 5,
     "LatentDirichletAllocation-cross_fitted": 5,
+    "LatentDirichletAllocation-gibbs": 10,
     "LatentDirichletAllocation-auto": 5,
     "LatentDirichletAllocation-stochastic": 5,
     "MultinomialMixture": 8,
@@ -302,7 +306,7 @@ ONE_OF_EACH = {
     if "-" not in name or name == "SparseGammaDEF-gradient"
 }
 
-# Those whose training draws nothing.
+# Those whose training draws nothing, or what follows from the content of a row.
 CLOSED_FORMS = {
     name: model
     for name, model in ESTIMATORS.items()
@@ -310,11 +314,13 @@ CLOSED_FORMS = {
     and model.get_params().get("solver") != "gradient"
 }
 
-# Those whose full steps climb the bound, as Laplace's approximation does not.
+# Those whose full steps climb the bound, as Laplace's approximation does not, and draws
+# do not.
 ASCENDING = {
     name: model
     for name, model in CLOSED_FORMS.items()
     if not isinstance(model, CorrelatedTopicModel)
+    and model.get_params().get("inference") != "gibbs"
 }
 
 
