@@ -270,7 +270,7 @@ BUDGETS = {
     "LatentDirichletAllocation": 10,
     "LatentDirichletAllocation-mean_field": 5,
     "LatentDirichletAllocation-cross_fitted": 5,
-    "LatentDirichletAllocation-gibbs": 10,
+    "LatentDirichletAllocation-gibbs": 6,
     "LatentDirichletAllocation-auto": 5,
     "LatentDirichletAllocation-stochastic": 5,
     "MultinomialMixture": 8,
@@ -294,7 +294,7 @@ BUDGETS = {
     "VariationalAutoencoder-missing": 5,
     "VariationalSparseCoding": 12,
     "VariationalSparseCoding-poisson": 5,
-    "VariationalSparseCoding-missing": 12,
+    "VariationalSparseCoding-missing": 10,
     REST: 500,
 }
 MOST_SECONDS = 1100

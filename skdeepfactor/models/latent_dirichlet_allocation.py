@@ -381,8 +381,8 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     towards those of its rows; rows seen for the first time draw their proportions from
     their variational posterior. All sweeps are made, and with rows held out the topics
     of the best one are kept. ``warm_start`` adds sweeps to the averages. The chain
-    starts from eight collapsed passes, unless ``init`` is an array; ``n_cold_iter=None``
-    stands for 1.
+    starts from eight collapsed passes, unless ``init`` is an array, and
+    ``n_cold_iter=None`` stands for 1.
 
     References
     ----------
