@@ -251,14 +251,14 @@ ESTIMATORS = {
 # cores of that machine are what all of them may take.
 BUDGETS = {
     "SparseGammaDEF": 45,
-    "SparseGammaDEF-auxiliary": 30,
+    "SparseGammaDEF-auxiliary": 24,
     "SparseGammaDEF-rate": 12,
     "SparseGammaDEF-gaussian": 20,
     "SparseGammaDEF-spike_slab": 15,
     "SparseGammaDEF-gradient": 55,
     "SparseGammaDEF-amortized": 15,
-    "SparseGammaDEF-missing": 30,
-    "SparseGammaDEF-gaussian-missing": 30,
+    "SparseGammaDEF-missing": 24,
+    "SparseGammaDEF-gaussian-missing": 24,
     "PoissonFactorization": 15,
     "PoissonFactorization-hierarchical": 8,
     "PoissonFactorization-exposure": 8,
