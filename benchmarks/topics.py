@@ -215,6 +215,17 @@ CONTENDERS = {
         },
         {},
     ),
+    "ours LDA gibbs": (
+        ours,
+        {
+            "name": "LatentDirichletAllocation",
+            "inference": "gibbs",
+            "doc_topic_prior": "auto",
+            "topic_word_prior": 0.1,
+            "max_iter": 100,
+        },
+        {"max_iter": 4},
+    ),
     "ours LDA mean-field": (
         ours,
         {

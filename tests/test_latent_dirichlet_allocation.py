@@ -108,13 +108,18 @@ def test_it_is_poisson_factorization_given_the_totals(counts):
     assert poisson.perplexity(X) == pytest.approx(topics.perplexity(X), rel=1e-8)
 
 
-@pytest.mark.parametrize("inference", ["mean_field", "collapsed", "cross_fitted"])
+@pytest.mark.parametrize(
+    "inference", ["mean_field", "collapsed", "cross_fitted", "gibbs"]
+)
 @pytest.mark.parametrize("init", ["kmeans", "random"])
 def test_planted_topics_are_recovered(inference, init):
     planted = make_topics(1500, 200, 5, n_tokens=150, random_state=3)
     model = LatentDirichletAllocation(
         5, inference=inference, init=init, max_iter=40, random_state=0
-    ).fit(planted.data)
+    )
+    if inference == "gibbs":
+        model.set_params(max_iter=10)
+    model.fit(planted.data)
     assert cosines(model.components_, planted.components).min() > 0.95
     theta = model.transform(planted.data)
     found = cosines(theta.T, planted.topic_proportions.T)
@@ -257,3 +262,61 @@ def test_sampled_documents_have_the_length_asked_for(counts):
     assert X.sum(1).ravel().tolist() == [[0, 1, 10, 100, 1000]]
     with pytest.raises(ValueError, match="negative"):
         model.sample(1, n_tokens=-1)
+
+
+# Gibbs sampling.
+
+
+def exact_counts(X, alpha, eta):
+    """E[tokens of each word in each topic | X], summed over all assignments."""
+    tokens = [(n, v) for n, v in zip(*X.nonzero(), strict=True) for _ in range(X[n, v])]
+    rows, words = np.array(tokens).T
+    gammaln = scipy.special.gammaln
+    logs, counts = [], []
+    for topics in itertools.product(range(len(eta)), repeat=len(tokens)):
+        of_rows, of_words = np.zeros((len(X), len(eta))), np.zeros(eta.shape)
+        np.add.at(of_rows, (rows, topics), 1)
+        np.add.at(of_words, (topics, words), 1)
+        log_p = gammaln(alpha + of_rows).sum() + gammaln(eta + of_words).sum()
+        logs.append(log_p - gammaln((eta + of_words).sum(axis=1)).sum())
+        counts.append(of_words)
+    return np.tensordot(scipy.special.softmax(logs), counts, axes=1)
+
+
+def test_averages_over_sweeps_are_the_exact_posterior_means():
+    X = np.array([[2, 1, 0], [0, 1, 2], [1, 0, 1]])
+    eta = np.array([[3.0, 1, 1], [0.5, 1, 2]])
+    exact = exact_counts(X, 1.0, eta)
+    model = LatentDirichletAllocation(
+        2, doc_topic_prior=1.0, topic_word_prior=eta, inference="gibbs", random_state=0
+    )
+    model.set_params(max_iter=1000).fit(X.astype(np.float64))
+    assert model.n_iter_ == 1000
+    found = model.topic_word_concentration_ - eta
+    np.testing.assert_allclose(found.sum(), X.sum())
+    # The standard error is .07; variational updates are .26 to .46 off.
+    np.testing.assert_allclose(found, exact, atol=0.2)
+
+
+def test_fractions_are_rounded_anew_in_each_sweep():
+    X = np.full((1, 400), 0.5)
+    model = LatentDirichletAllocation(1, inference="gibbs", input_scale=1.0)
+    model.set_params(max_iter=60, random_state=0).fit(X)
+    n_tokens = model.topic_word_concentration_.sum() - 400 * 0.05
+    # Ten in a single sweep.
+    assert abs(n_tokens - 200) < 3 * 10 / np.sqrt(30)
+
+
+def test_a_stream_goes_on_from_the_averages(counts):
+    X = counts.astype(np.float64)
+    model = LatentDirichletAllocation(3, inference="gibbs", max_iter=30, random_state=0)
+    before = model.fit(X).components_
+    assert np.abs(model.partial_fit(X[:20]).components_ / before - 1).max() > 1e-3
+    assert cosines(model.components_, before).min() > 0.95
+
+
+def test_other_updates_of_rows_see_the_averages(counts):
+    model = LatentDirichletAllocation(3, inference="gibbs", max_iter=9, random_state=0)
+    shares = model.fit(counts).transform(counts)
+    model.set_params(inference="collapsed")
+    np.testing.assert_array_equal(model.transform(counts), shares)

@@ -23,13 +23,12 @@ from skdeepfactor._input import received
 SVD_POWER_ITERATIONS = 2
 KMEANS_ITERATIONS = 20
 # Clusters of rows are only a start: directions and seeds from some rows for each
-# cluster, and less of Lloyd's algorithm, find topics as good in a third of the time.
+# cluster find topics nearly as good in a third of the time.
 MANY_DIRECTIONS = 100
 ROWS_OF_DIRECTIONS = 30
 # Rows with few entries say little of directions: so many entries at least.
 ENTRIES_OF_DIRECTIONS = 150_000
 ROWS_OF_SEEDS = 20
-LLOYD_ITERATIONS = 10
 # How fast a feature's share falls with its distance from a cluster's centre.
 PART_WIDTH = 0.28
 # Starts of k-means where data are no counts: passes over few, light words do not part
@@ -271,7 +270,6 @@ def _cluster_counts(X, weights, n_components, random_state):
         random_state,
         weights,
         n_init=n_starts(X),
-        max_iter=LLOYD_ITERATIONS,
         init=partial(_seeds, weights=weights),
     )
     labels = kmeans.labels_

@@ -74,10 +74,11 @@ def _repeated(rows, repeats, n_rows):
     return rows, torch.arange(len(rows), device=rows.device) - starts[rows]
 
 
-def rounded(batch):
+def rounded(batch, keys=None):
     """The rows as whole counts: fractions are rounded at random, up with that chance.
 
-    The draw is a function of the row's content, so that it is always the same.
+    The draw is a function of ``keys``, (n_rows,), or else of the row's content, so that
+    it is always the same.
     """
     x = batch.counts
     values = x.values()
@@ -87,16 +88,18 @@ def rounded(batch):
         return x
     rows = row_indices(x)
     _, numbers = _repeated(rows, None, len(x))
-    uniform = uniform_at(mix(batch.keys)[rows], numbers, Stream.ROUNDING)
+    keys = batch.keys if keys is None else keys
+    uniform = uniform_at(mix(keys)[rows], numbers, Stream.ROUNDING)
     return map_values(lambda _: whole + (uniform < fractions).to(whole), x)
 
 
-def allocate_tokens(tokens, z, w, keys, *, stream):
+def allocate_tokens(tokens, z, w, keys, *, stream, weight=1.0):
     """Draw the unit of each token; counts of the units in rows, and in words.
 
     ``z``, (n_rows, k), and ``w``, (n_features, k), are the odds: not negative, and the
     products of each token have a sum that is not 0. ``keys``, (n_rows,), is the noise
-    of rows, of which two streams are used.
+    of rows, of which two streams are used. ``weight``, a float or (n_rows,), is how
+    much each token of a row counts in words.
 
     Returns
     -------
@@ -117,14 +120,21 @@ def allocate_tokens(tokens, z, w, keys, *, stream):
         levels *= odds[:, -1]
         units[part] = torch.searchsorted(odds, levels[:, None])[:, 0]
     of_rows = torch.bincount(tokens.rows * k + units, minlength=n_rows * k)
-    of_words = torch.bincount(tokens.columns * k + units, minlength=n_features * k)
+    is_weighted = isinstance(weight, torch.Tensor)
+    of_words = torch.bincount(
+        tokens.columns * k + units,
+        weight.double()[tokens.rows] if is_weighted else None,
+        minlength=n_features * k,
+    )
     of_rows = of_rows.view(n_rows, k).double()
     of_words = of_words.view(n_features, k).double()
     if len(tokens.large_rows):
         split = _split_counts(tokens, z, w, keys, stream + 1)
         of_rows.index_add_(0, tokens.large_rows, split)
+        if is_weighted:
+            split *= weight.double()[tokens.large_rows, None]
         of_words.index_add_(0, tokens.large_columns, split)
-    return of_rows, of_words
+    return of_rows, of_words if is_weighted else of_words * weight
 
 
 def _split_counts(tokens, z, w, keys, stream):

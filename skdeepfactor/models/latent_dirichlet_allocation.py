@@ -1,4 +1,4 @@
-r"""Latent Dirichlet allocation, by variational Bayes or collapsed updates.
+r"""Latent Dirichlet allocation: variational Bayes, collapsed updates, Gibbs sampling.
 
 The story of a row n with :math:`N_n` words:
 
@@ -27,12 +27,26 @@ with each count's own share left in. The posteriors stay Dirichlet and L stays a
 but these updates do not climb it: they keep the uncertainty of the proportions out of
 the shares, which finds broader topics and better held-out words.
 
+Gibbs sampling draws everything in turn instead: topics, proportions, and the topic of
+each token,
+
+.. math::
+    \beta_k \sim \text{Dirichlet}(\eta + n_k), \qquad
+    \theta_n \sim \text{Dirichlet}(\alpha + n_n), \qquad
+    P(\text{topic } k) \propto \theta_{nk} \beta_{kv},
+
+given the numbers of tokens :math:`n_{kv}` of topic k and word v, and :math:`n_{nk}` of
+row n. The sweeps after the first half are kept: means of their :math:`n_{kv}` take the
+place of ``topic_counts``. Learnt priors follow from the tokens drawn, a stochastic EM.
+
 Blei, Ng and Jordan (2003), Latent Dirichlet allocation; Hoffman, Blei and Bach (2010),
 Online learning for latent Dirichlet allocation; Asuncion, Welling, Smyth and Teh
 (2009), On smoothing and inference for topic models; learnt priors after Minka (2000),
 Estimating a Dirichlet distribution.
 """
 
+import dataclasses
+from functools import cached_property
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -58,7 +72,11 @@ from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import scaled
 from skdeepfactor._math.row_iteration import MAX_STEPS
 from skdeepfactor._math.starts import check_init, initial_counts
-from skdeepfactor._math.topics import Admixture, Topics
+from skdeepfactor._math.topic_draws import TopicDraws
+from skdeepfactor._math.topics import Admixture, Topics, lda_counts
+
+# Collapsed passes that a chain starts from.
+START_PASSES = 8
 
 # Steps on rows in a pass, at most, where a prior is learnt from them.
 STEPS_OF_PRIOR = 30
@@ -87,6 +105,7 @@ class DirichletTopics(FactorModule):
         n_components, _ = shape
         self.is_collapsed = inference != "mean_field"
         self.is_crossed = inference == "cross_fitted"
+        self.draws = TopicDraws(shape) if inference == "gibbs" else None
         self.local_width = n_components * (2 if self.is_crossed else 1)
         self.inner_iter, self.inner_tol = inner_iter, tol
         priors = {"alpha": doc_topic_prior, "eta": topic_word_prior}
@@ -97,9 +116,30 @@ class DirichletTopics(FactorModule):
         alpha = np.broadcast_to(np.asarray(alpha, np.float64), (n_components,))
         self.register_buffer("alpha", torch.tensor(alpha))
         self.register_buffer("eta", torch.tensor(np.asarray(eta, np.float64)))
-        self.topic_counts = nn.Parameter(torch.empty(shape))
+        counts = torch.zeros(shape)
+        if self.draws is None:
+            self.topic_counts = nn.Parameter(counts)
+        else:
+            # Averages over sweeps, whose own counts are what a step replaces.
+            self.register_buffer("topic_counts", counts)
         # The mean of E[log theta] over rows, from which alpha is learnt.
         self.mean_log_proportions = nn.Parameter(torch.zeros(n_components))
+
+    def begin(self, budget):
+        super().begin(budget)
+        if self.draws is None:
+            return
+        self.draws.begin(budget)
+        if budget.n_passes is None:
+            # A stream goes on from the averages of an earlier fit.
+            self.draws.counts.data.copy_(self.topic_counts)
+            self.refresh()
+
+    def start(self, counts, seed):
+        """Start from counts of the words in each topic, (n_topics, n_features)."""
+        self.topic_counts.data.copy_(counts)
+        if self.draws is not None:
+            self.draws.start(counts, seed)
 
     def posterior(self, batch, start=None):
         counts = self._solve(batch, None if start is None else self._joined(start))
@@ -140,18 +180,28 @@ class DirichletTopics(FactorModule):
     @torch.no_grad()
     def backward(self, batch, n_samples, start=None):
         rows, scale = self._rows, -batch.weight * n_samples
-        gradient = self.gradient(self.topic_counts)
-        if self.is_crossed:
+        if self.draws is not None:
+            counts = self._solve(batch) if start is None else start
+            of_rows, of_words = self.draws.sweep(
+                batch, self.alpha + counts, self._drawn_topics
+            )
+            gradient = self.gradient(self.draws.counts)
+            gradient.sub_(of_words.T.to(gradient), alpha=n_samples)
+            counts = of_rows.to(gradient)
+            bounds, _, mean_log = rows.bounds(batch, self.alpha + counts)
+        elif self.is_crossed:
+            gradient = self.gradient(self.topic_counts)
             counts = rows.solve_halves(batch, start, **self._options())
             for allocation, weights in rows.crossed(batch, counts):
                 allocation.add_feature_counts(gradient, weights, scale)
             concentration = rows.concentration(batch, self._joined(counts))
             bounds, _, mean_log = rows.bounds(batch, concentration)
         else:
+            gradient = self.gradient(self.topic_counts)
             counts = self._solve(batch, start)
             bounds, allocation, weights, mean_log = rows.expectations(batch, counts)
             allocation.add_feature_counts(gradient, weights, scale)
-        if self.is_collapsed and "alpha" in self.learnt:
+        if self.is_collapsed and self.draws is None and "alpha" in self.learnt:
             # Counts by collapsed updates are too even to learn from: alpha would rise,
             # which would make them more even still.
             best = rows.solve(
@@ -172,6 +222,10 @@ class DirichletTopics(FactorModule):
             mean_log = self.mean_log_proportions.double().cpu().numpy()
             learnt = dirichlet(mean_log, start=self.alpha.double().cpu().numpy())
             self.alpha.copy_(torch.from_numpy(learnt))
+        if self.draws is not None:
+            self.draws.end_sweep(self.topic_counts)
+            # A prior is learnt from the averages.
+            self.refresh()
         if "eta" in self.learnt:
             mean_log = self.topics.mean_log().mean(dtype=torch.float64).item()
             self.eta.fill_(symmetric_dirichlet(mean_log, self.topic_counts.shape[1]))
@@ -180,7 +234,13 @@ class DirichletTopics(FactorModule):
     @torch.no_grad()
     def refresh(self):
         self.topics = Topics(self.topic_counts.detach(), self.eta)
+        vars(self).pop("_drawn_topics", None)
         self._rows = Admixture(self.topics, self.alpha, is_collapsed=self.is_collapsed)
+
+    @cached_property
+    def _drawn_topics(self):
+        """The topics of the next sweep, (n_features, n_topics)."""
+        return self.draws.topics(self.eta)
 
     def _solve(self, batch, start=None, is_collapsed=None):
         """Expected counts of the topics in each row, from ``start`` or from none."""
@@ -209,9 +269,10 @@ class LatentDirichletAllocation(ConjugateFactorModel):
 
     Row n is N_n words from K topics beta in proportions theta_n:
     ``beta_k ~ Dirichlet(topic_word_prior)``, ``theta_n ~ Dirichlet(doc_topic_prior)``,
-    ``x_n ~ Multinomial(N_n, theta_n @ beta)``, fitted with Dirichlet posteriors by
-    collapsed or mean-field updates (``inference``): full steps on all rows, or
-    stochastic ones with ``batch_size`` or ``partial_fit``. Sparse data stay sparse.
+    ``x_n ~ Multinomial(N_n, theta_n @ beta)``, fitted by collapsed or
+    mean-field updates of Dirichlet posteriors, or by Gibbs sampling (``inference``):
+    full steps on all rows, or stochastic ones with ``batch_size`` or ``partial_fit``.
+    Sparse data stay sparse.
 
     Parameters
     ----------
@@ -224,15 +285,18 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         Concentration of the Dirichlet over a topic's words. One number, one for each
         word (n_features,), or one for each topic and word (n_components, n_features),
         where large entries plant seed words. ``"auto"`` learns one number.
-    inference : {"collapsed", "cross_fitted", "mean_field"}, default="collapsed"
+    inference : str, default="collapsed"
         How counts are shared among topics. ``"mean_field"``: by the exponentials of
         expected logarithms, which is coordinate ascent on the bound. ``"collapsed"``:
         by expected counts, the zeroth-order collapsed updates (CVB0) without taking
         out each count's own share; it predicts held-out words better, but the bound may
         fall. ``"cross_fitted"``: the same, but in training each half of a row's words
         is shared by the proportions that the other half has; it predicts held-out words
-        best, and more passes do not overfit, but takes longer. Whichever is used,
-        ``score`` and ``perplexity`` are the mean-field bound under the fitted topics.
+        better, and more passes do not overfit, but takes longer. ``"gibbs"``: training
+        draws the topic of each token, one sweep in a pass, and averages over the second
+        half of ``max_iter``, which should be 50 or more; rows seen later are inferred
+        as by ``"collapsed"``. See Notes. Whichever is used, ``score`` and
+        ``perplexity`` are the mean-field bound under the fitted topics.
     input_scale : "auto" or float, default="auto"
         By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
         other numbers, such as tf-idf, one over the mean of those that are not 0, so
@@ -326,6 +390,19 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     PoissonFactorization : The same allocation of counts, for rows whose totals matter.
     sklearn.decomposition.LatentDirichletAllocation : The same model and bound.
 
+    Notes
+    -----
+    ``inference="gibbs"`` is an exact sampler of whole counts where every step sees all
+    rows, priors are given, and no two rows are equal. Its draws depend on the content
+    of rows, whatever their order: equal rows are drawn alike, and count as one row with
+    the sum of their weights. Fractions are rounded at random, anew in each sweep. With
+    ``batch_size`` or ``partial_fit`` a step moves the numbers of tokens by its size
+    towards those of its rows; rows seen for the first time draw their proportions from
+    their variational posterior. All sweeps are made, and with rows held out the topics
+    of the best one are kept. ``warm_start`` adds sweeps to the averages. The chain
+    starts from eight collapsed passes, unless ``init`` is an array, and
+    ``n_cold_iter=None`` stands for 1.
+
     References
     ----------
     Asuncion, A., Welling, M., Smyth, P. and Teh, Y. W. (2009). On smoothing and
@@ -361,7 +438,7 @@ class LatentDirichletAllocation(ConjugateFactorModel):
             "array-like",
             StrOptions({"auto"}),
         ],
-        "inference": [StrOptions({"mean_field", "collapsed", "cross_fitted"})],
+        "inference": [StrOptions({"mean_field", "collapsed", "cross_fitted", "gibbs"})],
     }
 
     def __init__(
@@ -513,7 +590,28 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         X, weights, _, random_state = start.distinct()
         init = check_init(self.init, module.topic_counts.shape)
         counts = initial_counts(X, self.n_components, init, random_state, weights)
-        module.topic_counts.data.copy_(torch.from_numpy(counts))
+        seed = None
+        if module.draws is not None:
+            seed = random_state.randint(2**31 - 1)
+            if isinstance(init, str):
+                # A chain is slow to leave topics that are far from any mode.
+                counts = lda_counts(
+                    X, weights, counts, module.alpha, n_passes=START_PASSES
+                )
+        module.start(torch.from_numpy(counts), seed)
+
+    def _plan(self, module, budget):
+        plan = super()._plan(module, budget)
+        if module.draws is None:
+            return plan
+        # A chain does not converge, so all sweeps are made; and it settles by itself.
+        return dataclasses.replace(
+            plan,
+            ascends=False,
+            samples=True,
+            n_cold=self.n_cold_iter or 1,
+            n_warmup=budget.n_passes or 0,
+        )
 
     def _merged(self, module, groups):
         alpha = group_sums(module.alpha.double(), groups)
@@ -526,6 +624,9 @@ class LatentDirichletAllocation(ConjugateFactorModel):
             # What this prior was learnt from, if it was.
             "mean_log_proportions": torch.digamma(alpha) - torch.digamma(alpha.sum()),
         }
+        if module.draws is not None:
+            counts = module.draws.counts.detach()
+            tensors["draws.counts"] = group_sums(counts, groups)
         parameters = {"topic_word_prior": mean_prior(self.topic_word_prior, groups)}
         if not isinstance(self.doc_topic_prior, str):
             n_components = len(module.alpha)

@@ -1,0 +1,103 @@
+"""Gibbs sweeps over topics, proportions of rows, and the topics of tokens."""
+
+import torch
+from torch import nn
+
+from skdeepfactor._math.noise import GAMMA_STREAMS, Stream, keyed_log_gamma, mix
+from skdeepfactor._math.tokens import Tokens, allocate_tokens, rounded
+
+#: Odds of topics in a row and of words in a topic that count as 0 would.
+LEAST_ODDS = 1e-30
+
+# Streams of a sweep: proportions, then two of tokens.
+PROPORTIONS, TOKENS = Stream.CHAIN, Stream.CHAIN + GAMMA_STREAMS
+
+
+class TopicDraws(nn.Module):
+    """Topics drawn given the tokens of the last sweep, and averages over sweeps.
+
+    Draws are a function of the seed, of the number of the sweep, and of the content of
+    a row or the number of a topic. So rows may come in any order or company, and equal
+    rows are drawn alike: a row of weight w is as good as w such rows.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (n_topics, n_features).
+
+    Attributes
+    ----------
+    counts : Parameter of shape (n_topics, n_features)
+        Tokens of each word in each topic in the last sweep.
+    """
+
+    def __init__(self, shape):
+        super().__init__()
+        self.counts = nn.Parameter(torch.zeros(shape))
+        # Sweeps so far, those averaged, and the seed of draws.
+        for name in ("n_sweeps", "n_kept", "seed"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
+        self._burn_in = None
+
+    def begin(self, budget):
+        """Leave the first half of a fit out of the averages; a stream has none."""
+        is_stream = budget.n_passes is None
+        self._burn_in = None if is_stream else budget.n_updates // 2
+
+    def start(self, counts, seed):
+        """Start from counts of the words in each topic, (n_topics, n_features)."""
+        self.counts.data.copy_(counts)
+        self.seed.fill_(seed)
+
+    def end_sweep(self, mean_counts):
+        """Take the counts of a sweep into the averages, (n_topics, n_features).
+
+        Before averages are taken, and in a stream, whose counts are averages
+        themselves, they are those of the last step.
+        """
+        self.n_sweeps += 1
+        is_kept = self._burn_in is not None and (
+            self.n_kept > 0 or self.n_sweeps > self._burn_in
+        )
+        self.n_kept.copy_(self.n_kept + 1 if is_kept else torch.zeros_like(self.n_kept))
+        mean_counts.lerp_(self.counts, 1 / max(int(self.n_kept), 1))
+
+    def topics(self, prior):
+        """Topics drawn given the last sweep and their prior, (n_features, n_topics)."""
+        keys = torch.arange(len(self.counts), device=self.counts.device)
+        shape = (self.counts + prior).double()
+        logs = keyed_log_gamma(shape, self._keys(keys), stream=Stream.GLOBAL)
+        drawn = logs.softmax(1).clamp_min_(LEAST_ODDS)
+        return drawn.T.to(self.counts.dtype).contiguous()
+
+    def sweep(self, batch, concentration, topics):
+        """Draw the proportions of rows, and then the topics of their tokens.
+
+        Fractions of counts are rounded at random, anew in each sweep.
+
+        Parameters
+        ----------
+        batch : Batch
+        concentration : Tensor of shape (n_rows, n_topics)
+            Parameters of the Dirichlet distributions of the proportions.
+        topics : Tensor of shape (n_features, n_topics)
+
+        Returns
+        -------
+        of_rows : Tensor of shape (n_rows, n_topics)
+        of_words : Tensor of shape (n_features, n_topics)
+            Numbers of tokens, float64; those of words are weighted by ``batch.weight``.
+        """
+        keys = self._keys(batch.keys)
+        logs = keyed_log_gamma(concentration, keys, stream=PROPORTIONS)
+        logs -= logs.amax(1, keepdim=True)
+        # Only ratios matter; the largest is 1, so that no row underflows.
+        odds = logs.exp_().clamp_min_(LEAST_ODDS).to(topics.dtype)
+        tokens = Tokens.of(rounded(batch, keys))
+        return allocate_tokens(
+            tokens, odds, topics, keys, stream=TOKENS, weight=batch.weight
+        )
+
+    def _keys(self, keys):
+        """Keys of this sweep."""
+        return mix(keys) + mix(mix(self.seed) + self.n_sweeps)
