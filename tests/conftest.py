@@ -320,7 +320,7 @@ ASCENDING = {
     name: model
     for name, model in CLOSED_FORMS.items()
     if not isinstance(model, CorrelatedTopicModel)
-    # A chain does not climb, nor does a prior that is learnt by other updates than topics.
+    # A chain does not climb, nor a prior that is learnt by other updates than topics.
     and model.get_params().get("inference") != "gibbs"
     and name != "LatentDirichletAllocation-auto"
 }

@@ -1090,7 +1090,8 @@ def test_memory_does_not_grow_with_the_draws():
     pytest.importorskip("resource")
     linear = fitted(np.ones((2, 5000)), 20, max_iter=1, refine_steps=0)
     # One (draws, features) array takes 610 MiB, or 61 for a tenth of the draws, and the
-    # Jacobians of all draws twenty times that; a block, of which there are two, 64. Any deep decoder does: none is fitted.
+    # Jacobians of all draws twenty times that; a block, of which there are two, 64. Any
+    # deep decoder does: none is fitted.
     deep = pickle.loads(pickle.dumps(linear))
     deep._fitted_with.update(decoder_layers=(16,), skip_connections=False)
     rng = np.random.default_rng(0)
