@@ -7,8 +7,9 @@ import scipy.special
 import torch
 
 from skdeepfactor import PoissonGammaBeliefNetwork
+from skdeepfactor._math import tokens as tokens_file
 from skdeepfactor._math.batch import Batch
-from skdeepfactor._math.tokens import Tokens
+from skdeepfactor._math.tokens import TokenParts
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.inspection import hierarchy, match_components
 from skdeepfactor.models.poisson_gamma_belief_network import bound as bound_file
@@ -52,9 +53,9 @@ def tokens_of(layers, x, units, rates, keys):
         for layer in range(len(units))
     ]
     shapes = [s.expand(len(x), -1) for s in shapes]
-    drawn = rows_file.Units(units, shapes, None, None)
-    state = RowState(None, rates)
-    return drawn_tokens(layers, Tokens.of(x), drawn, state, keys, 0)[0]
+    drawn = rows_file.Units(units, shapes, [], [])
+    state = RowState(units, rates)
+    return drawn_tokens(layers, TokenParts(x), drawn, state, keys, 0)[0]
 
 
 def draws_of_x(layers, units, rng):
@@ -202,6 +203,30 @@ def test_the_bound_is_below_the_evidence(sizes, gap):
     )
     exact = scipy.special.logsumexp(log_probability(4.0, shape.sum(axis=1)))
     assert total.item() == pytest.approx(exact - np.log(n), abs=0.1)
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_tokens_are_drawn_some_rows_at_a_time(is_sparse, monkeypatch):
+    layers = layers_of((3, 2), 4)
+    made, rng = module_of(layers), np.random.default_rng(0)
+    made.n_draws = 3
+    X = torch.tensor(rng.poisson(3.0, size=(20, 4)).astype(float))
+    X[3], X[7, 2] = 0, 5000
+    X = X.to_sparse_csr() if is_sparse else X
+    whole, sizes = made.posterior(Batch(X)).means, []
+    tables_of = rows_file.tables
+
+    def tables(counts, *args, **options):
+        sizes.append(len(counts))
+        return tables_of(counts, *args, **options)
+
+    monkeypatch.setattr(rows_file, "tables", tables)
+    monkeypatch.setattr(tokens_file, "MOST_AT_ONCE", 30)
+    parts = made.posterior(Batch(X)).means
+    # A row has some 12 tokens; the large entry is none.
+    assert 2 <= max(sizes) <= 6
+    for found, expected in zip(parts, whole, strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_planted_topics_are_found(tmp_path):
