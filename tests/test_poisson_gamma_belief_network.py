@@ -5,8 +5,10 @@ import pytest
 import scipy.sparse
 import scipy.special
 import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 
-from skdeepfactor import PoissonGammaBeliefNetwork
+from skdeepfactor import PoissonGammaBeliefNetwork, SparseGammaDEF
 from skdeepfactor._math import tokens as tokens_file
 from skdeepfactor._math.batch import Batch
 from skdeepfactor._math.tokens import TokenParts
@@ -235,7 +237,8 @@ def test_planted_topics_are_found(tmp_path):
     model.set_params(random_state=0).fit(data.data)
     _, cosines = match_components(data.components, model.components_)
     assert cosines.min() > 0.95
-    assert model.n_active_[0] <= 8
+    # Units that are not needed have no tokens in the last sweep.
+    assert 4 <= model.n_active_[0] < 8
     for weights in model.weights_:
         np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
     assert len(hierarchy(model, n=2)) == 2
@@ -295,13 +298,31 @@ def test_warm_starts_go_on_averaging(counts):
         model.set_params(layer_sizes=(4, 2)).fit(counts)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "message"),
-    [((), "layer_sizes must hold"), ((3, 0), "layer_sizes must hold")],
-)
-def test_bad_layers(counts, sizes, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_fit_that_averages_no_sweep_warns(counts):
+    model = PoissonGammaBeliefNetwork((2,), max_iter=3, n_burn_in=3, random_state=0)
+    with pytest.warns(ConvergenceWarning, match="first n_burn_in=3 sweeps are left"):
+        model.fit(counts)
+    # More sweeps may follow, and streams have no burn-in.
+    clone(model).set_params(warm_start=True).fit(counts)
+    clone(model).partial_fit(counts)
+    for n_burn_in, n_kept in ((2, 1), (None, 2)):
+        other = clone(model).set_params(n_burn_in=n_burn_in).fit(counts)
+        assert other._parameters["n_kept"] == n_kept
+
+
+@pytest.mark.parametrize("sizes", [(), (3, 0)])
+def test_bad_layers(counts, sizes):
+    with pytest.raises(ValueError, match="layer_sizes must hold"):
         PoissonGammaBeliefNetwork(sizes).fit(counts)
+
+
+@pytest.mark.parametrize("kind", [PoissonGammaBeliefNetwork, SparseGammaDEF])
+def test_layers_to_show_are_there_before_a_fit(counts, kind, monkeypatch):
+    monkeypatch.setattr("skdeepfactor._estimator.fitting.train", None)
+    for method in ("fit", "partial_fit"):
+        model = kind((3, 2), transform_layer=3)
+        with pytest.raises(ValueError, match="transform_layer must be 'all' or from 1"):
+            getattr(model, method)(counts)
 
 
 def test_a_layer_wider_than_the_one_below_warns(counts):

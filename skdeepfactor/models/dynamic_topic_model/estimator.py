@@ -59,8 +59,8 @@ class DynamicTopicModel(ConjugateFactorModel):
         distance; in proportion to the distance at others. ``"auto"`` chooses it before
         training as the one by which rows held out are predicted best.
     n_slices : int, default=None
-        Number of intervals of equal length to divide time into, of which those without
-        rows are left out. None for a slice for each distinct time.
+        Number of intervals of equal length to divide time into; empty ones are dropped.
+        None for a slice for each distinct time.
     doc_topic_prior : float, array-like of shape (n_components,) or "auto", default=0.03
         Concentration of the Dirichlet over a document's topics. ``"auto"`` learns one
         for each topic.
@@ -324,7 +324,7 @@ class DynamicTopicModel(ConjugateFactorModel):
             Rows to watch for early stopping, in place of ``validation_fraction``; each
             counts once. They are scored with the topics as they are on average.
         checkpoint : path-like, default=None
-            A file to write the state of training to, and to go on from if it is there:
+            A file to write the state of training to, and to resume from if it exists:
             the same call, made again after the process has died, ends as if it had
             not. With several processes each writes its own, with its rank appended.
         checkpoint_every : int or float, default=1
@@ -761,7 +761,8 @@ class DynamicTopicModel(ConjugateFactorModel):
         slice and their mean over slices. A topic keeps a share of its distance to the
         mean, the smaller the farther away: over the distance of one slice the share by
         which the last training slice would have been best forecast from the earlier
-        ones. Between slices paths are interpolated.
+        ones; all of it, if fewer than three slices have words. Between slices paths are
+        interpolated.
 
         Parameters
         ----------

@@ -298,7 +298,7 @@ class LabeledLDA(ConjugateFactorModel):
             Rows to watch for early stopping, in place of ``validation_fraction``; each
             counts once. They are scored by their words alone.
         checkpoint : path-like, default=None
-            A file to write the state of training to, and to go on from if it is there:
+            A file to write the state of training to, and to resume from if it exists:
             the same call, made again after the process has died, ends as if it had
             not. With several processes each writes its own, with its rank appended.
         checkpoint_every : int or float, default=1
