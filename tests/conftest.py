@@ -263,7 +263,7 @@ BUDGETS = {
     "PoissonFactorization-auto": 8,
     "PoissonFactorization-stochastic": 8,
     "PoissonFactorization-missing": 8,
-    "PoissonGammaBeliefNetwork": 60,
+    "PoissonGammaBeliefNetwork": 46,
     "LatentDirichletAllocation": 10,
     "LatentDirichletAllocation-mean_field": 5,
     "LatentDirichletAllocation-cross_fitted": 5,
@@ -315,6 +315,8 @@ ASCENDING = {
     name: model
     for name, model in CLOSED_FORMS.items()
     if not isinstance(model, CorrelatedTopicModel)
+    # Its prior is learnt by other updates than its topics.
+    and name != "LatentDirichletAllocation-auto"
 }
 
 

@@ -43,6 +43,8 @@ FOR_ALL = ["_input", "_files", "_times"]
 
 # Where a sparse matrix is made dense, and why it may be.
 MAY_MAKE_DENSE = {
+    ("_math.module", "gradient"): "of gradients, for processes to add up",
+    ("_training.optimizers", "step"): "of gradients, for Adam's first step",
     (
         "_math.starts",
         "_cluster_counts",

@@ -9,13 +9,14 @@ import scipy.sparse
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 
 from skdeepfactor import (
     LatentDirichletAllocation,
     MultinomialMixture,
+    NeuralTopicDLGM,
     PoissonFactorization,
     PoissonGammaBeliefNetwork,
     SparseGammaDEF,
@@ -299,7 +300,10 @@ def test_restarts_keep_the_best(estimator, counts):
     "model",
     [
         LatentDirichletAllocation(4, init="random"),
-        LatentDirichletAllocation(4, init="random", inference="mean_field"),
+        # With fewer steps, rows are too far from their ends to tell starts apart.
+        LatentDirichletAllocation(
+            4, init="random", inference="mean_field", max_inner_iter=5
+        ),
         PoissonFactorization(4, init="random"),
     ],
     ids=["collapsed", "mean_field", "poisson"],
@@ -352,6 +356,8 @@ def test_a_warm_fit_of_the_same_rows_ends_no_lower(ascending):
 
 
 def test_steps_on_batches_end_no_lower_than_a_warm_fit_began(estimator, counts):
+    if isinstance(estimator, PoissonGammaBeliefNetwork):
+        pytest.skip("The bounds of a sampler come and go.")
     X = counts[:24].astype(np.float64)
     model = fresh(estimator, warm_start=True, batch_size=12, max_iter=1)
     takes_rate = "learning_rate" in model.get_params()
@@ -362,6 +368,21 @@ def test_steps_on_batches_end_no_lower_than_a_warm_fit_began(estimator, counts):
             model.set_params(learning_rate=rate)
         bounds.append(model.fit(X).lower_bound_)
     assert np.diff(bounds).min() >= -1e-9 * abs(bounds[0])
+
+
+def test_a_warm_fit_that_returns_remembers_no_rows_that_it_never_had(counts):
+    X = counts[:24].astype(np.float64)
+    model = NeuralTopicDLGM(2, warm_start=True, max_iter=1, random_state=0).fit(X)
+    before = model.set_params(learning_rate=1e3).components_
+    # Memory that was never written to is then NaN.
+    torch.use_deterministic_algorithms(True)
+    try:
+        again = pickle.loads(pickle.dumps(model)).fit(X)
+        assert_array_equal(again.components_, before)
+        again.set_params(learning_rate=0.01).fit(X)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert np.isfinite(again.lower_bound_)
 
 
 @pytest.mark.parametrize(

@@ -1082,17 +1082,17 @@ def peak(n_samples):
         jacobian_embeddings(model, n_samples=n_samples * times, random_state=0)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 few = peak(1)
-print(peak(400) - few)
+print(peak(1600) - few)
 """
 
 
 def test_memory_does_not_grow_with_the_draws():
     pytest.importorskip("resource")
     linear = fitted(np.ones((2, 5000)), 20, max_iter=1, refine_steps=0)
-    # One (draws, features) array takes 152 MiB, or 15 for a tenth of the draws, and the
-    # Jacobians of all draws twenty times that. Any deep decoder does: none is fitted.
+    # One (draws, features) array takes 610 MiB, or 61 for a tenth of the draws, and the
+    # Jacobians of all draws twenty times that; a block, of which there are two, 64. Any deep decoder does: none is fitted.
     deep = pickle.loads(pickle.dumps(linear))
-    deep._fitted_with["decoder_layers"] = (16,)
+    deep._fitted_with.update(decoder_layers=(16,), skip_connections=False)
     rng = np.random.default_rng(0)
     weights = {
         "decoder.hidden.weights.0": rng.normal(size=(20, 16)),
@@ -1108,7 +1108,7 @@ def test_memory_does_not_grow_with_the_draws():
         timeout=PATIENCE,
     )
     assert shown.returncode == 0, shown.stderr
-    assert float(shown.stdout) < 45
+    assert float(shown.stdout) < 200
 
 
 def test_words_used_alike_are_nearest():

@@ -298,6 +298,16 @@ def test_warm_starts_go_on_averaging(counts):
         model.set_params(layer_sizes=(4, 2)).fit(counts)
 
 
+def test_a_settled_chain_goes_on_where_its_bound_falls(counts):
+    model = PoissonGammaBeliefNetwork(
+        (3, 2), max_iter=60, n_burn_in=30, n_draws=2, warm_start=True, random_state=0
+    ).fit(counts)
+    for _ in range(3):
+        before = model.components_
+        model.set_params(max_iter=3).fit(counts)
+        assert not np.array_equal(model.components_, before)
+
+
 def test_a_fit_that_averages_no_sweep_warns(counts):
     model = PoissonGammaBeliefNetwork((2,), max_iter=3, n_burn_in=3, random_state=0)
     with pytest.warns(ConvergenceWarning, match="first n_burn_in=3 sweeps are left"):

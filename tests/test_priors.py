@@ -127,6 +127,9 @@ def test_streams_have_the_numbers_that_scores_depend_on():
         "PREDICTION": 3 * 10**6,
         "SPREAD": 4 * 10**6,
         "SPIKES": 5 * 10**6,
+        "ROUNDING": 6 * 10**6,
+        "CHAIN": 7 * 10**6,
+        "GLOBAL": 5 * 10**8,
     }
 
 

@@ -115,7 +115,9 @@ def test_a_pass_waits_a_few_times_whatever_the_steps(name):
     assert few.total() <= 25, few
     if steps is not None:
         many = waits(6)
-        assert many.total() <= few.total(), many - few
+        # A batch of which some rows took their last step back waits twice more.
+        n_more = 2 if name == "NeuralTopicDLGM" else 0
+        assert many.total() <= few.total() + n_more, many - few
 
 
 def test_waits_are_counted():

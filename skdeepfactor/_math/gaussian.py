@@ -148,6 +148,9 @@ def refine(slopes, batch, starts, *, max_steps, kl_weight=1.0, fixes_variances=F
 
     If a divergence counts ``kl_weight`` times in the bound, the entropy does too.
     """
+    if max_steps == 0:
+        (mean, var, _), (*_, center) = _best(slopes, batch, starts)
+        return Posterior(mean, var, None, center)
     q, at, proposed = propose(
         slopes,
         batch,
@@ -195,6 +198,8 @@ def propose(slopes, batch, starts, *, max_steps, kl_weight=1.0, fixes_variances=
         is_done |= rate[:, 0] < LEAST_RATE
         longer = (LONGER * rate).clamp_max(1)
         rate = torch.where(is_better[:, None], longer, SHORTER * rate)
+        # Rows that are done take no last step either.
+        rate = torch.where(is_done[:, None], 0.0, rate)
         kept = choose(is_better, [new.mean, new.var, *new_at], state[:-1])
         return [*kept, rate], is_done
 

@@ -26,6 +26,8 @@ KMEANS_ITERATIONS = 20
 # cluster, and less of Lloyd's algorithm, find topics as good in a third of the time.
 MANY_DIRECTIONS = 100
 ROWS_OF_DIRECTIONS = 30
+# Rows with few entries say little of directions: so many entries at least.
+ENTRIES_OF_DIRECTIONS = 150_000
 ROWS_OF_SEEDS = 20
 LLOYD_ITERATIONS = 10
 # How fast a feature's share falls with its distance from a cluster's centre.
@@ -250,7 +252,9 @@ def _cluster_counts(X, weights, n_components, random_state):
     n_directions = max(n_components // 2, min(n_components, MANY_DIRECTIONS))
     n_directions = min(n_directions, n_samples - 1, n_features - 1)
     if n_directions >= 2:
-        rows = _some_rows(n_samples, ROWS_OF_DIRECTIONS * n_components, random_state)
+        n_wanted = ENTRIES_OF_DIRECTIONS * n_samples // max(scores.nnz, 1)
+        n_wanted = max(n_wanted, ROWS_OF_DIRECTIONS * n_components)
+        rows = _some_rows(n_samples, n_wanted, random_state)
         *_, directions = randomized_svd(
             _scaled_rows(scores[rows], np.sqrt(weights[rows]).astype(X.dtype)),
             n_directions,

@@ -45,6 +45,8 @@ class TrainingPlan:
     ascends : bool
         Whether steps on all rows raise the bound, so that a step without gain ends
         training.
+    samples : bool
+        Whether steps draw from the posterior, so that a lower bound is no loss.
     n_cold : int
         Number of first passes in which the inference of rows starts anew. The bound may
         fall in them, which does not end training.
@@ -61,6 +63,7 @@ class TrainingPlan:
 
     optimizer: Any
     ascends: bool = False
+    samples: bool = False
     n_cold: int = 1
     n_warmup: int = 0
     remembers: bool = True

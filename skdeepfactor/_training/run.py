@@ -123,11 +123,16 @@ class Run:
             self.memory.is_warm = True
 
     def note_beginning(self):
-        """Note the state that training must not end below, unless no step can fall."""
-        if self.is_validated or not self.ascends:
-            self.first_quality = self._quality()
-            is_warm = self.memory is not None and self.memory.is_warm
-            self.beginning = Snapshot(self.module, self.memory), is_warm
+        """Note the state that training must not end below.
+
+        Not where no step can fall, nor for a sampler, whose bounds come and go.
+        """
+        if self.plan.samples or (self.ascends and not self.is_validated):
+            return
+        self.first_quality = self._quality()
+        is_warm = self.memory is not None and self.memory.is_warm
+        # Until rows are remembered, nothing is in their table.
+        self.beginning = Snapshot(self.module, self.memory if is_warm else None)
 
     def _quality(self):
         """Score of rows held out, or else the bound of rows that have converged."""
@@ -137,10 +142,11 @@ class Run:
         return data_bound(self.module, self.rows, self.memory)
 
     def _go_back_to_beginning(self):
-        snapshot, is_warm = self.beginning
-        snapshot.restore(self.module, self.memory)
+        is_warm = self.beginning.table is not None
+        self.beginning.restore(self.module, self.memory if is_warm else None)
         if self.memory is not None:
             self.memory.is_warm = is_warm
+        self.local = None
 
     # A pass.
 

@@ -60,9 +60,8 @@ from skdeepfactor._math.row_iteration import MAX_STEPS
 from skdeepfactor._math.starts import check_init, initial_counts
 from skdeepfactor._math.topics import Admixture, Topics
 
-
-# Times the steps of a pass, where rows start anew and a prior is learnt from them.
-N_COLD = 3
+# Steps on rows in a pass, at most, where a prior is learnt from them.
+STEPS_OF_PRIOR = 30
 
 
 class DirichletTopics(FactorModule):
@@ -143,7 +142,7 @@ class DirichletTopics(FactorModule):
         rows, scale = self._rows, -batch.weight * n_samples
         gradient = self.gradient(self.topic_counts)
         if self.is_crossed:
-            counts = rows.solve_halves(batch, start, **self._options(start))
+            counts = rows.solve_halves(batch, start, **self._options())
             for allocation, weights in rows.crossed(batch, counts):
                 allocation.add_feature_counts(gradient, weights, scale)
             concentration = rows.concentration(batch, self._joined(counts))
@@ -155,7 +154,13 @@ class DirichletTopics(FactorModule):
         if self.is_collapsed and "alpha" in self.learnt:
             # Counts by collapsed updates are too even to learn from: alpha would rise,
             # which would make them more even still.
-            best = self._solve(batch, is_collapsed=False)
+            best = rows.solve(
+                batch,
+                self._joined(counts),
+                is_collapsed=False,
+                max_steps=STEPS_OF_PRIOR,
+                tol=self.inner_tol,
+            )
             mean_log = rows.bounds(batch, self.alpha + best)[2]
         gradient = self.gradient(self.mean_log_proportions)
         gradient.sub_(scaled(mean_log, batch.weight).sum(0))
@@ -179,17 +184,17 @@ class DirichletTopics(FactorModule):
 
     def _solve(self, batch, start=None, is_collapsed=None):
         """Expected counts of the topics in each row, from ``start`` or from none."""
-        options = self._options(start)
+        options = self._options()
         return self._rows.solve(batch, start, is_collapsed=is_collapsed, **options)
 
-    def _options(self, start):
+    def _options(self):
         """When the iteration of a row ends."""
-        n_steps = self.inner_iter if self.training else MAX_STEPS
-        if start is None and self.learns_shape:
+        n_steps = self.inner_iter
+        if "alpha" in self.learnt and not self.is_collapsed:
             # Rows short of their ends are too even, and so would be the prior.
-            n_steps *= N_COLD
+            n_steps = max(n_steps, STEPS_OF_PRIOR)
         return {
-            "max_steps": n_steps,
+            "max_steps": n_steps if self.training else MAX_STEPS,
             "tol": self.inner_tol,
             "is_final": not self.training,
         }

@@ -92,7 +92,7 @@ class DynamicTopicModel(ConjugateFactorModel):
         raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
         large for that before the last fifth of ``max_iter``. None trains to
         ``max_iter``.
-    max_inner_iter : int, default=5
+    max_inner_iter : int, default=3
         Steps on the factors of each row in a pass. Rows resume where they stopped a
         pass ago; ``transform`` goes on until ``inner_tol``.
     inner_tol : float, default=1e-3
@@ -121,8 +121,9 @@ class DynamicTopicModel(ConjugateFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` goes on from what is fitted already. Rows fitted before then
-        resume where they stopped, which is kept in memory for that and not pickled.
+        Whether ``fit`` resumes from the fitted parameters, and ends no lower than it
+        begins: if steps on batches lower the bound, it returns to where it began. Rows
+        fitted before resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
@@ -241,7 +242,7 @@ class DynamicTopicModel(ConjugateFactorModel):
         init: str | ArrayLike = "kmeans",
         max_iter: int = 12,
         tol: float = 1e-4,
-        max_inner_iter: int = 5,
+        max_inner_iter: int = 3,
         inner_tol: float = 1e-3,
         n_cold_iter: int | None = None,
         batch_size: int | None = None,

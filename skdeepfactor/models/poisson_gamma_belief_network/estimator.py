@@ -105,8 +105,8 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` goes on from what is fitted already. Rows fitted before then
-        resume where they stopped, which is kept in memory for that and not pickled.
+        Whether ``fit`` resumes from the fitted parameters, and goes on averaging. Rows
+        fitted before resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
@@ -487,7 +487,7 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
             learning_offset=self.learning_offset,
             learning_decay=self.learning_decay if budget.is_stochastic else 0.0,
         )
-        return TrainingPlan(optimizer)
+        return TrainingPlan(optimizer, samples=True)
 
     def _finish(self, module, rows):
         # Of rows held out, the best sweep may be an early one.
