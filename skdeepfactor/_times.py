@@ -36,7 +36,9 @@ def checked_times(times, n_rows):
         )
     if values.dtype.kind in "OUS":
         # NumPy makes strings of the numbers in a list that has strings too.
-        values = _converted(given if isinstance(given, list) else values.tolist())
+        values = _converted(
+            list(given) if isinstance(given, list | tuple) else values.tolist()
+        )
     if values.dtype.kind == "M":
         return _in_microseconds(values)
     if values.dtype.kind not in "iuf":

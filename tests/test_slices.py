@@ -208,6 +208,7 @@ def test_wide_ranges_of_narrow_numbers(times):
         ([1, np.nan, 2], "must be finite, but nan is not; leave out the rows"),
         (np.array([1, 2, 2**63], np.uint64), "must be below 2\\*\\*63"),
         ([2000, "2001", "2002"], "got 2000 of the type int"),
+        ((2000, "2001", "2002"), "got 2000 of the type int"),
         (np.array([-(10**6), 10**6, 0], "datetime64[Y]"), "within 292,000 years"),
         (np.array([0, 1, 2**40], "datetime64[D]"), "within 292,000 years"),
         ([1, np.inf, 2], "must be finite, but inf is not"),
