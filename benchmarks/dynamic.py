@@ -1,7 +1,8 @@
 """Dynamic topics: words of rows of known times, of the next year, and planted drifts.
 
-Every contender runs alone in a fresh process with two threads (`measure`). "fit" is
-training, its start included; "CPU s" is the time of all threads in it. Completion is
+Every contender runs alone in a fresh process, with two threads or ``--threads``
+(`measure`). "fit" is training, its start included; "CPU s" is the time of all threads
+in it. Completion is
 ``metrics.completion_perplexity``, seed 0. Settings are the defaults, for all data.
 
 completion
@@ -16,7 +17,8 @@ sotu
     Addresses from 1790 to 2020 by decade; rows of fold 0 are held out.
 peers
     gensim's LdaSeqModel, on 500 rows and the 1,000 most frequent columns of
-    nyt_topmost, and tomotopy's DTModel on all of them; and ours on the same.
+    nyt_topmost, and tomotopy's DTModel on all of them; and ours on the same. The
+    peers' passes are those of ``CONTENDERS``, or ``--iterations``.
 planted
     Topics whose mass moves from half of their words to others: total variation between
     what was planted and what is found, averaged over topics and slices; and that of
@@ -196,7 +198,7 @@ def gensim_seq(job, iterations):
     return {"cpu_seconds": spent, "passes": iterations, "completion": found}
 
 
-def tomotopy_dtm(job, iterations, lr_a):
+def tomotopy_dtm(job, iterations, lr_a, workers=measure.THREADS):
     """Fit tomotopy's dynamic topic model, by stochastic gradient Langevin dynamics."""
     import tomotopy
 
@@ -212,7 +214,7 @@ def tomotopy_dtm(job, iterations, lr_a):
     with job.meter("fit"):
         for row, number in zip(train, numbers, strict=True):
             model.add_doc(row, timepoint=int(number), ignore_empty_words=True)
-        model.train(2 if job.quick else iterations, workers=measure.THREADS)
+        model.train(2 if job.quick else iterations, workers=workers)
     spent = time.process_time() - started
     columns = [int(word) for word in model.used_vocabs]
     topics = np.full((n_slices, job.k, job.train.shape[1]), 1e-12)
@@ -311,13 +313,22 @@ def main(argv):
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--years", nargs="+", type=int, default=[10, 8])
     parser.add_argument("--validate", action="store_true", help="see completion")
+    parser.add_argument("--iterations", type=int, help="passes of the peers")
     parser.add_argument("--lr-a", type=float, help="step size of tomotopy's")
+    parser.add_argument("--threads", type=int, default=measure.THREADS)
     parser.add_argument("--quick", action="store_true", help="toy sizes, one pass")
     chosen = parser.parse_args(argv)
     results = []
+    of_peers = {"gensim": {"iterations": chosen.iterations}}
+    of_peers["tomotopy"] = {
+        "iterations": chosen.iterations,
+        "lr_a": chosen.lr_a,
+        "workers": chosen.threads,
+    }
 
     def run(function, setting, label):
-        measured = measure.run(f"benchmarks.dynamic:{function}", setting)
+        place = f"benchmarks.dynamic:{function}"
+        measured = measure.run(place, setting, threads=chosen.threads)
         results.append({"contender": label, **setting, **measured})
         # A long run that is cut short keeps what it has.
         measure.write_results("dynamic", argv, results, seeds=chosen.seeds)
@@ -328,9 +339,9 @@ def main(argv):
         for contender in CONTENDERS[part][2]:
             if chosen.only and contender not in chosen.only:
                 continue
-            given = dict(options)
-            if contender == "tomotopy" and chosen.lr_a is not None:
-                given["parameters"] = {"lr_a": chosen.lr_a}
+            told = of_peers.get(contender, {}).items()
+            parameters = {name: value for name, value in told if value is not None}
+            given = {"parameters": parameters, **options}
             for seed in chosen.seeds:
                 setting = {"part": part, "contender": contender, "seed": seed}
                 setting |= {"quick": chosen.quick, **given}

@@ -2,13 +2,11 @@ r"""
 Two centuries of addresses
 ==========================
 
-What presidents speak of stays for long, and the words for it change: those
-of Congress are senate, session and acts at first, and speaker, tonight and laughter in
-the end.
+Presidents return to the same subjects, but the words change: those of Congress are
+senate, session and acts at first, and speaker, tonight and laughter in the end.
 :class:`~skdeepfactor.DynamicTopicModel` lets the words of each topic walk from decade
-to decade. Here are the addresses of the
-presidents of the United States on the state of the Union, from 1790 to 2020, in
-passages of three paragraphs.
+to decade. Here are the addresses of the presidents of the United States on the state of
+the Union, from 1790 to 2020, in passages of three paragraphs.
 
 The texts are in the public domain; the R package ``sotu`` collects them. To run this
 page, put the counts as a SciPy sparse matrix of passages by words in ``sotu/all.npz``,
@@ -104,7 +102,7 @@ plt.show()
 # A forecast
 # ----------
 # ``forecast`` draws the last topics towards their mean over time, by as much as would
-# have told the last decade best from those before it. Of the topic above:
+# have best predicted the last decade from those before it. Of the topic above:
 
 topics = model.forecast([model.times_[-1] + 10])[0]
 rising = np.argsort(-topics[topic])[:8]

@@ -52,8 +52,8 @@ print(hierarchy(model, words, n=4))
 HierarchyDisplay.from_estimator(model, feature_names=words)
 
 # %%
-# What averages and depth are worth
-# ---------------------------------
+# What depth is worth
+# -------------------
 # Half of each held-out document is hidden and predicted from the other half: by one
 # layer and by two, by the gamma DEF with the same layers, whose upper units give means
 # rather than shapes, and by LDA.

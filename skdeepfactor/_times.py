@@ -13,7 +13,9 @@ DAY = re.compile(r"\d{4}-?\d{2}-?\d{2}")
 
 
 def checked_times(times, n_rows):
-    """Times as an array of numbers, or of datetime64 in microseconds of UTC.
+    """Times as int64 or float64, or as datetime64 in microseconds of UTC.
+
+    ``n_rows`` is None where there may be any number of them.
 
     Raises
     ------
@@ -21,28 +23,69 @@ def checked_times(times, n_rows):
         If there is not one for each row, one is missing or infinite, they are neither
         numbers nor dates, or some have a time zone and others none.
     """
-    values = np.asarray(received(times))
-    if values.shape != (n_rows,):
+    given = received(times)
+    values = np.asarray(given)
+    if n_rows is None and values.ndim != 1:
+        raise ValueError(
+            f"times must be one-dimensional, such as [2007], got shape {values.shape}."
+        )
+    if n_rows is not None and values.shape != (n_rows,):
         raise ValueError(
             f"times must have one entry for each of {n_rows} rows, got shape "
             f"{values.shape}."
         )
     if values.dtype.kind in "OUS":
-        values = _converted(values.tolist())
+        # NumPy makes strings of the numbers in a list that has strings too.
+        values = _converted(
+            list(given) if isinstance(given, list | tuple) else values.tolist()
+        )
     if values.dtype.kind == "M":
-        if np.isnat(values).any():
-            _refuse_missing(values)
-        return values.astype("datetime64[us]")
+        return _in_microseconds(values)
     if values.dtype.kind not in "iuf":
         raise ValueError(
             "times must be numbers, datetimes or ISO strings, got the type "
             f"{values.dtype}."
         )
-    if not np.isfinite(values).all():
+    return _widened(values)
+
+
+def _in_microseconds(values):
+    """Dates as datetime64[us], which holds 292,000 years before and after 1970."""
+    if np.isnat(values).any():
+        _refuse_missing(values)
+    found = values.astype("datetime64[us]")
+    # Units as short as that, or shorter, always fit.
+    is_longer = np.promote_types(values.dtype, found.dtype) == found.dtype
+    if is_longer and (found.astype(values.dtype) != values).any():
         raise ValueError(
-            f"times must be finite, but {values[~np.isfinite(values)][0]} is not."
+            "times must be within 292,000 years of 1970, which datetime64[us] holds; "
+            "give others as numbers."
         )
+    return found
+
+
+def _widened(values):
+    """Numbers as int64 or float64, of which differences can be taken."""
+    if values.dtype.kind == "u" and (values > np.iinfo(np.int64).max).any():
+        raise ValueError(f"times must be below 2**63 if integers, got {values.max()}.")
+    values = values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
+    if not np.isfinite(values).all():
+        value = values[~np.isfinite(values)][0]
+        hint = "; leave out the rows without a time" if np.isnan(value) else ""
+        raise ValueError(f"times must be finite, but {value} is not{hint}.")
     return values
+
+
+def since(times, start):
+    """Checked times from one of them on, float64: in microseconds, if they are dates.
+
+    Differences are taken before they are rounded, unless they overflow.
+    """
+    if times.dtype.kind == "M":
+        return (times - start) / np.timedelta64(1, "us")
+    with np.errstate(over="ignore"):
+        rough = times.astype(np.float64) - np.float64(start)
+        return np.where(np.abs(rough) < 2.0**62, times - start, rough)
 
 
 def sliced(times, n_bins=None):
@@ -58,9 +101,9 @@ def sliced(times, n_bins=None):
         return codes, distinct, np.stack([distinct, distinct], axis=1)
     is_date = times.dtype.kind == "M"
     # Numbers from the first time on, which floats hold without loss.
-    since = (times - low) / (np.timedelta64(1, "us") if is_date else 1)
-    edges = np.linspace(0, since.max(), n_bins + 1)
-    bins = np.clip(np.searchsorted(edges, since, side="right") - 1, 0, n_bins - 1)
+    places = since(times, low)
+    edges = np.linspace(0, places.max(), n_bins + 1)
+    bins = np.clip(np.searchsorted(edges, places, side="right") - 1, 0, n_bins - 1)
     found, codes = np.unique(bins, return_inverse=True)
     ends = np.stack([edges[found], edges[found + 1]], axis=1)
     middles = ends.mean(axis=1)
@@ -81,10 +124,19 @@ def time_labels(times):
     ['2000', '2001.5']
     """
     if times.dtype.kind != "M":
-        return [f"{time:.10g}" for time in times.tolist()]
+        # Moments as numbers of milliseconds have 13 digits.
+        return [
+            str(time) if isinstance(time, int) else f"{time:.{_n_digits(time)}g}"
+            for time in times.tolist()
+        ]
     days = times.astype("datetime64[D]")
     unit = "D" if (days == times).all() or np.ptp(days).astype(int) > 60 else "m"
     return np.datetime_as_string(times.astype(f"datetime64[{unit}]")).tolist()
+
+
+def _n_digits(time):
+    """How many digits of a float to show."""
+    return 10 if abs(time) < 1e10 else 16
 
 
 def _converted(values):
@@ -100,8 +152,8 @@ def _converted(values):
     }
     if len(have_zones) > 1:
         raise ValueError(
-            "times must all have a time zone, or none of them, but some have and some "
-            "have not."
+            "times must all have a time zone, or none of them, but some do and some do "
+            "not."
         )
     return np.array([_in_utc(moment) for moment in moments], dtype="datetime64[us]")
 

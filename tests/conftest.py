@@ -101,7 +101,7 @@ ESTIMATORS = {
         3, missing_values="ignore", random_state=0
     ),
     "PoissonGammaBeliefNetwork": PoissonGammaBeliefNetwork(
-        (3, 2), max_iter=10, n_burn_in=5, n_draws=8, random_state=0
+        (3, 2), max_iter=10, n_draws=8, random_state=0
     ),
     "LatentDirichletAllocation": LatentDirichletAllocation(3, random_state=0),
     "LatentDirichletAllocation-mean_field": LatentDirichletAllocation(

@@ -19,6 +19,8 @@ from sklearn.pipeline import make_pipeline
 
 from skdeepfactor import DynamicTopicModel, LatentDirichletAllocation
 from skdeepfactor._estimator.slices import joined_slice_sizes, times_and_gaps
+from skdeepfactor._training.distributed import Share
+from skdeepfactor._training.rows import MatrixRows
 from skdeepfactor.data import RowBlocks
 from skdeepfactor.inspection import match_components
 from skdeepfactor.metrics import completion_perplexity, scorers
@@ -341,6 +343,9 @@ def test_slices_of_few_rows_or_none(data):
     weights = (times != 2001).astype(float)
     model.fit(X, times=times, sample_weight=weights)
     assert model.times_.tolist() == [2000, 2002, 2003]
+    # Nor one outside of all others, of which no warning tells.
+    model.fit(X, times=times, sample_weight=(times != 2000).astype(float))
+    assert model.times_.tolist() == [2001, 2002, 2003]
     # One whose rows have no words has the topics of its neighbours.
     empty = scipy.sparse.diags(weights) @ X
     model.fit(empty.tocsr(), times=times)
@@ -442,6 +447,18 @@ def test_times_of_another_kind_or_model(data, fitted):
             getattr(plain, method)(X, times=times)
     with pytest.raises(ValueError, match="without times"):
         plain.forecast([1])
+    with pytest.raises(ValueError, match="must be one-dimensional, such as"):
+        fitted.forecast(2007)
+
+
+def test_numbers_of_any_width_are_the_same_times(data):
+    X, times = data
+    model = DynamicTopicModel(2, max_iter=2, random_state=0)
+    # Half of all seconds that int32 holds, and more, lie between some slices.
+    seconds = np.array([-2e9, -1e9, 1e9, 2e9])[times - 2000]
+    expected = model.fit(X, times=seconds).topics_over_time_
+    found = model.fit(X, times=seconds.astype(np.int32)).topics_over_time_
+    assert_array_equal(found, expected)
 
 
 def test_paths_without_memory_are_refused_before_a_fit(data, monkeypatch):
@@ -489,6 +506,26 @@ def test_streams_of_chunks_have_times(data):
     with pytest.raises(ValueError, match="fitted with times"):
         model.partial_fit(X[:100])
     assert model.components_ is before
+
+
+@pytest.mark.parametrize("is_date", [False, True])
+def test_streams_in_order_of_time(data, is_date):
+    X, times = data
+    order = np.argsort(times, kind="stable")[::3]
+    X, times = X[order], times[order]
+    if is_date:
+        times = np.datetime64("2020-01-01") + times
+    model = DynamicTopicModel(3, n_slices=3, random_state=0)
+    for start in range(0, 80, 20):
+        rows = slice(start, start + 20)
+        model = pickle.loads(pickle.dumps(model)).partial_fit(
+            X[rows], times=times[rows]
+        )
+    whole = DynamicTopicModel(3, n_slices=3, random_state=0)
+    whole.partial_fit(X, times=times)
+    assert len(whole.times_) == 3
+    assert_array_equal(model.times_, whole.times_)
+    assert_array_equal(model.topics_over_time_, whole.topics_over_time_)
 
 
 def test_blocks_have_the_times_of_all_rows(data):
@@ -569,6 +606,21 @@ def test_slices_of_processes_are_joined():
         joined_slice_sizes([sizes(1), None], None)
     with pytest.raises(ValueError, match="others numbers"):
         joined_slice_sizes([sizes(1), {"distinct": np.array(["2020"], "M8[us]")}], None)
+
+
+def test_memory_is_that_of_the_slices_of_all_processes(data, monkeypatch):
+    X, times = data
+    place = "skdeepfactor.models.dynamic_topic_model.estimator.memory"
+    monkeypatch.setattr(place, lambda: 6 * 8 * 2 * 3 * 30)
+    model = DynamicTopicModel(3, n_slices=2)
+    own = {"times": times, "sample_weight": None}
+    rows = MatrixRows(X, Share(1, 2, is_sharded=True))
+    # It has four distinct times, but two slices.
+    sizes = [model._sizes(rows, own)] * 2
+    assert len(model._sizes_of_all(sizes)["slices"]["middles"]) == 2
+    monkeypatch.setattr(place, lambda: 6 * 8 * 2 * 3 * 30 - 1)
+    with pytest.raises(ValueError, match="3 topics in 2 slices over 30 features take"):
+        model._sizes_of_all(sizes)
 
 
 def test_completion_with_times(data, fitted):

@@ -5,10 +5,13 @@ import pytest
 import scipy.sparse
 import scipy.special
 import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 
-from skdeepfactor import PoissonGammaBeliefNetwork
+from skdeepfactor import PoissonGammaBeliefNetwork, SparseGammaDEF
+from skdeepfactor._math import tokens as tokens_file
 from skdeepfactor._math.batch import Batch
-from skdeepfactor._math.tokens import Tokens
+from skdeepfactor._math.tokens import TokenParts
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.inspection import hierarchy, match_components
 from skdeepfactor.models.poisson_gamma_belief_network import bound as bound_file
@@ -52,9 +55,9 @@ def tokens_of(layers, x, units, rates, keys):
         for layer in range(len(units))
     ]
     shapes = [s.expand(len(x), -1) for s in shapes]
-    drawn = rows_file.Units(units, shapes, None, None)
-    state = RowState(None, rates)
-    return drawn_tokens(layers, Tokens.of(x), drawn, state, keys, 0)[0]
+    drawn = rows_file.Units(units, shapes, [], [])
+    state = RowState(units, rates)
+    return drawn_tokens(layers, TokenParts(x), drawn, state, keys, 0)[0]
 
 
 def draws_of_x(layers, units, rng):
@@ -204,19 +207,49 @@ def test_the_bound_is_below_the_evidence(sizes, gap):
     assert total.item() == pytest.approx(exact - np.log(n), abs=0.1)
 
 
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_tokens_are_drawn_some_rows_at_a_time(is_sparse, monkeypatch):
+    layers = layers_of((3, 2), 4)
+    made, rng = module_of(layers), np.random.default_rng(0)
+    made.n_draws = 3
+    X = torch.tensor(rng.poisson(3.0, size=(20, 4)).astype(float))
+    X[3], X[7, 2] = 0, 5000
+    X = X.to_sparse_csr() if is_sparse else X
+    whole, sizes = made.posterior(Batch(X)).means, []
+    tables_of = rows_file.tables
+
+    def tables(counts, *args, **options):
+        sizes.append(len(counts))
+        return tables_of(counts, *args, **options)
+
+    monkeypatch.setattr(rows_file, "tables", tables)
+    monkeypatch.setattr(tokens_file, "MOST_AT_ONCE", 30)
+    parts = made.posterior(Batch(X)).means
+    # A row has some 12 tokens; the large entry is none.
+    assert 2 <= max(sizes) <= 6
+    for found, expected in zip(parts, whole, strict=True):
+        assert torch.equal(found, expected)
+
+
 def test_planted_topics_are_found(tmp_path):
     data = make_topics(300, 60, 4, random_state=0)
     model = PoissonGammaBeliefNetwork((8, 2), max_iter=60, n_burn_in=30)
     model.set_params(random_state=0).fit(data.data)
     _, cosines = match_components(data.components, model.components_)
     assert cosines.min() > 0.95
-    assert model.n_active_[0] <= 8
     for weights in model.weights_:
         np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
     assert len(hierarchy(model, n=2)) == 2
     topic_page(model, data.data, path=tmp_path / "page.html")
     tree = (tmp_path / "page.html").read_text(encoding="utf-8").count('"share"')
     assert tree >= 2
+
+
+def test_units_without_a_token_are_not_active():
+    model = PoissonGammaBeliefNetwork((6, 2), max_iter=4, n_draws=1, random_state=0)
+    n_active = model.fit(np.eye(2)).n_active_
+    # There are two tokens.
+    assert ((n_active >= 1) & (n_active <= 2)).all()
 
 
 def test_depth_finds_themes_of_topics():
@@ -280,13 +313,31 @@ def test_a_settled_chain_goes_on_where_its_bound_falls(counts):
         assert not np.array_equal(model.components_, before)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "message"),
-    [((), "layer_sizes must hold"), ((3, 0), "layer_sizes must hold")],
-)
-def test_bad_layers(counts, sizes, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_fit_that_averages_no_sweep_warns(counts):
+    model = PoissonGammaBeliefNetwork((2,), max_iter=3, n_burn_in=3, random_state=0)
+    with pytest.warns(ConvergenceWarning, match="first n_burn_in=3 sweeps are left"):
+        model.fit(counts)
+    # More sweeps may follow, and streams have no burn-in.
+    clone(model).set_params(warm_start=True).fit(counts)
+    clone(model).partial_fit(counts)
+    for n_burn_in, n_kept in ((2, 1), (None, 2)):
+        other = clone(model).set_params(n_burn_in=n_burn_in).fit(counts)
+        assert other._parameters["n_kept"] == n_kept
+
+
+@pytest.mark.parametrize("sizes", [(), (3, 0)])
+def test_bad_layers(counts, sizes):
+    with pytest.raises(ValueError, match="layer_sizes must hold"):
         PoissonGammaBeliefNetwork(sizes).fit(counts)
+
+
+@pytest.mark.parametrize("kind", [PoissonGammaBeliefNetwork, SparseGammaDEF])
+def test_layers_to_show_are_there_before_a_fit(counts, kind, monkeypatch):
+    monkeypatch.setattr("skdeepfactor._estimator.fitting.train", None)
+    for method in ("fit", "partial_fit"):
+        model = kind((3, 2), transform_layer=3)
+        with pytest.raises(ValueError, match="transform_layer must be 'all' or from 1"):
+            getattr(model, method)(counts)
 
 
 def test_a_layer_wider_than_the_one_below_warns(counts):

@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.pipeline import make_pipeline
 
 from skdeepfactor import LatentDirichletAllocation, SparseGammaDEF
-from skdeepfactor._times import checked_times, sliced, time_labels
+from skdeepfactor._times import checked_times, since, sliced, time_labels
 from skdeepfactor.inspection import (
     factor_shares,
     name_components,
@@ -179,8 +179,25 @@ def test_years_and_months():
 )
 def test_numbers_of_any_kind(times):
     values = checked_times(times, 3)
-    assert values.dtype.kind in "if"
+    assert values.dtype in (np.int64, np.float64)
     assert values.max() == 3
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        np.array([-100, 100, 0, 99], np.int8),
+        np.array([-(2**31), 2**31 - 1, 0, 2**31 - 2], np.int32),
+        np.array([0, 2**16 - 1, 2**15, 2**16 - 2], np.uint16),
+        np.array([-(2**63), 2**63 - 1, 0, 2**63 - 1024]),
+        np.array([-6e4, 6e4, 0, 6e4], np.float16),
+        [0, 2**62, 2**61, 2**62 - 1],
+    ],
+)
+def test_wide_ranges_of_narrow_numbers(times):
+    times = checked_times(times, 4)
+    assert sliced(times, 4)[0].tolist() == [0, 2, 1, 2]
+    assert (np.diff(since(np.sort(times), times.min())) >= 0).all()
 
 
 @pytest.mark.parametrize(
@@ -188,7 +205,12 @@ def test_numbers_of_any_kind(times):
     [
         ([1, 2], "one entry for each of 3 rows, got shape \\(2,\\)"),
         ([[1], [2], [3]], "got shape \\(3, 1\\)"),
-        ([1, np.nan, 2], "must be finite, but nan is not"),
+        ([1, np.nan, 2], "must be finite, but nan is not; leave out the rows"),
+        (np.array([1, 2, 2**63], np.uint64), "must be below 2\\*\\*63"),
+        ([2000, "2001", "2002"], "got 2000 of the type int"),
+        ((2000, "2001", "2002"), "got 2000 of the type int"),
+        (np.array([-(10**6), 10**6, 0], "datetime64[Y]"), "within 292,000 years"),
+        (np.array([0, 1, 2**40], "datetime64[D]"), "within 292,000 years"),
         ([1, np.inf, 2], "must be finite, but inf is not"),
         (np.array(["2020", "NaT", "NaT"], "datetime64[D]"), "missing, got 2 of them"),
         (pd.Series(pd.to_datetime(["2020-01-01", None, None])), "must not be missing"),
@@ -316,6 +338,11 @@ def test_chunks_add_up(lda, X, monkeypatch):
 
 def test_labels_of_times():
     assert time_labels(np.array([3, 1])) == ["3", "1"]
+    assert time_labels(np.array([1700000000001])) == ["1700000000001"]
+    assert time_labels(np.array([1700000000000.5, 1e30])) == [
+        "1700000000000.5",
+        "1e+30",
+    ]
     hours = np.array(["2020-01-01T10", "2020-01-01T11:30"], "datetime64[us]")
     assert time_labels(hours) == ["2020-01-01T10:00", "2020-01-01T11:30"]
     assert checked_times([datetime(2020, 1, 1, tzinfo=UTC)], 1)[0] == hours[0] - (

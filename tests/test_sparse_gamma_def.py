@@ -822,8 +822,8 @@ def test_layers_of_the_network_and_of_transform_are_checked():
     for layers in ((0,), (2.5,)):
         with pytest.raises(ValueError, match="encoder_layers must hold positive"):
             by_gradients((3,), amortized=True, encoder_layers=layers).fit(X)
-    model = SparseGammaDEF((3, 2), max_iter=2, random_state=0, transform_layer=3)
-    model.fit(X)
+    model = SparseGammaDEF((3, 2), max_iter=2, random_state=0).fit(X)
+    model.set_params(transform_layer=3)
     for asked in (lambda: model.transform(X), model.get_feature_names_out):
         with pytest.raises(ValueError, match="'all' or from 1 to 2"):
             asked()

@@ -122,6 +122,9 @@ def test_curves_of_words(model, cars):
     assert display.ax_ is ax
     expected = (model.prevalence_ * model.topics_over_time_[:, :, 7]).sum(axis=1)
     assert_allclose(display.shares[:, 0], expected, rtol=1e-6)
+    for shape in ((2, 1), (3, 2), (3,)):
+        with pytest.raises(ValueError, match=r"shares must have shape \(3, 1\)"):
+            TopicEvolutionDisplay([1, 2, 3], np.ones(shape), ["snow"]).plot()
     # More words than there are: each once.
     display = TopicEvolutionDisplay.from_estimator(model, 0, n_words=99)
     assert sorted(display.words) == [f"x{v}" for v in range(8)]
@@ -153,6 +156,30 @@ def test_slices_of_topics_are_on_the_page(model, X, tmp_path):
     page = contents_of(topic_page(lda, X, path=tmp_path / "page.html"))[0]
     assert page["slices"] is None
     assert page["edges"] == []
+
+
+@pytest.mark.parametrize("relevance", [0.0, 1.0])
+def test_the_most_relevant_words_of_each_slice_are_on_the_page(tmp_path, relevance):
+    rng = np.random.default_rng(0)
+    X = rng.poisson(rng.gamma(0.2, 2.0, size=(1, 200)), size=(90, 200))
+    for place in range(3):
+        # Rare words of one slice alone, and frequent ones.
+        X[30 * place : 30 * place + 30, 40 * place : 40 * place + 40] += rng.poisson(
+            0.1, size=(30, 40)
+        )
+    times = np.repeat([1, 2, 3], 30)
+    model = DynamicTopicModel(1, chain_variance=1.0, max_iter=3, random_state=0)
+    model.fit(X, times=times)
+    contents = contents_of(topic_page(model, X, path=tmp_path / "page.html"))[0]
+    (of_topic,) = contents["topics"]
+    in_view = [int(contents["words"][word][1:]) for word in of_topic["words"]]
+    for part in model.topics_over_time_[:, 0].astype(float):
+        lifts = np.log(part / model.components_[0])
+        relevances = relevance * np.log(part) + (1 - relevance) * lifts
+        shown, best = (
+            np.sort(part)[-20:] for part in (relevances[in_view], relevances)
+        )
+        assert_allclose(shown, best, rtol=1e-3)
 
 
 @needs_chromium

@@ -127,7 +127,9 @@ class Fit:
                 estimator._fitted_sizes if self.is_warm else estimator._sizes(rows, y)
             )
         if share.is_sharded:
-            self.sizes = estimator._sizes_of_all(share.gathered(self.sizes))
+            sizes = share.gathered(self.sizes)
+            with share.agreement():
+                self.sizes = estimator._sizes_of_all(sizes)
         with share.agreement():
             rows = rows.knowing(**estimator._known_of_rows(rows, y, self.sizes))
             if sample_weight is not None:

@@ -6,7 +6,7 @@ from numbers import Real
 import numpy as np
 
 from skdeepfactor._input import received
-from skdeepfactor._times import checked_times, sliced
+from skdeepfactor._times import checked_times, since, sliced
 
 # Range of the distances of neighbouring slices, where the median is 1.
 NEAREST, FARTHEST = 1e-6, 1e6
@@ -17,12 +17,8 @@ def slice_sizes(rows, times, n_slices, weights=None):
 
     Rows of weight 0 make none.
     """
-    distinct = checked_times(times, rows.n_visible)
-    if weights is not None and not isinstance(weights, Real):
-        weights = np.asarray(received(weights))
-        if weights.shape == distinct.shape:
-            distinct = distinct[weights != 0]
-    distinct = np.unique(distinct)
+    times = checked_times(times, rows.n_visible)
+    distinct = np.unique(times[_count(times, weights)])
     if not rows.share.is_sharded:
         return _slices(distinct, n_slices)
     # The slices follow from the times of all processes.
@@ -41,19 +37,41 @@ def joined_slice_sizes(sizes, n_slices):
     return _slices(np.unique(np.concatenate(times)), n_slices)
 
 
-def known_slices(times, n_rows, sizes):
-    """The number of each row's slice, (n_rows, 1), for ``Rows.knowing``.
+def first_times(times, n_rows, sizes, weights=None):
+    """What ``known_slices`` gives, and ``"time"``, for the first rows of a stream.
 
-    It is the nearest one.
+    Their slices may yet change. Times are int64 or float64, (n_rows, 1). Weights are
+    those that ``known_slices`` takes.
+    """
+    times = checked_like(times, n_rows, sizes)
+    kept = times.view(np.int64) if times.dtype.kind == "M" else times
+    return {"time": kept[:, np.newaxis], "slice": _numbers(times, sizes)}
+
+
+def resized_slices(kept, sizes, n_slices):
+    """The slices of all first rows of a stream, and the slice of each, by its times.
+
+    ``sizes`` are the slices of the first of them.
+    """
+    times = kept[:, 0]
+    if sizes["middles"].dtype.kind == "M":
+        times = times.view("datetime64[us]")
+    sizes = _slices(np.unique(times), n_slices)
+    return sizes, {"slice": _numbers(times, sizes)}
+
+
+def known_slices(times, n_rows, sizes, weights=None):
+    """What is known of rows: ``"slice"``, the number of the nearest one, (n_rows, 1).
 
     Warns
     -----
     UserWarning
-        If times are before or after all of those that the slices are made of.
+        If times of rows that count are before or after all of those that the slices are
+        made of.
     """
     times = checked_like(times, n_rows, sizes)
     low, high = sizes["ends"]
-    is_beyond = (times < low) | (times > high)
+    is_beyond = ((times < low) | (times > high)) & _count(times, weights)
     if is_beyond.any():
         warnings.warn(
             f"{is_beyond.sum()} of {n_rows} times are outside of those of the fit, "
@@ -61,17 +79,13 @@ def known_slices(times, n_rows, sizes):
             UserWarning,
             stacklevel=2,
         )
-    places, middles = (positions(part, sizes) for part in (times, sizes["middles"]))
-    borders = middles[:-1] + np.diff(middles) / 2
-    return np.searchsorted(borders, places, side="right")[:, np.newaxis]
+    return {"slice": _numbers(times, sizes)}
 
 
 def checked_like(times, n_rows, sizes):
     """Times of the kind of those that were fitted."""
     if sizes is None:
         raise ValueError("times are given, but the model was fitted without times.")
-    if n_rows is None:
-        n_rows = np.size(received(times))
     times = checked_times(times, n_rows)
     is_date = sizes["middles"].dtype.kind == "M"
     if (times.dtype.kind == "M") != is_date:
@@ -84,7 +98,7 @@ def checked_like(times, n_rows, sizes):
 
 def positions(times, sizes):
     """Times as multiples of the median distance of neighbouring slices, float64."""
-    return _since(times, sizes["middles"][0]) / _unit(sizes["middles"])
+    return since(times, sizes["middles"][0]) / _unit(sizes["middles"])
 
 
 def times_and_gaps(sizes):
@@ -100,30 +114,36 @@ def times_and_gaps(sizes):
 
 def n_slices(sizes):
     """Number of slices; 1 for a model without times."""
-    return 1 if sizes is None else len(sizes.get("middles", sizes.get("distinct")))
+    return 1 if sizes is None else len(sizes["middles"])
 
 
 def _slices(distinct, n_slices):
     """Slices of distinct times: their middles, and the first and the last time."""
     if len(distinct) == 0:
         raise ValueError("No row with a weight has a time.")
-    if not np.isfinite(_since(distinct, distinct[0])).all():
+    if not np.isfinite(since(distinct, distinct[0])).all():
         raise ValueError("times are too far apart for their differences to be numbers.")
     _, middles, _ = sliced(distinct, n_slices)
     return {"middles": middles, "ends": distinct[[0, -1]]}
 
 
-def _since(times, start):
-    """Times from a start on, float64: in microseconds, if they are dates."""
-    if times.dtype.kind == "M":
-        return (times - start) / np.timedelta64(1, "us")
-    if times.dtype.kind == "u":
-        times, start = times.astype(np.int64), np.int64(start)
-    with np.errstate(over="ignore"):
-        return np.asarray(times - start, dtype=np.float64)
+def _numbers(times, sizes):
+    """The number of the nearest slice of each time, (n_times, 1)."""
+    places, middles = (positions(part, sizes) for part in (times, sizes["middles"]))
+    borders = middles[:-1] + np.diff(middles) / 2
+    return np.searchsorted(borders, places, side="right")[:, np.newaxis]
+
+
+def _count(times, weights):
+    """Whether the row of each time counts; weights of a wrong shape are named later."""
+    if weights is not None and not isinstance(weights, Real):
+        weights = np.asarray(received(weights))
+        if weights.shape == times.shape:
+            return weights != 0
+    return np.ones(len(times), bool)
 
 
 def _unit(middles):
     if len(middles) == 1:
         return 1.0
-    return float(np.median(np.diff(_since(middles, middles[0]))))
+    return float(np.median(np.diff(since(middles, middles[0]))))

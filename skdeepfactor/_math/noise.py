@@ -128,7 +128,7 @@ class Stream(IntEnum):
     PREDICTION = 3 * 10**6
     #: Choice of rows whose covariances are averaged.
     SPREAD = 4 * 10**6
-    #: Random rounding of numbers that are no whole counts.
+    #: Random rounding of numbers that are not whole.
     ROUNDING = 6 * 10**6
     #: Chains of a Gibbs sampler, a block of streams for each sweep.
     CHAIN = 7 * 10**6

@@ -22,13 +22,10 @@ from skdeepfactor._input import received
 
 SVD_POWER_ITERATIONS = 2
 KMEANS_ITERATIONS = 20
-# Clusters of rows are only a start: directions and seeds from some rows for each
-# cluster find topics nearly as good in a third of the time.
+# Directions of many clusters, of which there need not be as many as of these.
 MANY_DIRECTIONS = 100
-ROWS_OF_DIRECTIONS = 30
 # Rows with few entries say little of directions: so many entries at least.
 ENTRIES_OF_DIRECTIONS = 150_000
-ROWS_OF_SEEDS = 20
 # How fast a feature's share falls with its distance from a cluster's centre.
 PART_WIDTH = 0.28
 # Starts of k-means where data are no counts: passes over few, light words do not part
@@ -92,7 +89,9 @@ def distinct_rows(X, weights=None, *others):
     return first[order], weights[order]
 
 
-def initial_counts(X, n_components, init, random_state, weights=None):
+def initial_counts(
+    X, n_components, init, random_state, weights=None, *, rows_per_component=None
+):
     """Expected counts to start from, shape (n_components, n_features).
 
     In float64 if X is, else in float32: with many features these arrays would take most
@@ -111,6 +110,10 @@ def initial_counts(X, n_components, init, random_state, weights=None):
     random_state : numpy.random.RandomState
     weights : ndarray of shape (n_samples,), default=None
         How often each row counts; once if None. None may be 0.
+    rows_per_component : int, default=None
+        Rows for each component from which directions and seeds of the clusters are
+        sought; all rows if None. With 30 a start takes a third of the time, and models
+        that do not train for long predict nearly as well after it.
     """
     if weights is None:
         weights = np.ones(X.shape[0])
@@ -127,7 +130,9 @@ def initial_counts(X, n_components, init, random_state, weights=None):
     elif n_components == 1:
         counts = average[np.newaxis]
     else:
-        counts = _cluster_counts(X, weights, n_components, random_state)
+        counts = _cluster_counts(
+            X, weights, n_components, random_state, rows_per_component
+        )
         counts += average
         counts *= 0.5
     return counts
@@ -243,17 +248,19 @@ def n_cold_passes(n_cold_iter, init, max_iter, learns_shape):
     return max(1, min(20, max_iter // 2)) if is_random or learns_shape else 1
 
 
-def _cluster_counts(X, weights, n_components, random_state):
+def _cluster_counts(X, weights, n_components, random_state, rows_per_component):
     """Counts of each cluster of rows in each feature."""
     n_samples, n_features = X.shape
+    n_wanted = n_samples
+    if rows_per_component is not None:
+        n_wanted = rows_per_component * n_components
     X = _as_floating(X)
     scores = _tfidf(X, weights)
     n_directions = max(n_components // 2, min(n_components, MANY_DIRECTIONS))
     n_directions = min(n_directions, n_samples - 1, n_features - 1)
     if n_directions >= 2:
-        n_wanted = ENTRIES_OF_DIRECTIONS * n_samples // max(scores.nnz, 1)
-        n_wanted = max(n_wanted, ROWS_OF_DIRECTIONS * n_components)
-        rows = _some_rows(n_samples, n_wanted, random_state)
+        n_long = ENTRIES_OF_DIRECTIONS * n_samples // max(scores.nnz, 1)
+        rows = _some_rows(n_samples, max(n_long, n_wanted), random_state)
         *_, directions = randomized_svd(
             _scaled_rows(scores[rows], np.sqrt(weights[rows]).astype(X.dtype)),
             n_directions,
@@ -270,7 +277,7 @@ def _cluster_counts(X, weights, n_components, random_state):
         random_state,
         weights,
         n_init=n_starts(X),
-        init=partial(_seeds, weights=weights),
+        init=partial(_seeds, weights=weights, n_rows=n_wanted),
     )
     labels = kmeans.labels_
     # A component without rows of its own starts from one row, or it would not part
@@ -333,15 +340,15 @@ def _some_rows(n_rows, n_wanted, random_state):
     return np.sort(random_state.permutation(n_rows)[:n_wanted])
 
 
-def _seeds(points, n_clusters, random_state, weights):
+def _seeds(points, n_clusters, random_state, weights, n_rows):
     """Points far from each other, from which k-means starts, (n_clusters, n_columns).
 
     Greedy k-means++: the next seed is the best of a few points, which are drawn with
     odds of their weights times their squared distances to the nearest seed. Seeds are
-    sought among ``ROWS_OF_SEEDS`` points for each cluster; scikit-learn's take all, and
-    compute distances of float32 in float64.
+    sought among ``n_rows`` points. Those of scikit-learn compute distances of float32
+    in float64, which takes longer.
     """
-    rows = _some_rows(len(points), ROWS_OF_SEEDS * n_clusters, random_state)
+    rows = _some_rows(len(points), n_rows, random_state)
     points, weights = points[rows], weights[rows]
     sizes = np.einsum("nk,nk->n", points, points)[:, np.newaxis]
 

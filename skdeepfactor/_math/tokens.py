@@ -6,6 +6,7 @@ each, and where a uniform number falls among them. All draws are a function of a
 key and of a stream (see ``noise.py``), and of the row's own numbers.
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,14 @@ import scipy.special
 import torch
 
 from skdeepfactor._math.noise import Stream, mix, uniform_at
-from skdeepfactor._math.ops import map_values, nonzero, row_indices, slices
+from skdeepfactor._math.ops import (
+    map_values,
+    nonzero,
+    row_indices,
+    row_sum,
+    slices,
+    take_rows,
+)
 
 #: Counts of an entry up to which each token is drawn by itself; those of larger entries
 #: are split in halves of the units by binomial draws.
@@ -21,6 +29,8 @@ MOST_TOKENS = 1000
 #: Customers of which each is seated by itself; tables of those that come later are
 #: binomial.
 MOST_SEATED = 1000
+#: Tokens of the rows that are drawn at once, each of which takes some 200 bytes.
+MOST_AT_ONCE = 2**20
 
 
 class Tokens(NamedTuple):
@@ -60,6 +70,36 @@ class Tokens(NamedTuple):
             large_numbers,
             counts[is_large].double(),
         )
+
+
+class TokenParts:
+    """The tokens of rows of whole counts, some rows at a time: pairs of both.
+
+    A part has ``MOST_AT_ONCE`` tokens, or as many more as its last row. If there are
+    several parts, their tokens are made anew each time.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_rows, n_features)
+        Strided or CSR.
+    """
+
+    def __init__(self, x):
+        self._x, self.shape = x, x.shape
+        totals = row_sum(map_values(lambda n: torch.where(n > MOST_TOKENS, 0, n), x))
+        before = totals.double().cumsum(0) - totals
+        _, sizes = (before // MOST_AT_ONCE).unique_consecutive(return_counts=True)
+        self._bounds = [0, *sizes.cumsum(0).tolist()]
+        self._whole = Tokens.of(x) if len(self._bounds) <= 2 else None
+
+    def __iter__(self):
+        if self._whole is not None:
+            yield slice(None), self._whole
+            return
+        numbers = torch.arange(len(self._x), device=self._x.device)
+        for start, stop in itertools.pairwise(self._bounds):
+            rows = slice(start, stop)
+            yield rows, Tokens.of(take_rows(self._x, numbers[rows]))
 
 
 def _repeated(rows, repeats, n_rows):

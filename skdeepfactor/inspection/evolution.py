@@ -117,12 +117,12 @@ def changing(before, after, n):
     return np.concatenate([chosen, others[: n - n_rising]])
 
 
-# Gains below this are none.
+# Gains and probabilities of no more than this are none.
 LEAST_GAIN = 1e-9
 
 
 def _top(values, names, n_top):
-    """Names of the features with the largest values above 0."""
+    """Names of the features with the largest values above ``LEAST_GAIN``."""
     order = np.argsort(-values, kind="stable")[:n_top]
     return [str(name) for name in names[order[values[order] > LEAST_GAIN]]]
 

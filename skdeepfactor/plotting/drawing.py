@@ -96,6 +96,37 @@ def draw_legend(ax, named, limit=MAX_CHARACTERS, **style):
         text.set_text(shortened(name, limit))
 
 
+def draw_curves(ax, times, shares, names, limit=MAX_CHARACTERS):
+    """Draw a curve for each name, with a point for each time, and a legend.
+
+    ``shares`` is (n_times, n_names). The legend stands beside the axes, where it hides
+    no curve.
+    """
+    shape = len(times), len(names)
+    if shares.shape != shape:
+        raise ValueError(
+            f"shares must have shape {shape}, a row for each time and a column for "
+            f"each curve, got {shares.shape}."
+        )
+    lines = {}
+    styles = distinct_curves(len(names))
+    for name, values, style in zip(names, shares.T, styles, strict=True):
+        lines[str(name)], *_ = ax.plot(times, values, markersize=3.5, **style)
+    ax.grid(alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)
+    set_times(ax, times)
+    draw_legend(
+        ax,
+        lines,
+        limit,
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        borderaxespad=0.0,
+        frameon=False,
+        fontsize=FONT_SIZE,
+    )
+
+
 def set_times(ax, times):
     """Mark times, dates or numbers, on the x-axis."""
     if times.dtype.kind == "M":

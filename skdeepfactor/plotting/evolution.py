@@ -8,13 +8,7 @@ from numpy.typing import ArrayLike
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_whole
 from skdeepfactor.inspection.evolution import changing
-from skdeepfactor.plotting.drawing import (
-    FONT_SIZE,
-    distinct_curves,
-    draw_legend,
-    new_axes,
-    set_times,
-)
+from skdeepfactor.plotting.drawing import draw_curves, new_axes
 
 
 class TopicEvolutionDisplay:
@@ -170,27 +164,10 @@ class TopicEvolutionDisplay:
         """
         if ax is None:
             ax = new_axes(7.5, 3.6)
-        lines = {}
-        styles = distinct_curves(len(self.words))
-        for word, shares, style in zip(self.words, self.shares.T, styles, strict=True):
-            lines[str(word)], *_ = ax.plot(
-                self.times, 100 * shares, markersize=3.5, **style
-            )
+        draw_curves(ax, self.times, 100 * self.shares, self.words)
         ax.set_ylim(bottom=0)
         ax.set_ylabel("% of the words")
         ax.set_title(self.title, fontsize="medium", parse_math=False)
-        ax.grid(alpha=0.3)
-        ax.spines[["top", "right"]].set_visible(False)
-        set_times(ax, self.times)
-        draw_legend(
-            ax,
-            lines,
-            loc="upper left",
-            bbox_to_anchor=(1.01, 1.0),
-            borderaxespad=0.0,
-            frameon=False,
-            fontsize=FONT_SIZE,
-        )
         self.ax_ = ax
         self.figure_ = ax.figure
         return self

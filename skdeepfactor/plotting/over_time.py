@@ -7,14 +7,7 @@ from numpy.typing import ArrayLike
 
 from skdeepfactor.inspection import reading, topics_over_time
 from skdeepfactor.inspection.checks import check_whole
-from skdeepfactor.plotting.drawing import (
-    FONT_SIZE,
-    MAX_CHARACTERS,
-    distinct_curves,
-    draw_legend,
-    new_axes,
-    set_times,
-)
+from skdeepfactor.plotting.drawing import MAX_CHARACTERS, draw_curves, new_axes
 
 
 class TopicsOverTimeDisplay:
@@ -178,26 +171,10 @@ class TopicsOverTimeDisplay:
         """
         if ax is None:
             ax = new_axes(7.5, 3.6)
-        lines = {}
-        styles = distinct_curves(len(self.names))
-        for name, shares, style in zip(self.names, self.shares.T, styles, strict=True):
-            lines[str(name)], *_ = ax.plot(self.times, shares, markersize=3.5, **style)
+        draw_curves(ax, self.times, self.shares, self.names, 2 * MAX_CHARACTERS)
         if self.shares.min() >= 0:
             ax.set_ylim(bottom=0)
         ax.set_ylabel(self.label)
-        ax.grid(alpha=0.3)
-        ax.spines[["top", "right"]].set_visible(False)
-        set_times(ax, self.times)
-        draw_legend(
-            ax,
-            lines,
-            2 * MAX_CHARACTERS,
-            loc="upper left",
-            bbox_to_anchor=(1.01, 1.0),
-            borderaxespad=0.0,
-            frameon=False,
-            fontsize=FONT_SIZE,
-        )
         self.ax_ = ax
         self.figure_ = ax.figure
         return self

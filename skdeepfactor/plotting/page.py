@@ -34,8 +34,8 @@ from skdeepfactor.plotting.projection import two_dimensions
 N_WORDS = 20
 RELEVANCES = np.linspace(0, 1, 21)
 
-# Those at which words of a slice of time come into view.
-RELEVANCES_OF_SLICES = 0.6, 1.0
+# Those at which words of a slice of time come into view: at others, nearly all do.
+RELEVANCES_OF_SLICES = 0.0, 0.3, 0.6, 1.0
 
 # Rows of a topic, and of a row the words or as many characters of the text.
 N_ROWS = 5

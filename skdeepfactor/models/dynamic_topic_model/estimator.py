@@ -19,10 +19,12 @@ from skdeepfactor._estimator.environment import memory
 from skdeepfactor._estimator.side import given
 from skdeepfactor._estimator.slices import (
     checked_like,
+    first_times,
     joined_slice_sizes,
     known_slices,
     n_slices,
     positions,
+    resized_slices,
     slice_sizes,
     times_and_gaps,
 )
@@ -57,8 +59,8 @@ class DynamicTopicModel(ConjugateFactorModel):
         distance; in proportion to the distance at others. ``"auto"`` chooses it before
         training as the one by which rows held out are predicted best.
     n_slices : int, default=None
-        Number of intervals of equal length to divide time into, of which those without
-        rows are left out. None for a slice for each distinct time.
+        Number of intervals of equal length to divide time into; empty ones are dropped.
+        None for a slice for each distinct time.
     doc_topic_prior : float, array-like of shape (n_components,) or "auto", default=0.03
         Concentration of the Dirichlet over a document's topics. ``"auto"`` learns one
         for each topic.
@@ -386,8 +388,9 @@ class DynamicTopicModel(ConjugateFactorModel):
         ones, or 300 in all, rows are kept (in pickles too), and each call starts the
         model anew from all of them, as if they had come at once. Later calls continue
         from it, and rows are forgotten after their step, so a stream may be larger than
-        memory. The slices are those of the first call, whose rows should therefore be
-        of all times; later rows belong to the nearest of them.
+        memory. The slices are those of the rows that were kept, which should therefore
+        be of all times; later rows belong to the nearest of them. With
+        ``init="random"`` or an array, those of the first call decide.
 
         Parameters
         ----------
@@ -429,9 +432,11 @@ class DynamicTopicModel(ConjugateFactorModel):
         >>> model.n_samples_seen_
         4
         """
+        is_kept = vars(self).get("_first_rows") is not None
+        is_start = is_kept or not self.__sklearn_is_fitted__()
         return self._partial_fit(
             X,
-            _told(times, sample_weight),
+            _told(times, sample_weight, is_start=is_start),
             total_samples=total_samples,
             sample_weight=sample_weight,
         )
@@ -757,7 +762,8 @@ class DynamicTopicModel(ConjugateFactorModel):
         slice and their mean over slices. A topic keeps a share of its distance to the
         mean, the smaller the farther away: over the distance of one slice the share by
         which the last training slice would have been best forecast from the earlier
-        ones. Between slices paths are interpolated.
+        ones; all of it, if fewer than three slices have words. Between slices paths are
+        interpolated.
 
         Parameters
         ----------
@@ -846,12 +852,19 @@ class DynamicTopicModel(ConjugateFactorModel):
         if y is not None:
             slices = slice_sizes(rows, y["times"], self.n_slices, y["sample_weight"])
         sizes = {**super()._sizes(rows, y), "slices": slices}
+        if rows.share.is_sharded:
+            # Slices follow from the times of all processes.
+            return {**sizes, "n_bytes": rows.dtype.itemsize}
         self._check_memory(sizes, rows.dtype.itemsize)
         return sizes
 
     def _sizes_of_all(self, sizes):
         slices = joined_slice_sizes([own["slices"] for own in sizes], self.n_slices)
-        return {**super()._sizes_of_all(sizes), "slices": slices}
+        n_bytes = max(own["n_bytes"] for own in sizes)
+        joined = {**super()._sizes_of_all(sizes), "slices": slices}
+        del joined["n_bytes"]
+        self._check_memory(joined, n_bytes)
+        return joined
 
     def _check_memory(self, sizes, n_bytes):
         """Raise a ``ValueError`` if the paths need more memory than the machine has."""
@@ -866,15 +879,25 @@ class DynamicTopicModel(ConjugateFactorModel):
             )
 
     def _known_of_rows(self, rows, y, sizes):
+        slices = sizes["slices"]
         if y is not None:
-            known = known_slices(y["times"], rows.n_visible, sizes["slices"])
-            return {"slice": known}
-        if sizes["slices"] is not None:
+            known = first_times if y.get("is_start") else known_slices
+            weights = y.get("sample_weight")
+            return known(y["times"], rows.n_visible, slices, weights)
+        if slices is not None:
             raise ValueError(
                 "The model was fitted with times, so that training goes on with times "
                 "only."
             )
         return {}
+
+    def _resized(self, sizes, arrays):
+        if sizes["slices"] is None:
+            return sizes, arrays
+        slices, known = resized_slices(arrays["time"], sizes["slices"], self.n_slices)
+        sizes = {**sizes, "slices": slices}
+        self._check_memory(sizes, n_bytes=4)
+        return sizes, {**arrays, **known}
 
     def _build(self, sizes):
         n_features = sizes["n_features"]
@@ -899,7 +922,9 @@ class DynamicTopicModel(ConjugateFactorModel):
         X, weights, _, random_state = start._replace(arrays={}).distinct()
         init = check_init(self.init, module.paths.shape[:0:-1])
         counts = initial_counts(X, self.n_components, init, random_state, weights)
-        X, weights, arrays, _ = start.distinct()
+        # Rows of a slice are alike whatever their time is.
+        arrays = {n: array for n, array in start.arrays.items() if n != "time"}
+        X, weights, arrays, _ = start._replace(arrays=arrays).distinct()
         numbers = arrays.get("slice", np.zeros((len(weights), 1), np.int64))[:, 0]
         module.start(counts, X, numbers, weights, random_state)
 
@@ -918,8 +943,11 @@ class DynamicTopicModel(ConjugateFactorModel):
         }
 
 
-def _told(times, sample_weight):
-    """What is known of rows beside X, with their weights, if there are times."""
+def _told(times, sample_weight, *, is_start=False):
+    """What is known of rows beside X, with their weights, if there are times.
+
+    ``is_start`` says whether they are among the first rows of a stream.
+    """
     if times is None:
         return None
-    return {"times": times, "sample_weight": sample_weight}
+    return {"times": times, "sample_weight": sample_weight, "is_start": is_start}

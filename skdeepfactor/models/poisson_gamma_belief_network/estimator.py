@@ -1,6 +1,5 @@
 """The estimator of Poisson-gamma belief networks; ``module.py`` has the model."""
 
-import itertools
 import os
 import warnings
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import numpy as np
 import scipy.sparse
 import torch
 from numpy.typing import ArrayLike
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -18,7 +18,11 @@ from skdeepfactor._estimator.arrays import to_numpy
 from skdeepfactor._estimator.assignments import assignments
 from skdeepfactor._estimator.base import BaseFactorModel
 from skdeepfactor._estimator.conjugate import INPUT_SCALE
-from skdeepfactor._input import is_whole
+from skdeepfactor._estimator.layers import (
+    checked_layer_sizes,
+    transformed_layers,
+    warn_of_wider_layers,
+)
 from skdeepfactor._math.starts import check_init, initial_counts, initial_parts
 from skdeepfactor._math.topics import lda_counts
 from skdeepfactor._training.optimizers import NaturalGradient
@@ -42,7 +46,8 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
     Each pass is a Gibbs sweep, exact for whole counts; there is no convergence to wait
     for, but a burn-in, and then averages over sweeps. Numbers that are not whole are
     rounded at random, up with the probability of their fraction, by a draw that depends
-    on the row alone: a row is always rounded alike.
+    on the row alone: a row is always rounded alike, but perhaps otherwise in float32
+    than in float64.
 
     Parameters
     ----------
@@ -66,9 +71,10 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
         takes those of layer 1.
     max_iter : int, default=300
         Passes over the data. Each is a sweep of the sampler.
-    n_burn_in : int, default=150
-        How many of the first sweeps are left out of the averages. If ``max_iter`` is
-        not larger, the last sweep is all that the weights are made of.
+    n_burn_in : int, default=None
+        How many of the first sweeps are left out of the averages; None for half of
+        ``max_iter``. If training ends within them, the last sweep is all that the
+        weights are made of.
     n_draws : int, default=100
         Sweeps over each new row that ``transform``, ``score`` and the like average,
         after a fourth as many that they do not, with all weights at their means. The
@@ -146,6 +152,9 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
     -----
     UserWarning
         In ``fit``, if a layer is larger than the one below it.
+    ConvergenceWarning
+        In ``fit`` without ``warm_start``, if all sweeps are in the burn-in, or ``tol``
+        ends training in it.
 
     See Also
     --------
@@ -195,7 +204,7 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
             Interval(Integral, 1, None, closed="left"),
             StrOptions({"all"}),
         ],
-        "n_burn_in": [Interval(Integral, 0, None, closed="left")],
+        "n_burn_in": [Interval(Integral, 0, None, closed="left"), None],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
         "learning_offset": [Interval(Real, 0, None, closed="left")],
         "learning_decay": [Interval(Real, 0.5, 1, closed="right")],
@@ -210,7 +219,7 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
         init: str | ArrayLike = "kmeans",
         transform_layer: int | str = 1,
         max_iter: int = 300,
-        n_burn_in: int = 150,
+        n_burn_in: int | None = None,
         n_draws: int = 100,
         tol: float | None = None,
         batch_size: int | None = None,
@@ -255,19 +264,11 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
 
     @property
     def _shows_components(self):
-        return list(self._transformed_layers()) == [0]
+        return self._transformed_layers() == [0]
 
     def _transformed_layers(self):
-        """The numbers, from 0 on, of the layers that ``transform`` gives."""
         n_layers = len(self._fitted_with["layer_sizes"])
-        if self.transform_layer == "all":
-            return range(n_layers)
-        if self.transform_layer in range(1, n_layers + 1):
-            return [self.transform_layer - 1]
-        raise ValueError(
-            f"transform_layer must be 'all' or from 1 to {n_layers}, the number of "
-            f"layers, got {self.transform_layer}."
-        )
+        return transformed_layers(self.transform_layer, n_layers)
 
     def transform(
         self, X: Any, *, out: str | os.PathLike[str] | None = None
@@ -448,29 +449,22 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
         """
         return self._sample(n_samples, n_tokens, random_state)
 
+    @property
+    def _n_burn_in(self):
+        return self.max_iter // 2 if self.n_burn_in is None else self.n_burn_in
+
     def _build(self, sizes):
-        layer_sizes = self.layer_sizes
-        if len(layer_sizes) == 0 or not all(is_whole(n, 1) for n in layer_sizes):
-            raise ValueError(
-                "layer_sizes must hold positive ints, one for each layer, got "
-                f"{layer_sizes!r}."
-            )
         return PoissonGammaLayers(
-            tuple(map(int, layer_sizes)),
+            checked_layer_sizes(self.layer_sizes, self.transform_layer),
             sizes["n_features"],
             topic_word_prior=float(self.topic_word_prior),
-            n_burn_in=self.n_burn_in,
+            n_burn_in=self._n_burn_in,
             n_draws=self.n_draws,
         )
 
     def _initialize(self, module, start):
         sizes = module.layer_sizes
-        if any(above > below for below, above in itertools.pairwise(sizes)):
-            warnings.warn(
-                f"layer_sizes={sizes} has a layer that is larger than the one below "
-                "it, which it should summarize.",
-                stacklevel=2,
-            )
+        warn_of_wider_layers(sizes)
         X, weights, _, random_state = start.distinct()
         init = check_init(self.init, tuple(module.mean_0.shape))
         counts = initial_counts(X, sizes[0], init, random_state, weights)
@@ -495,6 +489,18 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
             learning_decay=self.learning_decay if budget.is_stochastic else 0.0,
         )
         return TrainingPlan(optimizer, samples=True)
+
+    def _finish(self, module, rows):
+        # Of rows held out, the best sweep may be an early one.
+        is_asked_for = self._n_burn_in < self.max_iter and self.tol is None
+        if module.n_kept == 0 and not (self.warm_start or is_asked_for):
+            warnings.warn(
+                "The weights are those of a single sweep, since the first n_burn_in="
+                f"{self._n_burn_in} sweeps are left out of averages: lower n_burn_in, "
+                "or raise max_iter.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
 
     def _fitted(self, module):
         return {

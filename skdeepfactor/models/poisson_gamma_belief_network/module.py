@@ -66,7 +66,7 @@ from skdeepfactor._math.noise import (
     mix,
 )
 from skdeepfactor._math.ops import row_sum
-from skdeepfactor._math.tokens import Tokens, rounded
+from skdeepfactor._math.tokens import TokenParts, rounded
 from skdeepfactor.models.poisson_gamma_belief_network.bound import (
     expected_tokens,
     log_likelihood,
@@ -183,7 +183,7 @@ class PoissonGammaLayers(FactorModule):
 
     def posterior(self, batch, start=None):
         x = rounded(batch)
-        tokens, totals = Tokens.of(x), row_sum(x)
+        tokens, totals = TokenParts(x), row_sum(x)
         layers, keys = self.average, batch.keys
         if start is None:
             state = self._cold(layers, tokens, keys)
@@ -286,7 +286,7 @@ class PoissonGammaLayers(FactorModule):
     @torch.no_grad()
     def backward(self, batch, n_samples, start=None):
         x = rounded(batch)
-        tokens, totals = Tokens.of(x), row_sum(x)
+        tokens, totals = TokenParts(x), row_sum(x)
         layers = self.current
         if start is None:
             state = self._cold(layers, tokens, self._fresh_keys(len(batch)))

@@ -109,10 +109,9 @@ class Units(NamedTuple):
         given = zip(self.shapes, self.counts, self.rates, strict=True)
         return [(s + n) / rate for s, n, rate in given]
 
-    def mean_logs(self):
-        """E[log units | state] of each layer."""
-        given = zip(self.shapes, self.counts, self.rates, strict=True)
-        return [torch.digamma(s + n) - rate.log() for s, n, rate in given]
+    def some(self, rows):
+        """Those of some rows, a slice."""
+        return Units(*([part[rows] for part in parts] for parts in self))
 
 
 def drawn_units(layers, totals, state, keys, stream):
@@ -156,11 +155,11 @@ def _lowest_rate(totals, shapes, keys, stream):
     return (logs[0] - logs[1]).clamp_(-MOST_LOG_RATE, MOST_LOG_RATE).exp_()
 
 
-def drawn_tokens(layers, tokens, units, state, keys, stream):
+def drawn_tokens(layers, parts, units, state, keys, stream):
     """Draw the units of all tokens from the bottom up.
 
-    ``tokens`` are those of the rows. The tables of the units of a layer are the tokens
-    of the layer above.
+    ``parts`` are the ``TokenParts`` of the rows. The tables of the units of a layer are
+    the tokens of the layer above.
 
     Returns
     -------
@@ -169,19 +168,32 @@ def drawn_tokens(layers, tokens, units, state, keys, stream):
         Tokens of each unit and unit below, or feature, summed over the rows.
     top_tables : Tensor of shape (n_rows, n_top)
     """
-    counts, of_weights = [], []
-    for layer, weights in enumerate(layers.weights):
-        first = stream + layer * STREAMS_OF_LAYER
-        draws = units.draws[layer]
-        # The odds of a row matter up to scale; in float32 they could all underflow.
-        odds = draws / draws.amax(1, keepdim=True).clamp_min(1e-300)
-        odds = odds.clamp_min_(LEAST_ODDS).to(weights.dtype)
-        of_rows, of_below = allocate_tokens(
-            tokens, odds, weights, keys, stream=first + TOKENS
-        )
-        counts.append(of_rows)
-        of_weights.append(of_below)
-        seated = tables(of_rows, units.shapes[layer], keys, stream=first + TABLES)
-        if layer + 1 < layers.n_layers:
-            tokens = Tokens.of(seated)
-    return RowState(counts, state.rates), of_weights, seated
+    counts = [torch.zeros_like(rows) for rows in state.counts]
+    of_weights = [torch.zeros_like(w, dtype=torch.float64) for w in layers.weights]
+    top_tables = torch.zeros_like(counts[-1])
+    for rows, tokens in parts:
+        some = units.some(rows)
+        for layer in range(layers.n_layers):
+            of_rows, of_below, seated = _drawn_of_layer(
+                layers, layer, tokens, some, keys[rows], stream
+            )
+            counts[layer][rows] = of_rows
+            of_weights[layer] += of_below
+            if layer + 1 < layers.n_layers:
+                tokens = Tokens.of(seated)
+        top_tables[rows] = seated
+    return RowState(counts, state.rates), of_weights, top_tables
+
+
+def _drawn_of_layer(layers, layer, tokens, units, keys, stream):
+    """Tokens of the units of a layer, in rows and units below, and their tables."""
+    first = stream + layer * STREAMS_OF_LAYER
+    draws, weights = units.draws[layer], layers.weights[layer]
+    # The odds of a row matter up to scale; in float32 they could all underflow.
+    odds = draws / draws.amax(1, keepdim=True).clamp_min(1e-300)
+    odds = odds.clamp_min_(LEAST_ODDS).to(weights.dtype)
+    of_rows, of_below = allocate_tokens(
+        tokens, odds, weights, keys, stream=first + TOKENS
+    )
+    seated = tables(of_rows, units.shapes[layer], keys, stream=first + TABLES)
+    return of_rows, of_below, seated

@@ -34,9 +34,7 @@ nonparametric matrix factorization for recorded music, for the generalized inver
 Gaussian.
 """
 
-import itertools
 import os
-import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -51,7 +49,11 @@ from skdeepfactor._estimator.arrays import to_numpy
 from skdeepfactor._estimator.assignments import assignments
 from skdeepfactor._estimator.conjugate import INPUT_SCALE, ConjugateFactorModel
 from skdeepfactor._estimator.domains import Binary, Counts, RealNumbers
-from skdeepfactor._input import is_whole
+from skdeepfactor._estimator.layers import (
+    checked_layer_sizes,
+    transformed_layers,
+    warn_of_wider_layers,
+)
 from skdeepfactor._math.allocation import (
     entry_shares,
     expected_counts,
@@ -441,19 +443,11 @@ class SparseGammaDEF(ConjugateFactorModel):
 
     @property
     def _shows_components(self):
-        return list(self._transformed_layers()) == [0]
+        return self._transformed_layers() == [0]
 
     def _transformed_layers(self):
-        """The numbers, from 0 on, of the layers that ``transform`` gives."""
         n_layers = len(self._fitted_with["layer_sizes"])
-        if self.transform_layer == "all":
-            return range(n_layers)
-        if self.transform_layer in range(1, n_layers + 1):
-            return [self.transform_layer - 1]
-        raise ValueError(
-            f"transform_layer must be 'all' or from 1 to {n_layers}, the number of "
-            f"layers, got {self.transform_layer}."
-        )
+        return transformed_layers(self.transform_layer, n_layers)
 
     def transform(
         self, X: Any, *, out: str | os.PathLike[str] | None = None
@@ -570,13 +564,7 @@ class SparseGammaDEF(ConjugateFactorModel):
 
     def _build(self, sizes):
         n_features = sizes["n_features"]
-        sizes = self.layer_sizes
-        if len(sizes) == 0 or not all(is_whole(size, 1) for size in sizes):
-            raise ValueError(
-                "layer_sizes must hold positive ints, one for each layer, got "
-                f"{sizes!r}."
-            )
-        sizes = tuple(map(int, sizes))
+        sizes = checked_layer_sizes(self.layer_sizes, self.transform_layer)
         shapes = np.asarray(self.layer_shape, dtype=np.float64)
         if shapes.shape not in ((), (len(sizes),)) or not (
             np.isfinite(shapes).all() and (shapes > 0).all()
@@ -590,12 +578,7 @@ class SparseGammaDEF(ConjugateFactorModel):
 
     def _initialize(self, module, start):
         sizes = module.layer_sizes
-        if any(above > below for below, above in itertools.pairwise(sizes)):
-            warnings.warn(
-                f"layer_sizes={sizes} has a layer that is larger than the one below "
-                "it, which it should summarize.",
-                stacklevel=2,
-            )
+        warn_of_wider_layers(sizes)
         lowest = LowestStart.of(
             start,
             self.init,
