@@ -943,6 +943,21 @@ def test_rows_that_gain_nothing_by_correlations_stay_gammas():
     assert (draws[1] > 0).all()
 
 
+def test_a_few_rows_may_leave_many_directions_to_the_prior():
+    """Variances are then large, and covariances as large as these, of either sign."""
+    ones, prior = torch.ones(1, 3).double(), 0.1
+    logs = CorrelatedLogs(ones, 8 * ones, prior)
+    other = torch.tensor([[6.0, 3.0, 2.0], [8.0, 2.0, 3.0]]).double()
+    curvature = torch.tensor([[100.0, 1000.0]]).double()
+    logs.add(curvature, other, torch.full_like(other, 1e12))
+    of_data = logs.curvatures[0][0].numpy().copy()
+    logs.settle()
+    precision = (logs.factors[0][0] @ logs.factors[0][0].mT)[0].numpy()
+    covariance = np.linalg.inv(precision)
+    expected = of_data * np.exp(covariance) + prior * np.eye(3)
+    assert_allclose(precision, expected, rtol=0.1)
+
+
 def correlated(sizes=(6, 3), **parameters):
     settings = {"max_iter": 40, "random_state": 0, **parameters}
     return SparseGammaDEF(sizes, covariance_type="full", **settings)

@@ -24,9 +24,9 @@ largest where
 .. math::
     S^{-1} = H \circ e^{S} + a I,
 
-with the exponential of each entry; damped iterations end there. (To the first order of
-the exponential, :math:`S^{-1} = H + a I`, variances are far too large where units are
-almost alike.)
+with the exponential of each entry. A few damped iterations come close, and any S gives
+a bound. (To the first order of the exponential, :math:`S^{-1} = H + a I`, variances are
+far too large where units are almost alike.)
 
 Means stay as they are, so that nothing else moves. A log-normal has the wrong skewness
 beside a gamma of shape s, which costs about 1 / (12 s): numbers of small shape stay
@@ -43,7 +43,7 @@ from skdeepfactor._math.ops import dense, slices, take_rows
 # Shapes above which numbers are log-normal: the best of 2, 5, 10 and 20 on faces.
 LEAST_SHAPE = 5.0
 
-# Steps towards S, and the largest of its entries that is taken at its word on the way.
+# Steps towards S, and the largest variance on the way: S is scaled down to it.
 N_STEPS, LARGEST = 6, 1.0
 
 # By this share precisions are raised against rounding.
@@ -131,7 +131,11 @@ class CorrelatedLogs:
             precision = found + priors
             for _ in range(N_STEPS):
                 covariance = torch.cholesky_inverse(torch.linalg.cholesky(precision))
-                bent = found * covariance.clamp_max_(LARGEST).exp_()
+                # As a whole, since it stays positive semi-definite, and so do the
+                # exponentials of its entries.
+                largest = covariance.diagonal(dim1=1, dim2=2).amax(1)
+                covariance *= (LARGEST / largest).clamp_max(1)[:, None, None]
+                bent = found * covariance.exp_()
                 precision = 0.5 * (precision + bent + priors)
             factor = torch.linalg.cholesky(precision)
             covariance = torch.cholesky_inverse(factor)
