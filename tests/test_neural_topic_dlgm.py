@@ -26,6 +26,7 @@ from skdeepfactor._math.gaussian import Posterior
 from skdeepfactor._math.likelihoods import LIKELIHOODS
 from skdeepfactor._math.log_total import LogTotal
 from skdeepfactor._math.priors import StandardNormal
+from skdeepfactor._training.plan import Budget
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.metrics import completion_perplexity
 from skdeepfactor.models.neural_topic_dlgm.bounds import ClosedBound, DrawnBound
@@ -1170,6 +1171,42 @@ def test_patience_starts_after_the_warm_up_and_large_steps(counts):
     patient = small(kl_warmup=0.95, **settings).fit(X, X_val=X_val)
     assert impatient.n_iter_ > 17
     assert patient.n_iter_ == 20
+
+
+def begun(model, X, *, hidden_weight=None):
+    """A module at the first of many updates, and X as its batch."""
+    module = model.fit(X)._load(torch.float64)
+    if hidden_weight is not None:
+        module.decoder.hidden_weight.data.fill_(hidden_weight)
+        module.n_updates.zero_()
+    module.begin(Budget(1000, 1000))
+    module.train()
+    return module, batch_of(X)
+
+
+def test_a_warm_fit_goes_on_with_its_hidden_layers(counts):
+    model = small(decoder_layers=(4,), max_iter=2, learning_rate=0.05)
+    for hidden_weight, is_learnt in ((None, True), (0.0, False)):
+        module, x = begun(model, counts, hidden_weight=hidden_weight)
+        module.seed(0)
+        module.backward(x, len(x))
+        assert bool(module.decoder.hidden.weights[0].grad.any()) == is_learnt
+
+
+@pytest.mark.parametrize("objective", ["elbo", "iwae"])
+def test_rows_are_refined_by_the_decoder_that_learns(counts, objective):
+    sampled = {"objective": objective, "n_particles": 2, "max_iter": 1}
+    model = small(decoder_layers=(4,), **sampled)
+    module, x = begun(model, counts, hidden_weight=0.0)
+    means = []
+    for hidden_weight in (0.0, 1.0):
+        module.decoder.hidden_weight.data.fill_(hidden_weight)
+        module.decoder.hidden_weight.data[::2] *= -1
+        module.refresh()
+        module.seed(0)
+        means.append(module.posterior(x).mean)
+    # Importance weights are of the hidden layers from the first update on.
+    assert torch.equal(*means) == (objective == "elbo")
 
 
 def test_a_share_of_a_stream_is_no_warm_up(counts):

@@ -131,6 +131,11 @@ class Decoder(nn.Module):
             return self.weight
         return self.weight[:, self.weight.shape[1] - self.n_direct :]
 
+    @property
+    def hidden_weight(self):
+        """The last weights of the hidden layers' outputs, (n_features, width)."""
+        return self.weight[:, : self.weight.shape[1] - self.n_direct]
+
     def forward(self, z):
         """Logits, (..., n_features), of factors (..., n_components)."""
         return self.features(z) @ self.weight.T + self.bias

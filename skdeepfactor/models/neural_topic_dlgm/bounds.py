@@ -6,9 +6,10 @@ Under a linear decoder in closed form. Under a residual one,
     f(z) = b + A h(z), \qquad h(z) = (g(z), z), \qquad A = (U, W),
 
 by draws in antithetic pairs, :math:`z = \mu \pm s \epsilon`, over whose log likelihoods
-the bound averages. A pair cancels the odd terms of the error. The gradient in the mean
-is that of the draws, by the Jacobian J of h. A draw says too little of each variance,
-so that precisions follow from the slopes of the logits, as for linear decoders:
+the bound averages. A pair cancels the odd terms of the error. Pairs serve refinement
+and training; a score averages over independent draws. The gradient in the mean is that
+of the draws, by the Jacobian J of h. A draw says too little of each variance, so that
+precisions follow from the slopes of the logits, as for linear decoders:
 
 .. math::
     s_k^{-2} = 1 + t \, \big(\text{Var}_{\tilde p} (A \bar J)_k

@@ -70,9 +70,10 @@ class NeuralTopicDLGM(SampledFactorModel):
         Hidden layers of the inference network.
     skip_connections : bool, default=True
         Whether z goes into every layer of a deep decoder. The logits are then those of
-        a linear decoder plus those of a network, which comes in after the first tenth
-        of training, and rows are refined as under a linear decoder. False: a plain
-        stack of layers, refined by Adam, which may collapse to the prior.
+        a linear decoder plus those of a network, which with ``objective="elbo"`` comes
+        in after the first tenth of training, and rows are refined as under a linear
+        decoder. False: a plain stack of layers, refined by Adam, which may collapse to
+        the prior.
     input_transform : {"tfidf", "normalize", "counts"} or object, default="tfidf"
         What the inference network sees; the likelihood sees the counts. ``"tfidf"``:
         counts times the log of inverse document frequency in the training data, scaled

@@ -32,10 +32,11 @@ where L is stationary in s; with a full covariance :math:`S^{-1} = I + t\,\text{
 \tilde p}(w)`. Steps of Newton by these precisions refine each row (``gaussian.py``).
 
 **Residual decoder:** f(z) = b + W z + U g(z), with a network g beside the linear part.
-Its bound is sampled, by draws in antithetic pairs, and refined by the same steps
-(``bounds.py``). U is 0 at first, and for a while only W is learnt, in closed form: it
-begins where a linear decoder is, and did not collapse to the prior in any run here, as
-stacks of layers that start at random do.
+Its bound is sampled, and rows are refined by the same steps, on draws in antithetic
+pairs (``bounds.py``), which training takes too; scores average over independent draws.
+U is 0 at first, and unless the objective is sampled, only W is learnt for a while, in
+closed form: it starts level with a linear decoder, so it has not collapsed to the prior
+where a stack of layers did.
 
 **Plain stack of layers:** the bound is sampled, and refined by Adam.
 
@@ -157,6 +158,8 @@ class DeepLatentGaussian(SampledModule):
         self.refine_steps, self.max_refine_steps = refine_steps, max_refine_steps
         self.alpha, self.n_particles = alpha, n_particles
         self.kl_warmup = kl_warmup
+        # Updates by which the hidden layers of a residual decoder come in.
+        self.n_linear = 0.0
         self._kept_total = None
         self.register_buffer("idf", torch.ones(len(decoder.bias)))
         self.register_buffer("spread", torch.ones(()))
@@ -171,6 +174,14 @@ class DeepLatentGaussian(SampledModule):
         width = min(len(self.idf) // 4, CHUNK_NUMBERS // (2 * self.n_components))
         n_arrays = 2 * N_PAIRS if self.decoder.has_skips else 1
         return max(self.local_width, n_arrays * width)
+
+    def begin(self, budget):
+        super().begin(budget)
+        decoder = self.decoder
+        is_ready = decoder.has_skips and self.alpha == 1.0
+        # In a warm fit they may be in already.
+        is_linear = is_ready and not bool(decoder.hidden_weight.any())
+        self.n_linear = LINEAR_SHARE * (self.n_total or 0) if is_linear else 0.0
 
     def posterior(self, batch, start=None):
         q = self._infer(batch, self.likelihood, start)
@@ -356,9 +367,9 @@ class DeepLatentGaussian(SampledModule):
     @property
     def is_linear_yet(self):
         """Whether training has not come to the hidden layers of a residual decoder."""
-        if not (self.training and self.decoder.has_skips and self.n_total):
+        if not (self.training and self.n_linear):
             return False
-        return self.n_updates.item() < LINEAR_SHARE * self.n_total
+        return self.n_updates.item() < self.n_linear
 
     def _infer(self, batch, likelihood, start=None, network=None):
         """Posteriors of the rows, refined from remembered or encoded ones."""
