@@ -263,16 +263,20 @@ def test_small_steps_are_told_by_their_shape(shape, counts):
     assert is_small_step(model.fit(counts), X) == (shape == (2, 30))
 
 
-def test_products_that_are_kept_go_with_the_weights(counts):
-    model = NeuralTopicDLGM(3, max_iter=1, random_state=0).fit(counts)
-    module = model._load(torch.float32)
+@pytest.mark.parametrize(("layers", "name"), [((), "total"), ((4,), "drawn")])
+def test_products_that_are_kept_go_with_the_weights(layers, name, counts):
+    model = NeuralTopicDLGM(3, decoder_layers=layers, max_iter=1, random_state=0)
+    module = model.fit(counts)._load(torch.float32)
     x = to_tensor(counts, slice(None), dtype=torch.float32, device="cpu")
     with torch.no_grad():
         before = module.elbo(Batch(x))
-        assert module._kept_total is module._log_total()
+        kept = getattr(module, f"_kept_{name}")
+        assert kept is not None
+        assert torch.equal(module.elbo(Batch(x)), before)
+        assert getattr(module, f"_kept_{name}") is kept
         module.decoder.weight.mul_(0.5)
         for forget in (module.refresh, module.eval):
             forget()
-            assert module._kept_total is None
+            assert getattr(module, f"_kept_{name}") is None
             after = module.elbo(Batch(x))
             assert not torch.equal(after, before)

@@ -160,7 +160,7 @@ class DeepLatentGaussian(SampledModule):
         self.kl_warmup = kl_warmup
         # Updates by which the hidden layers of a residual decoder come in.
         self.n_linear = 0.0
-        self._kept_total = None
+        self._forget()
         self.register_buffer("idf", torch.ones(len(decoder.bias)))
         self.register_buffer("spread", torch.ones(()))
         remembers = refine_steps > 0 and decoder.n_direct > 0
@@ -476,13 +476,9 @@ class DeepLatentGaussian(SampledModule):
     @torch.no_grad()
     def _refine_by_draws(self, batch, likelihood, q, n_steps, is_remembered):
         """Steps of Newton on the bound of a residual decoder by draws."""
-        decoder, kl_weight = self.decoder, self.kl_weight()
+        drawn = self._drawn(likelihood)
         if not self.training and q.mean.device.type != "mps":
-            # In float32 rounding would decide which step of a row is its last.
-            decoder = copy.deepcopy(decoder).double()
-            batch, q = batch.double(), q.to(decoder.weight)
-        points = self.draw_prior(N_SLOPES, torch.Generator().manual_seed(0))
-        drawn = DrawnBound(likelihood, decoder, self._density(), points, kl_weight)
+            batch, q = batch.double(), q.to(drawn.decoder.weight)
         options = {"fixes_variances": self.posterior_variance is not None}
         starts = [q._replace(center=q.mean[:, :0])]
         if not is_remembered:
@@ -506,13 +502,12 @@ class DeepLatentGaussian(SampledModule):
             return of_rows
 
         if self.training:
-            kl_weight = max(kl_weight, LEAST_KL_WEIGHT)
             return refine(
                 slopes(1),
                 batch,
                 starts,
                 max_steps=n_steps,
-                kl_weight=kl_weight,
+                kl_weight=max(drawn.kl_weight, LEAST_KL_WEIGHT),
                 **options,
             )
         q, _ = converge(
@@ -527,6 +522,22 @@ class DeepLatentGaussian(SampledModule):
         # The mean is the best for its own draws: a step towards that of several pairs.
         q = refine(slopes(N_PAIRS), batch, [q], max_steps=1, **options)
         return q.to(self.decoder.weight)
+
+    def _drawn(self, likelihood):
+        """The bound by draws of the decoder as it is, kept as its log total is."""
+        drawn, decoder = self._kept_drawn, self.decoder
+        if drawn is not None and drawn.likelihood is likelihood:
+            return drawn
+        is_kept = self.training or decoder.weight.numel() <= LARGEST_KEPT
+        if not self.training and decoder.weight.device.type != "mps":
+            # In float32 rounding would decide which step of a row is its last.
+            decoder = copy.deepcopy(decoder).double()
+        points = self.draw_prior(N_SLOPES, torch.Generator().manual_seed(0))
+        density, kl_weight = self._density(), self.kl_weight()
+        drawn = DrawnBound(likelihood, decoder, density, points, kl_weight)
+        if is_kept:
+            self._kept_drawn = drawn
+        return drawn
 
     def _pairs(self, batch, like, n_pairs, stream=0):
         """Standard normal draws and minus these, (2 n_pairs, n_rows, k)."""
@@ -611,11 +622,15 @@ class DeepLatentGaussian(SampledModule):
         return total
 
     def train(self, mode=True):
-        self._kept_total = None
+        self._forget()
         return super().train(mode)
 
     def refresh(self):
-        self._kept_total = None
+        self._forget()
+
+    def _forget(self):
+        """Drop the products of the decoder's weights."""
+        self._kept_total = self._kept_drawn = None
 
     def _density(self):
         """The prior as it is now."""
