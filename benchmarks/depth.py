@@ -11,7 +11,6 @@ how many times its CPU seconds the deep one takes, to fit and to score.
 """
 
 import argparse
-import ast
 import time
 
 import numpy as np
@@ -82,11 +81,14 @@ def main(argv):
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=measure.THREADS)
     parser.add_argument(
-        "--set", nargs="+", default=[], help="NAME=VALUE for both, in Python"
+        "--set",
+        nargs="+",
+        type=measure.setting,
+        default=[],
+        help="NAME=VALUE for both, in Python",
     )
     chosen = parser.parse_args(argv)
-    pairs = (item.split("=", 1) for item in chosen.set)
-    parameters = {key: ast.literal_eval(value) for key, value in pairs}
+    parameters = dict(chosen.set)
     rows = []
     for name in chosen.data:
         for n_rows in chosen.rows:

@@ -15,6 +15,7 @@ Where it may not be reset, a thread reads resident memory every 5 ms, and can mi
 a peak inside a call that holds the interpreter's lock.
 """
 
+import ast
 import ctypes
 import gc
 import importlib
@@ -187,6 +188,12 @@ def blas_kernels():
         if library["user_api"] == "blas"
     }
     return ", ".join(sorted(found)) or "none seen"
+
+
+def setting(text):
+    """Name and value of an argument NAME=VALUE, the value in Python."""
+    name, value = text.split("=", 1)
+    return name, ast.literal_eval(value)
 
 
 def mean(rows, key):

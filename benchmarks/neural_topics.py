@@ -41,7 +41,6 @@ is the share of it that was chosen.
 """
 
 import argparse
-import ast
 import time
 
 import numpy as np
@@ -416,12 +415,15 @@ def main(argv):
     )
     parser.add_argument("--threads", type=int, default=measure.THREADS)
     parser.add_argument(
-        "--set", nargs="+", default=[], help="NAME=VALUE for all settings, in Python"
+        "--set",
+        nargs="+",
+        type=measure.setting,
+        default=[],
+        help="NAME=VALUE for all settings, in Python",
     )
     chosen = parser.parse_args(argv)
     data.folder()
-    pairs = (item.split("=", 1) for item in chosen.set)
-    changes = {key: ast.literal_eval(value) for key, value in pairs}
+    changes = dict(chosen.set)
     asked = {}
     for name in chosen.only:
         if name not in tables:

@@ -14,7 +14,6 @@ gowalla
 """
 
 import argparse
-import ast
 import time
 
 import numpy as np
@@ -108,11 +107,14 @@ def main(argv):
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--set", nargs="+", default=[], help="NAME=VALUE for all settings, in Python"
+        "--set",
+        nargs="+",
+        type=measure.setting,
+        default=[],
+        help="NAME=VALUE for all settings, in Python",
     )
     chosen = parser.parse_args(argv)
-    pairs = (item.split("=", 1) for item in chosen.set)
-    settings = {key: ast.literal_eval(value) for key, value in pairs}
+    settings = dict(chosen.set)
     settings["max_iter"] = chosen.passes
     rows = []
     for part in chosen.only:

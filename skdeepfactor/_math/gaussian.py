@@ -30,8 +30,8 @@ TELLING_RATE = 0.3
 # way, where rows are followed to their end.
 RATE_RANGE, MAX_FALL = (0.1, 3.0), 1.0
 
-# The largest bound, in nats, that what a step may still gain is relative to: what is
-# left of a longer row's must not grow with it.
+# What a step may still gain is judged as a share of the bound, or of this many nats if
+# the bound is larger: the error that long rows are left with must not grow with them.
 LARGEST_BOUND = 1e4
 
 # Steps with full precisions at most, and the nats that a step may still gain after
@@ -226,8 +226,9 @@ def converge(
     length of a step in the mean is that of Barzilai and Borwein (1988), from the change
     of the gradient along the last one. A bound may fall by a little on the way; the
     best state is returned, and which rows are done, a mask. A row is done when a step
-    of Newton would gain at most ``tol`` times its bound, or times a nat. Pass float64,
-    so that rounding does not decide which step is the last.
+    of Newton would gain at most ``tol`` times its bound, which counts as no less than
+    one nat and no more than ``LARGEST_BOUND``. Pass float64, so that rounding does not
+    decide which step is the last.
 
     Where slopes jump, as those of networks do, a row may end at a jump, where a step
     still promises much: with ``min_gain`` a row is done, too, when a step changes its

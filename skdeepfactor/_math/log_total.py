@@ -28,8 +28,7 @@ from functools import cached_property
 import torch
 from torch.autograd.function import once_differentiable
 
-# Entries of the largest array for covariances of a few rows.
-BLOCK = 2**23
+from skdeepfactor._math.ops import BLOCK
 
 
 class LogTotal:

@@ -9,10 +9,7 @@ import math
 import torch
 from torch import nn
 
-from skdeepfactor._math.ops import map_values, product, row_sum
-
-# Numbers in the largest array for the slopes of a few rows.
-BLOCK = 2**23
+from skdeepfactor._math.ops import BLOCK, map_values, product, row_sum
 
 # Rows that tell how large the inputs of a network are.
 N_TYPICAL = 1000

@@ -14,6 +14,8 @@ import torch
 # Numbers worked on at once where an array is as large as the parameters: temporaries
 # then stay in a cache and count for nothing.
 SLICE = 2**18
+# Numbers in the largest array for slopes or covariances of a few rows at a time.
+BLOCK = 2**23
 # Share of entries stored above which a dense product beats one at the entries alone.
 DENSE_SHARE = 0.3
 # Share of features in a batch up to which gradients of their weights are sparse.

@@ -27,10 +27,7 @@ import numpy as np
 import torch
 
 from skdeepfactor._math.gaussian import Posterior, kl_to_mixture
-from skdeepfactor._math.ops import products_at_entries
-
-# Numbers in the largest array for the slopes of a few rows.
-BLOCK = 2**23
+from skdeepfactor._math.ops import BLOCK, products_at_entries
 
 # Axes of the covariance of the weights that are kept.
 N_AXES = 32

@@ -91,7 +91,8 @@ from skdeepfactor.models.neural_topic_dlgm.bounds import ClosedBound, DrawnBound
 # A row is refined until a step would gain less than this share of its bound.
 REFINE_TOL = 1e-7
 
-# Number of words of a row that takes steps with full precisions where others do not do.
+# Rows with at least this many words take steps with full precisions if other steps have
+# not brought them to their end.
 LONG = 500
 
 # Times the steps of a pass, where a row has none behind it.
