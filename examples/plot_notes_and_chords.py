@@ -88,8 +88,8 @@ model = SparseGammaDEF(
 ).fit(X)
 
 # %%
-# The seven parts are the seven notes: each has its peak at the frequency of another
-# one. The weights of the upper layer, times how loud each note is, are the chords.
+# The seven parts are the seven notes: each peaks at a different note. The weights of
+# the upper layer, times how loud each note is, are the chords.
 
 parts, chords = model.weights_
 peaks = frequencies[parts.argmax(axis=1)]

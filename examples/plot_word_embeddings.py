@@ -77,8 +77,8 @@ display = EmbeddingDisplay.from_embeddings(
 # by a vector whose length is the singular value. Directions below 1 say next to
 # nothing, as many do where a deep decoder has collapsed. With a network beside the
 # linear map (``decoder_layers``) the slopes of a word differ from document to document;
-# drawn are those of their mean. It starts as the linear model, and keeps all directions
-# in use.
+# the figure shows the mean slopes. Such a decoder starts level with a linear one; how
+# many directions each has in use is printed.
 
 deep = NeuralTopicDLGM(50, decoder_layers=(100,), max_iter=10, random_state=0).fit(X)
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True, layout="constrained")

@@ -144,8 +144,9 @@ class SparseGammaDEF(ConjugateFactorModel):
         Posteriors of the lower bound with ``solver="expansion"``; ignored otherwise.
         ``"diag"``: all units and weights are independent. ``"full"``: as a last step,
         the large weights of each feature, and the large lowest units of each row, get
-        correlated log-normals of the same means, which take some seconds and find a
-        tighter ``lower_bound_``. All other attributes and methods stay as they are.
+        correlated log-normals of the same means, which take some seconds and usually
+        find a tighter ``lower_bound_``. All other attributes and methods stay as they
+        are.
     family : {"gamma", "lognormal", "weibull"}, default="gamma"
         Posteriors of units and weights with ``solver="gradient"``; ignored otherwise.
     amortized : bool, default=False
