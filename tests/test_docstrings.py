@@ -86,7 +86,6 @@ MODELS_DIFFER = {
     "n_components": "each model says what its components are",
     "temperature": "of responsibilities, or of spikes",
     "tol": "Laplace steps do not climb the bound",
-    "warm_start": "a sampler's bounds come and go",
 }
 
 # Those that take other values in other models.
