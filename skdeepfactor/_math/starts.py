@@ -31,6 +31,9 @@ PART_WIDTH = 0.28
 # Starts of k-means where data are no counts: passes over few, light words do not part
 # what it has merged, as those over counts do.
 N_STARTS = 8
+# Rows for each topic that starts of LDA are sought in: a fit takes hardly longer than a
+# start from all rows would.
+FEW_ROWS = 30
 # Shape of the gamma weights of a random start. Components that differ more, as those of
 # exponential weights do, have settled before small batches tell what belongs together.
 EVENNESS = 10.0
@@ -112,7 +115,7 @@ def initial_counts(
         How often each row counts; once if None. None may be 0.
     rows_per_component : int, default=None
         Rows for each component from which directions and seeds of the clusters are
-        sought; all rows if None. With 30 a start takes a third of the time, and models
+        sought; all rows if None. With ``FEW_ROWS`` a start takes a third of the time, and models
         that do not train for long predict nearly as well after it.
     """
     if weights is None:

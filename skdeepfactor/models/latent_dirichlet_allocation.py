@@ -71,13 +71,9 @@ from skdeepfactor._math.gammas import check_prior, dirichlet, symmetric_dirichle
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import scaled
 from skdeepfactor._math.row_iteration import MAX_STEPS
-from skdeepfactor._math.starts import check_init, initial_counts
+from skdeepfactor._math.starts import FEW_ROWS, check_init, initial_counts
 from skdeepfactor._math.topic_draws import TopicDraws
 from skdeepfactor._math.topics import Admixture, Topics, lda_counts
-
-# Rows for each topic that its start is sought in: a fit takes hardly longer than a
-# start from all rows would.
-ROWS_PER_TOPIC = 30
 
 # Collapsed passes that a chain starts from.
 START_PASSES = 8
@@ -599,7 +595,7 @@ class LatentDirichletAllocation(ConjugateFactorModel):
             init,
             random_state,
             weights,
-            rows_per_component=ROWS_PER_TOPIC,
+            rows_per_component=FEW_ROWS,
         )
         seed = None
         if module.draws is not None:

@@ -29,7 +29,7 @@ from skdeepfactor._estimator.slices import (
     times_and_gaps,
 )
 from skdeepfactor._math.gammas import check_prior
-from skdeepfactor._math.starts import check_init, initial_counts
+from skdeepfactor._math.starts import FEW_ROWS, check_init, initial_counts
 from skdeepfactor._training.progress import with_callbacks
 from skdeepfactor.data import is_streamed
 from skdeepfactor.models.dynamic_topic_model.module import DynamicTopics
@@ -921,7 +921,14 @@ class DynamicTopicModel(ConjugateFactorModel):
         # Topics start from X alone, in an order that times do not change.
         X, weights, _, random_state = start._replace(arrays={}).distinct()
         init = check_init(self.init, module.paths.shape[:0:-1])
-        counts = initial_counts(X, self.n_components, init, random_state, weights)
+        counts = initial_counts(
+            X,
+            self.n_components,
+            init,
+            random_state,
+            weights,
+            rows_per_component=FEW_ROWS,
+        )
         # Rows of a slice are alike whatever their time is.
         arrays = {n: array for n, array in start.arrays.items() if n != "time"}
         X, weights, arrays, _ = start._replace(arrays=arrays).distinct()
