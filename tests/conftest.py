@@ -247,8 +247,8 @@ ESTIMATORS = {
 
 
 # CPU seconds that the tests of each entry may take, as ``pytest --budget`` counts them,
-# and those of all other tests. A new entry comes with its own. Eight minutes on two quiet
-# cores are what all of them may take.
+# and those of all other tests. A new entry comes with its own. All of them may take ten
+# minutes on two quiet cores.
 BUDGETS = {
     "SparseGammaDEF": 49,
     "SparseGammaDEF-auxiliary": 23,

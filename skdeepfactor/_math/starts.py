@@ -115,8 +115,8 @@ def initial_counts(
         How often each row counts; once if None. None may be 0.
     rows_per_component : int, default=None
         Rows for each component from which directions and seeds of the clusters are
-        sought; all rows if None. With ``FEW_ROWS`` a start takes a third of the time, and models
-        that do not train for long predict nearly as well after it.
+        sought; all rows if None. With ``FEW_ROWS`` a start takes a third of the time,
+        and models that do not train for long predict nearly as well after it.
     """
     if weights is None:
         weights = np.ones(X.shape[0])
