@@ -453,6 +453,15 @@ def test_an_interrupt_of_the_last_bound_keeps_all_passes(counts, monkeypatch):
     assert model.n_iter_ == 4
 
 
+@pytest.fixture
+def hears_interrupts():
+    """Python's own handler, where a shell has started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_interrupts")
 @pytest.mark.parametrize("is_guarded", [True, False])
 def test_an_interrupt_in_a_pass_that_diverges(is_guarded, counts, monkeypatch):
     """It is held back until the last sound pass is restored, if there is a copy."""
