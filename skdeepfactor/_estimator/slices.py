@@ -38,10 +38,10 @@ def joined_slice_sizes(sizes, n_slices):
 
 
 def first_times(times, n_rows, sizes, weights=None):
-    """What ``known_slices`` gives, and ``"time"``, for the first rows of a stream.
+    """The slices and the times of the first rows of a stream, as named arrays.
 
-    Their slices may yet change. Times are int64 or float64, (n_rows, 1). Weights are
-    those that ``known_slices`` takes.
+    ``"slice"`` is that of ``known_slices``, and may yet change; ``"time"`` is int64 or
+    float64, (n_rows, 1). Weights are those that ``known_slices`` takes.
     """
     times = checked_like(times, n_rows, sizes)
     kept = times.view(np.int64) if times.dtype.kind == "M" else times
@@ -61,7 +61,7 @@ def resized_slices(kept, sizes, n_slices):
 
 
 def known_slices(times, n_rows, sizes, weights=None):
-    """What is known of rows: ``"slice"``, the number of the nearest one, (n_rows, 1).
+    """The number of the slice nearest to each row, (n_rows, 1), as ``"slice"``.
 
     Warns
     -----

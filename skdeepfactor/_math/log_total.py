@@ -55,25 +55,19 @@ class LogTotal:
 
         Without gradients for the weights.
         """
-        center = q.center
+        shift, constant = _shift(q, q.center)
         if q.tril is None:
-            shift = center * q.var
             moments = torch.cat([q.mean - shift, q.var], 1)
-            exponent = torch.addmm(self.bias, moments, self.loadings.T)
-        else:
-            shift = torch.einsum("nij,nkj,nk->ni", q.tril, q.tril, center)
-            exponent = torch.addmm(self.bias, q.mean - shift, self.weight.T)
-            exponent = exponent + 0.5 * self._logit_variance(q.tril)
-        constant = 0.5 * (center * shift).sum(1, dtype=torch.float64)
-        return exponent, constant
+            return torch.addmm(self.bias, moments, self.loadings.T), constant
+        exponent = torch.addmm(self.bias, q.mean - shift, self.weight.T)
+        return exponent + 0.5 * self._logit_variance(q.tril), constant
 
     def bound(self, q):
         """T of each row, (n_rows,), float64."""
         if q.tril is None and torch.is_grad_enabled():
-            shift = q.center * q.var
+            shift, constant = _shift(q, q.center)
             moments = torch.cat([q.mean - shift, q.var], 1)
             log_sum = _LogSum.apply(moments, self.weight, self.bias, self.loadings)
-            constant = 0.5 * (q.center * shift).sum(1, dtype=torch.float64)
             return log_sum.double() + constant
         exponent, constant = self.exponents(q)
         return exponent.logsumexp(1).double() + constant
@@ -167,10 +161,18 @@ def log_sum_bound(q):
     Of posteriors of ``gaussian.py``, with the softmax of their means as the center.
     """
     center = q.mean.softmax(1)
+    shift, constant = _shift(q, center)
+    exponent = q.mean + 0.5 * q.var - shift
+    return exponent.logsumexp(1).double() + constant
+
+
+def _shift(q, center):
+    """Shifts of the means by centers, (n_rows, k), and half of their products.
+
+    The latter are terms of the bound in float64, (n_rows,).
+    """
     if q.tril is None:
         shift = center * q.var
     else:
         shift = torch.einsum("nij,nkj,nk->ni", q.tril, q.tril, center)
-    exponent = q.mean + 0.5 * q.var - shift
-    constant = 0.5 * (center * shift).sum(1, dtype=torch.float64)
-    return exponent.logsumexp(1).double() + constant
+    return shift, 0.5 * (center * shift).sum(1, dtype=torch.float64)

@@ -224,7 +224,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        return None, _transposed(ctx.x, gradient.contiguous(), ctx.is_parameter)
+        return None, _of_weights(ctx.x, gradient.contiguous(), ctx.is_parameter)
 
 
 def products_at_entries(x, a, b):
@@ -261,19 +261,18 @@ class _ProductsAtEntries(torch.autograd.Function):
         for_a = x @ b if ctx.needs_input_grad[1] else None
         for_b = None
         if ctx.needs_input_grad[2]:
-            for_b = _transposed(x, a, ctx.is_parameter)
+            for_b = _of_weights(x, a, ctx.is_parameter)
         return None, for_a, for_b
 
 
-def _transposed(x, a, is_parameter):
-    """``x.T @ a`` of a CSR batch, as the gradient of an array (n_features, k).
+def _of_weights(x, a, is_parameter):
+    """``feature_sums`` of a CSR batch, as the gradient of an array (n_features, k).
 
     That of a large parameter is sparse where few features are in a batch: torch adds it
     to a dense one in place.
     """
-    if x.device.type != "cpu":
-        return x.t().to_sparse_csr() @ a
-    if not is_parameter or x.shape[1] * a.shape[1] <= SLICE:
+    is_large = x.shape[1] * a.shape[1] > SLICE
+    if not (is_parameter and is_large and x.device.type == "cpu"):
         return feature_sums(x, a)
     features, places = torch.unique(x.col_indices(), return_inverse=True)
     if len(features) > SPARSE_SHARE * x.shape[1]:

@@ -323,11 +323,15 @@ def _scaled_rows(X, scale):
     return X
 
 
-def _fitted_kmeans(points, n_clusters, random_state, weights=None, **options):
+def _fitted_kmeans(
+    points, n_clusters, random_state, weights=None, *, n_init=1, init="k-means++"
+):
     """A k-means that stops early, since it is only a start itself."""
     kmeans = KMeans(
         n_clusters,
-        **{"n_init": 1, "max_iter": KMEANS_ITERATIONS, **options},
+        init=init,
+        n_init=n_init,
+        max_iter=KMEANS_ITERATIONS,
         random_state=random_state,
     )
     with warnings.catch_warnings():

@@ -29,6 +29,8 @@ MOST_TOKENS = 1000
 #: Customers of which each is seated by itself; tables of those that come later are
 #: binomial.
 MOST_SEATED = 1000
+#: Odds of units in a row, of which the largest is 1, and of words that count as 0.
+LEAST_ODDS = 1e-30
 #: Tokens of the rows that are drawn at once, each of which takes some 200 bytes.
 MOST_AT_ONCE = 2**20
 
@@ -100,6 +102,18 @@ class TokenParts:
         for start, stop in itertools.pairwise(self._bounds):
             rows = slice(start, stop)
             yield rows, Tokens.of(take_rows(self._x, numbers[rows]))
+
+
+def share_of_sweep(n_kept, n_sweeps, burn_in):
+    """Count a sweep among those that are averaged, and give its share of these.
+
+    ``n_kept``, a tensor, is the number of them, which is changed; ``n_sweeps`` that of
+    all sweeps. A sweep that is not kept has a share of 1: until ``burn_in`` sweeps have
+    been made, and if that is None, the last one stands for the averages.
+    """
+    is_kept = burn_in is not None and (n_kept > 0 or n_sweeps > burn_in)
+    n_kept.copy_(n_kept + 1 if is_kept else torch.zeros_like(n_kept))
+    return 1 / max(int(n_kept), 1)
 
 
 def _repeated(rows, repeats, n_rows):

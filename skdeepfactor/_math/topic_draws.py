@@ -4,10 +4,13 @@ import torch
 from torch import nn
 
 from skdeepfactor._math.noise import GAMMA_STREAMS, Stream, keyed_log_gamma, mix
-from skdeepfactor._math.tokens import Tokens, allocate_tokens, rounded
-
-#: Odds of topics in a row and of words in a topic that count as 0 would.
-LEAST_ODDS = 1e-30
+from skdeepfactor._math.tokens import (
+    LEAST_ODDS,
+    TokenParts,
+    allocate_tokens,
+    rounded,
+    share_of_sweep,
+)
 
 # Streams of a sweep: proportions, then two of tokens.
 PROPORTIONS, TOKENS = Stream.CHAIN, Stream.CHAIN + GAMMA_STREAMS
@@ -56,11 +59,8 @@ class TopicDraws(nn.Module):
         themselves, they are those of the last step.
         """
         self.n_sweeps += 1
-        is_kept = self._burn_in is not None and (
-            self.n_kept > 0 or self.n_sweeps > self._burn_in
-        )
-        self.n_kept.copy_(self.n_kept + 1 if is_kept else torch.zeros_like(self.n_kept))
-        mean_counts.lerp_(self.counts, 1 / max(int(self.n_kept), 1))
+        share = share_of_sweep(self.n_kept, self.n_sweeps, self._burn_in)
+        mean_counts.lerp_(self.counts, share)
 
     def topics(self, prior):
         """Topics drawn given the last sweep and their prior, (n_features, n_topics)."""
@@ -93,10 +93,15 @@ class TopicDraws(nn.Module):
         logs -= logs.amax(1, keepdim=True)
         # Only ratios matter; the largest is 1, so that no row underflows.
         odds = logs.exp_().clamp_min_(LEAST_ODDS).to(topics.dtype)
-        tokens = Tokens.of(rounded(batch, keys))
-        return allocate_tokens(
-            tokens, odds, topics, keys, stream=TOKENS, weight=batch.weight
-        )
+        weight, of_words = batch.weight, 0
+        of_rows = torch.empty_like(odds, dtype=torch.float64)
+        for rows, tokens in TokenParts(rounded(batch, keys)):
+            some = weight[rows] if isinstance(weight, torch.Tensor) else weight
+            of_rows[rows], of_part = allocate_tokens(
+                tokens, odds[rows], topics, keys[rows], stream=TOKENS, weight=some
+            )
+            of_words = of_words + of_part
+        return of_rows, of_words
 
     def _keys(self, keys):
         """Keys of this sweep."""

@@ -951,7 +951,7 @@ class DynamicTopicModel(ConjugateFactorModel):
 
 
 def _told(times, sample_weight, *, is_start=False):
-    """What is known of rows beside X, with their weights, if there are times.
+    """Times of rows and their weights as side information; None without times.
 
     ``is_start`` says whether they are among the first rows of a stream.
     """

@@ -136,7 +136,7 @@ def _step(at, counts, log_rate, variances):
 
 
 def _gain(at, step, counts, expected, variances):
-    """What each path gains by a step, (n_features, n_topics)."""
+    """Gain of each path by a step, (n_features, n_topics)."""
     gain = (counts * step).sub_(expected * torch.expm1(step)).sum(0)
     for t, variance in enumerate(variances):
         moved = step[t + 1] - step[t]

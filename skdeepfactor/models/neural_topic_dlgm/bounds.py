@@ -211,7 +211,7 @@ class DrawnBound:
         return q._replace(mean=mean, var=var)
 
     def turns(self, z):
-        """What a row's own slopes at z add to its curvature, (n_rows, k)."""
+        """Curvature of each row by its own slopes at z, (n_rows, k)."""
         size = max(1, BLOCK // (z.shape[1] * len(self.axes)))
         parts = [
             (self.decoder.slopes(part)[1] @ self.axes).square().sum(2)

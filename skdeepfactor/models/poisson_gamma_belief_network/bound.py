@@ -18,8 +18,8 @@ from skdeepfactor._math.allocation import Weights, allocate
 from skdeepfactor._math.gammas import gamma_shapes, scaled_exp
 from skdeepfactor._math.noise import GAMMA_STREAMS, keyed_log_gamma
 from skdeepfactor._math.ops import map_values, product_at, row_sum
+from skdeepfactor._math.tokens import LEAST_ODDS
 from skdeepfactor.models.poisson_gamma_belief_network.rows import (
-    LEAST_ODDS,
     LEAST_SHAPE,
     PROBABILITY_PRIOR,
     STREAMS_OF_LAYER,

@@ -66,7 +66,12 @@ from skdeepfactor._math.noise import (
     mix,
 )
 from skdeepfactor._math.ops import row_sum
-from skdeepfactor._math.tokens import TokenParts, rounded
+from skdeepfactor._math.tokens import (
+    LEAST_ODDS,
+    TokenParts,
+    rounded,
+    share_of_sweep,
+)
 from skdeepfactor.models.poisson_gamma_belief_network.bound import (
     expected_tokens,
     log_likelihood,
@@ -75,7 +80,6 @@ from skdeepfactor.models.poisson_gamma_belief_network.bound import (
     prior_totals,
 )
 from skdeepfactor.models.poisson_gamma_belief_network.rows import (
-    LEAST_ODDS,
     STREAMS_OF_LAYER,
     Layers,
     RowState,
@@ -352,10 +356,7 @@ class PoissonGammaLayers(FactorModule):
         Before averages are taken, and in a stream, whose statistics are averages
         themselves, they are those of the last step.
         """
-        burn_in = self._burn_in
-        is_kept = burn_in is not None and (self.n_kept > 0 or self.n_steps > burn_in)
-        self.n_kept.copy_(self.n_kept + 1 if is_kept else torch.zeros_like(self.n_kept))
-        share = 1 / max(int(self.n_kept), 1)
+        share = share_of_sweep(self.n_kept, self.n_steps, self._burn_in)
         for layer, counts in enumerate(self.counts_of_layer):
             mean = counts.double() + self.eta
             mean /= mean.sum(1, keepdim=True)
@@ -390,7 +391,7 @@ class PoissonGammaLayers(FactorModule):
         return drawn_tokens(layers, tokens, units, state, keys, self._stream(0))[0]
 
     def _moments(self, units, state):
-        """What a chain averages: means, tokens, exposures, gammas of rates."""
+        """Terms that a chain averages: means, tokens, exposures, gammas of rates."""
         of_rates = []
         for shapes, draws in zip(units.shapes[1:], units.draws[1:], strict=True):
             a, b = 1 + shapes.sum(1), 1 + draws.sum(1)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from skdeepfactor._math.noise import GAMMA_STREAMS, keyed_log_gamma
-from skdeepfactor._math.tokens import Tokens, allocate_tokens, tables
+from skdeepfactor._math.tokens import LEAST_ODDS, Tokens, allocate_tokens, tables
 
 #: Beta prior of the probability p_2 of rows, both parameters.
 PROBABILITY_PRIOR = 0.01
@@ -19,8 +19,6 @@ PROBABILITY_PRIOR = 0.01
 MOST_LOG_RATE = 30.0
 #: Shapes below this are taken to be this: where a unit above has underflowed.
 LEAST_SHAPE = 1e-10
-#: Odds of units and weights, of which the largest of a row is 1, that count as 0 would.
-LEAST_ODDS = 1e-30
 
 # Streams of a layer in a sweep: its units, its rate (two draws), its tokens and tables.
 UNITS, RATES, TOKENS, TABLES = 0, GAMMA_STREAMS, 3 * GAMMA_STREAMS, 124
@@ -82,9 +80,9 @@ class RowState(NamedTuple):
         return torch.cat([*self.counts, *self.rates], 1).to(dtype)
 
     def exposures(self):
-        """What multiplies the units of each layer in the means of its tokens.
+        """Factors of the units of each layer in the means of its tokens.
 
-        And of the tables of the top layer, (n_rows, 1) each.
+        Those of the tables of the top layer come last. Each is (n_rows, 1).
         """
         exposures = [torch.ones_like(self.rates[0])]
         for rate in self.rates:
