@@ -3,10 +3,10 @@
 completion
     ``metrics.completion_perplexity`` of the test rows, seed 0, beside our LDA and
     tomotopy's CTModel on the same data. Every contender runs alone in a fresh process
-    with two threads (`measure`). "fit" is training, its start included; "CPU s" is the
-    time of all threads in it. With ``--validate`` rows are fitted without 500 of the
-    training rows (those of ``neural_topics``), which are scored in place of test rows:
-    settings were chosen by these.
+    with two threads, or ``--threads`` (`measure`). "fit" is training, its start
+    included; "CPU s" is the time of all threads in it. With ``--validate`` rows are
+    fitted without 500 of the training rows (those of ``neural_topics``), which are
+    scored in place of test rows: settings were chosen by these.
 planted
     Rows drawn from the model with known topics and covariance: 5,000 of 200 words, 10
     topics. Topics are paired by ``match_components``; "r" is Pearson's correlation of
@@ -91,7 +91,7 @@ def ours(job, name, **parameters):
     }
 
 
-def tomotopy_ctm(job, iterations):
+def tomotopy_ctm(job, iterations, workers=measure.THREADS):
     """Fit tomotopy's correlated topic model by its Gibbs sampler."""
     import tomotopy
 
@@ -107,7 +107,7 @@ def tomotopy_ctm(job, iterations):
     with job.meter("fit"):
         for row in train:
             model.add_doc(row, ignore_empty_words=True)
-        model.train(2 if job.quick else iterations, workers=measure.THREADS)
+        model.train(2 if job.quick else iterations, workers=workers)
     spent = time.process_time() - started
     columns = [int(word) for word in model.used_vocabs]
     topics = np.zeros((job.k, job.train.shape[1]))
@@ -117,7 +117,7 @@ def tomotopy_ctm(job, iterations):
     places = [n for n, row in enumerate(observed) if known.intersection(row)]
     with job.meter("transform"):
         documents = [model.make_doc(observed[row]) for row in places]
-        theta[places] = model.infer(documents, workers=measure.THREADS)[0]
+        theta[places] = model.infer(documents, workers=workers)[0]
     return {
         "cpu_seconds": spent,
         "passes": iterations,
@@ -139,9 +139,11 @@ CONTENDERS = {
 }
 
 
-def contend(meter, contender, corpus, k, seed, quick, validate):
+def contend(meter, contender, corpus, k, seed, quick, validate, threads):
     """Fit and evaluate one contender; runs in its own process."""
     function, parameters = CONTENDERS[contender]
+    if function is tomotopy_ctm:
+        parameters = {**parameters, "workers": threads}
     return function(Job(meter, corpus, k, seed, quick, validate), **parameters)
 
 
@@ -230,12 +232,14 @@ def main(argv):
     parser.add_argument(
         "--n-sets", type=int, default=14, help="data sets with planted effects"
     )
+    parser.add_argument("--threads", type=int, default=measure.THREADS)
     parser.add_argument("--quick", action="store_true", help="toy sizes, two passes")
     chosen = parser.parse_args(argv)
     results = []
 
     def run(function, setting, label):
-        measured = measure.run(f"benchmarks.correlated:{function}", setting)
+        place = f"benchmarks.correlated:{function}"
+        measured = measure.run(place, setting, threads=chosen.threads)
         results.append({"contender": label, **setting, **measured})
         # A long run that is cut short keeps what it has.
         measure.write_results("correlated", argv, results, seeds=chosen.seeds)
@@ -255,6 +259,7 @@ def main(argv):
                             "seed": seed,
                             "quick": chosen.quick,
                             "validate": chosen.validate,
+                            "threads": chosen.threads,
                         },
                         contender,
                     )

@@ -17,8 +17,10 @@ from skdeepfactor._estimator.conjugate import (
     ClosedFormFactorModel,
     ConjugateFactorModel,
 )
+from skdeepfactor._estimator.covariates import CovariateTopicModel
 from skdeepfactor._estimator.sampled import SampledFactorModel
 from skdeepfactor._estimator.supervised import SupervisedFactorModel
+from skdeepfactor._estimator.timed import TimedTopicModel
 from skdeepfactor._math.autoencoder import AmortizedModule
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.sampled import SampledModule
@@ -128,6 +130,8 @@ BASES = {
         BaseFactorModel,
         ClosedFormFactorModel,
         ConjugateFactorModel,
+        CovariateTopicModel,
+        TimedTopicModel,
         SampledFactorModel,
         AmortizedFactorModel,
         SupervisedFactorModel,

@@ -9,7 +9,7 @@ from skdeepfactor._math.allocation import Weights, allocate, expected_counts
 from skdeepfactor._math.batch import Batch
 from skdeepfactor._math.gammas import dirichlet_kl
 from skdeepfactor._math.ops import dense, without_zeros
-from skdeepfactor._math.topics import Admixture, Topics, in_slices, slice_groups
+from skdeepfactor._math.topics import Admixture, Topics, in_slices
 
 N_TOPICS, N_FEATURES = 4, 9
 GROUPS = torch.tensor([0, 1, 0, 2, 2, 1, 0, 0, 2])
@@ -92,7 +92,8 @@ def test_topics_by_slice_are_those_of_each_slice_alone():
     rng = np.random.default_rng(0)
     counts = torch.from_numpy(rng.gamma(0.5, 3.0, (N_TOPICS, n_slices * N_FEATURES)))
     prior = torch.tensor(0.3, dtype=torch.float64)
-    topics = Topics(counts, prior, slice_groups(n_slices, N_FEATURES))
+    groups = torch.arange(n_slices).repeat_interleave(N_FEATURES)
+    topics = Topics(counts, prior, groups)
     x = without_zeros(made_rows())
     batch = Batch(in_slices(x, numbers, n_slices))
     options = {"max_steps": 100, "tol": 1e-9}

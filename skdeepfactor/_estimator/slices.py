@@ -37,11 +37,11 @@ def joined_slice_sizes(sizes, n_slices):
     return _slices(np.unique(np.concatenate(times)), n_slices)
 
 
-def first_times(times, n_rows, sizes, weights=None):
+def first_times(times, n_rows, sizes):
     """The slices and the times of the first rows of a stream, as named arrays.
 
     ``"slice"`` is that of ``known_slices``, and may yet change; ``"time"`` is int64 or
-    float64, (n_rows, 1). Weights are those that ``known_slices`` takes.
+    float64, (n_rows, 1).
     """
     times = checked_like(times, n_rows, sizes)
     kept = times.view(np.int64) if times.dtype.kind == "M" else times

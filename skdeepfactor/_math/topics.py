@@ -309,7 +309,7 @@ def in_slices(x, numbers, n_slices):
 
     ``x`` is CSR, ``numbers`` the slice of each row, an integer tensor. Feature v of
     slice t becomes t * n_features + v, so that topics that differ from slice to slice
-    are topics in groups: see ``slice_groups``.
+    are topics in groups, of n_features features each.
     """
     n_rows, n_features = x.shape
     columns = x.col_indices() + n_features * numbers[row_indices(x)]
@@ -319,9 +319,3 @@ def in_slices(x, numbers, n_slices):
         x.values(),
         (n_rows, n_slices * n_features),
     )
-
-
-def slice_groups(n_slices, n_features, device=None):
-    """The groups of the features that ``in_slices`` gives, (n_slices * n_features,)."""
-    slices_of = torch.arange(n_slices, device=device)
-    return slices_of.repeat_interleave(n_features)

@@ -181,6 +181,10 @@ class CorrelatedTopics(FactorModule):
         )
         return found.to(batch.x.dtype)
 
+    def proportions(self, batch):
+        """The most probable proportions of the topics in each row, (n_rows, k)."""
+        return self.mode(batch).softmax(1)
+
     def row_shares(self, batch):
         """Shares of the topics in the words of each row, (n_rows, k)."""
         weights = self.topics.collapsed_weights

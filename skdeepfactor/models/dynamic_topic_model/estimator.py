@@ -1,44 +1,34 @@
 """The estimator of topics that change over time; ``module.py`` has the model."""
 
 import math
-import os
-from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from numbers import Real
+from typing import ClassVar
 
 import numpy as np
-import scipy.sparse
 import torch
 from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skdeepfactor._estimator.arrays import fitted_dtype
-from skdeepfactor._estimator.assignments import assignments
-from skdeepfactor._estimator.conjugate import INPUT_SCALE, ConjugateFactorModel
+from skdeepfactor._estimator.conjugate import INPUT_SCALE
 from skdeepfactor._estimator.environment import memory
-from skdeepfactor._estimator.side import given
 from skdeepfactor._estimator.slices import (
     checked_like,
-    first_times,
-    joined_slice_sizes,
-    known_slices,
     n_slices,
     positions,
-    resized_slices,
-    slice_sizes,
     times_and_gaps,
 )
+from skdeepfactor._estimator.timed import TimedTopicModel
 from skdeepfactor._math.gammas import check_prior
 from skdeepfactor._math.starts import FEW_ROWS, check_init, initial_counts
-from skdeepfactor._training.progress import with_callbacks
-from skdeepfactor.data import is_streamed
 from skdeepfactor.models.dynamic_topic_model.module import DynamicTopics
 
 # Arrays as large as all paths, while a model is trained.
 N_COPIES = 6
 
 
-class DynamicTopicModel(ConjugateFactorModel):
+class DynamicTopicModel(TimedTopicModel):
     r"""Dynamic topic model: topics whose words change over time.
 
     Rows come with ``times``, whose distinct values, or intervals of them
@@ -212,12 +202,11 @@ class DynamicTopicModel(ConjugateFactorModel):
 
     _parameter_constraints: ClassVar[dict] = {
         "input_scale": INPUT_SCALE,
-        **ConjugateFactorModel._parameter_constraints,
+        **TimedTopicModel._parameter_constraints,
         "chain_variance": [
             Interval(Real, 0, None, closed="left"),
             StrOptions({"auto"}),
         ],
-        "n_slices": [Interval(Integral, 1, None, closed="left"), None],
         "doc_topic_prior": [
             Interval(Real, 0, None, closed="neither"),
             "array-like",
@@ -282,479 +271,6 @@ class DynamicTopicModel(ConjugateFactorModel):
         self.random_state = random_state
         self.verbose = verbose
 
-    @with_callbacks
-    def fit(
-        self,
-        X: Any,
-        y: Any = None,
-        *,
-        times: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,
-        X_val: Any = None,
-        checkpoint: str | os.PathLike[str] | None = None,
-        checkpoint_every: float = 1,
-        sharded: bool = False,
-    ) -> Self:
-        """Fit the topics and their paths to the rows of X.
-
-        Training passes over all rows, or over batches of them, until ``max_iter``,
-        ``tol`` or early stopping ends it. An earlier fit is forgotten unless
-        ``warm_start`` is set.
-
-        If processes have joined a ``torch.distributed`` group, each of them must call
-        ``fit``, and all get the same model.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
-            Counts, or other non-negative numbers. Data larger than memory come as
-            :class:`~skdeepfactor.data.RowBlocks`, as which backed AnnData and the
-            arrays of h5py, zarr and dask are read; ``times`` are those of all rows.
-        y : None
-            Ignored; here for scikit-learn's API.
-        times : array-like of shape (n_samples,), default=None
-            The time of each row, numbers or dates, in any order; see the notes of the
-            class. None for topics that do not change.
-        sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts; once if None. A weight of 2 is the same as a row
-            that is there twice, 0 as one that is not, and fractions lie between. What
-            is drawn for rows is the same on average: batches, rows held out and the
-            20,000 rows that a longer stream starts from (all uniformly, whatever the
-            weights).
-        X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
-            Rows to watch for early stopping, in place of ``validation_fraction``; each
-            counts once. They are scored with the topics as they are on average.
-        checkpoint : path-like, default=None
-            File for the state of training. If it exists, training resumes from it: the
-            same call, made again after the process has died, ends as if it had not.
-            With several processes each writes its own, with its rank appended.
-        checkpoint_every : int or float, default=1
-            Number of passes between two writes; a float is seconds, at least.
-        sharded : bool, default=False
-            Whether each process has rows of its own in X (and times, X_val and
-            sample_weight), instead of taking its share of rows that all of them have.
-
-        Returns
-        -------
-        object
-            The fitted estimator. Its arrays are read-only, since quantities derived
-            from them would not follow a change.
-
-        Raises
-        ------
-        ValueError
-            If the data, the times, the weights or a parameter are invalid, or the
-            checkpoint is damaged or belongs to another fit. The estimator is then left
-            unchanged.
-        KeyboardInterrupt
-            On an interrupt. The estimator then keeps the parameters after the last
-            complete pass; before the first, it is left unchanged.
-
-        See Also
-        --------
-        partial_fit : Steps on data that arrive in chunks.
-        forecast : Topics at other times.
-
-        Examples
-        --------
-        >>> from skdeepfactor import DynamicTopicModel
-        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
-        >>> model = DynamicTopicModel(2, random_state=0)
-        >>> model.fit(X, times=[1990, 2020, 1995, 2015]).topics_over_time_.shape
-        (4, 2, 4)
-        """
-        return self._fit(
-            X,
-            _told(times, sample_weight),
-            X_val=X_val,
-            checkpoint=checkpoint,
-            checkpoint_every=checkpoint_every,
-            sharded=sharded,
-            sample_weight=sample_weight,
-        )
-
-    def partial_fit(
-        self,
-        X: Any,
-        y: Any = None,
-        *,
-        times: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,
-        total_samples: float | None = None,
-    ) -> Self:
-        """Take stochastic steps on the rows of X, as one chunk of a stream.
-
-        The first rows decide where topics start. Until there have been 100 distinct
-        ones, or 300 in all, rows are kept (in pickles too), and each call starts the
-        model anew from all of them, as if they had come at once. Later calls continue
-        from it, and rows are forgotten after their step, so a stream may be larger than
-        memory. The slices are those of the rows that were kept, which should therefore
-        be of all times; later rows belong to the nearest of them. With
-        ``init="random"`` or an array, those of the first call decide.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Counts, or other non-negative numbers. More rows than ``batch_size`` make
-            several steps.
-        y : None
-            Ignored; here for scikit-learn's API.
-        times : array-like of shape (n_samples,), default=None
-            As for ``fit``; for all chunks, or for none.
-        sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts; once if None.
-        total_samples : int or float, default=None
-            Number of rows of the whole stream, or the sum of their weights, by which
-            the statistics of a batch are scaled; of those seen so far if None.
-
-        Returns
-        -------
-        object
-            The estimator.
-
-        Raises
-        ------
-        ValueError
-            If the data, the times, the weights or a parameter are invalid. The
-            estimator is then left unchanged.
-
-        See Also
-        --------
-        fit : Passes over data that are all available.
-
-        Examples
-        --------
-        >>> from skdeepfactor import DynamicTopicModel
-        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
-        >>> model = DynamicTopicModel(2, random_state=0)
-        >>> for chunk in (X[:2], X[2:]):
-        ...     model = model.partial_fit(chunk, total_samples=4)
-        >>> model.n_samples_seen_
-        4
-        """
-        is_kept = vars(self).get("_first_rows") is not None
-        is_start = is_kept or not self.__sklearn_is_fitted__()
-        return self._partial_fit(
-            X,
-            _told(times, sample_weight, is_start=is_start),
-            total_samples=total_samples,
-            sample_weight=sample_weight,
-        )
-
-    def fit_transform(
-        self,
-        X: Any,
-        y: Any = None,
-        *,
-        times: ArrayLike | None = None,
-        **fit_params: Any,
-    ) -> np.ndarray:
-        """Fit the model, and infer the proportions of the same rows.
-
-        Both steps get the times.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        y : None
-            Ignored; here for scikit-learn's API.
-        times : array-like of shape (n_samples,), default=None
-            As for ``fit`` and ``transform``.
-        **fit_params : dict
-            Further arguments of ``fit``.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_components)
-            The proportions of the topics.
-
-        See Also
-        --------
-        transform : The proportions of other rows.
-
-        Examples
-        --------
-        >>> from skdeepfactor import DynamicTopicModel
-        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
-        >>> DynamicTopicModel(2, random_state=0).fit_transform(X).shape
-        (4, 2)
-        """
-        if times is not None and is_streamed(X):
-            raise ValueError(
-                "fit_transform cannot take times with data in blocks: call fit, "
-                "and transform one block at a time."
-            )
-        self.fit(X, y, times=times, **fit_params)
-        return self.transform(X, times=times)
-
-    def transform(
-        self,
-        X: Any,
-        *,
-        times: ArrayLike | None = None,
-        out: str | os.PathLike[str] | None = None,
-    ) -> np.ndarray:
-        """Infer the proportions of the topics in each row.
-
-        Their posterior mean given the words of the row and the topics of its slice. The
-        proportions of a row depend on that row alone.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
-        times : array-like of shape (n_samples,), default=None
-            The times of these rows; None for the topics as they are on average.
-        out : path-like, default=None
-            A ``.npy`` file to write the proportions to as they come, for more rows than
-            memory has room for.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_components)
-            Rows sum to 1, float64 for float64 data, else float32; with ``out``, a
-            read-only map of the file.
-
-        Raises
-        ------
-        ValueError
-            If X does not have the columns of that of ``fit``, times are not of the kind
-            of those of ``fit``, or the model was fitted without times.
-
-        Warns
-        -----
-        UserWarning
-            If times are outside of those of the training rows.
-
-        See Also
-        --------
-        inverse_transform : Expected shares of words given proportions.
-
-        Examples
-        --------
-        >>> from skdeepfactor import DynamicTopicModel
-        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
-        >>> years = [1990, 2020, 1995, 2015]
-        >>> model = DynamicTopicModel(2, random_state=0).fit(X, times=years)
-        >>> model.transform([[1, 1, 0, 0]], times=[2000]).shape
-        (1, 2)
-        """
-        return self._infer(
-            X,
-            lambda module, batch: module.posterior(batch).mean,
-            out,
-            given(times=times),
-        )
-
-    def topic_assignments(
-        self, X: Any, *, by: str = "row", times: ArrayLike | None = None
-    ) -> np.ndarray:
-        """Infer which topics the words of each row are from.
-
-        Where ``transform`` gives the posterior mean of a row's proportions, which
-        leans towards the prior, this is the posterior of its words' own topics.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        by : {"row", "word"}, default="row"
-            Whether to average over the words of each row, or to give the probabilities
-            of each word.
-        times : array-like of shape (n_samples,), default=None
-            The times of these rows; None for the topics as they are on average.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_components) or (n_entries, n_components)
-            Rows sum to 1; rows of X without words are 0. By word, there is one row for
-            each entry of X that is not 0, in the order of
-            ``scipy.sparse.csr_matrix(X).nonzero()``: row by row, and from the first
-            feature to the last.
-
-        See Also
-        --------
-        transform : The posterior mean of the proportions.
-        skdeepfactor.plotting.DocumentDisplay : A text with its words marked by topic.
-
-        Examples
-        --------
-        >>> from skdeepfactor import DynamicTopicModel
-        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
-        >>> model = DynamicTopicModel(2, random_state=0).fit(X)
-        >>> shares = model.topic_assignments([[1, 0, 1, 0]], by="word")
-        >>> bool(shares[0].argmax() == model.components_[:, 0].argmax())
-        True
-        """
-        return assignments(
-            self,
-            X,
-            by,
-            DynamicTopics.row_shares,
-            DynamicTopics.word_shares,
-            given(times=times),
-        )
-
-    def inverse_transform(
-        self, Z: Any, *, times: ArrayLike | None = None
-    ) -> np.ndarray:
-        """Expected shares of words given proportions of the topics.
-
-        They are mixtures of the topics of a slice, or of ``components_``.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, n_components)
-            Proportions, as ``transform`` gives them.
-        times : array-like of shape (n_samples,), default=None
-            The times of these rows; None for the topics as they are on average.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features)
-            E[x | z]; rows sum to 1.
-
-        See Also
-        --------
-        transform : The proportions of rows.
-
-        Examples
-        --------
-        >>> from skdeepfactor import DynamicTopicModel
-        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
-        >>> model = DynamicTopicModel(2, random_state=0).fit(X)
-        >>> model.inverse_transform(model.transform(X)).shape
-        (4, 4)
-        """
-        return self._expected(Z, given(times=times))
-
-    def score_samples(self, X: Any, *, times: ArrayLike | None = None) -> np.ndarray:
-        """Evidence lower bound of each row, in nats.
-
-        A low bound means that the row is improbable under the topics of its time.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        times : array-like of shape (n_samples,), default=None
-            The times of these rows; None for the topics as they are on average.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), float64
-            Lower bounds on log p(x | beta); the density of the paths is left out, so
-            that a row's bound depends on that row alone.
-
-        See Also
-        --------
-        score : The mean over rows.
-
-        Examples
-        --------
-        >>> from skdeepfactor import DynamicTopicModel
-        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
-        >>> model = DynamicTopicModel(2, random_state=0).fit(X)
-        >>> model.score_samples(X).shape
-        (4,)
-        """
-        return self._infer(
-            X,
-            lambda module, batch: module.elbo(batch),
-            side=given(times=times),
-        )
-
-    def score(
-        self,
-        X: Any,
-        y: Any = None,
-        *,
-        times: ArrayLike | None = None,
-        metric: str = "elbo",
-        sample_weight: ArrayLike | None = None,
-    ) -> float:
-        """Mean score per row; larger is better.
-
-        Use rows that were not fitted to judge a model.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        y : None
-            Ignored; here for scikit-learn's API.
-        times : array-like of shape (n_samples,), default=None
-            The times of these rows; None for the topics as they are on average.
-        metric : {"elbo", "neg_perplexity"}, default="elbo"
-            The mean of ``score_samples(X)``, in nats, or minus ``perplexity(X)``.
-        sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts; all alike if None.
-
-        Returns
-        -------
-        float
-            The mean bound in nats, or minus the perplexity.
-
-        See Also
-        --------
-        score_samples : The bound of each row.
-        skdeepfactor.metrics.completion_perplexity : Compares any models of counts.
-
-        Examples
-        --------
-        >>> from skdeepfactor import DynamicTopicModel
-        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
-        >>> model = DynamicTopicModel(2, random_state=0).fit(X)
-        >>> bool(model.score(X) == model.score_samples(X).mean())
-        True
-        """
-        return self._mean_score(X, metric, sample_weight, times=times)
-
-    def perplexity(
-        self,
-        X: Any,
-        *,
-        times: ArrayLike | None = None,
-        average: str = "document",
-        sample_weight: ArrayLike | None = None,
-    ) -> float:
-        """Perplexity of the counts, as words in order given their number.
-
-        Guessing uniformly among V features has perplexity V. The value is computed from
-        lower bounds, so the true perplexity is at most as large.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows without counts are left out.
-        times : array-like of shape (n_samples,), default=None
-            The times of these rows; None for the topics as they are on average.
-        average : {"document", "corpus"}, default="document"
-            exp(-mean over rows of bound / count), as neural topic models report it, or
-            exp(-sum of bounds / sum of counts), as papers on LDA do.
-        sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts; all alike if None.
-
-        Returns
-        -------
-        float
-            An upper bound: perplexity at the lower bound of the log likelihood.
-
-        Raises
-        ------
-        ValueError
-            If no row has a count.
-
-        See Also
-        --------
-        skdeepfactor.metrics.completion_perplexity : Without bounds, for any package.
-
-        Examples
-        --------
-        >>> from skdeepfactor import DynamicTopicModel
-        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
-        >>> model = DynamicTopicModel(2, random_state=0).fit(X)
-        >>> 1 < model.perplexity(X) < 4
-        True
-        """
-        return self._perplexity(X, average, sample_weight, given(times=times))
-
     def forecast(self, times: ArrayLike) -> np.ndarray:
         r"""Predict the topics of any times, such as the next slice.
 
@@ -806,68 +322,8 @@ class DynamicTopicModel(ConjugateFactorModel):
         topics = self._ask(self._load(fitted_dtype(self), torch.device("cpu")), found)
         return topics.astype(self.components_.dtype)
 
-    def sample(
-        self,
-        n_samples: int = 1,
-        *,
-        n_tokens: int | ArrayLike | None = None,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> scipy.sparse.csr_matrix:
-        """Draw documents from the model.
-
-        Proportions are drawn from their prior, and words from the mixed topics as they
-        are on average.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-            Number of documents.
-        n_tokens : int or array-like of shape (n_samples,), default=None
-            Words in each; by default drawn from the lengths of the training rows.
-        random_state : int, RandomState instance or None, default=None
-            Seed of the draws.
-
-        Returns
-        -------
-        CSR matrix of shape (n_samples, n_features)
-            Counts, from the topics on average.
-
-        See Also
-        --------
-        inverse_transform : Expected shares of words given proportions.
-
-        Examples
-        --------
-        >>> from skdeepfactor import DynamicTopicModel
-        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
-        >>> model = DynamicTopicModel(2, random_state=0).fit(X)
-        >>> drawn = model.sample(2, n_tokens=[3, 8], random_state=0)
-        >>> drawn.toarray().sum(axis=1).tolist()
-        [3, 8]
-        """
-        return self._sample(n_samples, n_tokens, random_state)
-
-    def _sizes(self, rows, y):
-        slices = None
-        if y is not None:
-            slices = slice_sizes(rows, y["times"], self.n_slices, y["sample_weight"])
-        sizes = {**super()._sizes(rows, y), "slices": slices}
-        if rows.share.is_sharded:
-            # Slices follow from the times of all processes.
-            return {**sizes, "n_bytes": rows.dtype.itemsize}
-        self._check_memory(sizes, rows.dtype.itemsize)
-        return sizes
-
-    def _sizes_of_all(self, sizes):
-        slices = joined_slice_sizes([own["slices"] for own in sizes], self.n_slices)
-        n_bytes = max(own["n_bytes"] for own in sizes)
-        joined = {**super()._sizes_of_all(sizes), "slices": slices}
-        del joined["n_bytes"]
-        self._check_memory(joined, n_bytes)
-        return joined
-
-    def _check_memory(self, sizes, n_bytes):
-        """Raise a ``ValueError`` if the paths need more memory than the machine has."""
+    def _check_sizes(self, sizes, n_bytes):
+        # Paths must not need more memory than the machine has.
         shape = n_slices(sizes["slices"]), self.n_components, sizes["n_features"]
         needed, there = N_COPIES * n_bytes * math.prod(shape), memory()
         if there is not None and needed > there:
@@ -877,27 +333,6 @@ class DynamicTopicModel(ConjugateFactorModel):
                 f"{there / 2**30:.3g} GiB of this machine: divide time into fewer "
                 "slices with n_slices, or drop rare features."
             )
-
-    def _known_of_rows(self, rows, y, sizes):
-        slices = sizes["slices"]
-        if y is not None:
-            known = first_times if y.get("is_start") else known_slices
-            weights = y.get("sample_weight")
-            return known(y["times"], rows.n_visible, slices, weights)
-        if slices is not None:
-            raise ValueError(
-                "The model was fitted with times, so that training goes on with times "
-                "only."
-            )
-        return {}
-
-    def _resized(self, sizes, arrays):
-        if sizes["slices"] is None:
-            return sizes, arrays
-        slices, known = resized_slices(arrays["time"], sizes["slices"], self.n_slices)
-        sizes = {**sizes, "slices": slices}
-        self._check_memory(sizes, n_bytes=4)
-        return sizes, {**arrays, **known}
 
     def _build(self, sizes):
         n_features = sizes["n_features"]
@@ -948,13 +383,3 @@ class DynamicTopicModel(ConjugateFactorModel):
             else float(self.chain_variance),
             "doc_topic_prior_": module.alpha.cpu().numpy().copy(),
         }
-
-
-def _told(times, sample_weight, *, is_start=False):
-    """Times of rows and their weights as side information; None without times.
-
-    ``is_start`` says whether they are among the first rows of a stream.
-    """
-    if times is None:
-        return None
-    return {"times": times, "sample_weight": sample_weight, "is_start": is_start}

@@ -1,0 +1,389 @@
+"""The base of topic models whose rows have times."""
+
+import os
+from abc import abstractmethod
+from numbers import Integral
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import ArrayLike
+from sklearn.utils._param_validation import Interval
+
+from skdeepfactor._estimator.assignments import assignments
+from skdeepfactor._estimator.base import naming_itself
+from skdeepfactor._estimator.conjugate import ConjugateFactorModel
+from skdeepfactor._estimator.described import described_like
+from skdeepfactor._estimator.side import given
+from skdeepfactor._estimator.slices import (
+    first_times,
+    joined_slice_sizes,
+    known_slices,
+    resized_slices,
+    slice_sizes,
+)
+from skdeepfactor._training.progress import with_callbacks
+from skdeepfactor.data import is_streamed
+
+# What docstrings say of times, by method.
+FITTED = """\
+times : array-like of shape (n_samples,), default=None
+    The time of each row, numbers or dates, in any order; see the notes of the class.
+    None for topics that do not change. They are those of all rows of a stream, or of
+    the rows of each process if ``sharded``; ``X_val`` is scored with the topics as they
+    are on average."""
+OF_CHUNK = """\
+times : array-like of shape (n_samples,), default=None
+    As for ``fit``; for all chunks, or for none. The slices are those of the rows that
+    are kept, which should therefore be of all times; later rows belong to the nearest
+    of them. With ``init="random"`` or an array, those of the first call decide."""
+KNOWN = """\
+times : array-like of shape (n_samples,), default=None
+    The times of these rows; None for the topics as they are on average."""
+
+
+class TimedTopicModel(ConjugateFactorModel):
+    """A topic model with an iteration over each row, and topics by slices of time.
+
+    Its module finds the slice of each row as ``batch.side["slice"]``.
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **ConjugateFactorModel._parameter_constraints,
+        "n_slices": [Interval(Integral, 1, None, closed="left"), None],
+    }
+
+    n_slices: int | None
+
+    @abstractmethod
+    def _check_sizes(self, sizes, n_bytes):
+        """Raise a ``ValueError`` if so many slices are too many.
+
+        ``n_bytes`` is the size of a number.
+        """
+
+    @with_callbacks
+    @naming_itself
+    @described_like(ConjugateFactorModel.fit, FITTED)
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        times: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        X_val: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: float = 1,
+        sharded: bool = False,
+    ) -> Self:
+        return self._fit(
+            X,
+            _told(times, sample_weight),
+            X_val=X_val,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            sharded=sharded,
+            sample_weight=sample_weight,
+        )
+
+    @naming_itself
+    @described_like(ConjugateFactorModel.partial_fit, OF_CHUNK)
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        times: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        total_samples: float | None = None,
+    ) -> Self:
+        is_kept = vars(self).get("_first_rows") is not None
+        is_start = is_kept or not self.__sklearn_is_fitted__()
+        return self._partial_fit(
+            X,
+            _told(times, sample_weight, is_start=is_start),
+            total_samples=total_samples,
+            sample_weight=sample_weight,
+        )
+
+    def fit_transform(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        times: ArrayLike | None = None,
+        **fit_params: Any,
+    ) -> np.ndarray:
+        """Fit the model, and infer the proportions of the same rows.
+
+        Both steps get the times.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : None
+            Ignored; here for scikit-learn's API.
+        times : array-like of shape (n_samples,), default=None
+            As for ``fit`` and ``transform``.
+        **fit_params : dict
+            Further arguments of ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+            The proportions of the topics.
+
+        See Also
+        --------
+        transform : The proportions of other rows.
+
+        Examples
+        --------
+        >>> from skdeepfactor import DynamicTopicModel
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> DynamicTopicModel(2, random_state=0).fit_transform(X).shape
+        (4, 2)
+        """
+        if times is not None and is_streamed(X):
+            raise ValueError(
+                "fit_transform cannot take times with data in blocks: call fit, "
+                "and transform one block at a time."
+            )
+        self.fit(X, y, times=times, **fit_params)
+        return self.transform(X, times=times)
+
+    def transform(
+        self,
+        X: Any,
+        *,
+        times: ArrayLike | None = None,
+        out: str | os.PathLike[str] | None = None,
+    ) -> np.ndarray:
+        """Infer the proportions of the topics in each row.
+
+        Their posterior mean given the words of the row and the topics of its slice. The
+        proportions of a row depend on that row alone.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
+        times : array-like of shape (n_samples,), default=None
+            The times of these rows; None for the topics as they are on average.
+        out : path-like, default=None
+            A ``.npy`` file to write the proportions to as they come, for more rows than
+            memory has room for.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+            Rows sum to 1, float64 for float64 data, else float32; with ``out``, a
+            read-only map of the file.
+
+        Raises
+        ------
+        ValueError
+            If X does not have the columns of that of ``fit``, times are not of the kind
+            of those of ``fit``, or the model was fitted without times.
+
+        Warns
+        -----
+        UserWarning
+            If times are outside of those of the training rows.
+
+        See Also
+        --------
+        inverse_transform : Expected shares of words given proportions.
+
+        Examples
+        --------
+        >>> from skdeepfactor import DynamicTopicModel
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> years = [1990, 2020, 1995, 2015]
+        >>> model = DynamicTopicModel(2, random_state=0).fit(X, times=years)
+        >>> model.transform([[1, 1, 0, 0]], times=[2000]).shape
+        (1, 2)
+        """
+        return self._infer(
+            X,
+            lambda module, batch: module.posterior(batch).mean,
+            out,
+            given(times=times),
+        )
+
+    def topic_assignments(
+        self, X: Any, *, by: str = "row", times: ArrayLike | None = None
+    ) -> np.ndarray:
+        """Infer which topics the words of each row are from.
+
+        Where ``transform`` gives the posterior mean of a row's proportions, which
+        leans towards the prior, this is the posterior of its words' own topics.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        by : {"row", "word"}, default="row"
+            Whether to average over the words of each row, or to give the probabilities
+            of each word.
+        times : array-like of shape (n_samples,), default=None
+            The times of these rows; None for the topics as they are on average.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components) or (n_entries, n_components)
+            Rows sum to 1; rows of X without words are 0. By word, there is one row for
+            each entry of X that is not 0, in the order of
+            ``scipy.sparse.csr_matrix(X).nonzero()``: row by row, and from the first
+            feature to the last.
+
+        See Also
+        --------
+        transform : The posterior mean of the proportions.
+        skdeepfactor.plotting.DocumentDisplay : A text with its words marked by topic.
+
+        Examples
+        --------
+        >>> from skdeepfactor import DynamicTopicModel
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = DynamicTopicModel(2, random_state=0).fit(X)
+        >>> shares = model.topic_assignments([[1, 0, 1, 0]], by="word")
+        >>> bool(shares[0].argmax() == model.components_[:, 0].argmax())
+        True
+        """
+        return assignments(
+            self,
+            X,
+            by,
+            lambda module, batch: module.row_shares(batch),
+            lambda module, batch: module.word_shares(batch),
+            given(times=times),
+        )
+
+    @described_like(ConjugateFactorModel.inverse_transform, KNOWN)
+    def inverse_transform(
+        self, Z: Any, *, times: ArrayLike | None = None
+    ) -> np.ndarray:
+        return self._expected(Z, given(times=times))
+
+    @described_like(ConjugateFactorModel.score_samples, KNOWN)
+    def score_samples(self, X: Any, *, times: ArrayLike | None = None) -> np.ndarray:
+        return self._infer(
+            X,
+            lambda module, batch: module.elbo(batch),
+            side=given(times=times),
+        )
+
+    @described_like(ConjugateFactorModel.score, KNOWN)
+    def score(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        times: ArrayLike | None = None,
+        metric: str = "elbo",
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
+        return self._mean_score(X, metric, sample_weight, times=times)
+
+    @described_like(ConjugateFactorModel.perplexity, KNOWN)
+    def perplexity(
+        self,
+        X: Any,
+        *,
+        times: ArrayLike | None = None,
+        average: str = "document",
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
+        return self._perplexity(X, average, sample_weight, given(times=times))
+
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        n_tokens: int | ArrayLike | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> scipy.sparse.csr_matrix:
+        """Draw documents from the model.
+
+        Proportions are drawn from their prior, and words from the mixed topics as they
+        are on average.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of documents.
+        n_tokens : int or array-like of shape (n_samples,), default=None
+            Words in each; by default drawn from the lengths of the training rows.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the draws.
+
+        Returns
+        -------
+        CSR matrix of shape (n_samples, n_features)
+            Counts, from the topics on average.
+
+        See Also
+        --------
+        inverse_transform : Expected shares of words given proportions.
+
+        Examples
+        --------
+        >>> from skdeepfactor import DynamicTopicModel
+        >>> X = [[3, 2, 0, 0], [0, 0, 4, 1], [5, 3, 0, 0], [0, 1, 2, 2]]
+        >>> model = DynamicTopicModel(2, random_state=0).fit(X)
+        >>> drawn = model.sample(2, n_tokens=[3, 8], random_state=0)
+        >>> drawn.toarray().sum(axis=1).tolist()
+        [3, 8]
+        """
+        return self._sample(n_samples, n_tokens, random_state)
+
+    def _sizes(self, rows, y):
+        slices = None
+        if y is not None:
+            slices = slice_sizes(rows, y["times"], self.n_slices, y["sample_weight"])
+        sizes = {**super()._sizes(rows, y), "slices": slices}
+        if rows.share.is_sharded:
+            # Slices follow from the times of all processes.
+            return {**sizes, "n_bytes": rows.dtype.itemsize}
+        self._check_sizes(sizes, rows.dtype.itemsize)
+        return sizes
+
+    def _sizes_of_all(self, sizes):
+        slices = joined_slice_sizes([own["slices"] for own in sizes], self.n_slices)
+        n_bytes = max(own["n_bytes"] for own in sizes)
+        joined = {**super()._sizes_of_all(sizes), "slices": slices}
+        del joined["n_bytes"]
+        self._check_sizes(joined, n_bytes)
+        return joined
+
+    def _known_of_rows(self, rows, y, sizes):
+        slices = sizes["slices"]
+        if y is not None:
+            if y.get("is_start"):
+                return first_times(y["times"], rows.n_visible, slices)
+            weights = y.get("sample_weight")
+            return known_slices(y["times"], rows.n_visible, slices, weights)
+        if slices is not None:
+            raise ValueError(
+                "The model was fitted with times, so that training goes on with times "
+                "only."
+            )
+        return {}
+
+    def _resized(self, sizes, arrays):
+        if sizes["slices"] is None:
+            return sizes, arrays
+        slices, known = resized_slices(arrays["time"], sizes["slices"], self.n_slices)
+        sizes = {**sizes, "slices": slices}
+        self._check_sizes(sizes, n_bytes=4)
+        return sizes, {**arrays, **known}
+
+
+def _told(times, sample_weight, *, is_start=False):
+    """Times of rows and their weights as side information; None without times.
+
+    ``is_start`` says whether they are among the first rows of a stream.
+    """
+    if times is None:
+        return None
+    return {"times": times, "sample_weight": sample_weight, "is_start": is_start}
