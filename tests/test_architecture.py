@@ -17,6 +17,7 @@ from skdeepfactor._estimator.conjugate import (
     ClosedFormFactorModel,
     ConjugateFactorModel,
 )
+from skdeepfactor._estimator.labeled import LabeledFactorModel
 from skdeepfactor._estimator.sampled import SampledFactorModel
 from skdeepfactor._estimator.supervised import SupervisedFactorModel
 from skdeepfactor._math.autoencoder import AmortizedModule
@@ -130,6 +131,7 @@ BASES = {
         ConjugateFactorModel,
         SampledFactorModel,
         AmortizedFactorModel,
+        LabeledFactorModel,
         SupervisedFactorModel,
     )
 }

@@ -484,7 +484,7 @@ def test_answers_that_are_no_numbers(y, message):
 
 def test_scores_need_answers():
     X = np.eye(4) + 1
-    with pytest.raises(ValueError, match="a row with a class"):
+    with pytest.raises(ValueError, match="a row with a label"):
         classifier(2, max_iter=2).fit(X, [0, 1, 0, 1]).score(X, [None] * 4)
     model = regressor(2, max_iter=2).fit(X, [0, 1, 0, 1])
     with pytest.raises(ValueError, match="a row with an answer"):

@@ -7,7 +7,8 @@ import numpy as np
 import scipy.sparse
 from sklearn.utils.validation import column_or_1d
 
-from skdeepfactor._input import is_missing
+from skdeepfactor._estimator.validation import checked_weights, weighted_average
+from skdeepfactor._input import is_missing, received
 
 # Types that hold the labels of a row with several.
 COLLECTIONS = (list, tuple, set, frozenset, np.ndarray)
@@ -158,6 +159,17 @@ def right_rows(y, predicted, classes, unlabeled):
     has_label = np.zeros(len(predicted), dtype=bool)
     has_label[labels.rows] = True
     return is_right, has_label
+
+
+def accuracy(estimator, X, y, sample_weight):
+    """Share of the rows with a label whose labels are all predicted, and no others."""
+    predicted = received(estimator.predict(X))
+    classes = estimator._fitted_sizes["classes"]
+    is_right, has_label = right_rows(y, predicted, classes, estimator.unlabeled)
+    weights = checked_weights(sample_weight, len(predicted)) * has_label
+    if not weights.any():
+        raise ValueError("score needs a row with a label, but y has none.")
+    return weighted_average(is_right, weights)
 
 
 def read_labels(y, unlabeled):

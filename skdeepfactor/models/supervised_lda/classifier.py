@@ -1,16 +1,16 @@
 """Classification by supervised topics; ``module.py`` has the model."""
 
-from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import ClassifierTags
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import StrOptions
 
 from skdeepfactor._estimator.arrays import to_numpy
 from skdeepfactor._estimator.labels import (
     Target,
+    accuracy,
     check_one_label,
     class_counts,
     class_weights,
@@ -20,18 +20,11 @@ from skdeepfactor._estimator.labels import (
     label_sizes,
     read_labels,
     refuse_without_labels,
-    right_rows,
 )
 from skdeepfactor._estimator.supervised import SupervisedFactorModel
-from skdeepfactor._estimator.validation import checked_weights, weighted_average
 from skdeepfactor._input import received, returned
 from skdeepfactor.models.supervised_lda.module import Classes
-from skdeepfactor.models.supervised_lda.starts import (
-    built,
-    proportions,
-    start_classifier,
-    start_topics,
-)
+from skdeepfactor.models.supervised_lda.starts import built, start_classifier
 
 
 class SupervisedLDAClassifier(SupervisedFactorModel):
@@ -184,10 +177,6 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
 
     _parameter_constraints: ClassVar[dict] = {
         **SupervisedFactorModel._parameter_constraints,
-        "C": [Interval(Real, 0, None, closed="neither")],
-        "word_dropout": [Interval(Real, 0, 1, closed="left")],
-        "doc_topic_prior": [Interval(Real, 0, None, closed="neither"), "array-like"],
-        "topic_word_prior": [Interval(Real, 0, None, closed="neither"), "array-like"],
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
 
@@ -366,7 +355,7 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
     def predict(self, X: Any) -> np.ndarray:
         """Predict the class of each row from its words.
 
-        A row's topics are inferred from its words alone, as in training.
+        It depends on the row's topics alone.
 
         Parameters
         ----------
@@ -425,13 +414,7 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
         >>> SupervisedLDAClassifier(2, random_state=0).fit(X, y).score(X, y)
         1.0
         """
-        predicted = received(self.predict(X))
-        classes = self._fitted_sizes["classes"]
-        is_right, has_label = right_rows(y, predicted, classes, self.unlabeled)
-        weights = checked_weights(sample_weight, len(predicted)) * has_label
-        if not weights.any():
-            raise ValueError("score needs a row with a class, but y has none.")
-        return weighted_average(is_right, weights)
+        return accuracy(self, X, y, sample_weight)
 
     def __sklearn_tags__(self):
         """Tags of a classifier, and of a transformer."""
@@ -483,17 +466,7 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
         return built(self, Classes(sizes["classes"], weights), sizes)
 
     def _initialize(self, module, start):
-        start = start.distinct()
-        answers = start.arrays["answers"]
-        start_topics(module, start, self.init, answers)
-        labelled = np.flatnonzero(np.diff(answers.indptr))
-        if len(labelled) == 0:
-            # Those with an answer are not among the first rows.
-            return
-        classes = answers[labelled].indices
-        weights = start.weights[labelled] * module.kind.weights[classes]
-        theta = proportions(module, start.X[labelled])
-        start_classifier(module, theta, classes, weights)
+        start_classifier(module, start.distinct(), self.init)
 
     def _fitted(self, module):
         return {
