@@ -172,6 +172,15 @@ def accuracy(estimator, X, y, sample_weight):
     return weighted_average(is_right, weights)
 
 
+def mean_log_probability(estimator, X, y):
+    """Mean log probability of the classes of the rows that have one."""
+    labels = read_labels(y, estimator.unlabeled)
+    places = labels.columns(estimator.classes_)
+    is_known = places >= 0
+    log_p = estimator.predict_log_proba(X)
+    return float(log_p[labels.rows[is_known], places[is_known]].mean())
+
+
 def read_labels(y, unlabeled):
     """The labels of rows, of whatever kind ``y`` is."""
     if y is None:
@@ -290,19 +299,23 @@ def _indicator(rows, columns, shape):
     return matrix
 
 
-def check_one_label(sizes):
-    """Raise a ``ValueError`` if rows may have several labels."""
+def class_counts(rows, target, sizes, unlabeled):
+    """Number of rows of each class, and the number of each row's; -1 for none.
+
+    Raises
+    ------
+    ValueError
+        If rows may have several labels, or those of a first chunk have none.
+    """
     if sizes["is_multilabel"]:
         raise ValueError(
             "y must have one class for each row, but has several; LabeledLDA takes "
             "those."
         )
-
-
-def class_counts(rows, target, sizes, unlabeled):
-    """Number of rows of each class, and the number of each row's; -1 for none."""
     indicator = known_labels(rows, target, sizes, unlabeled)
     counts = np.asarray(indicator.sum(axis=0)).ravel()
+    if target.is_chunk and not counts.any():
+        refuse_without_labels()
     classes = np.full(indicator.shape[0], -1)
     classes[np.diff(indicator.indptr) > 0] = indicator.indices
     return counts, classes

@@ -48,6 +48,7 @@ class SupervisedFactorModel(BaseFactorModel):
             StrOptions({"auto"}),
         ],
         "C": [Interval(Real, 0, None, closed="neither")],
+        "count_power": [Interval(Real, 0, 1, closed="both")],
         "word_dropout": [Interval(Real, 0, 1, closed="left")],
         "unlabeled": [Integral, str, None],
         "doc_topic_prior": [Interval(Real, 0, None, closed="neither"), "array-like"],

@@ -11,15 +11,13 @@ from skdeepfactor._estimator.arrays import to_numpy
 from skdeepfactor._estimator.labels import (
     Target,
     accuracy,
-    check_one_label,
     class_counts,
     class_weights,
     joined_class_counts,
     joined_label_sizes,
     known_labels,
     label_sizes,
-    read_labels,
-    refuse_without_labels,
+    mean_log_probability,
 )
 from skdeepfactor._estimator.supervised import SupervisedFactorModel
 from skdeepfactor._input import received, returned
@@ -52,6 +50,10 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
         above the smallest.
     C : float, default=100.0
         Inverse of the penalty on ``coef_``, as in scikit-learn's LogisticRegression.
+    count_power : float, default=1.0
+        Power of the counts that proportions are inferred from, between 1, the counts
+        themselves, and 0, whether a word occurs. Less than 1 often predicts texts
+        better, since a word that is repeated says less than a new one.
     word_dropout : float, default=0.0
         Share of the entries of a row, drawn anew in each step, that proportions are not
         inferred from while training. Some of it guards against overfitting.
@@ -186,6 +188,7 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
         *,
         supervision: float | str = 100.0,
         C: float = 100.0,
+        count_power: float = 1.0,
         word_dropout: float = 0.0,
         class_weight: dict | str | None = None,
         unlabeled: int | str | None = None,
@@ -211,6 +214,7 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
         self.n_components = n_components
         self.supervision = supervision
         self.C = C
+        self.count_power = count_power
         self.word_dropout = word_dropout
         self.class_weight = class_weight
         self.unlabeled = unlabeled
@@ -425,22 +429,15 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
         return tags
 
     def _answer_score(self, X, y):
-        labels = read_labels(y, self.unlabeled)
-        places = labels.columns(self.classes_)
-        is_known = places >= 0
-        log_p = self.predict_log_proba(X)
-        return float(log_p[labels.rows[is_known], places[is_known]].mean())
+        return mean_log_probability(self, X, y)
 
     def _sizes(self, rows, y):
         sizes = label_sizes(rows, y, self.unlabeled)
-        check_one_label(sizes)
         if y.is_chunk and self.class_weight == "balanced":
             raise ValueError(
                 "class_weight='balanced' needs all rows, so partial_fit takes a dict."
             )
         counts, classes = class_counts(rows, y, sizes, self.unlabeled)
-        if y.is_chunk and not counts.any():
-            refuse_without_labels()
         return {
             **super()._sizes(rows, y),
             **sizes,

@@ -45,6 +45,10 @@ class SupervisedLDARegressor(SupervisedFactorModel):
         above the smallest.
     C : float, default=100.0
         Inverse of the penalty on ``coef_``, as in scikit-learn's LogisticRegression.
+    count_power : float, default=1.0
+        Power of the counts that proportions are inferred from, between 1, the counts
+        themselves, and 0, whether a word occurs. Less than 1 often predicts texts
+        better, since a word that is repeated says less than a new one.
     word_dropout : float, default=0.0
         Share of the entries of a row, drawn anew in each step, that proportions are not
         inferred from while training. Some of it guards against overfitting.
@@ -165,6 +169,7 @@ class SupervisedLDARegressor(SupervisedFactorModel):
         *,
         supervision: float | str = 100.0,
         C: float = 100.0,
+        count_power: float = 1.0,
         word_dropout: float = 0.0,
         unlabeled: int | str | None = None,
         doc_topic_prior: float | ArrayLike = 0.1,
@@ -189,6 +194,7 @@ class SupervisedLDARegressor(SupervisedFactorModel):
         self.n_components = n_components
         self.supervision = supervision
         self.C = C
+        self.count_power = count_power
         self.word_dropout = word_dropout
         self.unlabeled = unlabeled
         self.doc_topic_prior = doc_topic_prior

@@ -36,6 +36,7 @@ def built(estimator, kind, sizes):
         shape=shape,
         supervision=float(supervision),
         C=estimator.C,
+        count_power=estimator.count_power,
         word_dropout=estimator.word_dropout,
         doc_topic_prior=check_prior(
             estimator.doc_topic_prior, "doc_topic_prior", shape[:1]
