@@ -18,6 +18,7 @@ from skdeepfactor._estimator.conjugate import (
     ConjugateFactorModel,
 )
 from skdeepfactor._estimator.covariates import CovariateTopicModel
+from skdeepfactor._estimator.labeled import LabeledFactorModel
 from skdeepfactor._estimator.sampled import SampledFactorModel
 from skdeepfactor._estimator.supervised import SupervisedFactorModel
 from skdeepfactor._estimator.timed import TimedTopicModel
@@ -134,6 +135,7 @@ BASES = {
         TimedTopicModel,
         SampledFactorModel,
         AmortizedFactorModel,
+        LabeledFactorModel,
         SupervisedFactorModel,
     )
 }

@@ -704,6 +704,9 @@ def test_disentanglement_errors():
             disentanglement(codes, planted)
     with pytest.raises(ValueError, match="n_estimators must be a positive integer"):
         disentanglement(factors, factors, n_estimators=0)
+    rare = np.column_stack([np.arange(40) == 0, np.arange(40) % 2])
+    with pytest.raises(ValueError, match="column 0 has one value there"):
+        disentanglement(rare, rare, test_size=0.95, random_state=0)
 
 
 # renyi_bound

@@ -268,13 +268,14 @@ def test_more_supervision_costs_words_and_tells_answers(planted):
 # The bound and the gradients.
 
 
-def made_module(kind, supervision=2.0, inner_iter=4, word_dropout=0.0):
+def made_module(kind, supervision=2.0, inner_iter=4, word_dropout=0.0, count_power=1.0):
     torch.manual_seed(0)
     module = SupervisedTopics(
         kind,
         shape=(3, 5),
         supervision=supervision,
         C=3.0,
+        count_power=count_power,
         word_dropout=word_dropout,
         doc_topic_prior=0.4,
         topic_word_prior=0.2,
@@ -336,6 +337,23 @@ def test_inference_does_not_see_answers():
     assert_array_equal(
         module.posterior(with_answers).mean, module.posterior(Batch(ROWS)).mean
     )
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5])
+def test_proportions_are_those_of_powers_of_counts(power):
+    kind, answers = KINDS["classes"]
+    side = {"answers": torch.tensor(answers, dtype=torch.float64)}
+    damped = torch.where(ROWS > 0, ROWS**power, 0)
+    module, plain = made_module(kind, count_power=power), made_module(kind)
+    for rows in (ROWS, ROWS.to_sparse_csr()):
+        found = module.posterior(Batch(rows)).concentration
+        assert_allclose(found, plain.posterior(Batch(damped)).concentration)
+    # Words are explained as they are; answers hang on the proportions alone.
+    assert_allclose(module.elbo(Batch(ROWS)), plain.elbo(Batch(ROWS)))
+    module.backward(Batch(ROWS, side=side), n_samples=3)
+    plain.backward(Batch(damped, side=side), n_samples=3)
+    assert_allclose(module.coef.grad, plain.coef.grad)
+    assert not torch.allclose(module.logits.grad, plain.logits.grad)
 
 
 def test_dropped_words_are_dropped_in_training_alone():
@@ -484,7 +502,7 @@ def test_answers_that_are_no_numbers(y, message):
 
 def test_scores_need_answers():
     X = np.eye(4) + 1
-    with pytest.raises(ValueError, match="a row with a class"):
+    with pytest.raises(ValueError, match="a row with a label"):
         classifier(2, max_iter=2).fit(X, [0, 1, 0, 1]).score(X, [None] * 4)
     model = regressor(2, max_iter=2).fit(X, [0, 1, 0, 1])
     with pytest.raises(ValueError, match="a row with an answer"):

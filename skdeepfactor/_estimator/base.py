@@ -481,6 +481,7 @@ class BaseFactorModel(
         """
         return self._infer(X, lambda module, batch: module.elbo(batch))
 
+    @naming_itself
     def score(
         self,
         X: Any,

@@ -7,7 +7,8 @@ import numpy as np
 import scipy.sparse
 from sklearn.utils.validation import column_or_1d
 
-from skdeepfactor._input import is_missing
+from skdeepfactor._estimator.validation import checked_weights, weighted_average
+from skdeepfactor._input import is_missing, received
 
 # Types that hold the labels of a row with several.
 COLLECTIONS = (list, tuple, set, frozenset, np.ndarray)
@@ -160,6 +161,26 @@ def right_rows(y, predicted, classes, unlabeled):
     return is_right, has_label
 
 
+def accuracy(estimator, X, y, sample_weight):
+    """Share of the rows with a label whose labels are all predicted, and no others."""
+    predicted = received(estimator.predict(X))
+    classes = estimator._fitted_sizes["classes"]
+    is_right, has_label = right_rows(y, predicted, classes, estimator.unlabeled)
+    weights = checked_weights(sample_weight, len(predicted)) * has_label
+    if not weights.any():
+        raise ValueError("score needs a row with a label, but y has none.")
+    return weighted_average(is_right, weights)
+
+
+def mean_log_probability(estimator, X, y):
+    """Mean log probability of the classes of the rows that have one."""
+    labels = read_labels(y, estimator.unlabeled)
+    places = labels.columns(estimator.classes_)
+    is_known = places >= 0
+    log_p = estimator.predict_log_proba(X)
+    return float(log_p[labels.rows[is_known], places[is_known]].mean())
+
+
 def read_labels(y, unlabeled):
     """The labels of rows, of whatever kind ``y`` is."""
     if y is None:
@@ -278,19 +299,23 @@ def _indicator(rows, columns, shape):
     return matrix
 
 
-def check_one_label(sizes):
-    """Raise a ``ValueError`` if rows may have several labels."""
+def class_counts(rows, target, sizes, unlabeled):
+    """Number of rows of each class, and the number of each row's; -1 for none.
+
+    Raises
+    ------
+    ValueError
+        If rows may have several labels, or those of a first chunk have none.
+    """
     if sizes["is_multilabel"]:
         raise ValueError(
             "y must have one class for each row, but has several; LabeledLDA takes "
             "those."
         )
-
-
-def class_counts(rows, target, sizes, unlabeled):
-    """Number of rows of each class, and the number of each row's; -1 for none."""
     indicator = known_labels(rows, target, sizes, unlabeled)
     counts = np.asarray(indicator.sum(axis=0)).ravel()
+    if target.is_chunk and not counts.any():
+        refuse_without_labels()
     classes = np.full(indicator.shape[0], -1)
     classes[np.diff(indicator.indptr) > 0] = indicator.indices
     return counts, classes

@@ -93,6 +93,7 @@ def topics_over_time(
     See Also
     --------
     topics_per_group : The same for groups of rows.
+    topic_evolution : Words that come and go in the topics of a DynamicTopicModel.
     skdeepfactor.plotting.TopicsOverTimeDisplay : Draws the shares.
 
     Examples

@@ -69,8 +69,9 @@ def disentanglement(
     Raises
     ------
     ValueError
-        If there are fewer than two factors, a factor has one value only, an entry is
-        not finite, or the numbers of rows differ.
+        If there are fewer than two factors, a factor has one value only (a factor of
+        classes among the rows that trees are fitted to), an entry is not finite, or the
+        numbers of rows differ.
 
     See Also
     --------
@@ -123,6 +124,12 @@ def disentanglement(
     for column, values in enumerate(factors.T):
         values = np.asarray(values.tolist())
         is_real = type_of_target(values.tolist()) == "continuous"
+        if not is_real and len(np.unique(values[train])) < 2:
+            raise ValueError(
+                f"factors must differ between the rows that trees are fitted to, but "
+                f"column {column} has one value there: give more rows, or another "
+                "random_state."
+            )
         kind = GradientBoostingRegressor if is_real else GradientBoostingClassifier
         trees = kind(n_estimators=n_estimators, max_depth=3, random_state=_seed(rng))
         trees.fit(Z[train], values[train])

@@ -1,37 +1,28 @@
 """Classification by supervised topics; ``module.py`` has the model."""
 
-from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import ClassifierTags
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import StrOptions
 
 from skdeepfactor._estimator.arrays import to_numpy
 from skdeepfactor._estimator.labels import (
     Target,
-    check_one_label,
+    accuracy,
     class_counts,
     class_weights,
     joined_class_counts,
     joined_label_sizes,
     known_labels,
     label_sizes,
-    read_labels,
-    refuse_without_labels,
-    right_rows,
+    mean_log_probability,
 )
 from skdeepfactor._estimator.supervised import SupervisedFactorModel
-from skdeepfactor._estimator.validation import checked_weights, weighted_average
 from skdeepfactor._input import received, returned
 from skdeepfactor.models.supervised_lda.module import Classes
-from skdeepfactor.models.supervised_lda.starts import (
-    built,
-    proportions,
-    start_classifier,
-    start_topics,
-)
+from skdeepfactor.models.supervised_lda.starts import built, start_classifier
 
 
 class SupervisedLDAClassifier(SupervisedFactorModel):
@@ -59,6 +50,10 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
         above the smallest.
     C : float, default=100.0
         Inverse of the penalty on ``coef_``, as in scikit-learn's LogisticRegression.
+    count_power : float, default=1.0
+        Power of the counts that proportions are inferred from, between 1, the counts
+        themselves, and 0, whether a word occurs. Less than 1 often predicts texts
+        better, since a word that is repeated says less than a new one.
     word_dropout : float, default=0.0
         Share of the entries of a row, drawn anew in each step, that proportions are not
         inferred from while training. Some of it guards against overfitting.
@@ -184,10 +179,6 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
 
     _parameter_constraints: ClassVar[dict] = {
         **SupervisedFactorModel._parameter_constraints,
-        "C": [Interval(Real, 0, None, closed="neither")],
-        "word_dropout": [Interval(Real, 0, 1, closed="left")],
-        "doc_topic_prior": [Interval(Real, 0, None, closed="neither"), "array-like"],
-        "topic_word_prior": [Interval(Real, 0, None, closed="neither"), "array-like"],
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
 
@@ -197,6 +188,7 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
         *,
         supervision: float | str = 100.0,
         C: float = 100.0,
+        count_power: float = 1.0,
         word_dropout: float = 0.0,
         class_weight: dict | str | None = None,
         unlabeled: int | str | None = None,
@@ -222,6 +214,7 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
         self.n_components = n_components
         self.supervision = supervision
         self.C = C
+        self.count_power = count_power
         self.word_dropout = word_dropout
         self.class_weight = class_weight
         self.unlabeled = unlabeled
@@ -366,7 +359,7 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
     def predict(self, X: Any) -> np.ndarray:
         """Predict the class of each row from its words.
 
-        A row's topics are inferred from its words alone, as in training.
+        It depends on the row's topics alone.
 
         Parameters
         ----------
@@ -425,13 +418,7 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
         >>> SupervisedLDAClassifier(2, random_state=0).fit(X, y).score(X, y)
         1.0
         """
-        predicted = received(self.predict(X))
-        classes = self._fitted_sizes["classes"]
-        is_right, has_label = right_rows(y, predicted, classes, self.unlabeled)
-        weights = checked_weights(sample_weight, len(predicted)) * has_label
-        if not weights.any():
-            raise ValueError("score needs a row with a class, but y has none.")
-        return weighted_average(is_right, weights)
+        return accuracy(self, X, y, sample_weight)
 
     def __sklearn_tags__(self):
         """Tags of a classifier, and of a transformer."""
@@ -442,22 +429,15 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
         return tags
 
     def _answer_score(self, X, y):
-        labels = read_labels(y, self.unlabeled)
-        places = labels.columns(self.classes_)
-        is_known = places >= 0
-        log_p = self.predict_log_proba(X)
-        return float(log_p[labels.rows[is_known], places[is_known]].mean())
+        return mean_log_probability(self, X, y)
 
     def _sizes(self, rows, y):
         sizes = label_sizes(rows, y, self.unlabeled)
-        check_one_label(sizes)
         if y.is_chunk and self.class_weight == "balanced":
             raise ValueError(
                 "class_weight='balanced' needs all rows, so partial_fit takes a dict."
             )
         counts, classes = class_counts(rows, y, sizes, self.unlabeled)
-        if y.is_chunk and not counts.any():
-            refuse_without_labels()
         return {
             **super()._sizes(rows, y),
             **sizes,
@@ -483,17 +463,7 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
         return built(self, Classes(sizes["classes"], weights), sizes)
 
     def _initialize(self, module, start):
-        start = start.distinct()
-        answers = start.arrays["answers"]
-        start_topics(module, start, self.init, answers)
-        labelled = np.flatnonzero(np.diff(answers.indptr))
-        if len(labelled) == 0:
-            # Those with an answer are not among the first rows.
-            return
-        classes = answers[labelled].indices
-        weights = start.weights[labelled] * module.kind.weights[classes]
-        theta = proportions(module, start.X[labelled])
-        start_classifier(module, theta, classes, weights)
+        start_classifier(module, start.distinct(), self.init)
 
     def _fitted(self, module):
         return {

@@ -18,12 +18,14 @@ steps, from even proportions, of
 
 .. math::
     \theta_{nk} \leftarrow \alpha_k + c_{nk}, \qquad
-    c_{nk} = \theta_{nk} \textstyle\sum_v x_{nv} \beta_{kv} / p_{nv}, \qquad
+    c_{nk} = \theta_{nk} \textstyle\sum_v x_{nv}^\rho \beta_{kv} / p_{nv}, \qquad
     p_{nv} = \textstyle\sum_k \theta_{nk} \beta_{kv}
 
-(the collapsed updates of latent Dirichlet allocation), divided by its sum. Were the
-answer a part of the posterior, proportions would lean on it while training, and on
-nothing where it is to be predicted. Each row adds to the objective
+(the collapsed updates of latent Dirichlet allocation), divided by its sum. A power
+:math:`\rho` below 1 accounts for repetition: a word that occurs again says less about
+a row than a new one; with 0 a word counts once (and :math:`0^0 = 0`). Were the answer a
+part of the posterior, proportions would lean on it while training, and on nothing where
+it is to be predicted. Each row adds to the objective
 
 .. math::
     L_n = \textstyle\sum_v x_{nv} \log \sum_k \hat\theta_{nk} \beta_{kv}
@@ -34,10 +36,11 @@ rows without an answer have the first term alone. Priors add :math:`\sum_{kv} \e
 \log \beta_{kv}` and :math:`-\lambda \|W\|^2 / (2 C)`.
 
 Gradients. The first term is differentiated with :math:`\hat\theta_n` fixed, as it is
-near its optimum: topics move to where expected counts would take them. The second is
-differentiated through the last steps of inference (``expected_counts`` has the
-derivative), by which topics become such that words alone tell the answer. The earlier
-steps, whose influence the later ones forget, count as constants.
+near its optimum, if :math:`\rho` is 1: topics move to where expected counts would take
+them. The second is differentiated through the last steps of inference
+(``expected_counts`` has the derivative), by which topics become such that words alone
+tell the answer. The earlier steps, whose influence the later ones forget, count as
+constants.
 
 The bound of new rows is the mean-field one of latent Dirichlet allocation with these
 topics, so below log p(x | topics).
@@ -136,6 +139,7 @@ class SupervisedTopics(FactorModule):
         shape,
         supervision,
         C,
+        count_power,
         word_dropout,
         doc_topic_prior,
         topic_word_prior,
@@ -145,7 +149,7 @@ class SupervisedTopics(FactorModule):
         super().__init__()
         n_components, _ = shape
         self.kind, self.supervision, self.C = kind, supervision, C
-        self.word_dropout = word_dropout
+        self.count_power, self.word_dropout = count_power, word_dropout
         self.inner_iter, self.inner_tol = inner_iter, tol
         alpha = np.broadcast_to(np.asarray(doc_topic_prior, float), (n_components,))
         eta = torch.tensor(np.asarray(topic_word_prior, float))
@@ -165,7 +169,7 @@ class SupervisedTopics(FactorModule):
 
     def posterior(self, batch, start=None):
         with torch.no_grad():
-            concentration = self._concentration(batch.counts, self._topics())
+            concentration = self._concentration(self._evidence(batch), self._topics())
         return Dirichlet(concentration, validate_args=False)
 
     def elbo(self, batch, q=None):
@@ -219,7 +223,8 @@ class SupervisedTopics(FactorModule):
 
     def backward(self, batch, n_samples, start=None):
         topics = self._topics()
-        concentration = self._concentration(self._with_gaps(batch.counts), topics)
+        evidence = self._with_gaps(self._evidence(batch))
+        concentration = self._concentration(evidence, topics)
         theta = concentration / concentration.sum(1, keepdim=True)
         words = self._word_log_likelihood(batch, theta.detach(), topics)
         answers = 0
@@ -260,6 +265,16 @@ class SupervisedTopics(FactorModule):
         for _ in range(n_back):
             theta = self.alpha + expected_counts(x, theta, topics)
         return theta
+
+    def _evidence(self, batch):
+        """What proportions are inferred from: counts, to a power."""
+        if self.count_power == 1:
+            return batch.counts
+
+        def power(values):
+            return torch.where(values > 0, values**self.count_power, 0)
+
+        return map_values(power, batch.counts)
 
     def _with_gaps(self, x):
         """The rows without a random part of their words, the rest scaled up."""

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import scipy.sparse
+import scipy.special
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -35,6 +36,7 @@ def built(estimator, kind, sizes):
         shape=shape,
         supervision=float(supervision),
         C=estimator.C,
+        count_power=estimator.count_power,
         word_dropout=estimator.word_dropout,
         doc_topic_prior=check_prior(
             estimator.doc_topic_prior, "doc_topic_prior", shape[:1]
@@ -93,11 +95,17 @@ def proportions(module, X):
     return torch.cat(parts).double().numpy()
 
 
-def start_classifier(module, theta, classes, weights):
-    """Set the coefficients by a logistic regression on the proportions.
-
-    ``classes`` are the numbers of classes of rows, ``weights`` how much each counts.
-    """
+def start_classifier(module, start, init):
+    """Set the topics, and the coefficients by a logistic regression on proportions."""
+    answers = start.arrays["answers"]
+    start_topics(module, start, init, answers)
+    labelled = np.flatnonzero(np.diff(answers.indptr))
+    if len(labelled) == 0:
+        # Those with an answer are not among the first rows.
+        return
+    classes = answers[labelled].indices
+    weights = start.weights[labelled] * module.kind.weights[classes]
+    theta = proportions(module, start.X[labelled])
     n_classes, n_components = module.coef.shape
     counts = np.bincount(classes, minlength=n_classes)
     coef = np.zeros((n_classes, n_components))
@@ -121,8 +129,19 @@ def start_classifier(module, theta, classes, weights):
     module.intercept.data.copy_(torch.from_numpy(intercept))
 
 
-def start_regressor(module, theta, answers, weights):
-    """Set the coefficients by a ridge regression on the proportions."""
-    model = Ridge(alpha=1 / module.C).fit(theta, answers, sample_weight=weights)
+def start_regressor(module, start, init):
+    """Set the topics, and the coefficients by a ridge regression on proportions."""
+    answers = start.arrays["answers"][:, 0]
+    is_known = ~np.isnan(answers)
+    # As words there are two, "high" and "low", each as far as the answer is so.
+    high = np.where(is_known, scipy.special.ndtr(np.nan_to_num(answers)), 0.0)
+    both = np.column_stack([high, np.where(is_known, 1 - high, 0.0)])
+    start_topics(module, start, init, both)
+    if not is_known.any():
+        # Those with an answer are not among the first rows.
+        return
+    theta, weights = proportions(module, start.X[is_known]), start.weights[is_known]
+    model = Ridge(alpha=1 / module.C)
+    model.fit(theta, answers[is_known], sample_weight=weights)
     module.coef.data.copy_(torch.from_numpy(model.coef_[np.newaxis]))
     module.intercept.data.fill_(float(model.intercept_))
