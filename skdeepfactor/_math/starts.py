@@ -7,6 +7,7 @@ import warnings
 from functools import partial
 
 import numpy as np
+import scipy.linalg
 import scipy.sparse
 import torch
 from sklearn.cluster import KMeans
@@ -24,7 +25,7 @@ from skdeepfactor._math.ops import csr
 
 SVD_POWER_ITERATIONS = 2
 # Those of directions alone.
-POWER_ITERATIONS = 2
+POWER_ITERATIONS = 3
 KMEANS_ITERATIONS = 20
 # Those of a start that looks at few rows for each component.
 FEW_ITERATIONS = 10
@@ -86,8 +87,9 @@ def distinct_rows(X, weights=None, *others):
             # Products of CSR matrices add the terms of a row in order, whatever is
             # beside.
             part = scipy.sparse.csr_matrix(matrix[rows], dtype=np.float64)
-            # NaN would make all rows that contain one alike.
-            part.data = np.nan_to_num(part.data, nan=-np.pi)
+            if matrix.dtype.kind == "f":
+                # NaN would make all rows that contain one alike.
+                part.data = np.nan_to_num(part.data, nan=-np.pi)
             keys[rows] += part @ direction
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     if weights is None:
@@ -313,8 +315,9 @@ def _directions(X, n_directions, random_state):
     """
     found = random_state.normal(size=(X.shape[1], n_directions)).astype(X.dtype)
     for _ in range(POWER_ITERATIONS):
-        found = X.T @ _product(X, found)
-    return np.linalg.qr(found)[0]
+        # A triangular factor keeps small directions from drowning in large ones.
+        found = scipy.linalg.lu(X.T @ _product(X, found), permute_l=True)[0]
+    return scipy.linalg.qr(found, mode="economic")[0]
 
 
 def _product(X, a):
