@@ -356,6 +356,20 @@ def test_no_tolerance_takes_every_step(max_steps, rows_of, device):
     assert torch.equal(result, expected)
 
 
+@pytest.mark.parametrize("is_final", [False, True])
+def test_few_steps_of_training_are_all_taken(is_final, rows_of, device):
+    update = Approach()
+    data = approach_data()
+    x, start = rows_of(data), torch.tensor(data[:, 1:], device=device)
+    options = {"max_steps": row_iteration.STEPS_PER_COUNT, "is_final": is_final}
+    result = fixed_point(update, x, start, tol=1.0, **options)
+    # A row may change by its own size, so that the first step would be the last.
+    assert len(update.sizes) == (1 if is_final else row_iteration.STEPS_PER_COUNT)
+    if not is_final:
+        expected = fixed_point(Approach(), x, start, tol=0.0, **options)
+        assert torch.equal(result, expected)
+
+
 @pytest.mark.parametrize("steps_per_count", [1, 4])
 def test_rows_of_nothing_stop_when_counted(
     steps_per_count, rows_of, device, monkeypatch

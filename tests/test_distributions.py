@@ -12,6 +12,7 @@ from skdeepfactor._math.gammas import (
     FLOORS,
     PRIOR_RANGE,
     digamma,
+    digamma_and_log_gamma,
     dirichlet,
     dirichlet_kl,
     gamma_kl,
@@ -68,10 +69,24 @@ def test_digamma(points, dtype, device):
     assert_allclose(result.cpu(), expected, rtol=tol, atol=tol)
 
 
-def test_digamma_does_not_change_its_argument(dtype, device):
+def test_digamma_and_log_gamma(dtype, device):
+    points = np.r_[np.logspace(-9, 18, 20001), np.linspace(0.9, 2.1, 20001)]
+    x = torch.tensor(points, dtype=dtype, device=device)
+    found = digamma_and_log_gamma(x)
+    assert [values.dtype for values in found] == [dtype, dtype]
+    x = x.double().cpu().numpy()
+    is_single = dtype == torch.float32
+    tol = 1e-6 if is_single else 1e-12
+    assert_allclose(found[0].cpu(), scipy.special.digamma(x), rtol=tol, atol=tol)
+    atol = 4e-6 if is_single else 1e-14
+    assert_allclose(found[1].cpu(), scipy.special.gammaln(x), rtol=tol, atol=atol)
+
+
+@pytest.mark.parametrize("function", [digamma, digamma_and_log_gamma])
+def test_special_functions_do_not_change_their_argument(function, dtype, device):
     x = torch.linspace(0.1, 9, 50, dtype=dtype, device=device)
     before = x.clone()
-    digamma(x)
+    function(x)
     assert torch.equal(x, before)
 
 

@@ -84,15 +84,15 @@ def test_topics_of_few_rows(alpha, is_collapsed, side, batch, dtype, monkeypatch
         assert (few[~known["allowed"]] == 0).all()
 
 
+@pytest.mark.parametrize("ends_ahead", [False, True])
 @pytest.mark.parametrize("tol", [0, 1e-3])
-def test_steps_of_training_resume(tol, batch, dtype, monkeypatch):
+def test_steps_of_training_resume(tol, ends_ahead, batch, dtype, monkeypatch):
     rows = admixture(dtype, 0.4, is_collapsed=True)
     start = torch.rand(6, N_TOPICS, generator=torch.Generator().manual_seed(0))
     start = start.to(dtype) * batch.totals[:, None].to(dtype)
     before = start.clone()
-    few, many = both_ways(
-        monkeypatch, lambda: rows.solve(batch, start, max_steps=3, tol=tol)
-    )
+    options = {"max_steps": 3, "tol": tol, "ends_ahead": ends_ahead}
+    few, many = both_ways(monkeypatch, lambda: rows.solve(batch, start, **options))
     assert torch.equal(start, before)
     assert_allclose(few, many, rtol=RTOL[dtype], atol=RTOL[dtype])
 

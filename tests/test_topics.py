@@ -60,7 +60,7 @@ def test_topics_in_groups_are_dirichlet_in_each(prior):
         torch.testing.assert_close(
             topics.mean()[:, at].sum(1), torch.ones(N_TOPICS, dtype=torch.float64)
         )
-        p = Dirichlet(topics.prior[:, at])
+        p = Dirichlet(topics.prior.expand_as(topics.counts)[:, at])
         total += kl_divergence(q, p).sum()
         expected = torch.digamma(q.concentration)
         expected -= torch.digamma(q.concentration.sum(1, keepdim=True))
@@ -311,3 +311,28 @@ def test_nothing_but_sparse_products_of_sparse_rows(monkeypatch):
     n_entries = len(x.values())
     assert shapes
     assert not {(n_entries, 3), (3, n_entries), (6, N_FEATURES)} & set(shapes)
+
+
+@pytest.mark.parametrize("layout", [dense, without_zeros])
+@pytest.mark.parametrize("is_collapsed", [False, True])
+def test_a_step_shares_the_same_words_out_for_rows_and_topics(layout, is_collapsed):
+    rows, batch = (
+        admixture(made_topics(), is_collapsed=is_collapsed),
+        masked(layout(made_rows())),
+    )
+    start = rows.solve(batch, max_steps=2, tol=0.0)
+    counts, bounds, allocation, weights, mean_log = rows.step(
+        batch, start, max_steps=3, tol=0.0
+    )
+    expected, _, expected_mean_log = rows.bounds(
+        batch, rows.concentration(batch, counts)
+    )
+    torch.testing.assert_close(bounds, expected)
+    torch.testing.assert_close(mean_log, expected_mean_log)
+    of_words = torch.zeros(N_TOPICS, N_FEATURES, dtype=torch.float64)
+    allocation.add_feature_counts(of_words, weights)
+    torch.testing.assert_close(of_words.sum(0), batch.x.to_dense().sum(0))
+    # Mean-field shares for topics are those of the bound, which is one step on.
+    of_rows = counts if is_collapsed else allocation.row_counts(weights)
+    torch.testing.assert_close(of_words.sum(1), of_rows.sum(0))
+    torch.testing.assert_close(counts, rows.solve(batch, start, max_steps=3, tol=0.0))

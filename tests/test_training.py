@@ -292,16 +292,21 @@ def test_a_full_step_is_exact(device):
     assert torch.equal(p.detach(), optimum)
 
 
-@pytest.mark.parametrize(("offset", "decay"), [(0.0, 0.6), (10.0, 0.7), (3.0, 1.0)])
-def test_steps_decay_as_documented(offset, decay, device):
+@pytest.mark.parametrize(
+    ("offset", "decay", "size"),
+    [(0.0, 0.6, 1.0), (10.0, 0.7, 1.0), (3.0, 1.0, 1.0), (0.0, 0.0, 1.4)],
+)
+def test_steps_decay_as_documented(offset, decay, size, device):
     p = nn.Parameter(torch.tensor([5.0], dtype=torch.float64, device=device))
-    optimizer = NaturalGradient([p], learning_offset=offset, learning_decay=decay)
+    optimizer = NaturalGradient(
+        [p], learning_offset=offset, learning_decay=decay, size=size
+    )
     expected = 5.0
     for t in range(6):
         optimum = 2.0 + t
         p.grad = torch.tensor([-optimum], dtype=torch.float64, device=device)
         optimizer.step()
-        rate = (1 + offset + t) ** -decay
+        rate = size * (1 + offset + t) ** -decay
         expected = (1 - rate) * expected + rate * optimum
         assert_allclose(p.item(), expected, rtol=1e-14)
 

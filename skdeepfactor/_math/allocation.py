@@ -20,8 +20,8 @@ from skdeepfactor._math.gammas import FLOORS, scaled_exp
 from skdeepfactor._math.ops import (
     map_values,
     nonzero,
+    of_columns,
     product_at,
-    row_dot,
     row_sum,
     scaled,
     slices,
@@ -81,9 +81,13 @@ class Allocation(NamedTuple):
     def log_likelihood(self, x, weights):
         """sum_v x_nv log p_nv of each row, float64, shape (n_rows,)."""
         # Logarithms are as exact as the products are; the sum is what needs float64.
-        terms = map_values(lambda counts, p: counts * p.log(), x, self.products)
-        scale = self.log_scale[:, 0].double()
-        return row_sum(terms) + row_sum(x) * scale + row_dot(x, weights.log_scale)
+        terms = map_values(
+            lambda counts, p, scale: p.log().add_(scale).mul_(counts),
+            x,
+            self.products,
+            of_columns(x, weights.log_scale),
+        )
+        return row_sum(terms) + row_sum(x) * self.log_scale[:, 0].double()
 
 
 def log_factorials(x):

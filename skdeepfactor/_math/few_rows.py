@@ -13,6 +13,7 @@ import torch
 from scipy.special import psi
 
 from skdeepfactor._math.gammas import FLOORS
+from skdeepfactor._math.row_iteration import tolerance
 
 # Rows from which on it is faster to take them all at once.
 MANY_ROWS = 17
@@ -42,6 +43,7 @@ def allocated_counts(
     tol,
     is_final,
     ahead=0.0,
+    ends_ahead=False,
     rates=None,
     allowed=None,
 ):
@@ -58,13 +60,15 @@ def allocated_counts(
     factors : list of callable
         For each row, a function of its expected counts that gives exp(E[log z]), an
         array (k,), times the rate. Only ratios within it matter.
-    max_steps, tol, is_final, ahead
+    max_steps, tol, is_final, ahead, ends_ahead
         See ``fixed_point``.
     rates : ndarray of shape (n_rows, k), default=None
         Rates of the factors; None if all are the same.
     allowed : ndarray of bool, shape (n_rows, k), default=None
         The factors that each row may use: the others have no counts at the start.
     """
+    tol = tolerance(tol, max_steps, is_final)
+    options = (max_steps, tol, is_final, ahead, ends_ahead and tol == 0)
     by_feature = weights.scaled.numpy()
     found = np.empty((len(batch), by_feature.shape[1]), by_feature.dtype)
     for row, (columns, values) in enumerate(_entries(batch.x)):
@@ -77,9 +81,7 @@ def allocated_counts(
         words = by_feature[columns]
         if rates is not None:
             words /= rates[row]
-        found[row] = _fixed_point(
-            values, words, counts, factors[row], max_steps, tol, is_final, ahead
-        )
+        found[row] = _fixed_point(values, words, counts, factors[row], *options)
     return torch.from_numpy(found)
 
 
@@ -126,7 +128,9 @@ def _entries(x):
 
 # Counts that are infinite give what is not a number, as in torch.
 @np.errstate(all="ignore")
-def _fixed_point(values, weights, counts, factors, max_steps, tol, is_final, ahead):
+def _fixed_point(
+    values, weights, counts, factors, max_steps, tol, is_final, ahead, ends_ahead
+):
     """The expected counts of one row, (k,)."""
     at_entries, of_factors = _products(weights)
     # A product with ones is the fastest sum; allocations keep the total.
@@ -146,6 +150,8 @@ def _fixed_point(values, weights, counts, factors, max_steps, tol, is_final, ahe
                 counts = new + excess / (before - excess) * change
             break
         before = excess
+    if ends_ahead and change is not None:
+        counts = np.maximum(counts + ahead * change, 0)
     return counts
 
 

@@ -60,6 +60,41 @@ def _digamma(x):
     return series
 
 
+def digamma_and_log_gamma(x):
+    """Digamma and the logarithm of the gamma function of positive ``x``, two tensors.
+
+    Float32 takes both from the same series at x + 4, to 1e-6 and to 4e-6 plus a
+    millionth of the value, in half the time of one after the other.
+    """
+    if x.dtype != torch.float32:
+        return torch.digamma(x), torch.lgamma(x)
+    # Beside log x, what is cut off does not count.
+    small = x.clamp_max(1e9)
+    u = (small + 3).mul_(small)
+    product = (u + 2).mul_(u)  # x (x + 1) (x + 2) (x + 3)
+    y = x + 4
+    r, log_y = y.reciprocal(), y.log()
+    r2 = r * r
+    series = r2 * (-1 / 252)
+    series += 1 / 120
+    series *= r2
+    series -= 1 / 12
+    series *= r2
+    series.sub_(r, alpha=0.5)
+    series += log_y
+    series.addcdiv_(small.add_(1.5).mul_(u.add_(1)), product, value=-4)
+    log_gamma = r2.mul(1 / 1260)
+    log_gamma -= 1 / 360
+    log_gamma *= r2
+    log_gamma += 1 / 12
+    log_gamma *= r
+    log_gamma += 0.5 * math.log(2 * math.pi)
+    log_gamma -= product.log_()
+    log_gamma -= y
+    log_gamma.addcmul_(y.sub_(0.5), log_y)
+    return series, log_gamma
+
+
 def scaled_exp(log_values, dim):
     """``exp(log_values - m)``, of which the largest along ``dim`` is 1, and ``m``."""
     largest = log_values.amax(dim, keepdim=True)
@@ -111,18 +146,21 @@ def log_product(a, b):
     return result
 
 
-def dirichlet_kl(concentration, mean_log, prior, allowed=None):
+def dirichlet_kl(concentration, mean_log, prior, allowed=None, log_gamma=None):
     """KL(Dirichlet(concentration) || Dirichlet(prior)), float64.
 
     ``mean_log`` is digamma(concentration) - digamma(its sum), the expected logarithm.
+    ``log_gamma`` is that of the concentration, if known.
     Entries that are not ``allowed`` are 0 with certainty in both.
     """
     prior = torch.as_tensor(
         prior, dtype=concentration.dtype, device=concentration.device
     )
     divergence = (concentration - prior) * mean_log
-    divergence -= torch.lgamma(concentration) - torch.lgamma(prior)
-    prior = prior.expand_as(concentration)
+    if log_gamma is None:
+        log_gamma = torch.lgamma(concentration)
+    divergence -= log_gamma - torch.lgamma(prior)
+    prior = prior.expand(*prior.shape[:-1], concentration.shape[-1])
     if allowed is not None:
         divergence = divergence.masked_fill(~allowed, 0)
         concentration, prior = concentration * allowed, prior * allowed

@@ -104,10 +104,14 @@ def slices(n, width):
 def transposed_products(x, a):
     """Yield slices of the features, and ``x.T @ a`` in them, for ``a`` (n_rows, k).
 
-    Slices are made one at a time, since the whole, (n_features, k), may be the largest
-    array of all. Each product, (a few features, k), is the caller's to change.
+    Slices are made one at a time, unless the whole, (n_features, k), fits in a cache,
+    since it may be the largest array of all. Each product, (a few features, k), is the
+    caller's to change.
     """
     n_features = x.shape[1]
+    if n_features * a.shape[1] <= 4 * SLICE:
+        yield slice(0, n_features), feature_sums(x, a)
+        return
     parts = slices(n_features, a.shape[1])
     if x.layout == torch.strided:
         for features in parts:
@@ -135,7 +139,7 @@ def feature_sums(x, a):
     """``x.T @ a``, (n_features, k), for ``a`` (n_rows, k).
 
     For parameters that fit in memory twice. On a CPU no pattern is transposed: half the
-    time of ``transposed_products`` on one thread.
+    time of products in slices on one thread.
     """
     if x.layout == torch.strided:
         return x.T @ a
@@ -189,11 +193,11 @@ def split_double(values):
     return torch.stack([large, (values - large).float()], -1)
 
 
-def row_dot(x, v):
-    """``x @ v`` in float64, shape (n_rows,), for ``v`` of shape (n_features,)."""
+def of_columns(x, v):
+    """``v``, (n_features,), at the stored entries of ``x``, as a batch like it."""
     if x.layout == torch.strided:
-        return x.double() @ v.double()
-    return row_sum(map_values(lambda values: values.double() * v[x.col_indices()], x))
+        return v.expand_as(x)
+    return map_values(lambda _: v.index_select(0, x.col_indices()), x)
 
 
 def dense(x):
@@ -355,17 +359,26 @@ def halves(x):
     Each has half of every count. What an odd count has over goes to one of them, and
     that of the next odd count of the row, in the order of its columns, to the other.
     """
-    values, starts = x.values(), x.crow_indices().long()
+    values, starts = x.values(), x.crow_indices()
     over = values.remainder(2)
-    n_odd = torch.nn.functional.pad((over > 0).cumsum(0), (1, 0))
-    in_row = n_odd[1:] - n_odd[starts[:-1]][row_indices(x)]
-    first = 0.5 * (values - over) + over * (in_row % 2)
+    n_odd = torch.nn.functional.pad((over > 0).cumsum(0, dtype=starts.dtype), (1, 0))
+    before = n_odd.index_select(0, starts[:-1])
+    lengths, n_entries = torch.diff(starts), len(values)
+    before = torch.repeat_interleave(before, lengths, output_size=n_entries)
+    is_for_first = ((n_odd[1:] - before) & 1).bool()
+    first = torch.where(is_for_first, over, 0).add_(values - over, alpha=0.5)
     return [_compressed(x, first), _compressed(x, values - first)]
 
 
 def _compressed(x, values):
     """Other values in the places of those of a CSR batch, without zeros."""
-    is_kept = values != 0
-    n_kept = torch.nn.functional.pad(is_kept.cumsum(0), (1, 0))
-    crow = n_kept[x.crow_indices().long()].to(x.crow_indices().dtype)
-    return csr(crow, x.col_indices()[is_kept], values[is_kept], x.shape)
+    is_kept, starts = values != 0, x.crow_indices()
+    n_kept = torch.nn.functional.pad(is_kept.cumsum(0, dtype=starts.dtype), (1, 0))
+    crow = n_kept.index_select(0, starts)
+    if is_kept.device.type == "cpu":
+        # NumPy finds them six times as fast.
+        kept = torch.from_numpy(np.flatnonzero(is_kept.numpy()))
+    else:
+        kept = is_kept.nonzero()[:, 0]
+    columns = x.col_indices().index_select(0, kept)
+    return csr(crow, columns, values.index_select(0, kept), x.shape)

@@ -59,7 +59,16 @@ def iterate_rows(step, batch, state, *, max_steps, drops=True, is_final=True):
 
 
 def fixed_point(
-    update, batch, state, *, max_steps, tol, is_final=False, known=(), ahead=0.0
+    update,
+    batch,
+    state,
+    *,
+    max_steps,
+    tol,
+    is_final=False,
+    known=(),
+    ahead=0.0,
+    ends_ahead=False,
 ):
     """Iterate ``state = update(batch, state)``, each row to its own convergence.
 
@@ -75,8 +84,13 @@ def fixed_point(
 
     Steps over-relax: each but the first starts from the last state plus ``ahead``
     times the change that led to it, or 0 where that is negative. Every state is still
-    an ``update`` of another.
+    an ``update`` of another; with ``ends_ahead``, few steps end where another one would
+    start from.
     """
+    tol = tolerance(tol, max_steps, is_final)
+    if tol == 0:
+        state, start = _steps(update, batch, state, known, max_steps, ahead)
+        return start if ends_ahead else state
 
     def step(batch, state):
         old, before, *known = state
@@ -86,14 +100,10 @@ def fixed_point(
         new = update(batch, old, *known)
         if known:
             new, *known = new
-        if tol == 0 and not ahead:
-            return [new, before, *known], None
         # By how much the change is too large, for the step before and for this one.
         change = new - old
         if ahead:
             known = [*known, change]
-        if tol == 0:
-            return [new, before, *known], None
         excess = change.abs().sum(1) - tol * new.sum(1)
         is_done = excess <= 0
         if is_final:
@@ -106,8 +116,29 @@ def fixed_point(
     state = [state, before, *known]
     if ahead:
         state.append(torch.zeros_like(state[0]))
-    options = {"max_steps": max_steps, "drops": tol > 0, "is_final": is_final}
-    return iterate_rows(step, batch, state, **options)[0]
+    return iterate_rows(step, batch, state, max_steps=max_steps, is_final=is_final)[0]
+
+
+def tolerance(tol, max_steps, is_final):
+    """The change of a row that ends it; 0 if there are but a few steps of training.
+
+    All rows then take them all, since telling which are done would take longer.
+    """
+    return tol if is_final or max_steps > STEPS_PER_COUNT else 0.0
+
+
+def _steps(update, batch, state, known, max_steps, ahead):
+    """The state after all steps on all rows, and where another one would start from.
+
+    See ``fixed_point``.
+    """
+    start = state
+    for _ in range(max_steps):
+        state = update(batch, start, *known)
+        if known:
+            state, *known = state
+        start = torch.lerp(start, state, 1 + ahead).clamp_min_(0) if ahead else state
+    return state, start
 
 
 def choose(is_first, first, second):

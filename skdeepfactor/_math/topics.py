@@ -19,7 +19,7 @@ from skdeepfactor._math.allocation import (
     entry_shares,
 )
 from skdeepfactor._math.batch import Batch, compute_dtype, to_tensor
-from skdeepfactor._math.gammas import digamma, dirichlet_kl
+from skdeepfactor._math.gammas import digamma, digamma_and_log_gamma, dirichlet_kl
 from skdeepfactor._math.ops import csr, row_indices, slices
 from skdeepfactor._math.row_iteration import fixed_point
 
@@ -27,7 +27,7 @@ ALL = slice(None)
 
 # By how much training over-relaxes collapsed updates of rows, which come to the same
 # expected counts in half the steps.
-AHEAD = 0.8
+AHEAD = 1.0
 
 # Passes, steps on rows in each, and rows at once, of topics that others start from.
 N_PASSES, N_STEPS, N_ROWS = 10, 5, 1000
@@ -52,12 +52,14 @@ class Topics:
     """
 
     def __init__(self, counts, prior, groups=None):
-        self.counts, self.prior, self.groups = counts, prior.expand_as(counts), groups
-        self._totals = self._group_sums(counts) + self._group_sums(self.prior)
+        self.counts, self.prior, self.groups = counts, prior, groups
+        # Of one topic, if topics have the same prior.
+        prior = prior.expand(len(counts) if prior.ndim == 2 else 1, counts.shape[1])
+        self._totals = self._group_sums(counts) + self._group_sums(prior)
 
     def concentration(self, topics=ALL, features=ALL):
         """Parameters of the posterior, (n_topics, n_features)."""
-        return self.prior[topics, features] + self.counts[topics, features]
+        return self._prior(topics, features) + self.counts[topics, features]
 
     def mean(self):
         """E[beta], (n_topics, n_features)."""
@@ -81,7 +83,7 @@ class Topics:
                     + dirichlet_kl(
                         self.concentration(topics, features),
                         self.mean_log(topics, features),
-                        self.prior[topics, features],
+                        self._prior(topics, features),
                     ).sum()
                 )
         return total
@@ -104,6 +106,12 @@ class Topics:
             return (self.concentration(ALL, features) / totals).log_()
 
         return Weights.from_mean_log(log_mean, self.counts.shape, self.counts)
+
+    def _prior(self, topics, features):
+        """Prior of some topics and features; one number if it is that for all."""
+        if self.prior.ndim == 0:
+            return self.prior
+        return self.prior.expand_as(self.counts)[topics, features]
 
     def _groups(self):
         """The features of each group."""
@@ -149,12 +157,21 @@ class Admixture:
         self.topics, self.alpha, self.is_collapsed = topics, alpha, is_collapsed
 
     def solve(
-        self, batch, start=None, *, max_steps, tol, is_final=False, is_collapsed=None
+        self,
+        batch,
+        start=None,
+        *,
+        max_steps,
+        tol,
+        is_final=False,
+        is_collapsed=None,
+        ends_ahead=False,
     ):
         """Expected counts of the topics in each row, (n_rows, n_topics).
 
         Updates start from ``start``, or from even shares, and end when each row has
-        converged (see ``fixed_point``). ``is_collapsed`` overrides the kind of updates.
+        converged (see ``fixed_point``, for ``ends_ahead`` too). ``is_collapsed``
+        overrides the kind of updates.
         """
         if is_collapsed is None:
             is_collapsed = self.is_collapsed
@@ -165,6 +182,7 @@ class Admixture:
             "tol": tol,
             "is_final": is_final,
             "ahead": ahead,
+            "ends_ahead": ends_ahead,
         }
         if few_rows.is_few(batch):
             return self._solve_few(batch, start, is_collapsed, options)
@@ -208,12 +226,14 @@ class Admixture:
         totals = digamma(concentration.sum(1, keepdim=True))
         if allowed is not None:
             concentration = concentration.masked_fill(~allowed, 1)
-        mean_log = digamma(concentration)
+        mean_log, log_gamma = digamma_and_log_gamma(concentration)
         mean_log -= totals
         weights = self.topics.weights
         allocation = allocate(batch.x, mean_log, weights, allowed)
         bounds = allocation.log_likelihood(batch.x, weights)
-        bounds -= dirichlet_kl(concentration, mean_log, self._prior(batch), allowed)
+        bounds -= dirichlet_kl(
+            concentration, mean_log, self._prior(batch), allowed, log_gamma
+        )
         return bounds, allocation, mean_log
 
     def expectations(self, batch, counts):
@@ -229,14 +249,39 @@ class Admixture:
             weights = self.topics.weights
         return bounds, allocation, weights, mean_log
 
+    def step(self, batch, start=None, **options):
+        """Solve rows, and find what a step on the topics takes from them.
+
+        The last collapsed update shares the words out for the rows and for the topics
+        alike, which spares a product. Returns the expected counts of the topics in each
+        row (see ``solve``), and what ``expectations`` gives.
+        """
+        if not self.is_collapsed:
+            counts = self.solve(batch, start, **options)
+            return counts, *self.expectations(batch, counts)
+        counts, allocation, weights = self.updated(batch, start, **options)
+        bounds, _, mean_log = self.bounds(batch, self.concentration(batch, counts))
+        return counts, bounds, allocation, weights, mean_log
+
+    def updated(self, batch, start=None, *, max_steps, **options):
+        """Counts of the topics in rows after updates, and the words of the last one.
+
+        The latter come as an ``Allocation`` and its ``Weights``.
+        """
+        options = {**options, "max_steps": max_steps - 1, "ends_ahead": True}
+        before = self.solve(batch, start, **options)
+        allocation, weights = self._allocation(batch, before, self.is_collapsed)
+        return allocation.row_counts(weights), allocation, weights
+
     def solve_halves(self, batch, start=None, **options):
         """Expected counts of the topics in each half of each row, (n_rows, 2 n_topics).
 
-        See ``Batch.halves`` and ``solve``.
+        Ahead of the updates, as far as another one would start; see ``Batch.halves``
+        and ``solve``.
         """
         starts = (None, None) if start is None else start.chunk(2, 1)
         solved = [
-            self.solve(half, before, **options)
+            self.solve(half, before, ends_ahead=True, **options)
             for half, before in zip(batch.halves, starts, strict=True)
         ]
         return torch.cat(solved, 1)
@@ -295,9 +340,9 @@ def lda_counts(X, weights, counts, alpha, *, n_passes=N_PASSES):
         rows = Admixture(topics, alpha, is_collapsed=True)
         for part in gen_batches(X.shape[0], N_ROWS):
             batch = Batch(to_tensor(X, part, dtype=dtype, device="cpu"))
-            found = rows.solve(batch, local.get(part.start), max_steps=N_STEPS, tol=0.0)
-            local[part.start] = found
-            _, allocation, shares, _ = rows.expectations(batch, found)
+            local[part.start], allocation, shares = rows.updated(
+                batch, local.get(part.start), max_steps=N_STEPS, tol=0.0
+            )
             scale = torch.from_numpy(weights[part])
             allocation.add_feature_counts(new, shares, scale)
         counts = new

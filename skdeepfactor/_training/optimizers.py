@@ -11,9 +11,9 @@ class NaturalGradient:
 
     The natural gradient is the parameter minus its optimum. Modules write minus the
     optimum to ``.grad`` and the optimizer adds the rest, so that a full step is exact
-    in floating point. The step size is (1 + learning_offset + t) ** -learning_decay at
-    step t; a decay of 0 makes every step full, which is coordinate ascent on full
-    batches.
+    in floating point. The step size is size * (1 + learning_offset + t) **
+    -learning_decay at step t; a decay of 0 and a size of 1 make every step full, which
+    is coordinate ascent on full batches. A larger size, below 2, over-relaxes.
 
     It has the methods of a ``torch.optim.Optimizer`` that training uses, but does not
     derive from it: the first such optimizer loads torch's compiler, which takes longer
@@ -25,8 +25,9 @@ class NaturalGradient:
     #: Whether its state is as large as the parameters.
     has_moments = False
 
-    def __init__(self, params, *, learning_offset=0.0, learning_decay=0.0):
+    def __init__(self, params, *, learning_offset=0.0, learning_decay=0.0, size=1.0):
         self.params = list(params)
+        self.size = size
         self.learning_offset = learning_offset
         self.learning_decay = learning_decay
         self.n_steps = torch.zeros((), dtype=torch.float32)
@@ -35,7 +36,7 @@ class NaturalGradient:
     def step(self):
         """Take one step."""
         base = 1 + self.learning_offset + self.n_steps.item()
-        rate = base**-self.learning_decay
+        rate = self.size * base**-self.learning_decay
         for p in self.params:
             p.mul_(1 - rate).add_(p.grad, alpha=-rate)
         self.n_steps += 1

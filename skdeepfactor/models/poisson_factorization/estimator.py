@@ -95,7 +95,8 @@ class PoissonFactorization(ConjugateFactorModel):
         Steps on the factors of each row in a pass. Rows resume where they stopped a
         pass ago; ``transform`` goes on until ``inner_tol``.
     inner_tol : float, default=1e-3
-        Relative change of a row's parameters below which that row is done.
+        Relative change of a row's parameters below which that row is done. Where a pass
+        takes up to eight steps on rows, they are all taken.
     n_cold_iter : int, default=None
         How many of the first passes start rows anew instead of where they stopped. More
         of them find a higher bound from a poor start; the bound may fall during them.
