@@ -13,6 +13,7 @@ from skdeepfactor import (
     LatentDirichletAllocation,
     NeuralTopicDLGM,
     PoissonFactorization,
+    SparseGammaDEF,
     VariationalAutoencoder,
 )
 from skdeepfactor._estimator import environment, row_inference
@@ -23,6 +24,8 @@ from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._math.likelihoods import CountLikelihood, Multinomial
 from skdeepfactor._math.topics import Admixture, Topics
 from skdeepfactor.models.neural_topic_dlgm.bounds import ClosedBound
+from skdeepfactor.models.sparse_gamma_def import rows
+from skdeepfactor.models.sparse_gamma_def.rows import CountRows
 
 RTOL = {torch.float32: 2e-4, torch.float64: 1e-10}
 N_TOPICS, N_FEATURES = 4, 12
@@ -116,6 +119,63 @@ POISSON = {
 }
 
 
+LAYERS = {
+    "one": {"layer_sizes": (3,)},
+    "two": {"layer_sizes": (3, 2)},
+    "of several shapes": {"layer_sizes": (4, 3, 2), "layer_shape": [0.1, 0.5, 2.0]},
+    "that may miss": {"layer_sizes": (3, 2), "missing_values": "ignore"},
+    "plain steps": {"layer_sizes": (3, 2), "over_relaxation": 1.0},
+    "that give rates": {"layer_sizes": (3, 2), "link": "rate"},
+    "of rates, one": {"layer_sizes": (3,), "link": "rate"},
+    "allocated": {"layer_sizes": (3, 2), "solver": "auxiliary"},
+}
+# Those whose few rows take the same way as many.
+OTHER_LAYERS = {"that give rates", "allocated"}
+
+
+@pytest.mark.parametrize("is_double", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_gamma_layers_of_few_rows(name, is_double, counts, monkeypatch):
+    X = counts.toarray().astype(np.float64 if is_double else np.float32)
+    parameters, n_rows = LAYERS[name], []
+    model = SparseGammaDEF(max_iter=3, random_state=0, **parameters)
+    model.set_params(transform_layer="all").fit(X)
+    X[7] = 0
+    solve = CountRows.solve
+
+    def noted(self, x, power):
+        n_rows.append(len(x))
+        return solve(self, x, power)
+
+    monkeypatch.setattr(CountRows, "solve", noted)
+    few, many = both_ways(monkeypatch, lambda: model.transform(X[5:12]))
+    rtol = 1e-9 if is_double else 1e-4
+    assert_allclose(few, many, rtol=rtol)
+    few, many = both_ways(monkeypatch, lambda: model.score_samples(X[5:12]))
+    assert_allclose(few, many, rtol=rtol)
+    assert n_rows == ([] if name in OTHER_LAYERS else [7, 7])
+
+
+def test_steps_that_go_ahead_end_where_plain_ones_do(counts, monkeypatch):
+    model = SparseGammaDEF((3, 2), max_iter=3, inner_tol=1e-9, random_state=0)
+    model.fit(counts).set_params(transform_layer="all")
+    X = counts[5:12].astype(np.float64)
+    found, n_steps = [], []
+    step = CountRows._step
+
+    def noted(*args):
+        n_steps[-1] += 1
+        return step(*args)
+
+    monkeypatch.setattr(CountRows, "_step", noted)
+    for ahead in (rows.AHEAD, 0):
+        monkeypatch.setattr(rows, "AHEAD", ahead)
+        n_steps.append(0)
+        found.append(model.transform(X))
+    assert_allclose(*found, rtol=1e-6)
+    assert n_steps[0] < n_steps[1]
+
+
 @pytest.mark.parametrize("parameters", POISSON.values(), ids=POISSON)
 def test_poisson_factors_of_few_rows(parameters, counts, monkeypatch):
     X = counts.toarray().astype(np.float64)
@@ -124,6 +184,21 @@ def test_poisson_factors_of_few_rows(parameters, counts, monkeypatch):
     model = PoissonFactorization(3, max_iter=3, random_state=0, **parameters).fit(X)
     few, many = both_ways(monkeypatch, lambda: model.transform(X[5:12]))
     assert_allclose(few, many, rtol=1e-9)
+
+
+def test_what_numpy_needs_goes_with_the_weights(counts):
+    model = SparseGammaDEF((3, 2), max_iter=2, random_state=0).fit(counts)
+    module, row = model._load(torch.float32), counts[3]
+    batch = Batch(to_tensor(row, slice(None), dtype=torch.float32, device="cpu"))
+    with torch.no_grad():
+        before = module.posterior(batch).mean
+        kept = module._kept_rows
+        assert torch.equal(module.posterior(batch).mean, before)
+        assert kept is not None
+        assert module._kept_rows is kept
+        module.lowest.weight_mean.mul_(0.5)
+        module.refresh()
+        assert not torch.equal(module.posterior(batch).mean, before)
 
 
 def test_the_first_call_gives_the_bits_of_the_next(estimator, counts):

@@ -577,3 +577,13 @@ def test_drawn_rows_have_one_component_each():
 def test_parameters_that_do_not_fit(counts, parameters, message):
     with pytest.raises(ValueError, match=message):
         MultinomialMixture(3, **parameters).fit(counts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_rising_factorials_of_rows(dtype):
+    x = torch.tensor([0.3, 1, 1, 1.5, 2, 7, 8, 8.5, 9, 40], dtype=dtype)
+    a = torch.linspace(0.1, 30, 30, dtype=dtype).view(10, 3)
+    for some in (slice(None), slice(2, 3), slice(0, 0), slice(8, 10)):
+        found = multinomial_mixture.log_rising_rows(a[some].clone(), x[some])
+        expected = multinomial_mixture.log_rising(a[some], x[some, None])
+        assert_allclose(found, expected, rtol=1e-9 if dtype == torch.float64 else 1e-4)

@@ -112,7 +112,7 @@ def test_a_pass_waits_a_few_times_whatever_the_steps(name):
         return waits_of_a_pass(clone(model).set_params(random_state=0, **chosen), *args)
 
     few = waits(2)
-    assert few.total() <= 25, few
+    assert few.total() <= 12, few
     if steps is not None:
         many = waits(6)
         # A batch of which some rows took their last step back waits twice more.

@@ -71,7 +71,7 @@ def allocated_counts(
     options = (max_steps, tol, is_final, ahead, ends_ahead and tol == 0)
     by_feature = weights.scaled.numpy()
     found = np.empty((len(batch), by_feature.shape[1]), by_feature.dtype)
-    for row, (columns, values) in enumerate(_entries(batch.x)):
+    for row, (columns, values) in enumerate(entries_of_rows(batch.x)):
         if start is not None:
             counts = start[row].numpy()
         else:
@@ -114,7 +114,7 @@ def expected(prior, allowed=None):
     return lambda counts: (prior + counts) * allowed
 
 
-def _entries(x):
+def entries_of_rows(x):
     """Yield the columns and the values of the entries of each row, as arrays."""
     if x.layout == torch.strided:
         for row in x.numpy():
@@ -132,7 +132,7 @@ def _fixed_point(
     values, weights, counts, factors, max_steps, tol, is_final, ahead, ends_ahead
 ):
     """The expected counts of one row, (k,)."""
-    at_entries, of_factors = _products(weights)
+    at_entries, of_factors = products(weights)
     # A product with ones is the fastest sum; allocations keep the total.
     size, before = np.ones_like(counts).dot, np.inf
     small = tol * float(np.add.reduce(values))
@@ -155,7 +155,7 @@ def _fixed_point(
     return counts
 
 
-def _products(weights):
+def products(weights):
     """Products with weights, (n_words, k), and with their transpose."""
     size = max(1, SERIAL // weights.shape[1])
     parts = [weights[at : at + size] for at in range(0, len(weights), size)]

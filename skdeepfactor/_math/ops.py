@@ -343,11 +343,17 @@ def row_indices(x):
 
 def without_zeros(x):
     """``x`` as a CSR batch that stores no zeros."""
-    if x.layout != torch.strided and bool((x.values() != 0).all()):
-        return x
-    rows, columns = nonzero(x)
-    is_strided = x.layout == torch.strided
-    values = x[rows, columns] if is_strided else x.values()[x.values() != 0]
+    if x.layout == torch.strided:
+        rows, columns = nonzero(x)
+        values = x[rows, columns]
+    else:
+        is_stored = x.values() != 0
+        if bool(is_stored.all()):
+            return x
+        # The places of a mask are found once, since an accelerator is waited for then.
+        kept = is_stored.nonzero()[:, 0]
+        rows, columns = row_indices(x)[kept], x.col_indices()[kept]
+        values = x.values()[kept]
     lengths = torch.bincount(rows, minlength=x.shape[0])
     crow = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
     return csr(crow.int(), columns.int(), values, x.shape)

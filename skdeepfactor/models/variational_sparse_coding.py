@@ -144,6 +144,9 @@ class SpikeSlabAutoencoder(AmortizedModule):
 
     def _temperature(self):
         first, last = self.temperature
+        if self.spike_gradient != "relaxed":
+            # Nothing is drawn at it, and an accelerator would be waited for.
+            return last
         share = self.n_updates.item() / self.n_total if self.n_total else 1.0
         return first + (last - first) * min(1.0, share)
 

@@ -206,10 +206,11 @@ def moments(batch, mode, precision, weights):
         found = safe - along.diag_embed() + words.mT @ words
         root, info = torch.linalg.cholesky_ex(found)
         is_bad = info > 0
-        if bool(is_bad.any()):
+        has_bad = bool(is_bad.any())
+        if has_bad:
             root[is_bad] = identity(root[0])
         covariance = torch.cholesky_inverse(root)
-        if bool(is_bad.any()):
+        if has_bad:
             # It also knows what to do where rounding leaves none positive definite.
             part = inverse_root(safe[is_bad])
             covariance[is_bad] = part @ part.mT
@@ -245,14 +246,16 @@ def _words(x, allocation, weights):
     counts, columns = x.values().sqrt(), x.col_indices().long()
     starts = x.crow_indices().long()
     lengths = starts.diff()
-    order = lengths.argsort(stable=True)
+    in_order, order = lengths.sort(stable=True)
+    # All at once, since an accelerator must be waited for.
+    in_order = in_order.tolist()
     k, start = weights.scaled.shape[1], 0
     while start < len(order):
         n_rows = max(1, min(N_TOGETHER, BLOCK // (k * max(k, 1))))
         rows = order[start : start + n_rows]
-        longest = max(1, int(lengths[rows].max()))
+        longest = max(1, in_order[start + len(rows) - 1])
         rows = rows[: max(1, BLOCK // (k * longest))]
-        longest = max(1, int(lengths[rows].max()))
+        longest = max(1, in_order[start + len(rows) - 1])
         start += len(rows)
         places = torch.arange(longest, device=x.device)
         is_there = places < lengths[rows, None]

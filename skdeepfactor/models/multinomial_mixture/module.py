@@ -146,7 +146,7 @@ class Logits(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Rows as sums over the different pairs of a feature and a count.
+    """Rows as sums over the different pairs of a feature and a count, smallest first.
 
     ``indicators`` is CSR (n_rows, n_pairs), of ones; pair i is the count ``counts[i]``
     of feature ``features[i]``.
@@ -161,7 +161,7 @@ class Pairs(NamedTuple):
         """Pairs of a batch."""
         x, values, n_features = batch.counts, batch.entries.values, batch.x.shape[1]
         levels, codes = None, values.long()
-        if not (bool((codes == values).all()) and bool((codes < 2**31).all())):
+        if not bool(((codes == values) & (codes < 2**31)).all()):
             levels, codes = torch.unique(values, return_inverse=True)
         keys, index = distinct(codes * n_features + x.col_indices())
         counts = keys // n_features
@@ -194,20 +194,23 @@ def log_rising(a, x):
 
 
 def log_rising_rows(a, x):
-    """As ``log_rising``, for a matrix ``a``, which is overwritten, and one x a row."""
-    is_left = torch.ones_like(x, dtype=torch.bool)
-    for count in range(1, PRODUCT_LENGTH + 1):
-        rows = (x == count).nonzero()[:, 0]
-        if len(rows):
-            part = a[rows]
-            rising = part.clone()
-            for j in range(1, count):
-                rising *= part + j
-            a[rows] = rising.log_()
-            is_left[rows] = False
-    rows = is_left.nonzero()[:, 0]
-    if len(rows):
-        a[rows] = log_rising(a[rows], x[rows, None])
+    """As ``log_rising``, for a matrix ``a``, which is overwritten, and one x a row.
+
+    x must be in increasing order.
+    """
+    counts = torch.arange(1, PRODUCT_LENGTH + 1, device=x.device).to(x)
+    starts, ends = (torch.searchsorted(x, counts, right=last) for last in (False, True))
+    # Rows of each count up to the longest product, between those of other numbers.
+    cuts = [0, *torch.stack([starts, ends], 1).flatten().tolist(), len(x)]
+    for place, (start, stop) in enumerate(itertools.pairwise(cuts)):
+        part = a[start:stop]
+        if place % 2 == 0:
+            part.copy_(log_rising(part, x[start:stop, None]))
+            continue
+        rising = part.clone()
+        for j in range(1, (place + 1) // 2):
+            rising *= part + j
+        torch.log(rising, out=part)
     return a
 
 

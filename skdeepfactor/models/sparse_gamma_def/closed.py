@@ -29,6 +29,7 @@ from torch import nn
 from torch.distributions import Gamma
 
 from skdeepfactor._estimator.arrays import resolve_device
+from skdeepfactor._math.few_rows import is_few
 from skdeepfactor._math.gammas import gamma_kl
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import split_double
@@ -59,6 +60,7 @@ from skdeepfactor.models.sparse_gamma_def.lowest_weights import (
     mean_log,
 )
 from skdeepfactor.models.sparse_gamma_def.parts import Part
+from skdeepfactor.models.sparse_gamma_def.rows import CountRows, UpperRows
 
 # Every so many steps one is not over-relaxed, against oscillations.
 PLAIN_EVERY = 10
@@ -123,6 +125,7 @@ class GammaBelief(FactorModule):
             for below, above in itertools.pairwise(layer_sizes)
         )
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
+        self._kept_rows = None
         # Standard error of the last bound that was found by Monte Carlo.
         self.lower_bound_std_error = 0.0
 
@@ -191,6 +194,8 @@ class GammaBelief(FactorModule):
 
     def _solve(self, batch, start=None):
         """Posteriors of the rows, from remembered ones or from the counts."""
+        if start is None and self._takes_few(batch):
+            return self._unpack(self._few_rows().solve(batch.x, self._power()))
         first = self._cold(batch) if start is None else self._unpack(start)
         kinds = [type(upper) for upper in first.uppers]
 
@@ -202,6 +207,9 @@ class GammaBelief(FactorModule):
                 for kind, pair in zip(kinds, pairs, strict=True)
             ]
             new = self._step(batch, Factors(mean, shape, uppers))
+            if not self.training:
+                pairs = zip(new.uppers, uppers, strict=True)
+                new = new._replace(uppers=[self.link.ahead(*pair) for pair in pairs])
             moments = self._moments(new)
             return [self._pack(new), *moments] if moments else self._pack(new)
 
@@ -215,6 +223,29 @@ class GammaBelief(FactorModule):
             known=self._moments(first),
         )
         return self._unpack(state)
+
+    def _takes_few(self, batch):
+        """Whether NumPy solves the rows of a batch."""
+        return (
+            not self.training
+            and is_few(batch)
+            and batch.observed is None
+            and self.lowest.expands_counts
+            and (self.link.divides or not self.upper_statistics)
+        )
+
+    def _few_rows(self):
+        """What NumPy needs of the weights, which is kept until these change."""
+        if self._kept_rows is None:
+            uppers = []
+            if self.upper_statistics:
+                shapes = self.layer_shapes[:-1]
+                layers = zip(self.link.families, self.uppers, shapes, strict=True)
+                uppers = [UpperRows(*of_layer) for of_layer in layers]
+            self._kept_rows = CountRows(
+                self.lowest, uppers, self.layer_shapes, self.top_rate, self.inner_tol
+            )
+        return self._kept_rows
 
     @staticmethod
     def _moments(factors):
@@ -400,6 +431,7 @@ class GammaBelief(FactorModule):
 
     @torch.no_grad()
     def refresh(self):
+        self._kept_rows = None
         self.lowest.refresh()
         self.uppers = [
             self.link.weights(statistics.detach(), self.weight_rate)

@@ -43,6 +43,9 @@ class Emission(nn.Module, ABC):
     ``by_gradients`` says whether its own parameters are learnt along gradients.
     """
 
+    #: Whether data are counts, observed in full.
+    is_counts = False
+
     def __init__(self, *, by_gradients=False):
         super().__init__()
 
@@ -181,6 +184,8 @@ class CountEmission(Emission):
 
 class Poisson(CountEmission):
     """Counts."""
+
+    is_counts = True
 
     def constants(self, batch):
         return log_factorials(batch.x)

@@ -22,10 +22,10 @@ two gammas, :math:`\pi_l\, \text{Gamma}(c, d) + (1 - \pi_l)\, \text{Gamma}(1, d'
 second a narrow one.
 
 Data given z W are in ``emissions.py``, and layers given those above in ``links.py``;
-the solvers in closed form in ``closed.py`` and ``lowest_weights.py``, and their final
-bound in ``drawn_bound.py`` and ``lognormals.py``; and the solver by gradients, for
-other families of posteriors and with networks that give them, in ``gradient.py`` and
-``families.py``.
+the solvers in closed form in ``closed.py`` and ``lowest_weights.py``, for a few rows at
+a time in ``rows.py``, and their final bound in ``drawn_bound.py`` and
+``lognormals.py``; and the solver by gradients, for other families of posteriors and
+with networks that give them, in ``gradient.py`` and ``families.py``.
 
 Ranganath, Tang, Charlin and Blei (2015), Deep exponential families; Naesseth, Ruiz,
 Linderman and Blei (2017), Reparameterization gradients through acceptance-rejection

@@ -58,6 +58,10 @@ from skdeepfactor._math.gammas import (
 from skdeepfactor._math.ops import scaled
 from skdeepfactor.models.sparse_gamma_def.inverse_gaussians import InverseGaussians
 
+# How far the moments of the units of new rows go beyond each step, in logarithms. A
+# step maximises what lies below the bound, which takes it about half of the way.
+AHEAD = 0.6
+
 # Least rho times tau, which can collapse faster than exponentially.
 FLOOR = 1e-14
 
@@ -107,6 +111,12 @@ class Means(nn.Module):
     def posterior(self, layer, message, rate):
         """Units of a layer with a prior of that rate."""
         return self.units(layer, message[0] + rate, message[1])
+
+    def ahead(self, units, before):
+        """Units after a step, with moments that go beyond it."""
+        mean = units.mean * (units.mean / before.mean) ** AHEAD
+        inverse = units.inverse * (units.inverse / before.inverse) ** AHEAD
+        return units._replace(mean=mean, inverse=inverse)
 
     def weights(self, message, rate):
         """Weights with a prior of that rate."""
@@ -221,6 +231,9 @@ class Rates(nn.Module):
 
     def posterior(self, layer, message, rate):
         return GammaUnits.of(self.shapes[layer] + message[0], message[1] + rate)
+
+    def ahead(self, units, before):
+        return units
 
     def weights(self, message, rate):
         shape, exposure = message

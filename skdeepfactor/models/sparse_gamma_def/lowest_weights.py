@@ -114,6 +114,9 @@ class LowestWeights(nn.Module, ABC):
     #: Whether factors and weights step together, from the same view.
     is_joint = False
 
+    #: Whether the data are counts, taken to second order.
+    expands_counts = False
+
     #: Names of parameters that nothing but ``update`` reads.
     statistics: tuple = ()
 
@@ -418,11 +421,16 @@ class ExpandedWeights(CountWeights):
     def __init__(self, shape, emission, **prior):
         super().__init__(shape, emission, **prior)
         self.curvature = nn.Parameter(torch.zeros(2, *shape))
+        self.expands_counts = emission.is_counts
 
     def refresh(self):
         super().refresh()
         self._square = self.weight_mean.square()
         self._square_spread = self._square * (1 + 1 / self.weight_concentration)
+
+    def moments(self):
+        """Means of the weights, their squares, and E[w^2], each (n_features, k)."""
+        return self.weight_mean, self._square, self._square_spread
 
     def view(self, batch, mean, shape):
         x, square = batch.x, mean.square()
