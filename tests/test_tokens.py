@@ -64,6 +64,19 @@ def test_tokens_come_from_units_by_their_odds(count):
     assert torch.allclose(variance, count * p * (1 - p), rtol=0.15, atol=1e-9)
 
 
+@pytest.mark.parametrize("k", [1, 2, 7, 17])
+def test_units_in_any_number_of_groups(k):
+    n, rng = 20_000, np.random.default_rng(k)
+    z, w = (torch.tensor(rng.random((1, k))) for _ in range(2))
+    z = z.expand(n, -1)
+    tokens = Tokens.of(torch.ones(n, 1).double())
+    of_rows, of_words = allocate_tokens(tokens, z, w, keys_of(n), stream=0)
+    assert (of_rows.sum(1) == 1).all()
+    p = (z[0] * w[0] / (z[0] * w[0]).sum()).numpy()
+    statistic = ((of_words[0].numpy() - n * p) ** 2 / (n * p)).sum()
+    assert statistic <= scipy.stats.chi2.isf(1e-3, max(k - 1, 1))
+
+
 def test_rows_keep_their_tokens_in_any_company():
     rng = np.random.default_rng(0)
     x = torch.tensor(rng.poisson(2.0, (20, 6)).astype(float))

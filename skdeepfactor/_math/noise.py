@@ -52,6 +52,13 @@ def uniform_at(mixed, positions, stream):
     return _uniform(_bits(mixed, positions, stream))
 
 
+def uniform_pairs_at(mixed, positions, stream):
+    """Two independent numbers in (0, 1), like those of ``uniform_at``, of 32 bits."""
+    bits = _bits(mixed, positions, stream)
+    low, high = bits & (2**32 - 1), _shift_right(bits, 32)
+    return [(half.double() + 0.5) * 2.0**-32 for half in (low, high)]
+
+
 def _bits(mixed, positions, stream):
     return mix(mixed ^ mix(positions + (stream + 1) * 2**32))
 
@@ -94,9 +101,7 @@ GAMMA_STREAMS = 40
 def _gamma_attempt(shape, mixed, positions, stream):
     """Proposals of gamma variables' logarithms, and which of them are rejected."""
     normal = torch.special.ndtri(uniform_at(mixed, positions, stream))
-    bits = _bits(mixed, positions, stream + 1)
-    level = ((bits & (2**32 - 1)).double() + 0.5) * 2.0**-32
-    power = (_shift_right(bits, 32).double() + 0.5) * 2.0**-32
+    level, power = uniform_pairs_at(mixed, positions, stream + 1)
     d = shape + 2 / 3
     root = 1 + normal / (9 * d).sqrt()
     log_v = 3 * root.clamp_min(1e-300).log()

@@ -1,26 +1,31 @@
 """Draws of where counts come from, for Gibbs samplers: units of words, and tables.
 
 Each token of a row is from one of K units, with odds z_nk w_vk for a word v of row n.
-All tokens are drawn at once, in slices of a cache: the running sums of the odds of
-each, and where a uniform number falls among them. All draws are a function of a row's
-key and of a stream (see ``noise.py``), and of the row's own numbers.
+Units come in groups of some sqrt(K). The sums of the odds of each group are sparse
+products of z and w, the same for all tokens of a word in a row. One uniform number
+falls in a group, by the running sums of these, and another on one of its units. So a
+token takes some 2 sqrt(K) steps in place of K. All draws are a function of a row's key
+and of a stream (see ``noise.py``), and of the row's own numbers.
 """
 
 import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
 import scipy.special
 import torch
 
-from skdeepfactor._math.noise import Stream, mix, uniform_at
+from skdeepfactor._math.noise import Stream, mix, uniform_at, uniform_pairs_at
 from skdeepfactor._math.ops import (
+    csr,
     map_values,
-    nonzero,
+    product_at,
     row_indices,
     row_sum,
     slices,
     take_rows,
+    without_zeros,
 )
 
 #: Counts of an entry up to which each token is drawn by itself; those of larger entries
@@ -32,46 +37,50 @@ MOST_SEATED = 1000
 #: Odds of units in a row, of which the largest is 1, and of words that count as 0.
 LEAST_ODDS = 1e-30
 #: Tokens of the rows that are drawn at once, each of which takes some 200 bytes.
-MOST_AT_ONCE = 2**20
+MOST_AT_ONCE = 2**18
 
 
 class Tokens(NamedTuple):
     """The counts of rows as tokens, row by row, and entries with more than a thousand.
 
-    ``rows``, ``columns`` and ``numbers`` have the row, the column and the number in its
-    row of each token; ``large_rows``, ``large_columns``, ``large_numbers`` and
-    ``large_counts`` describe the large entries, which are no tokens.
+    ``x`` is a CSR tensor without zeros. ``rows``, ``columns`` and ``entries`` have the
+    row, the column and the place among the entries of each token, and ``numbers`` its
+    number in its row; ``large`` and ``large_numbers`` are the places of large entries,
+    which are no tokens, and their numbers in their rows.
     """
 
-    shape: torch.Size
+    x: torch.Tensor
     rows: torch.Tensor
     columns: torch.Tensor
+    entries: torch.Tensor
     numbers: torch.Tensor
-    large_rows: torch.Tensor
-    large_columns: torch.Tensor
+    large: torch.Tensor
     large_numbers: torch.Tensor
-    large_counts: torch.Tensor
 
     @classmethod
     def of(cls, x):
         """The tokens of whole counts: a strided or a CSR tensor."""
-        rows, columns = nonzero(x)
-        counts = x[rows, columns] if x.layout == torch.strided else x.values()
-        counts = counts[counts != 0]
+        x = without_zeros(x)
+        rows, counts = row_indices(x), x.values()
         is_large = counts > MOST_TOKENS
-        repeats = torch.where(is_large, 0, counts).long()
-        of_rows, numbers = _repeated(rows, repeats, len(x))
-        _, large_numbers = _repeated(rows[is_large], None, len(x))
+        repeats = counts.masked_fill(is_large, 0).long()
+        entries = torch.arange(len(counts), device=x.device).repeat_interleave(repeats)
+        large = is_large.nonzero()[:, 0]
+        of_rows = rows[entries]
         return cls(
-            x.shape,
+            x,
             of_rows,
-            columns.repeat_interleave(repeats),
-            numbers,
-            rows[is_large],
-            columns[is_large],
-            large_numbers,
-            counts[is_large].double(),
+            x.col_indices().long()[entries],
+            entries,
+            _numbers(of_rows, len(x)),
+            large,
+            _numbers(rows[large], len(x)),
         )
+
+    @property
+    def shape(self):
+        """Numbers of rows and features."""
+        return self.x.shape
 
 
 class TokenParts:
@@ -116,16 +125,11 @@ def share_of_sweep(n_kept, n_sweeps, burn_in):
     return 1 / max(int(n_kept), 1)
 
 
-def _repeated(rows, repeats, n_rows):
-    """Each row as often as its entries are repeated, and each one's number in its row.
-
-    ``rows`` rise. Without ``repeats``, each entry comes once.
-    """
-    if repeats is not None:
-        rows = rows.repeat_interleave(repeats)
+def _numbers(rows, n_rows):
+    """The number of each item in its row, from the rows of all, which rise."""
     sizes = torch.bincount(rows, minlength=n_rows)
     starts = sizes.cumsum(0) - sizes
-    return rows, torch.arange(len(rows), device=rows.device) - starts[rows]
+    return torch.arange(len(rows), device=rows.device) - starts[rows]
 
 
 def rounded(batch, keys=None):
@@ -141,7 +145,7 @@ def rounded(batch, keys=None):
     if not bool(fractions.any()):
         return x
     rows = row_indices(x)
-    _, numbers = _repeated(rows, None, len(x))
+    numbers = _numbers(rows, len(x))
     keys = batch.keys if keys is None else keys
     uniform = uniform_at(mix(keys)[rows], numbers, Stream.ROUNDING)
     return map_values(lambda _: whole + (uniform < fractions).to(whole), x)
@@ -163,16 +167,7 @@ def allocate_tokens(tokens, z, w, keys, *, stream, weight=1.0):
     """
     (n_rows, n_features), k = tokens.shape, z.shape[1]
     keys = mix(keys)
-    units = torch.empty_like(tokens.rows)
-    for part in slices(len(units), k):
-        rows = tokens.rows[part]
-        odds = w[tokens.columns[part]]
-        odds *= z[rows]
-        odds = odds.cumsum(1)
-        levels = uniform_at(keys[rows], tokens.numbers[part], stream).to(odds)
-        # Not above the last of the sums, so that no unit with odds 0 is ever drawn.
-        levels *= odds[:, -1]
-        units[part] = torch.searchsorted(odds, levels[:, None])[:, 0]
+    units = _drawn_units(tokens, z, w, keys, stream)
     of_rows = torch.bincount(tokens.rows * k + units, minlength=n_rows * k)
     is_weighted = isinstance(weight, torch.Tensor)
     of_words = torch.bincount(
@@ -182,39 +177,83 @@ def allocate_tokens(tokens, z, w, keys, *, stream, weight=1.0):
     )
     of_rows = of_rows.view(n_rows, k).double()
     of_words = of_words.view(n_features, k).double()
-    if len(tokens.large_rows):
-        split = _split_counts(tokens, z, w, keys, stream + 1)
-        of_rows.index_add_(0, tokens.large_rows, split)
+    if len(tokens.large):
+        rows = row_indices(tokens.x)[tokens.large]
+        columns = tokens.x.col_indices()[tokens.large].long()
+        odds = z[rows].double() * w[columns].double()
+        counts = tokens.x.values()[tokens.large].double()
+        split = _split_counts(
+            counts, odds, keys[rows], tokens.large_numbers, stream + 1
+        )
+        of_rows.index_add_(0, rows, split)
         if is_weighted:
-            split *= weight.double()[tokens.large_rows, None]
-        of_words.index_add_(0, tokens.large_columns, split)
+            split *= weight.double()[rows, None]
+        of_words.index_add_(0, columns, split)
     return of_rows, of_words if is_weighted else of_words * weight
 
 
-def _split_counts(tokens, z, w, keys, stream):
+def _drawn_units(tokens, z, w, keys, stream):
+    """Units of the tokens, (n_tokens,)."""
+    x, k = tokens.x, z.shape[1]
+    width = math.isqrt(k - 1) + 1
+    z, w = (_grouped(a, width) for a in (z, w))
+    n_groups = z.shape[1]
+    pattern = csr(
+        x.crow_indices(), x.col_indices(), z.new_zeros(x.values().shape), x.shape
+    )
+    # Running sums over the groups, of each entry.
+    sums = z.new_empty(n_groups, len(x.values()))
+    for group in range(n_groups):
+        odds = product_at(pattern, z[:, group], w[:, group].T).values()
+        torch.add(odds, sums[group - 1] if group else 0, out=sums[group])
+    z, w = z.view(-1, width), w.view(-1, width)
+    units = torch.empty_like(tokens.rows)
+    for part in slices(len(units), width):
+        rows, columns = tokens.rows[part], tokens.columns[part]
+        levels, levels_in_group = (
+            u.to(z) for u in uniform_pairs_at(keys[rows], tokens.numbers[part], stream)
+        )
+        # Not above the last of the sums, so that no unit with odds 0 is ever drawn.
+        of_tokens = sums.index_select(1, tokens.entries[part])
+        levels *= of_tokens[-1]
+        groups = (of_tokens[:-1] < levels).sum(0)
+        odds = z.index_select(0, rows * n_groups + groups)
+        odds *= w.index_select(0, columns * n_groups + groups)
+        odds = odds.cumsum(1)
+        levels_in_group *= odds[:, -1]
+        places = torch.searchsorted(odds, levels_in_group[:, None])[:, 0]
+        units[part] = groups * width + places
+    return units
+
+
+def _grouped(a, width):
+    """Numbers of units, (n, k), in groups, (n, n_groups, width), the last with 0s."""
+    n_groups = -(-a.shape[1] // width)
+    a = torch.nn.functional.pad(a, (0, n_groups * width - a.shape[1]))
+    return a.view(len(a), n_groups, width)
+
+
+def _split_counts(counts, odds, keys, numbers, stream):
     """Multinomial counts of the units in large entries, (n_large, k), float64.
 
     The counts of a range of units are split between its halves, by a binomial draw.
     """
-    k = z.shape[1]
-    rows = tokens.large_rows
-    odds = z[rows].double() * w[tokens.large_columns].double()
+    k = odds.shape[1]
     sums = torch.nn.functional.pad(odds.cumsum(1), (1, 0))
     result = torch.empty_like(odds)
-    ranges = [(0, k, tokens.large_counts)]
+    ranges = [(0, k, counts)]
     while ranges:
-        start, stop, counts = ranges.pop()
+        start, stop, n = ranges.pop()
         if stop - start == 1:
-            result[:, start] = counts
+            result[:, start] = n
             continue
         middle = (start + stop) // 2
         total = sums[:, stop] - sums[:, start]
         share = (sums[:, middle] - sums[:, start]) / total.clamp_min(1e-300)
         # A position for each entry and split: k - 1 splits have different middles.
-        numbers = tokens.large_numbers * k + middle
-        uniform = uniform_at(keys[rows], numbers, stream)
-        left = binomial(counts, share, uniform)
-        ranges += [(start, middle, left), (middle, stop, counts - left)]
+        uniform = uniform_at(keys, numbers * k + middle, stream)
+        left = binomial(n, share, uniform)
+        ranges += [(start, middle, left), (middle, stop, n - left)]
     return result
 
 
@@ -244,7 +283,8 @@ def tables(counts, concentration, keys, *, stream):
     cells = torch.arange(len(later), device=later.device).repeat_interleave(later)
     if len(cells):
         keys = mix(keys)
-        rows, numbers = _repeated(cells // k, None, n_rows)
+        rows = cells // k
+        numbers = _numbers(rows, n_rows)
         starts = later.cumsum(0) - later
         before = torch.arange(len(cells), device=cells.device) - starts[cells] + 1
         s = concentration.reshape(-1)[cells]
