@@ -176,3 +176,27 @@ def test_rounding_makes_no_curvature_negative():
     shares = torch.full((1, 5), 0.2)
     assert (spread >= 0).all()
     assert (total.slopes(shares, center[None])[1] >= 0).all()
+
+
+def test_logits_and_log_sums_have_the_gradients_of_torch():
+    weight, bias = logits()
+    h = posterior("diag").mean
+    rows, columns = torch.tensor([0, 0, 2, 5]), torch.tensor([1, 10, 3, 3])
+
+    def of_torch(h, weight, bias):
+        dense = h @ weight.T + bias
+        return dense[rows, columns], dense.logsumexp(1)
+
+    def ours(*inputs):
+        return log_total.logits_and_log_sums(*inputs, rows, columns)
+
+    inputs = [part.clone().requires_grad_() for part in (h, weight, bias)]
+    for one, other in zip(ours(*inputs), of_torch(*inputs), strict=True):
+        assert_allclose(one.detach(), other.detach(), rtol=1e-12)
+    factors = torch.arange(1.0, 5.0).double(), torch.arange(1.0, 7.0).double()
+    gradients = [
+        torch.autograd.grad(function(*inputs), inputs, factors)
+        for function in (ours, of_torch)
+    ]
+    for one, other in zip(*gradients, strict=True):
+        assert_allclose(one, other, rtol=1e-12, atol=1e-12)

@@ -29,7 +29,7 @@ from skdeepfactor._math.priors import StandardNormal
 from skdeepfactor._training.plan import Budget
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.metrics import completion_perplexity
-from skdeepfactor.models.neural_topic_dlgm.bounds import ClosedBound, DrawnBound
+from skdeepfactor.models.neural_topic_dlgm.bounds import ClosedBound, ExpandedBound
 from skdeepfactor.models.neural_topic_dlgm.module import SPREADS
 
 COUNTS_GIVEN_TOTALS = ["multinomial", "dirichlet_multinomial"]
@@ -338,43 +338,83 @@ def test_refinement_of_a_residual_decoder_comes_near_the_optimum(likelihood):
     assert gap.mean() < 0.15 * (found - start).mean()
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_slopes_by_draws_are_those_of_the_bound_at_these_draws(likelihood):
-    module = random_module(decoder_layers=(6, 5), likelihood=likelihood, scale=0.4)
-    x = batch_of(random_rows(5))
-    drawn = DrawnBound(
-        module.likelihood, module.decoder, module._density(), torch.zeros(1, 3)
+def expanded(likelihood, decoder_layers=(6, 5), scale=0.4):
+    """A module with a residual decoder, and the expansion of its bound."""
+    module = random_module(
+        decoder_layers=decoder_layers, likelihood=likelihood, scale=scale
     )
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(4, 5, 3, generator=generator).double()
-    mean = torch.randn(5, 3, generator=generator).double().requires_grad_()
-    q = Posterior(mean, torch.full_like(mean, 0.2), None, mean[:, :0])
-    value, gradient, _, _ = drawn.slopes(x, Posterior(*q[:3], mean[:, :0]), noise)
-    expected = module._expected_log_likelihood(x, module.likelihood, q, noise)
-    expected = expected - module._kl(q)
-    np.testing.assert_allclose(*arrays(value, expected), rtol=1e-10)
-    (slope,) = torch.autograd.grad(expected.sum(), mean)
-    np.testing.assert_allclose(*arrays(gradient, slope), rtol=1e-8, atol=1e-8)
+    points = torch.randn(50, 3, generator=torch.Generator().manual_seed(1))
+    bound = ExpandedBound(
+        module.likelihood, module.decoder, module._density(), points, holds=True
+    )
+    return module, bound
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_a_network_without_weights_leaves_the_linear_decoder(likelihood):
-    """Of which slopes and precisions of narrow posteriors are known."""
-    module = random_module(decoder_layers=(5,), likelihood=likelihood)
+def test_slopes_by_expansion_are_those_of_its_values(likelihood):
+    _, bound = expanded(likelihood)
+    x = batch_of(random_rows(5))
+    mean = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
+    q = bound.centered(Posterior(mean, torch.full_like(mean, 0.05)))
+    _, gradient, _, center = bound.slopes(x, q)
+    # Held, but for the centers of the log total.
+    torch.testing.assert_close(center[:, 3:], q.center[:, 3:])
+    for k in range(3):
+        step = torch.zeros(3).double()
+        step[k] = 1e-6
+        above, below = (
+            bound.slopes(x, q._replace(mean=mean + sign * step))[0] for sign in (1, -1)
+        )
+        slope = (above - below) / 2e-6
+        np.testing.assert_allclose(*arrays(gradient[:, k], slope), rtol=1e-4, atol=1e-4)
+
+
+def test_the_expansion_is_close_to_monte_carlo():
+    """To second order: the error is a small part of the effect of the variances."""
+    module, bound = expanded("multinomial", decoder_layers=(20,))
+    x = batch_of(random_rows(20))
+    mean = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)).double()
+    noise = torch.randn(200, 20, 3, generator=torch.Generator().manual_seed(2))
+    noise = torch.cat([noise, -noise]).double()
+    likely = []
+    for var in (1e-8, 0.02):
+        q = bound.centered(Posterior(mean, torch.full_like(mean, var)))
+        for _ in range(3):
+            *_, center = bound.slopes(x, q)
+            q = q._replace(center=center)
+        value = bound.slopes(x, q)[0] + module._kl(q)
+        with torch.no_grad():
+            sampled = module._expected_log_likelihood(x, module.likelihood, q, noise)
+        likely.append([part.mean().item() for part in (value, sampled)])
+    (flat, exact), (found, sampled) = likely
+    assert flat == pytest.approx(exact, abs=1e-3)
+    assert found - flat == pytest.approx(sampled - exact, rel=0.1)
+    assert sampled < exact - 0.1
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_a_network_without_weights_leaves_the_closed_bound(likelihood):
+    module, _ = expanded(likelihood)
     module.decoder.weight.data[:, :5] = 0
     x = batch_of(random_rows(5))
     weight, bias = module.decoder.direct_weight.detach(), module.decoder.bias.detach()
-    closed = ClosedBound(module.likelihood, LogTotal(weight, bias), module._density())
-    points = torch.zeros(1, 3)
-    drawn = DrawnBound(module.likelihood, module.decoder, module._density(), points)
+    density = module._density()
+    closed = ClosedBound(module.likelihood, LogTotal(weight, bias), density)
+    bound = ExpandedBound(module.likelihood, module.decoder, density, torch.zeros(1, 3))
     mean = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
-    q = Posterior(mean, torch.full_like(mean, 1e-8))
-    expected = closed.slopes(x, closed.centered(q, is_best=True))[:3]
-    q = q._replace(center=mean[:, :0])
-    noise = torch.ones(2, 5, 3).double()
-    noise[1] *= -1
-    for one, other in zip(drawn.slopes(x, q, noise)[:3], expected, strict=True):
-        np.testing.assert_allclose(*arrays(one, other), rtol=1e-5, atol=1e-5)
+    q = closed.centered(Posterior(mean, 0.1 * mean.square()), is_best=True)
+    *expected, center = closed.slopes(x, q)
+    *found, of_both = bound.slopes(x, bound.centered(q))
+    for one, other in zip([*found, of_both[:, :3]], [*expected, center], strict=True):
+        np.testing.assert_allclose(*arrays(one, other), rtol=1e-9, atol=1e-9)
+    if module.likelihood.is_centered:
+        pairs = zip(
+            bound.plain(x, q, fixes_variances=False)[:2],
+            closed.plain(x, q, fixes_variances=False)[:2],
+            strict=True,
+        )
+        for one, other in pairs:
+            np.testing.assert_allclose(*arrays(one, other), rtol=1e-9)
 
 
 def refined(module, x, n_steps):

@@ -155,6 +155,34 @@ class _LogSum(torch.autograd.Function):
         return for_moments, for_weight, for_bias, None
 
 
+def logits_and_log_sums(h, weight, bias, rows, columns):
+    """Logits of ``h @ weight.T + bias`` at some places, and the log sums of all.
+
+    Shapes (n_places,) and (n_rows,). Gradients flow to the first three.
+    """
+    return _LogitsAndLogSums.apply(h, weight, bias, rows, columns)
+
+
+class _LogitsAndLogSums(torch.autograd.Function):
+    """``logits_and_log_sums``: of all logits the softmax alone is kept."""
+
+    @staticmethod
+    def forward(ctx, h, weight, bias, rows, columns):
+        logits = torch.addmm(bias, h, weight.T)
+        known = logits[rows, columns]
+        log_sums = softmax_(logits)
+        ctx.save_for_backward(h, weight, rows, columns, logits)
+        return known, log_sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, for_known, for_log_sums):
+        h, weight, rows, columns, shares = ctx.saved_tensors
+        gradient = shares * for_log_sums[:, None]
+        gradient[rows, columns] += for_known
+        return gradient @ weight, gradient.T @ h, gradient.sum(0), None, None
+
+
 def log_sum_bound(q):
     """T of each row, (n_rows,), float64, where the logits are the Gaussian variables.
 

@@ -5,29 +5,35 @@ Under a linear decoder in closed form. Under a residual one,
 .. math::
     f(z) = b + A h(z), \qquad h(z) = (g(z), z), \qquad A = (U, W),
 
-by draws in antithetic pairs, :math:`z = \mu \pm s \epsilon`, over whose log likelihoods
-the bound averages. A pair cancels the odd terms of the error. Pairs serve refinement
-and training; a score averages over independent draws. The gradient in the mean is that
-of the draws, by the Jacobian J of h. A draw says too little of each variance, so that
-precisions follow from the slopes of the logits, as for linear decoders:
+an expansion takes the place of the bound. Expected logits at a row's words are exact
+given E[h], which is cheap: a mean over a few points :math:`\mu \pm s \epsilon`, with
+signs for :math:`\epsilon`, through the layers up to h alone. The expected log total is
+that of logits with these means, whose slopes are those of all rows in the mean,
+:math:`L = A \bar J` with the mean :math:`\bar J` of dh / dz over the prior, so that the
+bound T of ``log_total.py`` holds for them. A row whose own slopes J differ has more or
+less variance in its logits: to second order that adds
 
 .. math::
-    s_k^{-2} = 1 + t \, \big(\text{Var}_{\tilde p} (A \bar J)_k
-    + (J^T C J - \bar J^T C \bar J)_{kk}\big),
+    \tfrac12 \sum_k s_k^2 \, (J^T C J - \bar J^T C \bar J)_{kk}
 
-with :math:`\tilde p` the row's own shares, and t minus the slope of the log likelihood
-in the log total. The first term is exact if all rows have the mean Jacobian
-:math:`\bar J` over the prior, the second corrects for the row's own, J, at its mean, by
-:math:`C = \text{Cov}_{\bar p}(A)` under the mean shares over the prior, of which a
-few leading axes are kept. Where a curved decoder turns, slopes of rows point in all
-directions and cancel in their mean: without the second term variances are too large.
+to T, with J at its mean and C the covariance of A under the mean shares over the prior,
+of which a few leading axes are kept. Where a curved decoder turns, slopes of rows point
+in all directions and cancel in their mean: without this term variances are too large.
+Precisions follow from the same two terms as under a linear decoder. Without a network
+the expansion is the closed bound. No draws enter, so that steps come to rest where the
+bound is largest and not where some draws have it; what is learnt from and scores are
+bounds by draws at the posteriors that were found.
 """
 
 import numpy as np
 import torch
 
 from skdeepfactor._math.gaussian import Posterior, kl_to_mixture
+from skdeepfactor._math.log_total import softmax_
 from skdeepfactor._math.ops import BLOCK, products_at_entries
+
+# Pairs of points over which the inputs of the last weights are averaged.
+N_PAIRS = 4
 
 # Axes of the covariance of the weights that are kept.
 N_AXES = 32
@@ -167,8 +173,11 @@ class ClosedBound:
         return logits + self.bias[batch.entries.columns]
 
 
-class DrawnBound:
-    """The bound of rows under a residual decoder by draws, and its slopes.
+class ExpandedBound:
+    """The bound of rows under a residual decoder to second order, and its slopes.
+
+    Posteriors have centers (n_rows, 2 k): that of the bound on the log total, and what
+    a row's own slopes add to its curvature.
 
     Parameters
     ----------
@@ -180,17 +189,22 @@ class DrawnBound:
         Draws of the prior, over which slopes and shares are averaged.
     kl_weight : float, default=1.0
         How often the divergence from the prior counts.
+    holds : bool, default=False
+        Whether the second half of the centers stays as it is.
     """
 
-    def __init__(self, likelihood, decoder, prior, points, kl_weight=1.0):
-        self.likelihood, self.decoder = likelihood, decoder
-        self.prior, self.kl_weight = prior.to(decoder.weight), kl_weight
-        weight = decoder.weight.detach()
-        h, slopes = decoder.slopes(points.to(weight))
-        mean_slope = slopes.mean(0)
-        loadings = weight @ mean_slope.T
-        self.loadings = torch.cat([loadings, loadings.square()], 1)
-        shares = torch.addmm(decoder.bias, h, weight.T).softmax(1).mean(0)
+    def __init__(
+        self, likelihood, decoder, prior, points, kl_weight=1.0, *, holds=False
+    ):
+        self.likelihood, self.decoder, self.holds = likelihood, decoder, holds
+        self.weight, self.bias = decoder.weight.detach(), decoder.bias.detach()
+        self.prior, self.kl_weight = prior.to(self.weight), kl_weight
+        h, slopes = decoder.slopes(points.to(self.weight))
+        self.mean_slope = slopes.mean(0).detach()
+        loadings = self.weight @ self.mean_slope.T
+        self.loadings = torch.cat([self.weight, 0.5 * loadings.square()], 1)
+        shares = torch.addmm(self.bias, h, self.weight.T).softmax(1).mean(0)
+        weight = self.weight
         if likelihood.is_centered:
             weight = weight - shares @ weight
         covariance = (weight.T * shares) @ weight
@@ -199,19 +213,38 @@ class DrawnBound:
         # Rounding must not make a variance negative.
         axes = axes * values.clamp_min(0).sqrt()
         self.axes = axes[:, -N_AXES:].to(weight)
-        self.mean_part = (mean_slope @ self.axes).square().sum(1)
+        self.mean_part = (self.mean_slope @ self.axes).square().sum(1)
+        generator = torch.Generator().manual_seed(0)
+        signs = torch.randint(0, 2, (N_PAIRS, 1, points.shape[1]), generator=generator)
+        signs = (2 * signs - 1).to(weight)
+        self.signs = torch.cat([signs, -signs])
 
+    @torch.no_grad()
     def plain(self, batch, q, *, fixes_variances):
-        """Posteriors with mean 0, as narrow as the rows are long."""
-        mean, var = torch.zeros_like(q.mean), q.var
+        """Posteriors with mean 0, as narrow as the rows are long, and their centers."""
+        q = self.centered(q._replace(mean=torch.zeros_like(q.mean), center=None))
         if not fixes_variances:
-            shares = self.decoder(mean[:1]).softmax(1)
-            curvature = self._curvature(shares, self.turns(mean[:1]))
-            var = 1 / (1 + batch.entries.totals.to(var)[:, None] * curvature)
-        return q._replace(mean=mean, var=var)
+            zero, center = q.mean[:1], q.center[:1]
+            narrow = Posterior(zero, zero, None, center)
+            curvature = self._totals(narrow, self.decoder.features(zero))[2]
+            totals = batch.entries.totals.to(curvature)[:, None]
+            q = q._replace(var=1 / (1 + totals * curvature))
+        return q
 
-    def turns(self, z):
-        """Curvature of each row by its own slopes at z, (n_rows, k)."""
+    @torch.no_grad()
+    def centered(self, q):
+        """Posteriors with the centers that they have, or good ones."""
+        center = q.center
+        if center is None:
+            center = torch.zeros_like(q.mean)
+            if self.likelihood.is_centered:
+                mean = self.bias.softmax(0) @ self.weight
+                center = (self.mean_slope @ mean).expand_as(q.mean)
+        return q._replace(center=torch.cat([center, self._turns(q.mean)], 1))
+
+    @torch.no_grad()
+    def _turns(self, z):
+        """What slopes at z add to the curvature of each row, (n_rows, k)."""
         size = max(1, BLOCK // (z.shape[1] * len(self.axes)))
         parts = [
             (self.decoder.slopes(part)[1] @ self.axes).square().sum(2)
@@ -219,46 +252,45 @@ class DrawnBound:
         ]
         return torch.cat(parts) - self.mean_part
 
-    def slopes(self, batch, q, noise, *, holds=False):
-        """Bound, slopes and precisions, as ``gaussian.refine`` needs them.
-
-        ``noise`` are standard normal draws, (n_draws, n_rows, k). Curvatures are found
-        at ``q``, or with ``holds`` at the first posteriors of an iteration, which have
-        centers without numbers; in later ones they stand in place of the centers.
-        """
-        x, weight = batch.entries, self.decoder.weight
-        n_draws = len(noise)
+    def slopes(self, batch, q):
+        """Bound, slopes and precisions, as ``gaussian.refine`` needs them."""
+        x = batch.entries
         with torch.enable_grad():
-            z = (q.mean + q.var.sqrt() * noise).requires_grad_()
-            h = self.decoder.features(z)
-        logits = torch.addmm(self.decoder.bias, h.detach().flatten(0, 1), weight.T)
-        log_totals = logits.logsumexp(1, keepdim=True)
-        known = logits.unflatten(0, noise.shape[:2])[:, x.rows, x.columns]
-        shares = logits.sub_(log_totals).exp_()
-        mean_loadings = (shares @ weight).view_as(h)
-        log_totals = log_totals.double().view(n_draws, -1)
-        value, push, toward = 0.0, 0.0, []
-        for draw in range(n_draws):
-            of_draw, pull, push_of_draw = self.likelihood.slopes(
-                batch, known[draw], log_totals[draw].clone()
-            )
-            toward.append(pull @ weight - push_of_draw * mean_loadings[draw])
-            value, push = value + of_draw, push + push_of_draw
-        (gradient,) = torch.autograd.grad(h, z, torch.stack(toward))
+            mean = q.mean.detach().requires_grad_()
+            h = self.decoder.features(mean + q.var.sqrt() * self.signs).mean(0)
+        inner = h.detach()
+        log_total, toward, curvature, center = self._totals(q, inner)
+        logits = products_at_entries(batch.counts, inner, self.weight)
+        logits = logits + self.bias[x.columns]
+        value, pull, push = self.likelihood.slopes(batch, logits, log_total)
+        toward = pull @ self.weight - push * toward
+        (gradient,) = torch.autograd.grad(h, mean, toward)
         kl, prior_gradient, prior_precision = kl_to_mixture(q, self.prior)
-        gradient = gradient.mean(0) - self.kl_weight * prior_gradient
-        curvature = q.center
-        if not curvature.shape[1]:
-            shares = shares.view(n_draws, -1, len(weight)).mean(0)
-            curvature = self._curvature(shares, self.turns(q.mean))
-        precision = push / n_draws * curvature + self.kl_weight * prior_precision
-        value = value / n_draws - self.kl_weight * kl
-        return value, gradient, precision, curvature if holds else q.center
+        gradient = gradient - self.kl_weight * prior_gradient
+        precision = push * curvature + self.kl_weight * prior_precision
+        turns = q.center.chunk(2, 1)[1] if self.holds else self._turns(q.mean)
+        center = torch.cat([center, turns], 1)
+        return value - self.kl_weight * kl, gradient, precision, center
 
-    def _curvature(self, shares, turns):
-        """Variances of the logits' slopes over features, or squares, (n_rows, k)."""
-        mean, square = (shares @ self.loadings).chunk(2, 1)
-        if self.likelihood.is_centered:
-            # Rounding must not make it negative.
-            square = (square - mean.square()).clamp_min(0)
-        return torch.maximum(square + turns, LEAST_CURVATURE * square)
+    def _totals(self, q, h):
+        """Expected log totals for the means h of the inputs of the last weights.
+
+        With their gradients in h, curvatures in z, and the best centers.
+        """
+        center, turns = q.center.chunk(2, 1)
+        shift = center * q.var
+        moments = torch.cat([h - shift @ self.mean_slope, q.var], 1)
+        shares = torch.addmm(self.bias, moments, self.loadings.T)
+        log_total = softmax_(shares).double()
+        mean_h, curvature = (shares @ self.loadings).tensor_split(
+            [self.weight.shape[1]], 1
+        )
+        loading = mean_h @ self.mean_slope.T
+        # Rounding must not make it negative.
+        flat = (2 * curvature - (2 * loading - center) * center).clamp_min(0)
+        curvature = torch.maximum(flat + turns, LEAST_CURVATURE * flat)
+        extra = (curvature - flat) * q.var + center * shift
+        log_total += 0.5 * extra.sum(1, dtype=torch.float64)
+        if not self.likelihood.is_centered:
+            loading = torch.zeros_like(loading)
+        return log_total, mean_h, curvature, loading

@@ -32,8 +32,9 @@ where L is stationary in s; with a full covariance :math:`S^{-1} = I + t\,\text{
 \tilde p}(w)`. Steps of Newton by these precisions refine each row (``gaussian.py``).
 
 **Residual decoder:** f(z) = b + W z + U g(z), with a network g beside the linear part.
-Its bound is sampled, and rows are refined by the same steps, on draws in antithetic
-pairs (``bounds.py``), which training takes too; scores average over independent draws.
+Its bound is sampled: by an antithetic pair in training, by independent draws in scores.
+Rows are refined by the same steps as under a linear decoder, on an expansion of the
+bound to second order (``bounds.py``).
 U is 0 at first, and unless the objective is sampled, only W is learnt for a while, in
 closed form: it starts level with a linear decoder, so it has not collapsed to the prior
 where a stack of layers did.
@@ -80,13 +81,13 @@ from skdeepfactor._math.gaussian import (
     refine_fully,
 )
 from skdeepfactor._math.importance import importance_bound
-from skdeepfactor._math.log_total import LogTotal
+from skdeepfactor._math.log_total import LogTotal, logits_and_log_sums
 from skdeepfactor._math.noise import Stream
 from skdeepfactor._math.ops import csr, map_values
 from skdeepfactor._math.priors import with_free_bits
 from skdeepfactor._math.row_iteration import choose
 from skdeepfactor._math.sampled import N_DRAWS, N_SLOPES, SampledModule
-from skdeepfactor.models.neural_topic_dlgm.bounds import ClosedBound, DrawnBound
+from skdeepfactor.models.neural_topic_dlgm.bounds import ClosedBound, ExpandedBound
 
 # A row is refined until a step would gain less than this share of its bound.
 REFINE_TOL = 1e-7
@@ -116,8 +117,8 @@ SPREADS = (0.0, 0.25, 0.5, 0.75, 1.0)
 # Share of training in which a residual decoder is still linear.
 LINEAR_SHARE = 0.1
 
-# As REFINE_TOL, for bounds by draws, and pairs of draws in the last step.
-DRAWN_TOL, N_PAIRS = 1e-4, 2
+# As REFINE_TOL, for bounds by expansion, whose slopes jump.
+EXPANDED_TOL = 1e-5
 
 # The least weight of a divergence by which variances are divided.
 LEAST_KL_WEIGHT = 0.01
@@ -165,15 +166,14 @@ class DeepLatentGaussian(SampledModule):
         self.register_buffer("idf", torch.ones(len(decoder.bias)))
         self.register_buffer("spread", torch.ones(()))
         remembers = refine_steps > 0 and decoder.n_direct > 0
-        n_numbers = 3 if decoder.is_linear else 2
-        self.local_width = n_numbers * n_components if remembers else 0
+        self.local_width = 3 * n_components if remembers else 0
 
     @property
     def work_width(self):
         # One array of a batch holds all features, and is worth the size of four. Rows
         # are at least twice the components, or the weights take longer to read.
         width = min(len(self.idf) // 4, CHUNK_NUMBERS // (2 * self.n_components))
-        n_arrays = 2 * N_PAIRS if self.decoder.has_skips else 1
+        n_arrays = 2 if self.decoder.has_skips else 1
         return max(self.local_width, n_arrays * width)
 
     def begin(self, budget):
@@ -278,7 +278,8 @@ class DeepLatentGaussian(SampledModule):
         network, likelihood = self._encode(batch), None
         if self.refine_steps > 0:
             encoded = Posterior(network.mean.detach(), network.var.detach())
-            if self.is_closed and self.alpha == 1.0:
+            has_slopes = self.is_closed or self.decoder.has_skips
+            if has_slopes and self.alpha == 1.0:
                 q, likelihood = self._refined_and_likely(batch, start, encoded)
             else:
                 with torch.no_grad():
@@ -289,10 +290,9 @@ class DeepLatentGaussian(SampledModule):
             q, amortisation = network, network.mean.new_zeros(())
         if self.alpha == 1.0:
             # A linear decoder needs no noise, but the seed's later draws follow it.
-            if self.decoder.has_skips:
-                noise = self._pairs(batch, q.mean, 1)
-            else:
-                noise = self.noise(batch, q.mean, 1).normal()
+            noise = self._pairs(batch, q.mean)
+            if not self.decoder.has_skips:
+                noise = noise[:1]
             if likelihood is None:
                 likelihood = self._expected_log_likelihood(
                     batch, self.likelihood, q, noise
@@ -322,10 +322,8 @@ class DeepLatentGaussian(SampledModule):
             self.note_moments(moments, batch.share)
             local = None
             if self.local_width:
-                local = [q.mean, q.var.log()]
-                if self.decoder.is_linear:
-                    local.append(q.center)
-                local = torch.cat(local, 1)
+                center = q.center[:, : self.n_components]
+                local = torch.cat([q.mean, q.var.log(), center], 1)
         return bounds.detach(), local
 
     def inputs(self, batch):
@@ -383,13 +381,27 @@ class DeepLatentGaussian(SampledModule):
             return q
         if not (self.is_closed or self.decoder.has_skips):
             return self._refine_by_adam(batch, likelihood, q, n_steps)
-        steps = self._refine if self.is_closed else self._refine_by_draws
-        return steps(batch, likelihood, q, n_steps, start is not None)
+        is_remembered = start is not None
+        if self.training:
+            bound, batch, q = self._bound_of_steps(batch, likelihood, q)
+            starts, options = self._starts(bound, batch, q, is_remembered)
+            return refine(bound.slopes, batch, starts, max_steps=n_steps, **options)
+        converged = self._converged if self.is_closed else self._converged_by_expansion
+        return converged(batch, likelihood, q, n_steps, is_remembered)
+
+    def _bound_of_steps(self, batch, likelihood, q):
+        """The bound that rows follow, a batch and posteriors in its type."""
+        if self.is_closed:
+            return self._closed(likelihood, batch, q)
+        expanded = self._expanded(likelihood)
+        if not self.training and q.mean.device.type != "mps":
+            batch, q = batch.double(), q.to(expanded.weight)
+        return expanded, batch, expanded.centered(q)
 
     def _remembered(self, local):
         """Posteriors from local parameters."""
-        mean, log_var, *center = local.split(self.n_components, 1)
-        return Posterior(mean, log_var.exp(), None, *center)
+        mean, log_var, center = local.split(self.n_components, 1)
+        return Posterior(mean, log_var.exp(), None, center)
 
     def _n_steps(self, start):
         """Steps that refine rows, the more if training does not remember them."""
@@ -399,33 +411,37 @@ class DeepLatentGaussian(SampledModule):
         # The first pass starts from a network that knows nothing yet.
         return self.refine_steps * (N_COLD if is_cold else 1)
 
-    def _starts(self, closed, batch, q, is_remembered):
+    def _starts(self, bound, batch, q, is_remembered):
         """Where steps of Newton may start, and their options."""
         fixes_variances = self.posterior_variance is not None
         starts, options = [q], {"fixes_variances": fixes_variances}
         if not is_remembered:
             # A network that has not learnt yet, or gone astray, is no better start.
-            starts.append(closed.plain(batch, q, fixes_variances=fixes_variances))
+            starts.append(bound.plain(batch, q, fixes_variances=fixes_variances))
         if self.training:
-            options["kl_weight"] = max(closed.kl_weight, LEAST_KL_WEIGHT)
+            options["kl_weight"] = max(bound.kl_weight, LEAST_KL_WEIGHT)
         return starts, options
 
     def _refined_and_likely(self, batch, start, encoded):
         """Posteriors of a step of training, and expected log likelihoods under these.
 
         As from ``_infer``, but the softmax by which the last step of each row is judged
-        is that from which the decoder learns.
+        is that from which the decoder learns. By expansion there are no likelihoods:
+        the decoder learns from draws, and to judge the last step would cost too much.
         """
         q = encoded if start is None else self._remembered(start)
-        closed, batch, q = self._closed(self.likelihood, batch, q)
-        starts, options = self._starts(closed, batch, q, start is not None)
+        is_remembered = start is not None
+        bound, batch, q = self._bound_of_steps(batch, self.likelihood, q)
+        starts, options = self._starts(bound, batch, q, is_remembered)
         n_steps = self._n_steps(start)
         q, value, new = propose(
-            closed.slopes, batch, starts, max_steps=n_steps, **options
+            bound.slopes, batch, starts, max_steps=n_steps, **options
         )
-        expected = closed.log_likelihood(batch, new)
+        if not self.is_closed:
+            return new, None
+        expected = bound.log_likelihood(batch, new)
         with torch.no_grad():
-            values = expected - closed.kl_weight * self._kl(new)
+            values = expected - bound.kl_weight * self._kl(new)
             is_better = values >= value
         rows = (~is_better).nonzero()[:, 0]
         if len(rows) == 0:
@@ -434,20 +450,18 @@ class DeepLatentGaussian(SampledModule):
         new = new._replace(mean=mean, var=var)
         if not bool(values.isfinite().all()):
             # Gradients of what is no number spoil those of all rows.
-            return new, closed.log_likelihood(batch, new)
+            return new, bound.log_likelihood(batch, new)
         before = Posterior(q.mean[rows], q.var[rows], None, q.center[rows])
-        again = closed.log_likelihood(batch.take(rows), before)
+        again = bound.log_likelihood(batch.take(rows), before)
         expected = expected.index_copy(0, rows, again)
         return new, expected
 
     @torch.no_grad()
-    def _refine(self, batch, likelihood, q, n_steps, is_remembered):
-        """Steps of Newton on the closed bound."""
-        closed, batch, q = self._closed(likelihood, batch, q)
+    def _converged(self, batch, likelihood, q, n_steps, is_remembered):
+        """Posteriors at the end of each row, by steps of Newton on the closed bound."""
+        closed, batch, q = self._bound_of_steps(batch, likelihood, q)
         starts, options = self._starts(closed, batch, q, is_remembered)
         options["max_steps"] = n_steps
-        if self.training:
-            return refine(closed.slopes, batch, starts, **options)
         if closed.has_row_slopes(batch):
             slopes = closed.row_slopes(batch)
             q, is_done = converge_row(slopes, starts, tol=REFINE_TOL, **options)
@@ -475,74 +489,47 @@ class DeepLatentGaussian(SampledModule):
         return q
 
     @torch.no_grad()
-    def _refine_by_draws(self, batch, likelihood, q, n_steps, is_remembered):
-        """Steps of Newton on the bound of a residual decoder by draws."""
-        drawn = self._drawn(likelihood)
-        if not self.training and q.mean.device.type != "mps":
-            batch, q = batch.double(), q.to(drawn.decoder.weight)
-        options = {"fixes_variances": self.posterior_variance is not None}
-        starts = [q._replace(center=q.mean[:, :0])]
-        if not is_remembered:
-            # A network that has not learnt yet, or gone astray, is no better start.
-            starts.append(drawn.plain(batch, starts[0], **options))
-
-        def slopes(n_pairs):
-            """The slopes by pairs of draws that are the same for all steps."""
-            stream = Stream.REFINEMENT + n_pairs
-            if self.training:
-                pairs = self._pairs(batch, q.mean, n_pairs)
-                # Rows that are remembered move little in the steps of a pass.
-                return lambda batch, q: drawn.slopes(
-                    batch, q, pairs, holds=is_remembered
-                )
-
-            def of_rows(batch, q):
-                pairs = self._pairs(batch, q.mean, n_pairs, stream)
-                return drawn.slopes(batch, q, pairs)
-
-            return of_rows
-
-        if self.training:
-            return refine(
-                slopes(1),
-                batch,
-                starts,
-                max_steps=n_steps,
-                kl_weight=max(drawn.kl_weight, LEAST_KL_WEIGHT),
-                **options,
-            )
+    def _converged_by_expansion(self, batch, likelihood, q, n_steps, is_remembered):
+        """As ``_converged``, for a residual decoder."""
+        expanded, batch, q = self._bound_of_steps(batch, likelihood, q)
+        starts, options = self._starts(expanded, batch, q, is_remembered)
         q, _ = converge(
-            slopes(1),
+            expanded.slopes,
             batch,
             starts,
             max_steps=n_steps,
-            tol=DRAWN_TOL,
-            min_gain=DRAWN_TOL,
+            tol=EXPANDED_TOL,
+            min_gain=EXPANDED_TOL,
             **options,
         )
-        # The mean is the best for its own draws: a step towards that of several pairs.
-        q = refine(slopes(N_PAIRS), batch, [q], max_steps=1, **options)
         return q.to(self.decoder.weight)
 
-    def _drawn(self, likelihood):
-        """The bound by draws of the decoder as it is, kept as its log total is."""
-        drawn, decoder = self._kept_drawn, self.decoder
-        if drawn is not None and drawn.likelihood is likelihood:
-            return drawn
+    def _expanded(self, likelihood):
+        """The expansion for the decoder as it is, kept as its log total is."""
+        expanded, decoder = self._kept_expanded, self.decoder
+        if expanded is not None and expanded.likelihood is likelihood:
+            return expanded
         is_kept = self.training or decoder.weight.numel() <= LARGEST_KEPT
         if not self.training and decoder.weight.device.type != "mps":
             # In float32 rounding would decide which step of a row is its last.
             decoder = copy.deepcopy(decoder).double()
         points = self.draw_prior(N_SLOPES, torch.Generator().manual_seed(0))
-        density, kl_weight = self._density(), self.kl_weight()
-        drawn = DrawnBound(likelihood, decoder, density, points, kl_weight)
+        expanded = ExpandedBound(
+            likelihood,
+            decoder,
+            self._density(),
+            points,
+            self.kl_weight(),
+            # Rows that are remembered move little in the steps of a pass.
+            holds=self.training,
+        )
         if is_kept:
-            self._kept_drawn = drawn
-        return drawn
+            self._kept_expanded = expanded
+        return expanded
 
-    def _pairs(self, batch, like, n_pairs, stream=0):
-        """Standard normal draws and minus these, (2 n_pairs, n_rows, k)."""
-        draws = self.noise(batch, like, n_pairs, stream).normal()
+    def _pairs(self, batch, like):
+        """A standard normal draw and minus it, (2, n_rows, k)."""
+        draws = self.noise(batch, like, 1).normal()
         return torch.cat([draws, -draws])
 
     def _refine_by_adam(self, batch, likelihood, q, n_steps):
@@ -577,7 +564,10 @@ class DeepLatentGaussian(SampledModule):
     def _bounds(self, batch, likelihood, q):
         """The bound of each row."""
         noise = None
-        if not self.is_closed:
+        if self.training and not self.is_closed:
+            # Over the rows of a fit the noise of a pair averages out.
+            noise = self._pairs(batch, q.mean)
+        elif not self.is_closed:
             noise = self.noise(batch, q.mean, N_DRAWS, Stream.BOUND).normal()
         expected = self._expected_log_likelihood(batch, likelihood, q, noise)
         return expected - self._kl(q)
@@ -587,8 +577,12 @@ class DeepLatentGaussian(SampledModule):
         if self.is_closed:
             closed, batch, q = self._closed(likelihood, batch, q)
             return closed.log_likelihood(batch, q)
-        draws = draws_of(q.distribution(), noise)
-        parts = [likelihood.log_likelihood(batch, self.decoder(z)) for z in draws]
+        x, decoder, parts = batch.entries, self.decoder, []
+        for z in draws_of(q.distribution(), noise):
+            known, log_total = logits_and_log_sums(
+                decoder.features(z), decoder.weight, decoder.bias, x.rows, x.columns
+            )
+            parts.append(likelihood.of_entries(x, known.double(), log_total.double()))
         return torch.stack(parts).mean(0)
 
     def _closed(self, likelihood, batch, q):
@@ -631,7 +625,7 @@ class DeepLatentGaussian(SampledModule):
 
     def _forget(self):
         """Drop the products of the decoder's weights."""
-        self._kept_total = self._kept_drawn = None
+        self._kept_total = self._kept_expanded = None
 
     def _density(self):
         """The prior as it is now."""

@@ -4,8 +4,9 @@ The posterior is gamma for :math:`z_1` and :math:`W_0`; for all others it is the
 generalized inverse Gaussian :math:`q(y) \propto y^{g-1} e^{-\rho y - \tau / y}` with g
 the shape of its prior, which has E[1/y] where a gamma of small shape has none. The
 updates of the layers above the first are derived in ``links.py``; those of the first
-layer and its weights in ``lowest_weights.py``. All of them climb one bound in closed
-form, on which ``score`` is based.
+layer and its weights in ``lowest_weights.py`` and, for real numbers, in
+``gaussian_weights.py``. All of them climb one bound in closed form, on which ``score``
+is based.
 
 **Expansion.** For counts and binary data, that bound lies far below the evidence if a
 count has many sources. ``solver="expansion"`` takes the likelihood to second order
@@ -49,13 +50,13 @@ from skdeepfactor.models.sparse_gamma_def.emissions import (
     Gaussian,
     Poisson,
 )
+from skdeepfactor.models.sparse_gamma_def.gaussian_weights import GaussianWeights
 from skdeepfactor.models.sparse_gamma_def.inverse_gaussians import LARGEST_ORDER
 from skdeepfactor.models.sparse_gamma_def.links import LINKS, Means
 from skdeepfactor.models.sparse_gamma_def.lowest_weights import (
     FLOORS,
     AllocatedWeights,
     ExpandedWeights,
-    GaussianWeights,
     SpikedWeights,
     mean_log,
 )
