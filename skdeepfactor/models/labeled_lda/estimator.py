@@ -44,7 +44,7 @@ class LabeledLDA(ConjugateFactorModel):
     updates (``inference``): full steps on all rows, or stochastic ones.
 
     ``predict`` finds the labels of new documents by Bayes' rule, from the words of the
-    documents that have each label, as the topics smooth them. Words are taken to be
+    documents that have each label, smoothed by the topics. Words are taken to be
     independent, so probabilities are closer to 0 and 1 than they should be, as in naive
     Bayes.
 
@@ -55,33 +55,34 @@ class LabeledLDA(ConjugateFactorModel):
     n_shared : int, default=0
         Number of topics that all documents may use, whatever their labels.
     doc_topic_prior : float, default=0.1
-        Concentration of the Dirichlet over a document's topics. These are the topics
-        that the document may use; where labels are not known, the concentration is
-        multiplied by how often a label's topics would be among these.
+        Concentration of the Dirichlet over a document's topics. Only topics that the
+        document may use have it; if labels are not known, the concentration of a
+        label's topics is multiplied by how often training rows have the label.
     topic_word_prior : float or array-like of shape (n_features,), default=0.05
         Concentration of the Dirichlet over a topic's words. One number, or one for each
         word.
     inference : {"collapsed", "mean_field"}, default="collapsed"
-        How words are shared out to topics: collapsed updates give better topics and
-        predictions, mean-field ones do not lower the bound.
+        How words are allocated to topics: collapsed updates give better topics and
+        predictions, mean-field updates never lower the bound.
     unlabeled : int or str, default=None
-        What else stands for no label in ``y``, such as -1, besides None and NaN.
+        Value of ``y`` that means no label, such as -1, besides None and NaN.
     init : {"kmeans", "random"} or array-like, default="kmeans"
         Where the components start: from clusters of the rows, from random weights, or
-        from an array of the shape of ``components_``, up to scale. Clusters are those
-        of each label's rows; a label's only topic starts from all of them.
+        from an array of the shape of ``components_``, up to scale. The rows of each
+        label are clustered by themselves; a label with one topic starts it from all its
+        rows.
     max_iter : int, default=4
         Passes over the data. After a k-means start a few are enough for held-out
-        scores; the bound itself goes on rising slowly.
+        scores; the bound itself keeps rising slowly.
     tol : float or None, default=1e-4
-        Relative gain of the bound below which training ends, unless one row is most of
-        it and the others still change: over one pass where steps on all rows should
-        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
-        large for that before the last fifth of ``max_iter``. None trains to
+        Relative gain of the bound below which training ends, unless one row makes up
+        most of it and the others still change: over one pass where steps on all rows
+        should raise the bound, else over ``n_iter_no_change`` passes. Gradient steps
+        are too large for that before the last fifth of ``max_iter``. None trains to
         ``max_iter``.
     max_inner_iter : int, default=3
         Steps on the factors of each row in a pass. Rows resume where they stopped a
-        pass ago; ``transform`` goes on until ``inner_tol``.
+        pass ago; ``transform`` continues until ``inner_tol``.
     inner_tol : float, default=1e-3
         Relative change of a row's parameters below which that row is done.
     n_cold_iter : int, default=None
@@ -107,13 +108,13 @@ class LabeledLDA(ConjugateFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` resumes from the fitted parameters. If it would end below, by
-        the score of held-out rows or the bound, it returns to where it began. Rows
+        Whether ``fit`` resumes from the fitted parameters. If the score of held-out
+        rows, or the bound, would end lower than it began, the fit is undone. Rows
         fitted before resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of all that is drawn, such as the start and the order of rows.
+        Seed of all random choices, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 
@@ -122,7 +123,7 @@ class LabeledLDA(ConjugateFactorModel):
     classes_ : ndarray of shape (n_labels,)
         The labels, sorted; for an indicator, the numbers of its columns.
     components_ : ndarray of shape (n_components, n_features)
-        The topics: the posterior mean of each one's distribution over words, rows sum
+        The topics: the posterior mean of each topic's distribution over words. Rows sum
         to 1. Topics of labels come first, in the order of ``classes_``, then the shared
         ones.
     topic_labels_ : list of length n_components
@@ -136,8 +137,8 @@ class LabeledLDA(ConjugateFactorModel):
         several, the mean number of labels of the training rows, rounded.
     lower_bound_ : float
         Bound of the training data given their labels, in nats, the divergence of the
-        topics included, with rows as the last pass left them: with collapsed updates
-        not at their best. Bounds given different labels are not comparable.
+        topics included, with rows as the last pass left them. Bounds given different
+        labels are not comparable.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
         for each pass. Its bound is that before its steps.
@@ -283,17 +284,16 @@ class LabeledLDA(ConjugateFactorModel):
         ----------
         X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
             Counts, or other non-negative numbers. Data larger than memory come as
-            :class:`~skdeepfactor.data.RowBlocks`, as which backed AnnData and the
-            arrays of h5py, zarr and dask are read; ``y`` has the labels of all rows.
+            :class:`~skdeepfactor.data.RowBlocks`; backed AnnData and the arrays of
+            h5py, zarr and dask are read as such; ``y`` has the labels of all rows.
         y : array-like of shape (n_samples,), or indicator of (n_samples, n_labels)
             Classes, an indicator of labels, dense or sparse, or a list of the labels of
             each row; see the notes of the class. At least one row has a label.
         sample_weight : array-like of shape (n_samples,), default=None
             How often each row counts; once if None. A weight of 2 is the same as a row
-            that is there twice, 0 as one that is not, and fractions lie between. What
-            is drawn for rows is the same on average: batches, rows held out and the
-            20,000 rows that a longer stream starts from (all uniformly, whatever the
-            weights).
+            that occurs twice, 0 the same as no row, and fractions lie between. Random
+            draws keep this only on average: batches, rows held out, and the 20,000 rows
+            that a longer stream starts from are drawn uniformly, whatever the weights.
         X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
             Rows to watch for early stopping, in place of ``validation_fraction``; each
             counts once. They are scored by their words alone.
@@ -370,7 +370,7 @@ class LabeledLDA(ConjugateFactorModel):
         y : array-like of shape (n_samples,), or indicator of (n_samples, n_labels)
             Labels, as for ``fit``. In the first call at least one row has one.
         classes : array-like of shape (n_labels,), default=None
-            All labels that will come; needed in the first call, unless ``y`` is an
+            All labels that will occur; needed in the first call, unless ``y`` is an
             indicator.
         sample_weight : array-like of shape (n_samples,), default=None
             How often each row counts; once if None.
@@ -529,10 +529,10 @@ class LabeledLDA(ConjugateFactorModel):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,), or indicator of (n_samples, n_labels)
-            The labels, as for ``fit``. Those that the model does not know count as not
-            predicted.
+            The labels, as for ``fit``. Labels that the model does not know count as
+            wrong predictions.
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts; all alike if None.
+            How often each row counts; once if None.
 
         Returns
         -------
@@ -568,7 +568,7 @@ class LabeledLDA(ConjugateFactorModel):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts; all alike if None.
+            How often each row counts; once if None.
 
         Returns
         -------
@@ -639,8 +639,8 @@ class LabeledLDA(ConjugateFactorModel):
     ) -> scipy.sparse.csr_matrix:
         """Draw documents from the model.
 
-        Proportions are drawn from the prior of documents without labels, and words
-        from the mixed topics.
+        Proportions are drawn from the prior of documents without labels, and words from
+        mixtures of the topics.
 
         Parameters
         ----------
