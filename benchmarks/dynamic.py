@@ -154,7 +154,7 @@ def dynamic(job, is_forecast=False, **parameters):
 
 
 def lda(job):
-    """Fit our LDA, which knows of no times."""
+    """Fit our LDA, which ignores times."""
     from skdeepfactor import LatentDirichletAllocation
     from skdeepfactor.metrics import completion_perplexity
 

@@ -1,7 +1,7 @@
 """Seconds of a pass on CPU and GPU, and how near that is to what memory allows.
 
 Synthetic Zipf counts (10,000 columns, 100 nonzeros a row), K=100, for every estimator,
-with its own defaults but for ``max_iter``: the median of ``history_["seconds"]`` but
+with its own defaults except ``max_iter``: the median of ``history_["seconds"]`` but
 for the first pass, each in a fresh process. Neural models get a tenth of the nonzeros.
 
 "moved" is what a pass of a closed-form model must move at least, in one inner step:

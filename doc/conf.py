@@ -34,6 +34,8 @@ LEFT_OUT = ["get_metadata_routing", "set_callbacks", "set_output"]
 REQUESTS = ["fit", "inverse_transform", "partial_fit", "score", "transform"]
 # Types stand in the sections of parameters.
 autodoc_typehints = "none"
+# Methods are listed beside the page of their class, whose name would not fit.
+toc_object_entries_show_parents = "hide"
 autodoc_default_options = {
     "members": True,
     "inherited-members": "BaseEstimator,TransformerMixin,object",

@@ -53,10 +53,10 @@ for (one, other), correlation in zip(pairs, correlations, strict=True):
     print(f"{correlation:.2f}  {names[one]}  -  {names[other]}")
 
 # %%
-# Is it of use?
-# -------------
+# Does it predict better?
+# -----------------------
 # Half of the words of each held-out docstring are hidden, and predicted from the other
-# half. Topics that go together tell of each other.
+# half. Topics that go together help to predict each other.
 
 lda = LatentDirichletAllocation(30, random_state=0).fit(X_train)
 for name, fitted in (("LDA", lda), ("correlated topics", model)):
@@ -67,7 +67,7 @@ for name, fitted in (("LDA", lda), ("correlated topics", model)):
 # What does the package change?
 # -----------------------------
 # The package of a docstring is known before its words are. As a covariate, it says
-# which topics to expect; where it is unknown, the mean of the packages is taken.
+# which topics to expect; if it is unknown, the mean of the packages is used.
 
 encoder = OneHotEncoder().fit(p_train[:, np.newaxis])
 C_train = encoder.transform(p_train[:, np.newaxis])
@@ -81,11 +81,10 @@ for name, covariates in (("unknown", None), ("known", C_test)):
     print(f"package {name:8} perplexity of hidden words {perplexity:.0f}")
 
 # %%
-# Where half of the words are seen, the package is seen too, so that knowing it helps
-# these predictions little: covariates matter for documents of few words, and for what
-# they say themselves. ``effect`` says by how much the logarithm of a topic is above or
-# below its mean over packages, with intervals of 90 %. Here are the five topics that
-# differ most.
+# Half of the words also reveal the package, so knowing it helps these predictions
+# little: covariates matter for documents of few words, and for their own effects.
+# ``effect`` says by how much the logarithm of a topic is above or below its mean over
+# packages, with intervals of 90 %. Here are the five topics that differ most.
 
 each = np.eye(len(encoder.categories_[0]))
 mean = each.mean(axis=0, keepdims=True)

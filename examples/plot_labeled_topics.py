@@ -2,11 +2,11 @@ r"""
 Topics of packages
 ==================
 
-A docstring comes from a package, and its words are in part those of the package, in
-part what all have in common. :class:`~skdeepfactor.LabeledLDA` gives each package
-topics of its own, adds shared ones, and lets a docstring use those of its package and
-the shared ones alone. Here is what numpy, scipy, scikit-learn and torch are made of,
-and how well new docstrings are told apart, with all labels and with few.
+Some words of a docstring belong to its package, and others are common to all packages.
+:class:`~skdeepfactor.LabeledLDA` gives each package topics of its own, adds shared
+ones, and lets a docstring use those of its package and the shared ones alone. This page
+shows the topics of numpy, scipy, scikit-learn and torch, and how well new docstrings
+are told apart, with all labels and with few.
 """
 
 import matplotlib.pyplot as plt
@@ -83,10 +83,10 @@ figure.colorbar(image, label="mean share")
 # %%
 # Which words are from which package
 # ----------------------------------
-# ``topic_assignments`` gives the topic of each word, and with it its package, which a
-# docstring that speaks of two shows best. Topics are named by their label and their top
-# words. The docstring drawn is the held-out one with the most even words of two
-# packages, among those of some length.
+# ``topic_assignments`` gives the topic of each word, and with it its package. A
+# docstring that speaks of two packages shows this best. Topics are named by their label
+# and their top words. The docstring drawn is the held-out one with the most even words
+# of two packages, among those of some length.
 
 names = [
     f"{label}: {' '.join(top[:3])}" for label, top in zip(labels, tops, strict=True)
@@ -123,8 +123,8 @@ for share in (1.0, 0.2, 0.05, 0.02):
     )
 
 # %%
-# What docstrings without a label add is the topics: the words of others are explained
-# nearly as well by 117 labels as by all, if these docstrings stay. Packages are told
-# apart by what words each has, which a few hundred labels tell, with or without them.
+# Docstrings without a label improve the topics: if they stay, 117 labels explain the
+# words of others nearly as well as all labels do. They do not help to tell packages
+# apart, for which a few hundred labels show enough of the words of each package.
 
 plt.show()

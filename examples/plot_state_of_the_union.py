@@ -2,7 +2,7 @@ r"""
 Two centuries of addresses
 ==========================
 
-Presidents return to the same subjects, but the words change: those of Congress are
+Presidents return to the same subjects, but the words change: the topic of Congress has
 senate, session and acts at first, and speaker, tonight and laughter in the end.
 :class:`~skdeepfactor.DynamicTopicModel` lets the words of each topic walk from decade
 to decade. Here are the addresses of the presidents of the United States on the state of
@@ -39,8 +39,8 @@ print(f"{X.shape[0]} passages, {X.shape[1]} words, {len(np.unique(decades))} dec
 # Do topics change?
 # -----------------
 # The same passages are held out from a model whose topics change and from one whose
-# topics stay; half of their words are predicted from the other half. How fast topics
-# change is found from the training rows, if ``chain_variance`` is not given.
+# topics stay; half of their words are predicted from the other half. By default the
+# training rows decide how fast topics change (``chain_variance="auto"``).
 
 model = DynamicTopicModel(30, random_state=0)
 model.fit(X[~is_held], times=decades[~is_held])
@@ -56,9 +56,9 @@ print(f"variance from decade to decade: {model.chain_variance_:.2f}")
 # %%
 # Words of two centuries
 # ----------------------
-# With all topics together, the curves are shares of words in what is said: wars, the
-# question that led to one, the customs that fed the government for a century, and what
-# came lately.
+# With all topics together, the curves are shares of words in all that is said: wars,
+# the question that led to one, the customs that fed the government for a century, and
+# the words of late.
 
 chosen = ["wars", "slavery", "tariff", "terrorist"]
 _, axes = plt.subplots(2, 2, figsize=(9, 5), layout="constrained")
@@ -87,8 +87,8 @@ TopicEvolutionDisplay.from_estimator(model, topic, n_words=8, feature_names=word
 # %%
 # When topics were large
 # ----------------------
-# Topics are called by their three most probable words on average. Those whose shares
-# change most:
+# Topics are named by their three most probable words on average. These are the topics
+# whose shares change most:
 
 top = np.argsort(-model.components_, axis=1)[:, :3]
 names = [" ".join(words[word] for word in of_topic) for of_topic in top]
@@ -101,8 +101,8 @@ plt.show()
 # %%
 # A forecast
 # ----------
-# ``forecast`` draws the last topics towards their mean over time, by as much as would
-# have best predicted the last decade from those before it. Of the topic above:
+# ``forecast`` moves the last topics towards their mean over time, as far as would have
+# predicted the last decade best from those before it. For the topic above:
 
 topics = model.forecast([model.times_[-1] + 10])[0]
 rising = np.argsort(-topics[topic])[:8]

@@ -2,10 +2,9 @@ r"""
 Topics that tell packages apart
 ===============================
 
-Topics found without looking at labels describe what docstrings are about, which need
-not be what tells one package from another. With few topics
-:class:`~skdeepfactor.SupervisedLDAClassifier` finds those that do, and says which topic
-speaks for which package.
+Topics found without labels describe the subjects of docstrings, and these need not tell
+one package from another. :class:`~skdeepfactor.SupervisedLDAClassifier` finds a few
+topics that do, and shows which topic speaks for which package.
 """
 
 import matplotlib.pyplot as plt
@@ -34,8 +33,8 @@ words = counter.get_feature_names_out()
 # %%
 # Ten topics with labels, and without
 # -----------------------------------
-# The proportions of topics are inferred from words alone by both. Completion is the
-# perplexity of a hidden half of the words: lower is better.
+# Both models infer proportions of topics from words alone. Completion is the perplexity
+# of a hidden half of the words: lower is better.
 
 model = SupervisedLDAClassifier(10, supervision=30, word_dropout=0.5, random_state=0)
 model.fit(X_train, y_train)

@@ -3,9 +3,9 @@ Topics of topics, by sampling
 =============================
 
 A :class:`~skdeepfactor.PoissonGammaBeliefNetwork` has layers of topics: a document is
-made of topics, and which of them are possible in it is up to a few topics of topics.
-It is fitted by Gibbs sampling, and what it predicts are averages over draws. Here are
-the docstrings of numpy, scipy, scikit-learn and torch.
+made of topics, and a few topics of topics decide which topics are possible in it. It is
+fitted by Gibbs sampling, and its predictions are averages over draws. Here are the
+docstrings of numpy, scipy, scikit-learn and torch.
 """
 
 import matplotlib.pyplot as plt
@@ -36,8 +36,8 @@ words = counter.get_feature_names_out()
 # -------
 # 30 topics under 6 topics of topics. The log likelihood of the words, given what each
 # sweep has drawn, shows when the chain has settled. It need not rise in each sweep,
-# since the sampler climbs nothing; in the first, documents have had ten sweeps under
-# the topics of the start.
+# since a sampler does not climb. Before the first of them, documents have had ten
+# sweeps under the topics of the start.
 
 settings = {"max_iter": 150, "n_burn_in": 75, "random_state": 0}
 model = PoissonGammaBeliefNetwork((30, 6), **settings).fit(X_train)
@@ -83,5 +83,6 @@ figure, ax = plt.subplots(figsize=(7, 2.2), layout="constrained")
 ax.plot(list(found.values()), list(found), "o")
 ax.set(xlabel="perplexity of hidden halves; smaller is better")
 ax.grid(axis="y")
+ax.margins(y=0.15)
 ax.invert_yaxis()
 plt.show()

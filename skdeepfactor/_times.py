@@ -1,5 +1,6 @@
 """Times of rows: numbers, datetimes of NumPy, pandas and Python, and ISO strings."""
 
+import math
 import re
 from datetime import UTC, date, datetime
 from numbers import Real
@@ -122,16 +123,27 @@ def time_labels(times):
     ['2001-02-03', '2002-01-01']
     >>> time_labels(np.array([2000.0, 2001.5]))
     ['2000', '2001.5']
+    >>> time_labels(np.array([1809.166667, 1847.5]))
+    ['1809.2', '1847.5']
     """
     if times.dtype.kind != "M":
+        n_decimals = _n_decimals(times)
         # Moments as numbers of milliseconds have 13 digits.
         return [
-            str(time) if isinstance(time, int) else f"{time:.{_n_digits(time)}g}"
+            str(time)
+            if isinstance(time, int)
+            else f"{round(time, n_decimals):.{_n_digits(time)}g}"
             for time in times.tolist()
         ]
     days = times.astype("datetime64[D]")
     unit = "D" if (days == times).all() or np.ptp(days).astype(int) > 60 else "m"
     return np.datetime_as_string(times.astype(f"datetime64[{unit}]")).tolist()
+
+
+def _n_decimals(times):
+    """Decimals that show times to a hundredth of the smallest gap, at least one."""
+    gaps = np.diff(np.unique(times.astype(np.float64)))
+    return max(1, math.ceil(2 - math.log10(gaps.min()))) if len(gaps) else 16
 
 
 def _n_digits(time):

@@ -121,9 +121,9 @@ def load_docstrings(
     return_X_y : bool, default=False
         Return `(data, target)` in place of a Bunch.
     cache : bool, default=True
-        Read the documents from the cache folder if they are there, and else write them
-        there. They are read anew when the version of one of the packages changes. A
-        damaged file or a folder that cannot be written is no error.
+        Read the documents from the cache folder if it has them, and otherwise write
+        them to it. They are read anew when the version of one of the packages changes.
+        A damaged file or a folder that cannot be written is no error.
     data_home : str or path-like, default=None
         The cache folder. By default it is the environment's `SKDEEPFACTOR_CACHE`, else
         `skdeepfactor` in `XDG_CACHE_HOME`, else `~/.cache/skdeepfactor`.

@@ -98,7 +98,11 @@ def expected(name, X, logits):
     if name.startswith("urn"):
         urn = scipy.stats.dirichlet_multinomial
         urns = np.exp(more[0]) * shares
-        log_p = [urn.logpmf(x, a, x.sum()) for x, a in zip(X, urns, strict=True)]
+        # SciPy before 1.12 refuses rows without counts, whose probability is 1.
+        log_p = [
+            urn.logpmf(x, a, x.sum()) if x.any() else 0.0
+            for x, a in zip(X, urns, strict=True)
+        ]
         return np.array(log_p) - coefficient(X)
     if name == "poisson":
         return scipy.stats.poisson.logpmf(X, means).sum(1)

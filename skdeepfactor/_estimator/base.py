@@ -246,8 +246,8 @@ class BaseFactorModel(
         ----------
         X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
             Counts, or other non-negative numbers. Data larger than memory come as
-            :class:`~skdeepfactor.data.RowBlocks`, as which backed AnnData and the
-            arrays of h5py, zarr and dask are read.
+            :class:`~skdeepfactor.data.RowBlocks`; backed AnnData and the arrays of
+            h5py, zarr and dask are read as such.
         y : None
             Ignored; here for scikit-learn's API.
         X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
@@ -505,7 +505,7 @@ class BaseFactorModel(
         metric : {"elbo", "neg_perplexity"}, default="elbo"
             The mean of ``score_samples(X)``, in nats, or minus ``perplexity(X)``.
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts; all alike if None.
+            How often each row counts; once if None.
 
         Returns
         -------
@@ -548,7 +548,7 @@ class BaseFactorModel(
             exp(-mean over rows of bound / count), as neural topic models report it, or
             exp(-sum of bounds / sum of counts), as papers on LDA do.
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts; all alike if None.
+            How often each row counts; once if None.
 
         Returns
         -------

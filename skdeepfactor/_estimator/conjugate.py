@@ -56,16 +56,16 @@ class ClosedFormFactorModel(BaseFactorModel):
         ----------
         X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
             Counts, or other non-negative numbers. Data larger than memory come as
-            :class:`~skdeepfactor.data.RowBlocks`, as which backed AnnData and the
-            arrays of h5py, zarr and dask are read.
+            :class:`~skdeepfactor.data.RowBlocks`; backed AnnData and the arrays of
+            h5py, zarr and dask are read as such.
         y : None
             Ignored; here for scikit-learn's API.
         sample_weight : array-like of shape (n_samples,), default=None
             How often each row counts; once if None. A weight of 2 is the same as a row
-            that is there twice, 0 as one that is not, and fractions lie between. What
-            is drawn for rows is the same on average: batches, rows held out, the 20,000
-            rows that a longer stream starts from (all uniformly, whatever the weights),
-            and what a bound by Monte Carlo is made of.
+            that occurs twice, 0 the same as no row, and fractions lie between. Random
+            draws keep this only on average: batches, rows held out, and the 20,000 rows
+            that a longer stream starts from are drawn uniformly, whatever the weights,
+            and a bound by Monte Carlo depends on its draws.
         X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
             Rows to watch for early stopping, in place of ``validation_fraction``; each
             counts once.

@@ -73,9 +73,9 @@ def one_thread(*, when=True):
     """Compute on the thread that calls, where others would cost more than they help.
 
     Threads wait for each other in a loop, which takes a hundred times as long as tiny
-    work if the processor is busy. What is set here is this thread's alone, unlike by
-    ``torch.set_num_threads``, with which threads begin that are new. Where torch does
-    not show how to set it, nothing is.
+    work if the processor is busy. The setting is this thread's alone, unlike that of
+    ``torch.set_num_threads``, which new threads inherit. Where torch does not show how
+    to set it, nothing is.
     """
     before = torch.get_num_threads() if when else 1
     if before == 1 or _set_openmp is None:

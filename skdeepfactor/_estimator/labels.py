@@ -63,7 +63,7 @@ class Labels(NamedTuple):
     def check_kind(self, is_multilabel):
         """Raise a ``ValueError`` unless it is of the kind that the model was fitted to.
 
-        Of rows without labels there is nothing to say.
+        Rows without labels are not checked.
         """
         if self.is_multilabel == is_multilabel or len(self.values) == 0:
             return

@@ -20,9 +20,9 @@ def merged(estimator, groups):
     """A fitted estimator, each of whose components is the sum of some of another's.
 
     ``groups`` has the indices of these for each; components in no group are dropped.
-    What is expected of the rows is added up, so that the posteriors of rows that are
-    inferred next know of the sums alone. Passes made before are still in ``history_``;
-    the bound of the training data is not known without them.
+    Expected statistics of the rows are summed, and posteriors of rows are inferred from
+    these sums. Passes made before are still in ``history_``; the bound of the training
+    data is not known without them.
     """
     module = load(estimator, fitted_dtype(estimator), torch.device("cpu"))
     parameters, tensors = as_fitted(estimator)._merged(module, groups)
@@ -63,8 +63,8 @@ def group_means(values, groups):
 def summed_prior(prior, n_components, groups):
     """The parameter of the sum of variables with this one, an array or a float.
 
-    Of independent gamma variables of one rate, and of parts of Dirichlet variables, the
-    sum has the sum of their parameters.
+    A sum of independent gamma variables of one rate, or of parts of a Dirichlet
+    variable, has the sum of their parameters.
     """
     sums = group_sums(np.broadcast_to(np.asarray(prior), n_components), groups)
     return float(sums[0]) if (sums == sums[0]).all() else sums

@@ -124,7 +124,7 @@ class SampledFactorModel(BaseFactorModel):
         n_particles : int, default=50
             Number of draws for ``"iwae"`` and ``"renyi"``, at least 2.
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts; all alike if None.
+            How often each row counts; once if None.
 
         Returns
         -------

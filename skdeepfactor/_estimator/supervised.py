@@ -84,8 +84,8 @@ class SupervisedFactorModel(BaseFactorModel):
         ----------
         X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
             Counts, or other non-negative numbers. Data larger than memory come as
-            :class:`~skdeepfactor.data.RowBlocks`, as which backed AnnData and the
-            arrays of h5py, zarr and dask are read; ``y`` has the answers of all rows.
+            :class:`~skdeepfactor.data.RowBlocks`; backed AnnData and the arrays of
+            h5py, zarr and dask are read as such; ``y`` has the answers of all rows.
         y : array-like of shape (n_samples,)
             The answer of each row: a class, or a number in a regression. None, NaN and
             ``unlabeled`` stand for no answer; at least one row has one.
@@ -146,7 +146,7 @@ class SupervisedFactorModel(BaseFactorModel):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts; all alike if None.
+            How often each row counts; once if None.
 
         Returns
         -------
@@ -155,7 +155,7 @@ class SupervisedFactorModel(BaseFactorModel):
 
         See Also
         --------
-        score : How well answers are predicted.
+        score : Quality of the predicted answers.
         perplexity : The bound per word.
 
         Examples
@@ -219,7 +219,7 @@ class SupervisedFactorModel(BaseFactorModel):
     ) -> scipy.sparse.csr_matrix:
         """Draw documents from the model.
 
-        Proportions are drawn from their prior, and words from the mixed topics.
+        Proportions are drawn from their prior, and words from mixtures of the topics.
 
         Parameters
         ----------
@@ -271,9 +271,9 @@ class SupervisedFactorModel(BaseFactorModel):
     def _weight_of_answers(self, rows, target, has_answer, classes=None):
         """The weight of an answer: ``supervision``, or the best on held-out rows.
 
-        Of the weights with which held-out words have a perplexity at most 3 % above the
-        smallest, that with the best score of held-out answers. Of each of the
-        ``classes`` of rows, one row at least is not held out.
+        Among the weights with a perplexity of held-out words at most 3 % above the
+        smallest, it is the one with the best score of held-out answers. At least one
+        row of each of the ``classes`` is not held out.
         """
         if self.supervision != "auto":
             return float(self.supervision)

@@ -362,8 +362,9 @@ def without_zeros(x):
 def halves(x):
     """Two CSR batches without zeros that add up to ``x``, which is CSR.
 
-    Each has half of every count. What an odd count has over goes to one of them, and
-    that of the next odd count of the row, in the order of its columns, to the other.
+    Each has half of every count. The remainder of an odd count goes to one of them, and
+    the remainder of the row's next odd count, in the order of its columns, to the
+    other.
     """
     values, starts = x.values(), x.crow_indices()
     over = values.remainder(2)

@@ -15,8 +15,8 @@ def topic_graph(
 
     These are the edges of a graph whose nodes are the topics: the pairs whose
     correlation, given covariates, is at least `threshold`. Negative correlations make
-    no edges, since proportions sum to 1: with K topics that have nothing to do with
-    each other, they are about -1 / (K - 1).
+    no edges: since proportions sum to 1, those of K unrelated topics are about -1 / (K
+    - 1).
 
     Parameters
     ----------

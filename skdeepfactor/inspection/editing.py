@@ -56,7 +56,7 @@ def merge_components(estimator: Any, groups: Sequence[Any]) -> Any:
     -----
     Priors of topics or weights that differ from component to component are averaged
     over a group. ``set_params`` and ``clone`` see ``n_components`` and the priors of
-    the merged model; a prior of factors that is learnt (``"auto"``) goes on being
+    the merged model; a prior of factors that is learnt (``"auto"``) continues to be
     learnt from there, except that a learnt ``factor_shape`` becomes an array.
 
     Examples
@@ -83,8 +83,8 @@ def merge_components(estimator: Any, groups: Sequence[Any]) -> Any:
 def drop_components(estimator: Any, components: Sequence[int]) -> Any:
     r"""Leave components out of a fitted model.
 
-    What a dropped component explained is left to the others when the factors of rows
-    are inferred, as if it had never been.
+    When the factors of rows are inferred, the other components explain the rows without
+    the dropped one.
 
     Parameters
     ----------

@@ -39,7 +39,7 @@ def jacobian_embeddings(
     Parameters
     ----------
     estimator : NeuralTopicDLGM, an autoencoder or Pipeline
-        Fitted; of a pipeline, the last step. It is not modified. Of
+        Fitted; of a pipeline, the last step. It is not modified. For
         :class:`~skdeepfactor.VariationalAutoencoder` and
         :class:`~skdeepfactor.VariationalSparseCoding` the gradients are those of the
         mean of Gaussian data and of the log odds of binary data.

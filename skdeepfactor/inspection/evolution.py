@@ -25,7 +25,7 @@ def topic_evolution(
     estimator : DynamicTopicModel or Pipeline
         Fitted, with ``topics_over_time_``; of a pipeline, the last step.
     n_top : int, default=10
-        Number of words of each kind; fewer where a topic has not so many.
+        Number of words of each kind; fewer if a topic has fewer.
     feature_names : array-like of str of shape (n_features,), default=None
         Names of the features. By default the names from the earlier steps of the
         pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...
@@ -41,13 +41,13 @@ def topic_evolution(
             Share of each topic in the words of each slice.
         drift : ndarray of shape (n_components,)
             Total variation between a topic in the first and in the last slice, from 0
-            for the same words to 1 for others.
+            for the same words to 1 for no common words.
         words : list of list of list of str
             The most probable words by slice and topic.
         rising, falling : list of list of str
-            The words of each topic that rise or fall most, first those that do so most.
+            The words of each topic that rise or fall most, in this order.
         frame : DataFrame
-            Prevalence and words with a line for each slice and topic, if pandas is
+            Prevalence and words with a row for each slice and topic, if pandas is
             installed, else None.
 
     Raises
@@ -98,7 +98,7 @@ def topic_evolution(
 
 
 def gains(before, after):
-    """By how much words rise in each topic, arrays (n_components, n_features)."""
+    """Rise of each word in each topic, an array (n_components, n_features)."""
     tiny = np.finfo(np.float64).tiny
     return after * np.log(np.maximum(after, tiny) / np.maximum(before, tiny))
 

@@ -25,7 +25,7 @@ def to_pyldavis(estimator: Any, X: Any, feature_names: ArrayLike | None = None) 
         a pipeline, the last step.
     X : {array-like, sparse matrix} of shape (n_rows, n_features)
         Counts; for a pipeline, the input of its first step. Rows without any are left
-        out. What is missing (NaN), where the estimator takes that, counts as none.
+        out. Missing entries (NaN) count as 0, if the estimator takes them.
     feature_names : array-like of str of shape (n_features,), default=None
         Names of the features. By default the names from the earlier steps of the
         pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...

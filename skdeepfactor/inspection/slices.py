@@ -39,19 +39,19 @@ def topics_over_time(
     ----------
     estimator : estimator or Pipeline
         Fitted, with ``components_`` and ``transform``, of any package; of a pipeline,
-        the last step. It need not know of time.
+        the last step. The model itself need not use time.
     X : {array-like, sparse matrix} of shape (n_rows, n_features)
         Rows; for a pipeline, the input of its first step.
     times : array-like of shape (n_rows,)
         The time of each row, in any order: numbers, datetimes of NumPy, pandas or
         Python, or strings in ISO format such as "1999", "1999-05" or
-        "1999-05-17T10:30". Those with a time zone are converted to UTC; if one has a
-        time zone, all times of day have.
+        "1999-05-17T10:30". Times with a zone are converted to UTC; if one time of day
+        has a zone, all must have one.
     n_bins : int, default=None
         Number of intervals of equal length, of which those without rows are left out.
         By default each distinct time is a slice.
     n_top : int, default=5
-        Number of words of each topic in each slice; fewer where it has not so many.
+        Number of words of each topic in each slice; fewer if fewer occur there.
     feature_names : array-like of str of shape (n_features,), default=None
         Names of the features. By default the names from the earlier steps of the
         pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...
@@ -65,18 +65,18 @@ def topics_over_time(
             The times in order, or the middles of the intervals; dates are in
             ``datetime64[us]``.
         ends : ndarray of shape (n_slices, 2)
-            Where slices begin and end; twice the same if there are no intervals.
+            Where slices begin and end; equal if there are no intervals.
         n_rows : ndarray of shape (n_slices,)
             Number of rows in each slice.
         shares : ndarray of shape (n_slices, n_components)
-            The shares. Rows sum to 1, except for slices without a count, which have 0;
-            or the mean factors.
+            The shares. Rows sum to 1, except for slices without a count, which have 0.
+            For signed factors, the mean factors.
         overall : ndarray of shape (n_components,)
-            The same for all rows together.
+            The shares in all rows together.
         words : list of list of list of str
             The top words by slice and topic, or None.
         frame : DataFrame
-            All of this with a line for each slice and topic, if pandas is installed,
+            All of this with a row for each slice and topic, if pandas is installed,
             else None.
 
     Raises
@@ -130,9 +130,9 @@ def topics_per_group(
 ) -> Any:
     r"""Share of each topic, and its top words, in groups of rows.
 
-    Shares and words are those of :func:`topics_over_time`, with the rows of a group in
-    the place of those of a slice. Groups may be classes, authors or sources, which the
-    model need not know of.
+    Shares and words are those of :func:`topics_over_time`, with groups of rows in place
+    of slices. Groups may be classes, authors or sources; the model itself need not use
+    them.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def topics_per_group(
     groups : array-like of shape (n_rows,)
         The group of each row: strings, numbers or truth values.
     n_top : int, default=5
-        Number of words of each topic in each group; fewer where it has not so many.
+        Number of words of each topic in each group; fewer if fewer occur there.
     feature_names : array-like of str of shape (n_features,), default=None
         Names of the features. By default the names from the earlier steps of the
         pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...
@@ -159,14 +159,14 @@ def topics_per_group(
         n_rows : ndarray of shape (n_groups,)
             Number of rows in each group.
         shares : ndarray of shape (n_groups, n_components)
-            The shares. Rows sum to 1, except for groups without a count, which have 0;
-            or the mean factors.
+            The shares. Rows sum to 1, except for groups without a count, which have 0.
+            For signed factors, the mean factors.
         overall : ndarray of shape (n_components,)
-            The same for all rows together.
+            The shares in all rows together.
         words : list of list of list of str
             The top words by group and topic, or None.
         frame : DataFrame
-            All of this with a line for each group and topic, if pandas is installed,
+            All of this with a row for each group and topic, if pandas is installed,
             else None.
 
     Raises

@@ -284,8 +284,8 @@ def factor_shares(estimator: Any, X: Any) -> np.ndarray:
     Parameters
     ----------
     estimator : estimator or Pipeline
-        Fitted, with ``components_`` and ``transform``; of a pipeline, the last step. Of
-        a SparseGammaDEF, shares are those of the units of ``transform_layer``.
+        Fitted, with ``components_`` and ``transform``; of a pipeline, the last step.
+        For a SparseGammaDEF, shares are those of the units of ``transform_layer``.
     X : {array-like, sparse matrix} of shape (n_rows, n_features)
         Rows; for a pipeline, the input of its first step.
 

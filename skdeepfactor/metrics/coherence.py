@@ -52,7 +52,7 @@ def npmi_coherence(
 
     See Also
     --------
-    c_v_coherence : How alike the mutual information of features with others is.
+    c_v_coherence : Similarity of the features' mutual information with others.
     u_mass_coherence : Conditional probabilities of features.
     topic_diversity : How much components differ from each other.
 
@@ -129,9 +129,9 @@ def c_v_coherence(
     Notes
     -----
     This is gensim's ``c_v`` with a ``window_size`` above the length of the longest
-    document. Its default are windows of 110 words, which the counts in `X` do not know:
-    in long documents, words count as occurring together more often here. The cosine of
-    a vector of zeros counts as 0.
+    document. Its default windows have 110 words, but counts in `X` have no order: in
+    long documents, words count as occurring together more often here. The cosine of a
+    vector of zeros counts as 0.
 
     References
     ----------
@@ -160,7 +160,7 @@ def c_v_coherence(
 def u_mass_coherence(
     components: ArrayLike, X: Any, *, top_n: int = 10, average: bool = True
 ) -> Any:
-    r"""Coherence U_Mass: how often top features occur where a larger one does.
+    r"""Coherence U_Mass: how often top features occur in rows that have a larger one.
 
     This is the mean, over pairs of a component's `top_n` features of which v has the
     larger weight, of the logarithm of the conditional probability
@@ -251,7 +251,8 @@ def topic_diversity(components: ArrayLike, *, top_n: int = 25) -> float:
     Returns
     -------
     float
-        1 if no two components share a top feature, 1 / n_components if all share all.
+        1 if no two components share a top feature, 1 / n_components if all have the
+        same.
 
     Raises
     ------

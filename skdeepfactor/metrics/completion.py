@@ -91,7 +91,8 @@ def split_features(
     r"""Hide a random half of the features of each row, with their whole counts.
 
     Of the m features that a row has, floor(m / 2) are hidden, chosen uniformly: the
-    split for recommendation, where a model is to find what a user has not met.
+    split for recommendation, in which a model is to find features that the user has not
+    met.
 
     Parameters
     ----------
@@ -173,9 +174,9 @@ def completion_perplexity(
     random_state : int, RandomState instance or None, default=None
         The seed of the split.
     **side : array-like of shape (n_samples, ...)
-        What else the estimator is given for each row, by name, such as ``covariates``:
-        its parts go to the methods named above with the rows that they belong to. None
-        is left out.
+        Further arguments with an entry for each row, by name, such as ``covariates``:
+        each goes to the methods named above with the rows that it belongs to. None is
+        left out.
 
     Returns
     -------
@@ -187,8 +188,8 @@ def completion_perplexity(
     ------
     ValueError
         If the estimator lacks the methods needed or expects negative counts, no row has
-        two tokens, `X` does not hold counts, or something in `side` has not a row for
-        each of those of `X`.
+        two tokens, `X` does not hold counts, or an argument in `side` does not have an
+        entry for each row of `X`.
 
     See Also
     --------

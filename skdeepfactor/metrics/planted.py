@@ -25,7 +25,7 @@ def disentanglement(
     r"""Disentanglement, completeness and informativeness (DCI) of codes.
 
     Gradient-boosted trees predict each planted factor from the codes of a part of the
-    rows, and say how important each code is for that. With :math:`R_{ij}` the
+    rows, and give the importance of each code for it. With :math:`R_{ij}` the
     importance of code i for factor j, of D codes and K factors,
 
     .. math::
@@ -40,10 +40,10 @@ def disentanglement(
     Parameters
     ----------
     codes : array-like of shape (n_samples, n_components)
-        What ``transform`` gives for the rows.
+        Factors of the rows, as ``transform`` gives them.
     factors : array-like of shape (n_samples, n_factors)
         The factors that the rows were made from, two or more. A column of integers,
-        truth values or strings is one of classes, of other numbers one of values.
+        truth values or strings holds classes; a column of other numbers holds values.
     n_estimators : int, default=50
         Number of trees, of depth 3, for each factor, and for each class of more than
         two.
@@ -64,7 +64,8 @@ def disentanglement(
         informativeness : float
             The mean over factors of R^2, or of the accuracy for classes.
         importances : ndarray of shape (n_components, n_factors)
-            The matrix R, whose columns sum to 1, or to 0 where no code tells anything.
+            The matrix R, whose columns sum to 1, or to 0 if no code predicts the
+            factor.
 
     Raises
     ------
@@ -79,9 +80,9 @@ def disentanglement(
 
     Notes
     -----
-    Codes that no tree uses do not count against disentanglement, and a factor that
-    nothing is known of has a completeness of 0. Values depend on how many codes there
-    are: compare models with the same number.
+    Codes that no tree uses do not count against disentanglement, and a factor that no
+    code predicts has a completeness of 0. Values depend on how many codes there are:
+    compare models with the same number.
 
     References
     ----------

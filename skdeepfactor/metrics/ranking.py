@@ -31,9 +31,10 @@ def recall_at_k(
 ) -> float:
     r"""Share of hidden features among the k that a model ranks highest.
 
-    Rows are split by `splitter`. The factors of a row are inferred from what stays, and
-    features are ranked by their expected counts. With :math:`H_i` the features hidden
-    of row i and :math:`T_i` the first k of the ranking, this is the mean over rows of
+    Rows are split by `splitter`. The factors of a row are inferred from the features
+    that stay, and features are ranked by their expected counts. With :math:`H_i` the
+    features hidden of row i and :math:`T_i` the first k of the ranking, this is the
+    mean over rows of
 
     .. math:: \frac{|T_i \cap H_i|}{\min(k, |H_i|)},
 
@@ -50,15 +51,15 @@ def recall_at_k(
     k : int, default=20
         Number of features recommended.
     splitter : callable, default=None
-        ``splitter(X, random_state=...)`` gives what stays and what is hidden, both of
-        the shape of `X`: :func:`split_features` if None, or :func:`split_tokens`, which
-        leaves a part of large counts on either side.
+        ``splitter(X, random_state=...)`` gives the counts that stay and those that are
+        hidden, both of the shape of `X`: :func:`split_features` if None, or
+        :func:`split_tokens`, which leaves a part of large counts on either side.
     exclude_seen : bool, default=True
         Whether features that a row still has are neither ranked nor counted as hidden.
     random_state : int, RandomState instance or None, default=None
-        The seed of the split, and of the order of features that are expected alike.
+        The seed of the split, and of the order of features with equal expected counts.
     **side : array-like of shape (n_samples, ...)
-        What else the estimator is given for each row, as for
+        Further arguments with an entry for each row, as for
         :func:`completion_perplexity`.
 
     Returns
@@ -69,9 +70,9 @@ def recall_at_k(
     Raises
     ------
     ValueError
-        If the estimator lacks the methods needed, `k` is not a positive integer, no
-        row has a hidden feature, `X` does not hold counts, or something in `side` has
-        not a row for each of those of `X`.
+        If the estimator lacks the methods needed, `k` is not a positive integer, no row
+        has a hidden feature, `X` does not hold counts, or an argument in `side` does
+        not have an entry for each row of `X`.
 
     See Also
     --------
@@ -116,10 +117,10 @@ def ndcg_at_k(
 ) -> float:
     r"""Normalised discounted cumulative gain of the k features ranked highest.
 
-    Rows are split by `splitter`, and features ranked by their expected counts given
-    what stays of the row. With :math:`h_{ij}` the hidden count of the feature at place
-    j of the ranking, and :math:`h^*_{ij}` the j-th largest of the hidden counts, this
-    is the mean over rows of
+    Rows are split by `splitter`, and features ranked by their expected counts given the
+    rest of the row. With :math:`h_{ij}` the hidden count of the feature at place j of
+    the ranking, and :math:`h^*_{ij}` the j-th largest of the hidden counts, this is the
+    mean over rows of
 
     .. math::
         \sum_{j=1}^k \frac{h_{ij}}{\log_2(j + 1)} \Big/
@@ -138,15 +139,15 @@ def ndcg_at_k(
     k : int, default=20
         Number of features recommended.
     splitter : callable, default=None
-        ``splitter(X, random_state=...)`` gives what stays and what is hidden, both of
-        the shape of `X`: :func:`split_features` if None, or :func:`split_tokens`, which
-        leaves a part of large counts on either side.
+        ``splitter(X, random_state=...)`` gives the counts that stay and those that are
+        hidden, both of the shape of `X`: :func:`split_features` if None, or
+        :func:`split_tokens`, which leaves a part of large counts on either side.
     exclude_seen : bool, default=True
         Whether features that a row still has are neither ranked nor counted as hidden.
     random_state : int, RandomState instance or None, default=None
-        The seed of the split, and of the order of features that are expected alike.
+        The seed of the split, and of the order of features with equal expected counts.
     **side : array-like of shape (n_samples, ...)
-        What else the estimator is given for each row, as for
+        Further arguments with an entry for each row, as for
         :func:`completion_perplexity`.
 
     Returns
@@ -157,9 +158,9 @@ def ndcg_at_k(
     Raises
     ------
     ValueError
-        If the estimator lacks the methods needed, `k` is not a positive integer, no
-        row has a hidden feature, `X` does not hold counts, or something in `side` has
-        not a row for each of those of `X`.
+        If the estimator lacks the methods needed, `k` is not a positive integer, no row
+        has a hidden feature, `X` does not hold counts, or an argument in `side` does
+        not have an entry for each row of `X`.
 
     See Also
     --------

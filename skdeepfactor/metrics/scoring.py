@@ -45,7 +45,7 @@ class _Scorer:
         return f"scorers[{self._name!r}]"
 
     def set_score_request(self, **requests):
-        """Ask for what else is known of rows, in a copy of the scorer.
+        """Request side information of rows, in a copy of the scorer.
 
         Each is True, False, None or the name that it has in the search's ``fit``, as
         for the methods of this name of estimators.

@@ -304,30 +304,30 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         it predicts held-out words better, and more passes do not overfit, but takes
         longer. ``"gibbs"``: training draws the topic of each token, one sweep in a
         pass, and averages over the second half of ``max_iter``, which should be 50 or
-        more; rows seen later are inferred as by ``"collapsed"``. See Notes. Whichever
-        is used, ``score`` and ``perplexity`` are the mean-field bound under the fitted
+        more; rows seen later are inferred as by ``"collapsed"``. See Notes. With all of
+        them, ``score`` and ``perplexity`` are the mean-field bound under the fitted
         topics.
     input_scale : "auto" or float, default="auto"
-        By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
-        other numbers, such as tf-idf, one over the mean of those that are not 0, so
-        that an entry counts one on average. Scores are those of the scaled data. 1.0
-        takes all data as they are.
+        Factor for X. ``"auto"``: 1 if the training data are integers; of other numbers,
+        such as tf-idf, one over the mean of those that are not 0, so that an entry
+        counts one on average. Scores are those of the scaled data. 1.0 takes all data
+        as they are.
     init : {"kmeans", "random"} or array-like, default="kmeans"
         Where the components start: from clusters of the rows, from random weights, or
-        from an array of the shape of ``components_``, up to scale. The start decides
-        the quality more than anything else here.
+        from an array of the shape of ``components_``, up to scale. For this model, the
+        start decides the quality more than any other parameter.
     max_iter : int, default=3
         Passes over the data. After a k-means start a few are enough for held-out
-        scores; the bound itself goes on rising slowly.
+        scores; the bound itself keeps rising slowly.
     tol : float or None, default=1e-4
-        Relative gain of the bound below which training ends, unless one row is most of
-        it and the others still change: over one pass where steps on all rows should
-        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
-        large for that before the last fifth of ``max_iter``. None trains to
+        Relative gain of the bound below which training ends, unless one row makes up
+        most of it and the others still change: over one pass where steps on all rows
+        should raise the bound, else over ``n_iter_no_change`` passes. Gradient steps
+        are too large for that before the last fifth of ``max_iter``. None trains to
         ``max_iter``.
     max_inner_iter : int, default=3
         Steps on the factors of each row in a pass. Rows resume where they stopped a
-        pass ago; ``transform`` goes on until ``inner_tol``.
+        pass ago; ``transform`` continues until ``inner_tol``.
     inner_tol : float, default=1e-3
         Relative change of a row's parameters below which that row is done. Where a pass
         takes up to eight steps on rows, they are all taken.
@@ -355,22 +355,21 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` resumes from the fitted parameters. If it would end below, by
-        the score of held-out rows or the bound, it returns to where it began. Rows
+        Whether ``fit`` resumes from the fitted parameters. If the score of held-out
+        rows, or the bound, would end lower than it began, the fit is undone. Rows
         fitted before resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of all that is drawn, such as the start and the order of rows.
+        Seed of all random choices, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
-        The topics: the posterior mean of each one's distribution over words, rows sum
-        to 1.
-        Read-only, like all fitted arrays: change a copy.
+        The topics: the posterior mean of each topic's distribution over words. Rows sum
+        to 1. Read-only, like all fitted arrays: change a copy.
     topic_word_concentration_ : ndarray of shape (n_components, n_features)
         Parameters of the Dirichlet posterior of each topic (``components_`` in
         scikit-learn's estimator of this name).
@@ -380,8 +379,8 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         The prior of the topics, learnt or given.
     lower_bound_ : float
         Bound of the training data in nats, the divergence of the topics included, with
-        rows as the last pass left them. Collapsed updates leave them off the best of
-        this bound, which ``score`` infers: its sum over rows is then higher.
+        rows as the last pass left them. Collapsed updates do not maximise this bound
+        over rows, as ``score`` does, whose sum over rows is then higher.
     input_scale_ : float
         Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
@@ -403,16 +402,16 @@ class LatentDirichletAllocation(ConjugateFactorModel):
 
     Notes
     -----
-    ``inference="gibbs"`` is an exact sampler of whole counts where every step sees all
-    rows, priors are given, and no two rows are equal. Its draws depend on the content
-    of rows, whatever their order: equal rows are drawn alike, and count as one row with
-    the sum of their weights. Fractions are rounded at random, anew in each sweep. With
-    ``batch_size`` or ``partial_fit`` a step moves the numbers of tokens by its size
-    towards those of its rows; rows seen for the first time draw their proportions from
-    their variational posterior. All sweeps are made, and with rows held out the topics
-    of the best one are kept. ``warm_start`` adds sweeps to the averages. The chain
-    starts from eight collapsed passes, unless ``init`` is an array, and
-    ``n_cold_iter=None`` stands for 1.
+    ``inference="gibbs"`` samples exactly if counts are whole, every step sees all rows,
+    priors are given, and no two rows are equal. Its draws depend on the content of
+    rows, whatever their order: equal rows have the same draws, and count as one row
+    with the sum of their weights. Fractions are rounded at random, anew in each sweep.
+    With ``batch_size`` or ``partial_fit`` a step moves the numbers of tokens towards
+    those of its rows, by its step size; rows seen for the first time draw their
+    proportions from their variational posterior. All sweeps are made; with rows held
+    out, the topics of the best sweep are kept. ``warm_start`` adds sweeps to the
+    averages. The chain starts from eight collapsed passes, unless ``init`` is an array,
+    and ``n_cold_iter=None`` means 1.
 
     References
     ----------
@@ -551,7 +550,7 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     ) -> scipy.sparse.csr_matrix:
         """Draw documents from the model.
 
-        Proportions are drawn from their prior, and words from the mixed topics.
+        Proportions are drawn from their prior, and words from mixtures of the topics.
 
         Parameters
         ----------

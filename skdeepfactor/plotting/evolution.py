@@ -12,7 +12,7 @@ from skdeepfactor.plotting.drawing import draw_curves, new_axes
 
 
 class TopicEvolutionDisplay:
-    """Curves of the shares of some words in a topic, or in all of them, over time.
+    """Curves of the shares of some words in a topic, or in all topics, over time.
 
     Use :meth:`from_estimator` to make one.
 
@@ -25,7 +25,7 @@ class TopicEvolutionDisplay:
     words : array-like of str of shape (n_words,)
         The words.
     title : str, default=""
-        What the words are shares of.
+        Title of the axes: the topic whose words these are.
 
     Attributes
     ----------
@@ -71,9 +71,9 @@ class TopicEvolutionDisplay:
         feature_names: ArrayLike | None = None,
         ax: Any = None,
     ) -> Self:
-        """Draw how words come and go.
+        """Draw the words of a topic over time.
 
-        Each curve is a word, as a share of the words of the topic in each slice.
+        Each curve is the share of a word in the topic, slice by slice.
 
         Parameters
         ----------
@@ -98,8 +98,8 @@ class TopicEvolutionDisplay:
         Raises
         ------
         ValueError
-            If the topic does not exist, a word is no feature, or `n_words` is not a
-            positive integer.
+            If the topic or a word does not exist, or `n_words` is not a positive
+            integer.
         TypeError
             If the estimator has no ``topics_over_time_``.
 

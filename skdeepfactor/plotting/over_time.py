@@ -119,7 +119,7 @@ class TopicsOverTimeDisplay:
 
         See Also
         --------
-        skdeepfactor.inspection.topics_over_time : What is drawn, as a table.
+        skdeepfactor.inspection.topics_over_time : The shares as a table.
 
         Examples
         --------

@@ -90,8 +90,8 @@ def topic_page(
         Fitted, with ``components_`` and ``transform``, of any package; of a pipeline,
         the last step.
     X : {array-like, sparse matrix} of shape (n_rows, n_features)
-        Rows; for a pipeline, the input of its first step. What is missing (NaN), where
-        the estimator takes that, counts as none.
+        Rows; for a pipeline, the input of its first step. Missing entries (NaN) count
+        as 0, if the estimator takes them.
     feature_names : array-like of str of shape (n_features,), default=None
         Names of the features, which the page calls words. By default the names from the
         earlier steps of the pipeline, else ``feature_names_in_`` of the last step, else
@@ -108,7 +108,7 @@ def topic_page(
     groups : array-like of shape (n_rows,), default=None
         The group of each row, as for :func:`~skdeepfactor.inspection.topics_per_group`.
     path : str or path-like
-        The file, which is replaced once the page is whole if it is there.
+        The file. If it exists, it is replaced once the page is complete.
 
     Returns
     -------

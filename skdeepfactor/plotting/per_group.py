@@ -125,7 +125,7 @@ class TopicsPerGroupDisplay:
 
         See Also
         --------
-        skdeepfactor.inspection.topics_per_group : What is drawn, as a table.
+        skdeepfactor.inspection.topics_per_group : The shares as a table.
 
         Examples
         --------

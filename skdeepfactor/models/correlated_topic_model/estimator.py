@@ -26,12 +26,12 @@ class CorrelatedTopicModel(CovariateTopicModel):
     The logarithms of a document's proportions are Gaussian: ``eta_n ~ N(mu_n, Sigma)``,
     ``theta_n = softmax(eta_n)``, ``x_n ~ Multinomial(N_n, theta_n @ beta)``, ``beta_k ~
     Dirichlet(topic_word_prior)``. Unlike in latent Dirichlet allocation, a topic may
-    thus make others more or less likely, which the covariance Sigma says. With
-    ``covariates``, such as the year or the source of a document, the mean is a
-    regression on them, ``mu_n = intercept_ + coef_ @ c_n``: the model of topic
-    prevalence of structural topic models, which :meth:`effect` shows with intervals.
-    Posteriors are found by Laplace's approximation, topics and regression in closed
-    form. Sparse data stay sparse.
+    make others more or less likely, as the covariance Sigma says. With ``covariates``,
+    such as the year or the source of a document, the mean is a regression on them,
+    ``mu_n = intercept_ + coef_ @ c_n``: the model of topic prevalence of structural
+    topic models, whose coefficients :meth:`effect` shows with intervals. Posteriors are
+    found by Laplace's approximation, topics and regression in closed form. Sparse data
+    stay sparse.
 
     Parameters
     ----------
@@ -45,27 +45,26 @@ class CorrelatedTopicModel(CovariateTopicModel):
         word (n_features,), or one for each topic and word (n_components, n_features),
         where large entries plant seed words.
     shrinkage : float, default=0.0
-        By how much the covariances are drawn to 0, in [0, 1]; of use with more topics
-        than a few hundred documents can tell about. 1 is much like
-        ``covariance_type="diag"``.
+        How strongly covariances are shrunk towards 0, in [0, 1]; useful if documents
+        are few for the number of topics. 1 is much like ``covariance_type="diag"``.
     input_scale : "auto" or float, default="auto"
-        By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
-        other numbers, such as tf-idf, one over the mean of those that are not 0, so
-        that an entry counts one on average. Scores are those of the scaled data. 1.0
-        takes all data as they are.
+        Factor for X. ``"auto"``: 1 if the training data are integers; of other numbers,
+        such as tf-idf, one over the mean of those that are not 0, so that an entry
+        counts one on average. Scores are those of the scaled data. 1.0 takes all data
+        as they are.
     init : {"kmeans", "random"} or array-like, default="kmeans"
         Where the components start: from clusters of the rows, from random weights, or
-        from an array of the shape of ``components_``, up to scale. The start decides
-        the quality more than anything else here.
+        from an array of the shape of ``components_``, up to scale. For this model, the
+        start decides the quality more than any other parameter.
     max_iter : int, default=24
         Passes over the data. The covariance changes more slowly than the topics, so
         that more of them still improve held-out scores a little.
     tol : float or None, default=1e-4
         Relative gain of the bound over ``n_iter_no_change`` passes below which training
-        ends. Steps do not climb the bound, which may fall. None trains to ``max_iter``.
+        ends. The bound may fall. None trains to ``max_iter``.
     max_inner_iter : int, default=2
         Steps on the factors of each row in a pass. Rows resume where they stopped a
-        pass ago; ``transform`` goes on to the mode.
+        pass ago; ``transform`` continues to the mode.
     batch_size : int, default=None
         Rows in a step; None for steps on all rows.
     learning_offset : float, default=10.0
@@ -85,38 +84,38 @@ class CorrelatedTopicModel(CovariateTopicModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` resumes from the fitted parameters. If it would end below, by
-        the score of held-out rows or the bound, it returns to where it began. Rows
+        Whether ``fit`` resumes from the fitted parameters. If the score of held-out
+        rows, or the bound, would end lower than it began, the fit is undone. Rows
         fitted before resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of all that is drawn, such as the start and the order of rows.
+        Seed of all random choices, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
-        The topics: the posterior mean of each one's distribution over words, rows sum
+        The topics: the posterior mean of each topic's distribution over words. Rows sum
         to 1.
     topic_covariance_ : ndarray of shape (n_components, n_components)
-        Covariance of the topics' logarithms, given covariates. If full, that of
-        centred log ratios, ``log theta_k - mean(log theta)``: the softmax leaves a
-        common shift of the logarithms open, and rows therefore sum to 0.
+        Covariance of the topics' logarithms, given covariates. If full, it is the
+        covariance of centred log ratios, ``log theta_k - mean(log theta)``, since a
+        common shift of the logarithms changes no proportion; rows therefore sum to 0.
     topic_correlation_ : ndarray of shape (n_components, n_components)
-        The same as correlations. Since proportions sum to 1, they are -1 / (K - 1) on
-        average between topics that have nothing to do with each other and vary alike.
+        ``topic_covariance_`` as correlations. Since proportions sum to 1, unrelated
+        topics that vary alike have correlations of -1 / (K - 1), not 0.
     coef_ : ndarray of shape (n_components, n_covariates)
-        By how much the logarithms rise with a unit of each covariate; columns sum to
-        0. No columns without covariates.
+        Rise of the logarithms with a unit of each covariate; columns sum to 0. Without
+        covariates it has no columns.
     intercept_ : ndarray of shape (n_components,)
         Means of the logarithms where all covariates are 0.
     topic_word_concentration_ : ndarray of shape (n_components, n_features)
         Parameters of the Dirichlet posterior of each topic.
     lower_bound_ : float
         Bound of the training data in nats, the divergence of the topics included, with
-        posteriors of independent logarithms: less than what ``score`` comes to.
+        posteriors of independent logarithms, so it is lower than that of ``score``.
     input_scale_ : float
         Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
@@ -134,8 +133,8 @@ class CorrelatedTopicModel(CovariateTopicModel):
     See Also
     --------
     LatentDirichletAllocation : Topics that do not correlate.
-    NeuralTopicDLGM : Gaussian factors that predict words better, but that cannot be
-        read one at a time.
+    NeuralTopicDLGM : Gaussian factors that predict words better, but cannot be read one
+        at a time.
     skdeepfactor.inspection.topic_graph : Which topics go together.
 
     Notes
@@ -239,18 +238,18 @@ class CorrelatedTopicModel(CovariateTopicModel):
     ) -> Bunch:
         r"""Expected logarithms of the topics at some covariates, with intervals.
 
-        Logarithms are those of ``coef_``: relative to their mean over topics. Of what
-        is uncertain, the intervals account for the sampling of rows and for what their
-        words leave open of the proportions; the topics are taken as they were found,
-        and the regression as linear.
+        Logarithms are relative to their mean over topics, as in ``coef_``. The
+        intervals account for the sampling of rows, and for the uncertainty of
+        proportions given the words; topics are taken to be known, and the regression to
+        be linear.
 
         Parameters
         ----------
         covariates : array-like of shape (n_points, n_covariates)
-            Where to look; of a single covariate also (n_points,).
+            Points at which to evaluate; for a single covariate also (n_points,).
         baseline : array-like of shape (1 or n_points, n_covariates), default=None
-            Covariates to compare with: the result is then by how much the logarithms
-            change from there. None for the logarithms themselves.
+            Covariates to compare with: the result is then the change of the logarithms
+            from there. None for the logarithms themselves.
         level : float, default=0.9
             Probability with which each interval is to hold the true value, in (0, 1).
 
@@ -263,21 +262,21 @@ class CorrelatedTopicModel(CovariateTopicModel):
         Raises
         ------
         ValueError
-            If the model was fitted without covariates, or these do not have the columns
-            of those, or ``level`` is not between 0 and 1.
+            If the model was fitted without covariates, `covariates` do not have the
+            columns that ``fit`` saw, or ``level`` is not between 0 and 1.
 
         See Also
         --------
-        transform : The proportions of rows, which their words tell too.
+        transform : The proportions of rows, from their words too.
 
         Notes
         -----
         With the design matrix C, the covariance of the coefficients is taken to be
         :math:`(C^T C)^{-1} \otimes \Sigma S^{-1} \Sigma`, where :math:`S` is the
         covariance of the modes around the regression: the inverse of the observed
-        information if all rows say equally much. Topics are taken to be known, so that
-        intervals are too narrow where rows are short or passes few. After
-        ``partial_fit`` with ``total_samples`` they are those of as many rows.
+        information if all rows say equally much. Topics are taken to be known, so
+        intervals are too narrow if rows are short or passes few. After ``partial_fit``
+        with ``total_samples``, they are for that number of rows.
 
         Examples
         --------

@@ -35,9 +35,9 @@ class DynamicTopicModel(TimedTopicModel):
     (``n_slices``), are slices. From slice to slice the logarithms of a topic's words
     take a Gaussian random walk, ``w_kt ~ N(w_k,t-1, chain_variance * gap)``, ``beta_kt
     = softmax(w_kt)``; rows are mixed from the topics of their slice as in latent
-    Dirichlet allocation. A slice thus learns from its neighbours, the nearest most, and
-    slices with few rows or none are no problem. Without times, or with a variance of 0,
-    it is :class:`LatentDirichletAllocation`. Paths are estimated by their most probable
+    Dirichlet allocation. A slice thus learns from its neighbours, most of all the
+    nearest, and may have few rows or none. Without times, or with a variance of 0, it
+    is :class:`LatentDirichletAllocation`. Paths are estimated by their most probable
     values, by Kalman smoothers for all words at once. Sparse data stay sparse.
 
     Parameters
@@ -46,8 +46,8 @@ class DynamicTopicModel(TimedTopicModel):
         Number of topics K.
     chain_variance : float or "auto", default="auto"
         Variance of a logarithm's step between neighbouring slices at the median
-        distance; in proportion to the distance at others. ``"auto"`` chooses it before
-        training as the one by which rows held out are predicted best.
+        distance; at other distances it is proportional to them. ``"auto"`` chooses,
+        before training, the value that predicts held-out rows best.
     n_slices : int, default=None
         Number of intervals of equal length to divide time into; empty ones are dropped.
         None for a slice for each distinct time.
@@ -57,7 +57,7 @@ class DynamicTopicModel(TimedTopicModel):
     topic_word_prior : float or array-like, default=0.05
         Concentration of the Dirichlet over a topic's words. One number, one for each
         word (n_features,), or one for each topic and word (n_components, n_features),
-        where large entries plant seed words. With several slices, so many counts of
+        where large entries plant seed words. With several slices, this many counts of
         each word are spread evenly over them.
     inference : {"collapsed", "mean_field"}, default="collapsed"
         How counts are shared among topics. ``"mean_field"``: by the exponentials of
@@ -65,26 +65,27 @@ class DynamicTopicModel(TimedTopicModel):
         by expected counts; it predicts held-out words better, but the bound may fall.
         With both, ``score`` and ``perplexity`` are the mean-field bound.
     input_scale : "auto" or float, default="auto"
-        By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
-        other numbers, such as tf-idf, one over the mean of those that are not 0, so
-        that an entry counts one on average. Scores are those of the scaled data. 1.0
-        takes all data as they are.
+        Factor for X. ``"auto"``: 1 if the training data are integers; of other numbers,
+        such as tf-idf, one over the mean of those that are not 0, so that an entry
+        counts one on average. Scores are those of the scaled data. 1.0 takes all data
+        as they are.
     init : {"kmeans", "random"} or array-like, default="kmeans"
         Where the components start: from clusters of the rows, from random weights, or
         from an array of the shape of ``components_``, up to scale. All slices start
-        alike; if there are several, a few passes follow in which they stay so.
+        with the same topics; if there are several, a few passes follow that keep these
+        topics the same.
     max_iter : int, default=12
         Passes over the data. A few are enough for held-out scores; the bound itself
-        goes on rising slowly.
+        keeps rising slowly.
     tol : float or None, default=1e-4
-        Relative gain of the bound below which training ends, unless one row is most of
-        it and the others still change: over one pass where steps on all rows should
-        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
-        large for that before the last fifth of ``max_iter``. None trains to
+        Relative gain of the bound below which training ends, unless one row makes up
+        most of it and the others still change: over one pass where steps on all rows
+        should raise the bound, else over ``n_iter_no_change`` passes. Gradient steps
+        are too large for that before the last fifth of ``max_iter``. None trains to
         ``max_iter``.
     max_inner_iter : int, default=3
         Steps on the factors of each row in a pass. Rows resume where they stopped a
-        pass ago; ``transform`` goes on until ``inner_tol``.
+        pass ago; ``transform`` continues until ``inner_tol``.
     inner_tol : float, default=1e-3
         Relative change of a row's parameters below which that row is done. Where a pass
         takes up to eight steps on rows, they are all taken.
@@ -112,22 +113,21 @@ class DynamicTopicModel(TimedTopicModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` resumes from the fitted parameters. If it would end below, by
-        the score of held-out rows or the bound, it returns to where it began. Rows
+        Whether ``fit`` resumes from the fitted parameters. If the score of held-out
+        rows, or the bound, would end lower than it began, the fit is undone. Rows
         fitted before resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of all that is drawn, such as the start and the order of rows.
+        Seed of all random choices, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
-        The topics on average: the mean over slices of each one's distribution over
-        words, rows sum to 1.
-        Read-only, like all fitted arrays: change a copy.
+        The average topics: the mean over slices of each topic's distribution over
+        words. Rows sum to 1. Read-only, like all fitted arrays: change a copy.
     topics_over_time_ : ndarray of shape (n_slices, n_components, n_features)
         The topics of each slice; rows sum to 1.
     prevalence_ : ndarray of shape (n_slices, n_components)
@@ -137,7 +137,7 @@ class DynamicTopicModel(TimedTopicModel):
         The time of each slice: the distinct times in order, or the middles of the
         intervals. Dates are ``datetime64[us]`` in UTC; empty without times.
     chain_variance_ : float
-        The variance of the walk, found or given.
+        The variance of the walk, chosen or given.
     doc_topic_prior_ : ndarray of shape (n_components,)
         The prior of the proportions, learnt or given.
     lower_bound_ : float
@@ -169,14 +169,14 @@ class DynamicTopicModel(TimedTopicModel):
     -----
     ``times`` are an array of shape (n_samples,), in any order: numbers, datetimes of
     NumPy, pandas or Python, or strings in ISO format such as "1999", "1999-05" or
-    "1999-05-17T10:30". Those with a time zone are converted to UTC; if one has a time
-    zone, all times of day have.
+    "1999-05-17T10:30". Times with a zone are converted to UTC; if one time of day has a
+    zone, all must have one.
 
-    In ``transform`` and the scores, ``times=None`` means the topics as they are on
-    average, ``components_``. So it does for ``X_val``; ``validation_fraction`` holds
-    rows out with their times. Other times than those of the slices belong to the
-    nearest one; if they are before the first or after the last training row, a warning
-    says so, and :meth:`forecast` tells more.
+    In ``transform`` and the scores, ``times=None`` means the average topics,
+    ``components_``. The same holds for ``X_val``; ``validation_fraction`` holds rows
+    out with their times. Times between slices belong to the nearest slice, and so do
+    times before the first or after the last training row, with a warning;
+    :meth:`forecast` predicts the topics of these.
 
     Training takes some six arrays of (n_slices, n_components, n_features) numbers, in
     float32 if the data are not float64.
@@ -276,16 +276,16 @@ class DynamicTopicModel(TimedTopicModel):
         r"""Predict the topics of any times, such as the next slice.
 
         After the last slice (or before the first) topics lie between those of that
-        slice and their mean over slices. A topic keeps a share of its distance to the
-        mean, the smaller the farther away: over the distance of one slice the share by
-        which the last training slice would have been best forecast from the earlier
-        ones; all of it, if fewer than three slices have words. Between slices paths are
-        interpolated.
+        slice and their mean over slices. A topic keeps a share of its distance from the
+        mean, which shrinks with the time from the slice. Over the distance of one
+        slice, it is the share that would have forecast the last training slice best
+        from the earlier ones; it is 1 if fewer than three slices have words. Between
+        slices paths are interpolated.
 
         Parameters
         ----------
         times : array-like of shape (n_times,)
-            Of the kind of those of ``fit``.
+            Times of the same kind as in ``fit``.
 
         Returns
         -------

@@ -79,9 +79,9 @@ class DynamicTopics(FactorModule):
     """Words of a row from the topics of its slice, in Dirichlet proportions.
 
     ``slice`` of a batch, (n_rows, 1), numbers the slice of each row; rows of a batch
-    without it are of the topics as they are on average. ``times`` are those of the
-    slices, an array, and ``gaps`` the distances of neighbours. Local parameters are
-    expected counts of the topics.
+    without it are of the topics on average. ``times`` are those of the slices, an
+    array, and ``gaps`` the distances of neighbours. Local parameters are expected
+    counts of the topics.
     """
 
     is_given_total = True

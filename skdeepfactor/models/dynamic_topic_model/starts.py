@@ -71,8 +71,8 @@ class StartRows:
     def allocated(self, counts=None, paths=None):
         """Yield the words of rows, in the columns of their slices, and the topics'.
 
-        Of topics that do not change, of which there are counts, or of paths, to which
-        rows are moved first.
+        The topics are counts that do not change, or paths, to which rows are moved
+        first.
         """
         if paths is None:
             rows = self._rows(Topics(counts, self.eta))

@@ -34,7 +34,7 @@ class LabeledLDA(LabeledFactorModel):
     updates (``inference``): full steps on all rows, or stochastic ones.
 
     ``predict`` finds the labels of new documents by Bayes' rule, from the words of the
-    documents that have each label, as the topics smooth them. Words are taken to be
+    documents that have each label, smoothed by the topics. Words are taken to be
     independent, so probabilities are closer to 0 and 1 than they should be, as in naive
     Bayes.
 
@@ -45,33 +45,34 @@ class LabeledLDA(LabeledFactorModel):
     n_shared : int, default=0
         Number of topics that all documents may use, whatever their labels.
     doc_topic_prior : float, default=0.1
-        Concentration of the Dirichlet over a document's topics. These are the topics
-        that the document may use; where labels are not known, the concentration is
-        multiplied by how often a label's topics would be among these.
+        Concentration of the Dirichlet over a document's topics. Only topics that the
+        document may use have it; if labels are not known, the concentration of a
+        label's topics is multiplied by how often training rows have the label.
     topic_word_prior : float or array-like of shape (n_features,), default=0.05
         Concentration of the Dirichlet over a topic's words. One number, or one for each
         word.
     inference : {"collapsed", "mean_field"}, default="collapsed"
-        How words are shared out to topics: collapsed updates give better topics and
-        predictions, mean-field ones do not lower the bound.
+        How words are allocated to topics: collapsed updates give better topics and
+        predictions, mean-field updates never lower the bound.
     unlabeled : int or str, default=None
-        What else stands for no label in ``y``, such as -1, besides None and NaN.
+        Value of ``y`` that means no label, such as -1, besides None and NaN.
     init : {"kmeans", "random"} or array-like, default="kmeans"
         Where the components start: from clusters of the rows, from random weights, or
-        from an array of the shape of ``components_``, up to scale. Clusters are those
-        of each label's rows; a label's only topic starts from all of them.
+        from an array of the shape of ``components_``, up to scale. The rows of each
+        label are clustered by themselves; a label with one topic starts it from all its
+        rows.
     max_iter : int, default=4
         Passes over the data. After a k-means start a few are enough for held-out
-        scores; the bound itself goes on rising slowly.
+        scores; the bound itself keeps rising slowly.
     tol : float or None, default=1e-4
-        Relative gain of the bound below which training ends, unless one row is most of
-        it and the others still change: over one pass where steps on all rows should
-        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
-        large for that before the last fifth of ``max_iter``. None trains to
+        Relative gain of the bound below which training ends, unless one row makes up
+        most of it and the others still change: over one pass where steps on all rows
+        should raise the bound, else over ``n_iter_no_change`` passes. Gradient steps
+        are too large for that before the last fifth of ``max_iter``. None trains to
         ``max_iter``.
     max_inner_iter : int, default=3
         Steps on the factors of each row in a pass. Rows resume where they stopped a
-        pass ago; ``transform`` goes on until ``inner_tol``.
+        pass ago; ``transform`` continues until ``inner_tol``.
     inner_tol : float, default=1e-3
         Relative change of a row's parameters below which that row is done. Where a pass
         takes up to eight steps on rows, they are all taken.
@@ -98,13 +99,13 @@ class LabeledLDA(LabeledFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` resumes from the fitted parameters. If it would end below, by
-        the score of held-out rows or the bound, it returns to where it began. Rows
+        Whether ``fit`` resumes from the fitted parameters. If the score of held-out
+        rows, or the bound, would end lower than it began, the fit is undone. Rows
         fitted before resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of all that is drawn, such as the start and the order of rows.
+        Seed of all random choices, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 
@@ -113,7 +114,7 @@ class LabeledLDA(LabeledFactorModel):
     classes_ : ndarray of shape (n_labels,)
         The labels, sorted; for an indicator, the numbers of its columns.
     components_ : ndarray of shape (n_components, n_features)
-        The topics: the posterior mean of each one's distribution over words, rows sum
+        The topics: the posterior mean of each topic's distribution over words. Rows sum
         to 1. Topics of labels come first, in the order of ``classes_``, then the shared
         ones.
     topic_labels_ : list of length n_components
@@ -127,8 +128,8 @@ class LabeledLDA(LabeledFactorModel):
         several, the mean number of labels of the training rows, rounded.
     lower_bound_ : float
         Bound of the training data given their labels, in nats, the divergence of the
-        topics included, with rows as the last pass left them: with collapsed updates
-        not at their best. Bounds given different labels are not comparable.
+        topics included, with rows as the last pass left them. Bounds given different
+        labels are not comparable.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
         for each pass. Its bound is that before its steps.

@@ -65,11 +65,10 @@ class MultinomialMixture(ClosedFormFactorModel):
         variational Bayes, which climbs the bound. ``"em"``: point estimates, with the
         priors as pseudo-counts; the fastest, with ``bic`` and ``aic``.
     input_scale : "auto" or float, default="auto"
-        By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
-        other numbers, such as tf-idf, one over the mean of those that are not 0, so
-        that an entry counts one on average. Scores are those of the scaled data. 1.0
-        takes all data as they are; rows that hold few words in total then end up in
-        few components.
+        Factor for X. ``"auto"``: 1 if the training data are integers; of other numbers,
+        such as tf-idf, one over the mean of those that are not 0, so that an entry
+        counts one on average. Scores are those of the scaled data. 1.0 takes all data
+        as they are; rows that hold few words in total then end up in few components.
     init : {"kmeans", "random"} or array-like, default="kmeans"
         Where the components start: from clusters of the rows, from random weights, or
         from an array of the shape of ``components_``, up to scale. With
@@ -83,10 +82,10 @@ class MultinomialMixture(ClosedFormFactorModel):
     max_iter : int, default=50
         Passes over the data.
     tol : float or None, default=1e-4
-        Relative gain of the bound below which training ends, unless one row is most of
-        it and the others still change: over one pass where steps on all rows should
-        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
-        large for that before the last fifth of ``max_iter``. None trains to
+        Relative gain of the bound below which training ends, unless one row makes up
+        most of it and the others still change: over one pass where steps on all rows
+        should raise the bound, else over ``n_iter_no_change`` passes. Gradient steps
+        are too large for that before the last fifth of ``max_iter``. None trains to
         ``max_iter``.
     batch_size : int, default=None
         Rows in a step; None for steps on all rows. These find better clusters: in steps
@@ -108,13 +107,13 @@ class MultinomialMixture(ClosedFormFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` resumes from the fitted parameters. If it would end below, by
-        the score of held-out rows or the bound, it returns to where it began. Rows
+        Whether ``fit`` resumes from the fitted parameters. If the score of held-out
+        rows, or the bound, would end lower than it began, the fit is undone. Rows
         fitted before resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of all that is drawn, such as the start and the order of rows.
+        Seed of all random choices, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 
@@ -133,7 +132,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         constants. Collapsed inference has no bound in closed form: it is the mean-field
         one at the rows' responsibilities, as the last pass left them.
     input_scale_ : float
-        By what X is multiplied; 1.0 if the training data were integers.
+        Factor for X; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
         for each pass. Its bound is that before its steps.

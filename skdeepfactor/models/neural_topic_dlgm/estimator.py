@@ -117,10 +117,10 @@ class NeuralTopicDLGM(SampledFactorModel):
     max_iter : int, default=20
         Passes over the data. The step size falls to 0 over them.
     tol : float or None, default=0.0
-        Relative gain of the bound below which training ends, unless one row is most of
-        it and the others still change: over one pass where steps on all rows should
-        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
-        large for that before the last fifth of ``max_iter``. None trains to
+        Relative gain of the bound below which training ends, unless one row makes up
+        most of it and the others still change: over one pass where steps on all rows
+        should raise the bound, else over ``n_iter_no_change`` passes. Gradient steps
+        are too large for that before the last fifth of ``max_iter``. None trains to
         ``max_iter``.
     learning_rate : float, default=0.01
         Step size of Adam at first. Networks learn at three tenths of it.
@@ -138,13 +138,13 @@ class NeuralTopicDLGM(SampledFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` resumes from the fitted parameters. If it would end below, by
-        the score of held-out rows or the bound, it returns to where it began. Rows
+        Whether ``fit`` resumes from the fitted parameters. If the score of held-out
+        rows, or the bound, would end lower than it began, the fit is undone. Rows
         fitted before resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of all that is drawn, such as the start and the order of rows.
+        Seed of all random choices, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 

@@ -75,9 +75,9 @@ class PoissonFactorization(ConjugateFactorModel):
         left out of the likelihood; ``inverse_transform`` says what may be there.
         ``"error"``: a mistake. Only with gamma weights and ``exposure=None``.
     input_scale : "auto" or float, default="auto"
-        By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
-        other numbers, such as tf-idf, one over the mean of those that are not 0, so
-        that an entry counts one on average. Scores are those of the scaled data, and
+        Factor for X. ``"auto"``: 1 if the training data are integers; of other numbers,
+        such as tf-idf, one over the mean of those that are not 0, so that an entry
+        counts one on average. Scores are those of the scaled data, and
         ``inverse_transform`` is on the scale of X. 1.0 takes all data as they are.
     init : {"kmeans", "random"} or array-like, default="kmeans"
         Where the components start: from clusters of the rows, from random weights, or
@@ -86,14 +86,14 @@ class PoissonFactorization(ConjugateFactorModel):
     max_iter : int, default=10
         Passes over the data.
     tol : float or None, default=1e-4
-        Relative gain of the bound below which training ends, unless one row is most of
-        it and the others still change: over one pass where steps on all rows should
-        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
-        large for that before the last fifth of ``max_iter``. None trains to
+        Relative gain of the bound below which training ends, unless one row makes up
+        most of it and the others still change: over one pass where steps on all rows
+        should raise the bound, else over ``n_iter_no_change`` passes. Gradient steps
+        are too large for that before the last fifth of ``max_iter``. None trains to
         ``max_iter``.
     max_inner_iter : int, default=5
         Steps on the factors of each row in a pass. Rows resume where they stopped a
-        pass ago; ``transform`` goes on until ``inner_tol``.
+        pass ago; ``transform`` continues until ``inner_tol``.
     inner_tol : float, default=1e-3
         Relative change of a row's parameters below which that row is done. Where a pass
         takes up to eight steps on rows, they are all taken.
@@ -121,13 +121,13 @@ class PoissonFactorization(ConjugateFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` resumes from the fitted parameters. If it would end below, by
-        the score of held-out rows or the bound, it returns to where it began. Rows
+        Whether ``fit`` resumes from the fitted parameters. If the score of held-out
+        rows, or the bound, would end lower than it began, the fit is undone. Rows
         fitted before resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of all that is drawn, such as the start and the order of rows.
+        Seed of all random choices, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 

@@ -43,24 +43,24 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
     of topics. With one layer, this is Poisson factorization with a gamma process prior.
     Sparse data stay sparse.
 
-    Each pass is a Gibbs sweep, exact for whole counts; there is no convergence to wait
-    for, but a burn-in, and then averages over sweeps. Numbers that are not whole are
+    Each pass is a Gibbs sweep, exact for whole counts. The sampler does not converge to
+    a point: after a burn-in, it averages over sweeps. Numbers that are not whole are
     rounded at random, up with the probability of their fraction, by a draw that depends
-    on the row alone: a row is always rounded alike, but perhaps otherwise in float32
-    than in float64.
+    on the row alone: a row is always rounded in the same way, but float32 and float64
+    may differ.
 
     Parameters
     ----------
     layer_sizes : tuple of int, default=(128, 64, 32)
         Units of each layer, from the one at the data to the top.
     topic_word_prior : float, default=0.05
-        Concentration of the Dirichlet over a topic's words. The same number serves for
-        the units of upper layers, over those below.
+        Concentration of the Dirichlet over a topic's words. It is also the
+        concentration of the units of upper layers over the units below.
     input_scale : "auto" or float, default="auto"
-        By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
-        other numbers, such as tf-idf, one over the mean of those that are not 0, so
-        that an entry counts one on average, before it is rounded. Scores are those of
-        the rounded data.
+        Factor for X. ``"auto"``: 1 if the training data are integers; of other numbers,
+        such as tf-idf, one over the mean of those that are not 0, so that an entry
+        counts one on average, before it is rounded. Scores are those of the rounded
+        data.
     init : {"kmeans", "random"} or array-like, default="kmeans"
         Where the components start: from clusters of the rows, from random weights, or
         from an array of the shape of ``components_``, up to scale. Four passes of
@@ -73,21 +73,21 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
         Passes over the data. Each is a sweep of the sampler.
     n_burn_in : int, default=None
         How many of the first sweeps are left out of the averages; None for half of
-        ``max_iter``. If training ends within them, the last sweep is all that the
-        weights are made of.
+        ``max_iter``. If training ends within them, the weights are those of the last
+        sweep alone.
     n_draws : int, default=100
-        Sweeps over each new row that ``transform``, ``score`` and the like average,
-        after a fourth as many that they do not, with all weights at their means. The
-        time per row is proportional to it. No draws are kept: the memory of a fit does
-        not depend on these numbers.
+        Sweeps over each new row that ``transform``, ``score`` and similar methods
+        average, after a quarter as many that they leave out, with all weights at their
+        means. The time per row is proportional to it. No draws are kept, so memory does
+        not depend on it.
     tol : float or None, default=None
         Relative gain of ``history_["lower_bound"]`` over ``n_iter_no_change`` sweeps
         below which training ends. None makes all sweeps, as a sampler should, whatever
         rows are held out.
     batch_size : int, default=None
         Rows in a step; None for steps on all rows. With batches, or ``partial_fit``,
-        this is no exact sampler: each step moves the numbers of tokens by its size
-        towards those of its rows, and draws weights given these.
+        the sampler is not exact: each step moves averages of tokens towards those of
+        its rows, by its step size, and draws weights given these averages.
     learning_offset : float, default=10.0
         Slows the first stochastic steps: step t has size
         (1 + learning_offset + t) ** -learning_decay.
@@ -106,12 +106,12 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
         Processes for the starts.
     warm_start : bool, default=False
         Whether ``fit`` resumes from the fitted parameters. The chain and the averages
-        over its draws then go on. Rows fitted before resume too; they are kept in
+        over its draws then continue. Rows fitted before resume too; they are kept in
         memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of all that is drawn, such as the start and the order of rows.
+        Seed of all random choices, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 
@@ -121,24 +121,24 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
         Posterior mean of the weights of the lowest layer; rows sum to 1.
         Read-only, like all fitted arrays: change a copy.
     weights_ : list of ndarray
-        Posterior means of the weights of all layers: ``components_``, then those from
-        each layer to the one below, (layer_sizes[t], layer_sizes[t - 1]). All rows sum
-        to 1.
+        Posterior means of the weights of all layers: ``components_``, then the weights
+        from each layer to the one below, (layer_sizes[t], layer_sizes[t - 1]). All rows
+        sum to 1.
     top_shape_ : ndarray of shape (layer_sizes[-1],)
         Posterior mean of r, the shapes of the top units.
     n_active_ : ndarray of int, shape (n_layers,)
         Units of each layer that had a token in the last sweep.
     lower_bound_ : float
         Bound of the training data in nats, given the posterior means of the weights,
-        whose own divergence from their prior is left out: of ten sweeps over the rows
-        after the last of training.
+        whose own divergence from their prior is left out. It comes from ten sweeps over
+        the rows after the last sweep of training.
     input_scale_ : float
         Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with rows held out, ``validation_score``, for
-        each sweep. Its ``lower_bound`` is no bound: the log likelihood of the data
-        given the units and weights that the sweep has drawn, by which to see whether
-        the chain has settled.
+        each sweep. Its ``lower_bound`` is not a bound, but the log likelihood of the
+        data given the units and weights that the sweep has drawn; it shows whether the
+        chain has settled.
     n_iter_ : int
         Number of sweeps.
     n_samples_seen_ : int
@@ -153,23 +153,22 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
     UserWarning
         In ``fit``, if a layer is larger than the one below it.
     ConvergenceWarning
-        In ``fit`` without ``warm_start``, if all sweeps are in the burn-in, or ``tol``
-        ends training in it.
+        In ``fit`` without ``warm_start``, if training ends within the burn-in.
 
     See Also
     --------
-    SparseGammaDEF : Layers that give the mean of the one below; has a bound.
-    LatentDirichletAllocation : One layer of topics; takes seconds.
+    SparseGammaDEF : Layers that give the mean of the one below, with a bound.
+    LatentDirichletAllocation : One layer of topics, in seconds.
     skdeepfactor.inspection.hierarchy : Topics of topics in words.
 
     Notes
     -----
-    A chain has no convergence that ``partial_fit`` could reach: steps on chunks average
-    tokens drawn in ten sweeps over the rows of each. With ``warm_start`` averages go on
-    too, without another burn-in. Rows held out are inferred after each sweep, which
-    takes longer than the sweep, and the weights kept are those of the best one.
+    Each step of ``partial_fit`` averages tokens that ten sweeps over the rows of its
+    chunk draw. With ``warm_start`` averages continue, without another burn-in. Held-out
+    rows are inferred after each sweep, which takes longer than the sweep itself, and
+    the weights of the best sweep are kept.
 
-    Entries of more than a thousand counts are split by binomial draws. Of a unit with
+    Entries of more than a thousand counts are split by binomial draws. If a unit has
     more than a thousand tokens in a row, the number of tables beyond the first thousand
     is drawn from a binomial distribution of the right mean and variance: the only step
     that is not exact.
@@ -275,8 +274,8 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
     ) -> np.ndarray:
         """Infer the units of each row.
 
-        The model is not changed. The units of a row depend on that row alone: draws are
-        a function of its content.
+        The units of a row depend on that row alone: draws are a function of its
+        content.
 
         Parameters
         ----------
@@ -340,10 +339,10 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
     def score_samples(self, X: Any) -> np.ndarray:
         """Evidence lower bound of each row, in nats, estimated without bias.
 
-        The posterior of a row is made of gammas of the units of a layer given those
-        above, after a chain and mean-field updates of its expected tokens. The bound is
-        the mean over 20 draws from it, which depend on the row alone; weights are fixed
-        at their means.
+        The posterior of a row consists of gamma distributions of the units of each
+        layer given the units above, with expected tokens from a chain and mean-field
+        updates. The bound is the mean over 20 draws from it, which depend on the row
+        alone; weights are fixed at their means.
 
         Parameters
         ----------
@@ -372,8 +371,8 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
     def topic_assignments(self, X: Any, *, by: str = "row") -> np.ndarray:
         """Infer which units of the lowest layer the counts of each row are from.
 
-        These are shares of what units contribute to the expected counts, at the
-        posterior means of the units.
+        These are the shares of the units in the expected counts, at the posterior means
+        of the units.
 
         Parameters
         ----------
@@ -417,8 +416,8 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
     ) -> scipy.sparse.csr_matrix:
         """Draw rows from the model, from the top layer down.
 
-        The prior of the total of a row is all but flat, so totals are given; the units
-        of the layers are drawn from their prior.
+        Totals of rows are given, since their prior is almost flat; the units of the
+        layers are drawn from their prior.
 
         Parameters
         ----------

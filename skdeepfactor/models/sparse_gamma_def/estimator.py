@@ -134,9 +134,9 @@ class SparseGammaDEF(ConjugateFactorModel):
         step. With ``likelihood="gaussian"`` both have the same bound, and
         ``"expansion"`` takes longer steps. ``"gradient"`` follows reparameterised
         gradients, after a hundred passes of closed forms for the lowest layer (unless
-        it has spikes): slower, and for any ``family``. What a solver has no use for it
-        ignores: ``"gradient"`` ignores ``tol``, ``n_iter_no_change``, ``inner_tol``,
-        ``over_relaxation``, ``acceleration``, ``learning_offset`` and
+        it has spikes): slower, and for any ``family``. Each solver ignores parameters
+        that it does not use: ``"gradient"`` ignores ``tol``, ``n_iter_no_change``,
+        ``inner_tol``, ``over_relaxation``, ``acceleration``, ``learning_offset`` and
         ``learning_decay``; ``"auxiliary"`` ignores ``over_relaxation`` and
         ``acceleration``; and both closed forms ignore ``family``, ``encoder_layers``
         and ``learning_rate``.
@@ -160,9 +160,8 @@ class SparseGammaDEF(ConjugateFactorModel):
         left out of the likelihood; ``inverse_transform`` says what may be there.
         ``"error"``: a mistake. An inference network sees the feature's mean.
     learning_rate : float, default=0.05
-        Step size of Adam at first. Of ``solver="gradient"`` only, where it falls to 0
-        over ``max_iter`` passes, whatever ``tol``; the network learns at a twentieth of
-        it.
+        Step size of Adam at first. For ``solver="gradient"`` only; it falls to 0 over
+        ``max_iter`` passes, whatever ``tol``; the network learns at a twentieth of it.
     over_relaxation : float, default=1.4
         Power of the steps of ``"expansion"``; 1 for plain ones.
     acceleration : int, default=5
@@ -171,11 +170,11 @@ class SparseGammaDEF(ConjugateFactorModel):
         units, of all rows, and weights. If units and weights are more than four million
         numbers, nothing is extrapolated.
     input_scale : "auto" or float, default="auto"
-        By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
-        other numbers, such as tf-idf, one over the mean of those that are not 0, so
-        that an entry counts one on average. Scores are those of the scaled data, and
-        ``inverse_transform`` is on the scale of X. 1.0 takes all data as they are.
-        Real numbers and binary data are never scaled.
+        Factor for X. ``"auto"``: 1 if the training data are integers; of other numbers,
+        such as tf-idf, one over the mean of those that are not 0, so that an entry
+        counts one on average. Scores are those of the scaled data, and
+        ``inverse_transform`` is on the scale of X. 1.0 takes all data as they are. Real
+        numbers and binary data are never scaled.
     init : {"parts", "kmeans", "random"} or array-like, default="parts"
         Where the components start: from clusters of the rows, from random weights, or
         from an array of the shape of ``components_``, up to scale. ``"parts"``: from
@@ -187,14 +186,14 @@ class SparseGammaDEF(ConjugateFactorModel):
     max_iter : int, default=1000
         Passes over the data.
     tol : float or None, default=1e-6
-        Relative gain of the bound below which training ends, unless one row is most of
-        it and the others still change: over one pass where steps on all rows should
-        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
-        large for that before the last fifth of ``max_iter``. None trains to
+        Relative gain of the bound below which training ends, unless one row makes up
+        most of it and the others still change: over one pass where steps on all rows
+        should raise the bound, else over ``n_iter_no_change`` passes. Gradient steps
+        are too large for that before the last fifth of ``max_iter``. None trains to
         ``max_iter``.
     max_inner_iter : int, default=5
         Steps on the factors of each row in a pass. With ``solver="expansion"`` only
-        rows that a pass starts anew take more than one. ``transform`` goes on until
+        rows that a pass starts anew take more than one. ``transform`` continues until
         ``inner_tol``. With ``solver="gradient"`` rows that start anew, and those of
         ``transform``, take ten times as many, whatever ``inner_tol``.
     inner_tol : float, default=1e-4
@@ -223,13 +222,13 @@ class SparseGammaDEF(ConjugateFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` resumes from the fitted parameters. If it would end below, by
-        the score of held-out rows or the bound, it returns to where it began. Rows
+        Whether ``fit`` resumes from the fitted parameters. If the score of held-out
+        rows, or the bound, would end lower than it began, the fit is undone. Rows
         fitted before resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of all that is drawn, such as the start and the order of rows.
+        Seed of all random choices, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 

@@ -36,8 +36,8 @@ rows take some such steps, with noise that depends on the row alone. Or an
 encoder gives them, ``amortized``: how far each is from where rows start, which is
 from the counts alone, shared out by the mean weights a few times over.
 
-What is missing of a row is left out of its likelihood; the encoder sees the mean of the
-feature there.
+Missing entries of a row are left out of its likelihood; the encoder sees the mean of
+the feature there.
 
 Ranganath, Gerrish and Blei (2014), Black box variational inference; Figurnov, Mohamed
 and Mnih (2018), Implicit reparameterization gradients.

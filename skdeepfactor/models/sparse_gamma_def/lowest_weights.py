@@ -1,9 +1,9 @@
 r"""The lowest weights and the factors above them, in closed form.
 
 A row has factors z with a gamma posterior each, of means z_k and shapes; features have
-weights W, with a posterior likewise, of means w_kv; c is 1 / shape, m = zw. What the
-expected log likelihood of ``emissions.py`` adds to the bound, and how it moves z and W,
-is here.
+weights W, with a posterior likewise, of means w_kv; c is 1 / shape, m = zw. This file
+has the contribution of the expected log likelihood of ``emissions.py`` to the bound,
+and its updates of z and W.
 
 **Counts,** x ~ Poisson((z W)_v), and **binary data**, P(x_v = 1) = 1 - exp(-(z W)_v).
 The latter say whether a count y of that rate is at least 1. Given that it is, its

@@ -27,7 +27,7 @@ class SupervisedLDARegressor(SupervisedFactorModel):
     r"""Supervised LDA for numbers: topics of words that also predict a number.
 
     Row n is words from K topics, ``x_n ~ Multinomial(N_n, theta_n @ beta)``, and its
-    answer depends on the proportions that its words alone give: ``y_n ~
+    answer depends on the proportions inferred from its words alone: ``y_n ~
     Normal(coef_ @ theta_n + intercept_, variance of y)``. Topics and coefficients are
     learnt together by gradients through the inference of the proportions. Rows without
     an answer help to find the topics. The scale of y does not matter.
@@ -38,11 +38,11 @@ class SupervisedLDARegressor(SupervisedFactorModel):
         Number of topics K.
     supervision : float or "auto", default=100.0
         Weight of an answer, in units of a word's log probability: with 100, an answer
-        counts as much as a hundred words. More of it predicts better, up to a point,
-        and explains words worse. ``"auto"`` fits with 0.1, 0.3, 1 and 3 times the mean
-        number of words of a row, a fifth of the rows with an answer held out, and takes
-        what predicts these best among those whose words have a perplexity at most 3 %
-        above the smallest.
+        counts as much as a hundred words. Larger values predict answers better, up to a
+        point, and words worse. ``"auto"`` holds out a fifth of the rows with an answer,
+        fits with 0.1, 0.3, 1 and 3 times the mean number of words of a row, and takes
+        the value that predicts the held-out answers best, among those whose perplexity
+        of words is at most 3 % above the smallest.
     C : float, default=100.0
         Inverse of the penalty on ``coef_``, as in scikit-learn's LogisticRegression.
     count_power : float, default=1.0
@@ -50,41 +50,41 @@ class SupervisedLDARegressor(SupervisedFactorModel):
         themselves, and 0, whether a word occurs. Less than 1 often predicts texts
         better, since a word that is repeated says less than a new one.
     word_dropout : float, default=0.0
-        Share of the entries of a row, drawn anew in each step, that proportions are not
-        inferred from while training. Some of it guards against overfitting.
+        Share of the entries of a row that each step of training leaves out, at random,
+        when it infers proportions. It guards against overfitting.
     unlabeled : int or str, default=None
-        What else stands for no label in ``y``, such as -1, besides None and NaN.
+        Value of ``y`` that means no label, such as -1, besides None and NaN.
     doc_topic_prior : float or array-like of shape (n_components,), default=0.1
         Concentration of the Dirichlet over a document's topics. One number, or one for
         each topic.
     topic_word_prior : float or array-like of shape (n_features,), default=0.05
         Concentration of the Dirichlet over a topic's words. One number, or one for each
-        word. Topics are points, so it is what is added to the counts of a word.
+        word. Topics are point estimates, so it is a pseudo-count of each word.
     input_scale : "auto" or float, default="auto"
-        By what X is multiplied. ``"auto"``: 1 if the training data are integers; of
-        other numbers, such as tf-idf, one over the mean of those that are not 0, so
-        that an entry counts one on average. Scores are those of the scaled data. 1.0
-        takes all data as they are.
+        Factor for X. ``"auto"``: 1 if the training data are integers; of other numbers,
+        such as tf-idf, one over the mean of those that are not 0, so that an entry
+        counts one on average. Scores are those of the scaled data. 1.0 takes all data
+        as they are.
     init : {"kmeans", "random"} or array-like, default="kmeans"
         Where the components start: from clusters of the rows, from random weights, or
         from an array of the shape of ``components_``, up to scale. The first two are
-        followed by some passes of LDA, in which answers are words like others.
+        followed by some passes of LDA, in which answers are treated as words.
     max_iter : int, default=20
         Passes over the data.
     tol : float or None, default=1e-4
-        Relative gain of the bound below which training ends, unless one row is most of
-        it and the others still change: over one pass where steps on all rows should
-        raise the bound, else over ``n_iter_no_change`` passes. Gradient steps are too
-        large for that before the last fifth of ``max_iter``. None trains to
+        Relative gain of the bound below which training ends, unless one row makes up
+        most of it and the others still change: over one pass where steps on all rows
+        should raise the bound, else over ``n_iter_no_change`` passes. Gradient steps
+        are too large for that before the last fifth of ``max_iter``. None trains to
         ``max_iter``.
     max_inner_iter : int, default=15
-        Steps on the factors of each row in a pass. As many are taken for new rows, so
-        that proportions mean there what they meant in training.
+        Steps on the factors of each row in a pass. New rows take as many, so that their
+        proportions mean the same as in training.
     inner_tol : float, default=1e-3
         Relative change of a row's parameters below which that row is done.
     learning_rate : float, default=0.05
         Step size of Adam at first. It falls to 0 along a cosine over ``max_iter``; in
-        ``partial_fit``, where no end is known, it is a fifth throughout.
+        ``partial_fit``, which has no known end, it is a fifth of this throughout.
     batch_size : int, default=200
         Rows in a step; None for steps on all rows.
     validation_fraction : float, default=None
@@ -99,24 +99,24 @@ class SupervisedLDARegressor(SupervisedFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` resumes from the fitted parameters. If it would end below, by
-        the score of held-out rows or the bound, it returns to where it began. Rows
+        Whether ``fit`` resumes from the fitted parameters. If the score of held-out
+        rows, or the bound, would end lower than it began, the fit is undone. Rows
         fitted before resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
-        Seed of all that is drawn, such as the start and the order of rows.
+        Seed of all random choices, such as the start and the order of rows.
     verbose : int, default=0
         Whether to show the bound after each pass.
 
     Attributes
     ----------
     coef_ : ndarray of shape (n_components,)
-        What the proportion of a topic adds to the answer, in units of y.
+        Coefficients of the topics' proportions in the answer, in units of y.
     intercept_ : float
-        The answer, the topics aside.
+        The answer apart from the topics.
     components_ : ndarray of shape (n_components, n_features)
-        The topics: each one's distribution over words, rows sum to 1.
+        The topics: each topic's distribution over words. Rows sum to 1.
     supervision_ : float
         Weight of an answer, given or chosen.
     lower_bound_ : float
@@ -229,8 +229,8 @@ class SupervisedLDARegressor(SupervisedFactorModel):
         ones, or 300 in all, rows are kept (in pickles too), and each call starts the
         model anew from all of them, as if they had come at once. Later calls continue
         from it, and rows are forgotten after their step, so a stream may be larger than
-        memory. After ``fit``, steps start with fresh optimizer moments.
-        Answers are standardised as the first rows are.
+        memory. After ``fit``, steps start with fresh optimizer moments. Answers are
+        standardised by those of the first rows.
 
         Parameters
         ----------
@@ -317,7 +317,7 @@ class SupervisedLDARegressor(SupervisedFactorModel):
         y : array-like of shape (n_samples,)
             The answers, as for ``fit``.
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts; all alike if None.
+            How often each row counts; once if None.
 
         Returns
         -------
