@@ -25,9 +25,9 @@ from skdeepfactor.data import is_streamed
 # What docstrings say of covariates, by method.
 FITTED = """\
 covariates : array-like of shape (n_samples, n_covariates), default=None
-    Numbers known of each row that its topics may depend on; see the notes of the class.
-    None for none. They are those of all rows of a stream, or of the rows of each
-    process if ``sharded``; ``X_val`` is scored at their mean."""
+    Numbers known of each row, on which its topics may depend; see the notes of the
+    class. None if there are none. They are those of all rows of a stream, or of the
+    rows of each process if ``sharded``; ``X_val`` is scored at their mean."""
 OF_CHUNK = """\
 covariates : array-like of shape (n_samples, n_covariates), default=None
     As for ``fit``; for all chunks, or for none. They are standardised by those of the
@@ -37,8 +37,8 @@ covariates : array-like of shape (n_samples, n_covariates), default=None
     The covariates of these rows; the mean of the training rows if None."""
 EXPECTED = """\
 covariates : array-like of shape (n_samples, n_covariates), default=None
-    Checked and not used, since words depend on covariates through the proportions
-    alone; here so that all methods take the same."""
+    Checked but not used, since words depend on covariates through the proportions
+    alone; present for consistency with the other methods."""
 
 
 class CovariateTopicModel(ClosedFormFactorModel):
@@ -101,7 +101,7 @@ class CovariateTopicModel(ClosedFormFactorModel):
     ) -> np.ndarray:
         """Fit the model, and infer the proportions of the same rows.
 
-        Both steps get the covariates.
+        Both steps use the covariates.
 
         Parameters
         ----------
@@ -167,7 +167,7 @@ class CovariateTopicModel(ClosedFormFactorModel):
         Raises
         ------
         ValueError
-            If X or the covariates do not have the columns of those of ``fit``, or the
+            If X or the covariates do not have the columns that ``fit`` saw, or the
             model was fitted without covariates.
 
         See Also
@@ -291,7 +291,7 @@ class CovariateTopicModel(ClosedFormFactorModel):
         """Draw documents from the model.
 
         Proportions are drawn from their prior at the mean of the training rows'
-        covariates, and words from the mixed topics.
+        covariates, and words from mixtures of the topics.
 
         Parameters
         ----------
@@ -339,7 +339,7 @@ class CovariateTopicModel(ClosedFormFactorModel):
             return {"covariates": known}
         if sizes is not None:
             raise ValueError(
-                "The model was fitted with covariates, so that training goes on with "
+                "The model was fitted with covariates, so training can continue with "
                 "covariates only."
             )
         return {}

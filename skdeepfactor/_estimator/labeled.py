@@ -56,17 +56,16 @@ class LabeledFactorModel(ConjugateFactorModel):
         ----------
         X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
             Counts, or other non-negative numbers. Data larger than memory come as
-            :class:`~skdeepfactor.data.RowBlocks`, as which backed AnnData and the
-            arrays of h5py, zarr and dask are read; ``y`` has the labels of all rows.
+            :class:`~skdeepfactor.data.RowBlocks`; backed AnnData and the arrays of
+            h5py, zarr and dask are read as such; ``y`` has the labels of all rows.
         y : array-like of shape (n_samples,), or indicator of (n_samples, n_labels)
             Classes, an indicator of labels, dense or sparse, or a list of the labels of
             each row; see the notes of the class. At least one row has a label.
         sample_weight : array-like of shape (n_samples,), default=None
             How often each row counts; once if None. A weight of 2 is the same as a row
-            that is there twice, 0 as one that is not, and fractions lie between. What
-            is drawn for rows is the same on average: batches, rows held out and the
-            20,000 rows that a longer stream starts from (all uniformly, whatever the
-            weights).
+            that occurs twice, 0 the same as no row, and fractions lie between. Random
+            draws keep this only on average: batches, rows held out, and the 20,000 rows
+            that a longer stream starts from are drawn uniformly, whatever the weights.
         X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
             Rows to watch for early stopping, in place of ``validation_fraction``; each
             counts once. They are scored by their words alone.
@@ -144,7 +143,7 @@ class LabeledFactorModel(ConjugateFactorModel):
         y : array-like of shape (n_samples,), or indicator of (n_samples, n_labels)
             Labels, as for ``fit``. In the first call at least one row has one.
         classes : array-like of shape (n_labels,), default=None
-            All labels that will come; needed in the first call, unless ``y`` is an
+            All labels that will occur; needed in the first call, unless ``y`` is an
             indicator.
         sample_weight : array-like of shape (n_samples,), default=None
             How often each row counts; once if None.
@@ -198,10 +197,10 @@ class LabeledFactorModel(ConjugateFactorModel):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,), or indicator of (n_samples, n_labels)
-            The labels, as for ``fit``. Those that the model does not know count as not
-            predicted.
+            The labels, as for ``fit``. Labels that the model does not know count as
+            wrong predictions.
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts; all alike if None.
+            How often each row counts; once if None.
 
         Returns
         -------
@@ -231,7 +230,7 @@ class LabeledFactorModel(ConjugateFactorModel):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts; all alike if None.
+            How often each row counts; once if None.
 
         Returns
         -------

@@ -30,16 +30,16 @@ FITTED = """\
 times : array-like of shape (n_samples,), default=None
     The time of each row, numbers or dates, in any order; see the notes of the class.
     None for topics that do not change. They are those of all rows of a stream, or of
-    the rows of each process if ``sharded``; ``X_val`` is scored with the topics as they
-    are on average."""
+    the rows of each process if ``sharded``; ``X_val`` is scored with the average
+    topics."""
 OF_CHUNK = """\
 times : array-like of shape (n_samples,), default=None
-    As for ``fit``; for all chunks, or for none. The slices are those of the rows that
-    are kept, which should therefore be of all times; later rows belong to the nearest
-    of them. With ``init="random"`` or an array, those of the first call decide."""
+    As for ``fit``; for all chunks, or for none. The kept rows define the
+    slices, so they should cover all times; later rows belong to the nearest slice. With
+    ``init="random"`` or an array, the rows of the first call define them."""
 KNOWN = """\
 times : array-like of shape (n_samples,), default=None
-    The times of these rows; None for the topics as they are on average."""
+    The times of these rows; None for the average topics."""
 
 
 class TimedTopicModel(ConjugateFactorModel):
@@ -117,7 +117,7 @@ class TimedTopicModel(ConjugateFactorModel):
     ) -> np.ndarray:
         """Fit the model, and infer the proportions of the same rows.
 
-        Both steps get the times.
+        Both steps use the times.
 
         Parameters
         ----------
@@ -169,7 +169,7 @@ class TimedTopicModel(ConjugateFactorModel):
         ----------
         X : {array-like, sparse matrix, RowBlocks} of shape (n_samples, n_features)
         times : array-like of shape (n_samples,), default=None
-            The times of these rows; None for the topics as they are on average.
+            The times of these rows; None for the average topics.
         out : path-like, default=None
             A ``.npy`` file to write the proportions to as they come, for more rows than
             memory has room for.
@@ -183,13 +183,13 @@ class TimedTopicModel(ConjugateFactorModel):
         Raises
         ------
         ValueError
-            If X does not have the columns of that of ``fit``, times are not of the kind
-            of those of ``fit``, or the model was fitted without times.
+            If X does not have the columns that ``fit`` saw, times are of another kind
+            than in ``fit``, or the model was fitted without times.
 
         Warns
         -----
         UserWarning
-            If times are outside of those of the training rows.
+            If times are before the first or after the last training row.
 
         See Also
         --------
@@ -226,7 +226,7 @@ class TimedTopicModel(ConjugateFactorModel):
             Whether to average over the words of each row, or to give the probabilities
             of each word.
         times : array-like of shape (n_samples,), default=None
-            The times of these rows; None for the topics as they are on average.
+            The times of these rows; None for the average topics.
 
         Returns
         -------
@@ -305,8 +305,8 @@ class TimedTopicModel(ConjugateFactorModel):
     ) -> scipy.sparse.csr_matrix:
         """Draw documents from the model.
 
-        Proportions are drawn from their prior, and words from the mixed topics as they
-        are on average.
+        Proportions are drawn from their prior, and words from mixtures of the average
+        topics.
 
         Parameters
         ----------
@@ -320,7 +320,7 @@ class TimedTopicModel(ConjugateFactorModel):
         Returns
         -------
         CSR matrix of shape (n_samples, n_features)
-            Counts, from the topics on average.
+            Counts, from the average topics.
 
         See Also
         --------
@@ -365,7 +365,7 @@ class TimedTopicModel(ConjugateFactorModel):
             return known_slices(y["times"], rows.n_visible, slices, weights)
         if slices is not None:
             raise ValueError(
-                "The model was fitted with times, so that training goes on with times "
+                "The model was fitted with times, so training can continue with times "
                 "only."
             )
         return {}
