@@ -120,6 +120,11 @@ own = X if rank == world - 1 else X[:0]
 full = clone(model).set_params(max_iter=5, tol=0.0)
 save("sharded-alone", full.fit(own, sharded=True))
 save("sharded-alone-batched", clone(sampled).fit(own, sharded=True))
+# Nor may a stream, of which there may not even be a block.
+stream_alone = RowBlocks([X] if rank == world - 1 else [X[:0]] if rank else [])
+save("sharded-blocks-alone", clone(full).fit(stream_alone, sharded=True))
+save("sharded-blocks-alone-batched", clone(full).set_params(batch_size=20).fit(
+    stream_alone, sharded=True, X_val=stream_alone))
 save("sharded-blocks", clone(model).set_params(max_iter=5, tol=0.0, batch_size=20).fit(
     stream, sharded=True))
 """
@@ -194,7 +199,7 @@ def test_all_processes_have_the_same_model(results, world):
                     assert_array_equal(found[key], array, err_msg=f"{name} {key}")
             assert_allclose(found["bound"], ranks[0]["bound"], rtol=1e-9)
         n_compared += 1
-    assert n_compared == 2 * len(ESTIMATORS if world < 3 else ONE_OF_EACH) + 12
+    assert n_compared == 2 * len(ESTIMATORS if world < 3 else ONE_OF_EACH) + 14
     printed = results[world, "printed"]
     assert len(set(printed)) == 1
     assert printed[0]
@@ -209,9 +214,12 @@ def test_own_rows_make_the_same_model_as_shared_ones(results, world):
         assert found["n"] == 60
         assert_allclose(found["bound"], expected["bound"], rtol=0.05)
         assert_allclose(found["row_totals"], expected["row_totals"])
-    (alone,) = results[1, "sharded-alone"].values()
-    found = results[world, "sharded-alone"][0]
-    assert_allclose(found["bound"], alone["bound"], rtol=0.05)
+    for name in ("sharded-alone", "sharded-blocks-alone"):
+        (alone,) = results[1, name].values()
+        found = results[world, name][0]
+        assert_allclose(found["bound"], alone["bound"], rtol=0.05)
+        assert found["n"] == 60
+    assert len(results[world, "sharded-blocks-alone-batched"]) == world
     assert len(results[world, "sharded-batched"]) == world
     assert len(results[world, "sharded-blocks"]) == world
 
@@ -343,10 +351,11 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 own = X[rank::2, : 30 - rank]
-try:
-    PoissonFactorization(2).fit(own, sharded=True)
-except Exception as error:
-    print(type(error).__name__, error)
+for nothing in (own, RowBlocks([]), RowBlocks([own[:0]])):
+    try:
+        PoissonFactorization(2).fit(nothing, sharded=True)
+    except Exception as error:
+        print(type(error).__name__, error)
 print(PoissonFactorization(2, random_state=0).fit(X).n_samples_seen_)
 """
 
@@ -358,6 +367,7 @@ def test_what_one_process_raises_all_do(tmp_path):
     assert second.startswith("ValueError Input X contains NaN")
     for shown in (first, second):
         assert "ValueError The processes have rows of different width" in shown
+        assert shown.count("ValueError No process has a row.") == 2
         assert shown.endswith("60\n")
 
 

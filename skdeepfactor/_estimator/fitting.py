@@ -123,6 +123,8 @@ class Fit:
         with share.agreement():
             self.file = self._checkpoint_file(checkpoint, checkpoint_every)
             rows = checked_rows(estimator, X, share, reset=not self.is_warm)
+        rows.agree_on_width()
+        with share.agreement():
             self.sizes = (
                 estimator._fitted_sizes if self.is_warm else estimator._sizes(rows, y)
             )
@@ -137,6 +139,8 @@ class Fit:
             if X_val is not None:
                 self.rows_val = checked_rows(estimator, X_val, share, reset=False)
             seed = self._fresh_seed()
+        if self.rows_val is not None:
+            self.rows_val.agree_on_width()
         random_state = new_random_state(
             share.gathered(seed)[0]
             if estimator.random_state is None

@@ -85,21 +85,24 @@ def _check_what_is_there(estimator, X):
 
 def checked_rows(estimator, X, share, *, reset):
     """The rows of X, checked, as training takes them."""
-    if is_streamed(X):
-        return StreamedRows(checked_blocks(estimator, X, reset=reset), share)
     # A shard may be empty.
     min_rows = 0 if share.is_sharded else 1
+    if is_streamed(X):
+        blocks = checked_blocks(estimator, X, reset=reset, min_rows=min_rows)
+        return StreamedRows(blocks, share)
     X = checked_matrix(estimator, X, reset=reset, min_rows=min_rows)
     return MatrixRows(X, share)
 
 
-def checked_blocks(estimator, X, *, reset):
-    """The blocks of a stream, each checked."""
+def checked_blocks(estimator, X, *, reset, min_rows=1):
+    """The blocks of a stream, each checked; ``min_rows`` is for all of them."""
 
     def check(block, is_first):
-        return checked_matrix(estimator, block, reset=reset and is_first)
+        is_new = reset and is_first
+        return checked_matrix(estimator, block, reset=is_new, min_rows=min_rows)
 
-    return CheckedBlocks(X if isinstance(X, RowBlocks) else RowBlocks(X), check)
+    source = X if isinstance(X, RowBlocks) else RowBlocks(X)
+    return CheckedBlocks(source, check, may_be_empty=min_rows == 0)
 
 
 def weighted_rows(rows, sample_weight):

@@ -228,7 +228,8 @@ class Rows(ABC):
             return part, arrays
         parts, arrays = zip(*share.gathered((part, arrays)), strict=True)
         known = {name: stacked([some[name] for some in arrays]) for name in arrays[0]}
-        return stacked(parts), known
+        # Of what kind a shard without rows is says nothing.
+        return stacked([part for part in parts if part.shape[0] > 0]), known
 
     #: Number of rows that a fit starts from.
     _n_initial = INITIAL_ROWS
@@ -249,19 +250,32 @@ class Rows(ABC):
         self._counts = [n_visible]
         self._levels = None
 
+    def agree_on_width(self):
+        """Check that processes have the same columns, if each has its own rows.
+
+        All must call it. A stream without rows learns its number of columns here.
+        """
+        if not self.share.is_sharded:
+            return
+        widths = self.share.gathered(self.n_features)
+        known = sorted({width for width in widths if width is not None})
+        if len(known) > 1:
+            raise ValueError(
+                f"The processes have rows of different width: {widths} columns."
+            )
+        if not known:
+            raise ValueError("No process has a row.")
+        self.n_features = known[0]
+
     def join(self):
         """Learn the rows of other processes, if each has its own; all must call it."""
         if not self.share.is_sharded:
             return
         is_double = self.dtype == torch.float64
-        known = self.n_visible, self.n_features, is_double, self.totals(), self.weights
-        counts, widths, are_double, totals, weights = zip(
+        known = self.n_visible, is_double, self.totals(), self.weights
+        counts, are_double, totals, weights = zip(
             *self.share.gathered(known), strict=True
         )
-        if len(set(widths)) > 1:
-            raise ValueError(
-                f"The processes have rows of different width: {list(widths)} columns."
-            )
         if any(are_double):
             self.dtype = torch.float64
         self._counts, self.n_total = list(counts), sum(counts)

@@ -31,15 +31,19 @@ class CheckedBlocks:
     check : callable
         Gives a block back as an array or a canonical CSR matrix; ``check(block,
         is_first)``.
+    may_be_empty : bool, default=False
+        Whether the source may have no rows.
 
     Attributes
     ----------
     starts, sizes : dict
         Where each block starts, and its number of rows, once they are noted.
+    n_features : int or None
+        Number of columns, once it is known.
     """
 
-    def __init__(self, source, check):
-        self.source, self.check = source, check
+    def __init__(self, source, check, *, may_be_empty=False):
+        self.source, self.check, self.may_be_empty = source, check, may_be_empty
         self.starts, self.sizes, self._are_known = {}, {}, False
         self.n_features = None
 
@@ -60,9 +64,14 @@ class CheckedBlocks:
             start += block.shape[0]
             yield number, block
             self.n_features = block.shape[1]
-        if start == 0:
+        if start == 0 and not self.may_be_empty:
             raise ValueError("The source has no rows.")
         self._are_known = True
+
+    def take_width(self, n_features):
+        """Check a source without rows as one of so many columns."""
+        self.check(scipy.sparse.csr_matrix((0, n_features), dtype="f4"), True)
+        self.n_features = n_features
 
     def _checked(self, blocks):
         n_blocks, start, n_features = 0, 0, self.n_features
@@ -132,9 +141,12 @@ class StreamedRows(Rows):
 
     def __init__(self, blocks, share=ALONE):
         self.blocks, self.share = blocks, share
-        totals = []
+        # Of a shard without rows; others say how wide it is.
+        self.n_features, self.dtype = None, torch.float32
+        self._first = np.zeros(0), np.zeros(0), True
+        totals = [np.zeros(0)]
         for _, block in blocks.note_sizes():
-            if not totals:
+            if self.n_features is None:
                 self.n_features, self.dtype = block.shape[1], compute_dtype(block)
                 self._first = nonzeros_of(block)
             elif compute_dtype(block) == torch.float64:
@@ -149,6 +161,12 @@ class StreamedRows(Rows):
         self._kept = rows
         arrays = {name: array[rows] for name, array in self._arrays.items()}
         self._set_size(len(rows), arrays)
+
+    def agree_on_width(self):
+        is_known = self.n_features is not None
+        super().agree_on_width()
+        if not is_known:
+            self.blocks.take_width(self.n_features)
 
     def totals(self):
         return self._totals[self._kept]
@@ -168,6 +186,8 @@ class StreamedRows(Rows):
             wanted = numbers[slice(*inside)]
             if len(wanted) > 0:
                 parts.append(matrix[wanted - places[0]])
+        if not parts:
+            return scipy.sparse.csr_matrix((0, self.n_features), dtype="f4")
         return stacked(parts)
 
     def split(self, numbers):
