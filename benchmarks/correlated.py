@@ -15,7 +15,8 @@ planted
 effects
     Rows whose topics depend on three covariates: how often the intervals of
     ``effect`` hold the planted coefficients, over all topics, covariates and data sets
-    (``--n-sets``), and the slope of the found on the planted ones.
+    (``--n-sets``), and the slope of the found on the planted ones. ``--n-words`` is the
+    length of rows, ``--n-passes`` how long they are fitted.
 """
 
 import argparse
@@ -185,7 +186,7 @@ def recover(meter, seed, sizes):
     return {"cpu_seconds": spent, "r": r, "cosine": float(cosines.min())}
 
 
-def cover(meter, n_sets, sizes, level):
+def cover(meter, n_sets, n_passes, sizes, level):
     """Fit planted effects, and count intervals that hold; runs in its own process."""
     from skdeepfactor import CorrelatedTopicModel
     from skdeepfactor.inspection import match_components
@@ -194,7 +195,6 @@ def cover(meter, n_sets, sizes, level):
     for seed in range(n_sets):
         X, topics, _, C, coef = simulated(seed, **sizes, n_covariates=3)
         coef = coef - coef.mean(axis=0)
-        n_passes = 2 if sizes == QUICK else EFFECT_PASSES
         model = CorrelatedTopicModel(
             len(topics), max_iter=n_passes, tol=None, random_state=seed
         )
@@ -232,6 +232,8 @@ def main(argv):
     parser.add_argument(
         "--n-sets", type=int, default=14, help="data sets with planted effects"
     )
+    parser.add_argument("--n-words", type=int, default=EFFECTS["n_words"])
+    parser.add_argument("--n-passes", type=int, default=EFFECT_PASSES)
     parser.add_argument("--threads", type=int, default=measure.THREADS)
     parser.add_argument("--quick", action="store_true", help="toy sizes, two passes")
     chosen = parser.parse_args(argv)
@@ -277,9 +279,11 @@ def main(argv):
         print(f"\nplanted covariance, {sizes}")
         measure.print_contenders(rows, PLANTED_COLUMNS)
     if "effects" in chosen.parts:
-        sizes = QUICK if chosen.quick else EFFECTS
-        n_sets = 1 if chosen.quick else chosen.n_sets
-        setting = {"n_sets": n_sets, "sizes": sizes, "level": 0.9}
+        sizes = QUICK if chosen.quick else {**EFFECTS, "n_words": chosen.n_words}
+        n_sets, n_passes = chosen.n_sets, chosen.n_passes
+        if chosen.quick:
+            n_sets, n_passes = 1, 2
+        setting = {"n_sets": n_sets, "n_passes": n_passes, "sizes": sizes, "level": 0.9}
         rows = [run("cover", setting, "intervals of 90 %")]
         print(f"\nplanted effects, {sizes}")
         measure.print_contenders(rows, EFFECT_COLUMNS)
