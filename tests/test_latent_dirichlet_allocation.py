@@ -182,8 +182,8 @@ def test_cross_fitted_topics_do_not_overfit():
         )
         return completion_perplexity(model.fit(train), test, random_state=0)
 
-    assert completion("collapsed", 30) > 1.03 * completion("collapsed", 4)
-    assert completion("cross_fitted", 30) < 1.02 * completion("cross_fitted", 4)
+    assert completion("collapsed", 30) > 1.05 * completion("collapsed", 4)
+    assert completion("cross_fitted", 30) < 1.03 * completion("cross_fitted", 4)
 
 
 @pytest.mark.parametrize("inference", ["collapsed", "cross_fitted"])

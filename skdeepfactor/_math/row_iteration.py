@@ -120,9 +120,9 @@ def fixed_point(
 
 
 def tolerance(tol, max_steps, is_final):
-    """The change of a row that ends it; 0 if there are but a few steps of training.
+    """Change at which a row is done, or 0 if training takes only a few steps.
 
-    All rows then take them all, since telling which are done would take longer.
+    All rows then take all steps, since telling which are done would take longer.
     """
     return tol if is_final or max_steps > STEPS_PER_COUNT else 0.0
 

@@ -276,8 +276,8 @@ class Admixture:
     def solve_halves(self, batch, start=None, **options):
         """Expected counts of the topics in each half of each row, (n_rows, 2 n_topics).
 
-        Ahead of the updates, as far as another one would start; see ``Batch.halves``
-        and ``solve``.
+        They are those that another update would start from; see ``Batch.halves`` and
+        ``solve``.
         """
         starts = (None, None) if start is None else start.chunk(2, 1)
         solved = [

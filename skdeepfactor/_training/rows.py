@@ -22,7 +22,7 @@ from skdeepfactor.data import stacked
 
 # Bytes of one (rows, width) array of a batch: small enough to stay in a cache, large
 # enough that the overhead of a call does not count.
-CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**21
 
 # As above, for an accelerator, which is fast if it has much to do at once.
 ACCELERATOR_BYTES = 2**28

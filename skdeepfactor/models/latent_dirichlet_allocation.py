@@ -131,6 +131,11 @@ class DirichletTopics(FactorModule):
         # The mean of E[log theta] over rows, from which alpha is learnt.
         self.mean_log_proportions = nn.Parameter(torch.zeros(n_components))
 
+    @property
+    def work_width(self):
+        # Several arrays of a batch, and with half of its rows they stay in a cache.
+        return 2 * len(self.alpha)
+
     def begin(self, budget):
         super().begin(budget)
         if self.draws is None:

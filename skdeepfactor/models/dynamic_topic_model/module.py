@@ -271,9 +271,10 @@ class DynamicTopics(FactorModule):
 
     @torch.no_grad()
     def backward(self, batch, n_samples, start=None):
-        counts = self._solve(batch, start)
         placed, rows = self._placed(batch)
-        bounds, allocation, weights, mean_log = rows.expectations(placed, counts)
+        counts, bounds, allocation, weights, mean_log = rows.step(
+            placed, start, **self._options()
+        )
         gradient = self.gradient(self.topic_counts).view(-1, self.local_width).T
         allocation.add_feature_counts(gradient, weights, -batch.weight * n_samples)
         gradient = self.gradient(self.mean_log_proportions)
@@ -332,11 +333,13 @@ class DynamicTopics(FactorModule):
     def _solve(self, batch, start=None, is_collapsed=None):
         """Expected counts of the topics in each row, from ``start`` or from none."""
         placed, rows = self._placed(batch)
-        return rows.solve(
-            placed,
-            start,
-            max_steps=self.inner_iter if self.training else MAX_STEPS,
-            tol=self.inner_tol,
-            is_final=not self.training,
-            is_collapsed=is_collapsed,
-        )
+        options = self._options()
+        return rows.solve(placed, start, is_collapsed=is_collapsed, **options)
+
+    def _options(self):
+        """When the iteration of a row ends."""
+        return {
+            "max_steps": self.inner_iter if self.training else MAX_STEPS,
+            "tol": self.inner_tol,
+            "is_final": not self.training,
+        }

@@ -147,8 +147,9 @@ class LabeledTopics(FactorModule):
     @torch.no_grad()
     def backward(self, batch, n_samples, start=None):
         batch = self._restricted(batch)
-        counts = self._solve(batch, start)
-        bounds, allocation, weights, _ = self._rows.expectations(batch, counts)
+        counts, bounds, allocation, weights, _ = self._rows.step(
+            batch, start, **self._options()
+        )
         scale = -batch.weight * n_samples
         allocation.add_feature_counts(self.gradient(self.topic_counts), weights, scale)
         of_label = self.gradient(self.label_proportions)
@@ -230,11 +231,13 @@ class LabeledTopics(FactorModule):
 
     def _solve(self, batch, start=None, is_collapsed=None):
         """Expected counts of the topics in each row, from ``start`` or from none."""
-        return self._rows.solve(
-            batch,
-            start,
-            max_steps=self.inner_iter if self.training else MAX_STEPS,
-            tol=self.inner_tol,
-            is_final=not self.training,
-            is_collapsed=is_collapsed,
-        )
+        options = self._options()
+        return self._rows.solve(batch, start, is_collapsed=is_collapsed, **options)
+
+    def _options(self):
+        """When the iteration of a row ends."""
+        return {
+            "max_steps": self.inner_iter if self.training else MAX_STEPS,
+            "tol": self.inner_tol,
+            "is_final": not self.training,
+        }
