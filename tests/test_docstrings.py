@@ -62,6 +62,7 @@ MODELS_ADD = {
     "encoder_layers": "when there is a network",
     "free_bits": "what it needs",
     "init": "further starts, and how much they matter",
+    "inner_tol": "which passes take all steps",
     "input_scale": "data that are no counts",
     "learning_rate": "rates of networks",
     "likelihood": "the likelihoods that there are",

@@ -24,8 +24,9 @@ from skdeepfactor._input import received
 from skdeepfactor._math.ops import csr
 
 SVD_POWER_ITERATIONS = 2
-# Those of directions alone.
+# Power iterations where directions alone are sought, and columns beyond these.
 POWER_ITERATIONS = 3
+OVERSAMPLES = 10
 KMEANS_ITERATIONS = 20
 # Those of a start that looks at few rows for each component.
 FEW_ITERATIONS = 10
@@ -311,13 +312,17 @@ def _directions(X, n_directions, random_state):
     """Orthonormal directions of most of what rows are, (n_features, n_directions).
 
     Nearly the span of the first right singular vectors of a CSR matrix, which is all
-    that k-means asks for, by power iterations from a random span.
+    that k-means asks for: power iterations from a larger random span, of which the last
+    one goes on with the directions that rows are longest in.
     """
-    found = random_state.normal(size=(X.shape[1], n_directions)).astype(X.dtype)
-    for _ in range(POWER_ITERATIONS):
+    n_columns = min(n_directions + OVERSAMPLES, *X.shape)
+    found = random_state.normal(size=(X.shape[1], n_columns)).astype(X.dtype)
+    for _ in range(POWER_ITERATIONS - 1):
         # A triangular factor keeps small directions from drowning in large ones.
         found = scipy.linalg.lu(X.T @ _product(X, found), permute_l=True)[0]
-    return scipy.linalg.qr(found, mode="economic")[0]
+    images = _product(X, scipy.linalg.qr(found, mode="economic")[0])
+    longest = scipy.linalg.eigh(images.T @ images)[1][:, -n_directions:]
+    return scipy.linalg.qr(X.T @ (images @ longest), mode="economic")[0]
 
 
 def _product(X, a):
