@@ -8,6 +8,8 @@ import pytest
 import scipy.sparse
 
 from skdeepfactor import (
+    DynamicTopicModel,
+    LabeledLDA,
     LatentDirichletAllocation,
     PoissonFactorization,
     SparseGammaDEF,
@@ -280,6 +282,20 @@ def test_no_method_takes_masked_entries_for_numbers(estimator, counts):
     factors[1, 0] = np.ma.masked
     with pytest.raises(ValueError, match="contains NaN"):
         estimator.inverse_transform(factors)
+
+
+def test_masked_times_and_labels_are_missing():
+    """They were no numbers that NaN could stand for."""
+    mask = np.arange(12) == 3
+    dates = np.array(["2000-01-01", "2001-01-01"], "datetime64[D]").repeat(6)
+    model = DynamicTopicModel(2, max_iter=1, random_state=0)
+    with pytest.raises(ValueError, match="1 of them NaT"):
+        model.fit(X, times=np.ma.array(dates, mask=mask))
+    labels = np.array(["a", "b"]).repeat(6)
+    for kind in (str, object):
+        y = np.ma.array(labels.astype(kind), mask=mask)
+        known = LabeledLDA(max_iter=1, random_state=0).fit(X, y)
+        assert known.classes_.tolist() == ["a", "b"]
 
 
 def test_readers_take_no_masked_entries_for_numbers(lda):
