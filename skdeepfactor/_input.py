@@ -41,8 +41,15 @@ def received(X):
     if masked.dtype.kind == "M":
         return masked.filled(np.datetime64("NaT"))
     if masked.dtype.kind in "OSU":
-        return masked.astype(object).filled(None)
+        return with_none(masked)
     return masked.astype(np.result_type(masked.dtype, np.float32)).filled(np.nan)
+
+
+def with_none(masked):
+    """A masked array as one of objects, with None where it is masked."""
+    values = masked.data.astype(object)
+    values[np.ma.getmaskarray(masked)] = None
+    return values
 
 
 def returned(values, X):
