@@ -17,8 +17,8 @@ def is_whole(number, low):
 def received(X):
     """Convert X to types that the package handles; others are returned unchanged.
 
-    Masked entries become NaN; a tensor, on any device, becomes an array or a CSR
-    matrix.
+    Masked numbers become NaN, masked dates NaT and masked texts None; a tensor, on any
+    device, becomes an array or a CSR matrix.
 
     Raises
     ------
@@ -38,7 +38,18 @@ def received(X):
         return X
     if not np.ma.is_masked(masked):
         return masked.data
+    if masked.dtype.kind == "M":
+        return masked.filled(np.datetime64("NaT"))
+    if masked.dtype.kind in "OSU":
+        return with_none(masked)
     return masked.astype(np.result_type(masked.dtype, np.float32)).filled(np.nan)
+
+
+def with_none(masked):
+    """A masked array as one of objects, with None where it is masked."""
+    values = masked.data.astype(object)
+    values[np.ma.getmaskarray(masked)] = None
+    return values
 
 
 def returned(values, X):

@@ -6,8 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
+import torch
 
 from skdeepfactor import (
+    DynamicTopicModel,
+    LabeledLDA,
     LatentDirichletAllocation,
     PoissonFactorization,
     SparseGammaDEF,
@@ -280,6 +283,35 @@ def test_no_method_takes_masked_entries_for_numbers(estimator, counts):
     factors[1, 0] = np.ma.masked
     with pytest.raises(ValueError, match="contains NaN"):
         estimator.inverse_transform(factors)
+
+
+def test_masked_times_and_labels_are_missing():
+    """They were no numbers that NaN could stand for."""
+    mask = np.arange(12) == 3
+    dates = np.array(["2000-01-01", "2001-01-01"], "datetime64[D]").repeat(6)
+    model = DynamicTopicModel(2, max_iter=1, random_state=0)
+    with pytest.raises(ValueError, match="1 of them NaT"):
+        model.fit(X, times=np.ma.array(dates, mask=mask))
+    labels = np.array([0, 1]).repeat(6)
+    for kind in (int, str, object):
+        y = np.ma.array(labels.astype(kind), mask=mask)
+        known = [None if is_out else v for v, is_out in zip(y.data, mask, strict=True)]
+        masked, expected = (
+            LabeledLDA(max_iter=2, random_state=0).fit(X, given) for given in (y, known)
+        )
+        assert masked.classes_.tolist() == expected.classes_.tolist()
+        np.testing.assert_array_equal(masked.components_, expected.components_)
+
+
+def test_indicators_of_labels_hold_together():
+    bad = scipy.sparse.csr_matrix(np.eye(12)[:, :3])
+    bad.indices = bad.indices + 3
+    model = LabeledLDA(max_iter=1, random_state=0)
+    with pytest.raises(ValueError, match="at row 0, column 3"):
+        model.fit(X, bad)
+    indicator = torch.eye(2).repeat(6, 1)
+    for y in (indicator, indicator.to_sparse()):
+        assert model.fit(X, y).classes_.tolist() == [0, 1]
 
 
 def test_readers_take_no_masked_entries_for_numbers(lda):

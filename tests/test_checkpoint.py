@@ -453,6 +453,31 @@ def test_an_interrupt_of_the_last_bound_keeps_all_passes(counts, monkeypatch):
     assert model.n_iter_ == 4
 
 
+@pytest.mark.parametrize("is_validated", [False, True])
+@pytest.mark.parametrize("rate", [0.003, 3.0])
+def test_an_interrupt_of_a_warm_fit_keeps_the_better(
+    counts, rate, is_validated, monkeypatch
+):
+    """Steps that are far too long leave the estimator as it was."""
+    X = counts[:24].astype(np.float64)
+    rows = {"X_val": X[:12]} if is_validated else {}
+    model = NeuralTopicDLGM(2, max_iter=1, batch_size=12, random_state=0)
+    model.set_params(warm_start=True).fit(X, **rows).set_params(max_iter=6)
+    judged = rows.get("X_val", X)
+    before, bound = dict(vars(model)), model.score(judged)
+    # In the third pass.
+    interrupt_after(monkeypatch, 2 * 2 + 1)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        model.set_params(learning_rate=rate).fit(X, **rows)
+    is_better = rate < 1
+    assert isinstance(caught.value, Interrupted) == is_better
+    assert model.n_iter_ == (2 if is_better else before["n_iter_"])
+    if is_better:
+        assert model.score(judged) > bound
+    else:
+        assert vars(model) == {**before, "learning_rate": rate}
+
+
 @pytest.fixture
 def hears_interrupts():
     """Python's own handler, where a shell has started the tests in the background."""

@@ -719,6 +719,24 @@ def test_a_giant_row_in_float32_depends_on_itself_alone(prior):
         assert bounds[0] == pytest.approx(bounds[1], abs=1e-3)
 
 
+def test_steps_start_where_no_company_leads_them():
+    """The network rounded rows by their company, and long rows ended elsewhere."""
+    X = make_topics(40, 200, 12, n_tokens=3000, random_state=0).data
+    X = X.astype(np.float32)
+    model = NeuralTopicDLGM(12, encoder_layers=(50, 50), max_iter=2, random_state=0)
+    module = model.fit(X)._load(torch.float32)
+    options = {"dtype": torch.float32, "device": "cpu"}
+    together = module._encode(Batch(to_tensor(X, slice(None), **options)))
+    for row in range(40):
+        rows = slice(row, row + 1)
+        alone = module._encode(Batch(to_tensor(X, rows, **options)))
+        for one, all_rows in zip(alone[:2], together[:2], strict=True):
+            torch.testing.assert_close(one, all_rows[rows], rtol=1e-12, atol=1e-12)
+    factors = model.transform(X)
+    alone = np.vstack([model.transform(x) for x in X])
+    assert np.abs(factors - alone).max() < 1e-6 * factors.std(axis=0).min()
+
+
 @pytest.mark.parametrize("parameters", VARIANTS.values(), ids=VARIANTS.keys())
 def test_stored_zeros_and_the_order_of_entries_do_not_matter(counts, parameters):
     X = counts.astype(np.float64)

@@ -397,6 +397,18 @@ def test_product(batch):
     assert_close(*gradients(result, a), *gradients(expected, a))
 
 
+def test_double_product(batch):
+    a = batch.normal(batch.x.shape[1], 4).float()
+    # All entries, and a few of them.
+    for n_rows in (len(batch.x), min(1, len(batch.x))):
+        rows = torch.arange(n_rows, device=batch.device)
+        x = ops.take_rows(batch.x, rows)
+        expected = batch.dense[:n_rows] @ a.double().cpu().numpy()
+        found = ops.double_product(x, a)
+        assert found.dtype == torch.float64
+        assert_allclose(found.cpu(), expected, rtol=1e-12, atol=1e-12)
+
+
 def test_product_takes_gradients_that_are_not_contiguous(batch):
     a = batch.normal(batch.X.shape[1], 5).requires_grad_()
     (gradient,) = torch.autograd.grad(ops.product(batch.x, a).T.sum(), a)

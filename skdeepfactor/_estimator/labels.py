@@ -8,7 +8,7 @@ import scipy.sparse
 from sklearn.utils.validation import column_or_1d
 
 from skdeepfactor._estimator.validation import checked_weights, weighted_average
-from skdeepfactor._input import is_missing, received
+from skdeepfactor._input import is_missing, received, with_none
 
 # Types that hold the labels of a row with several.
 COLLECTIONS = (list, tuple, set, frozenset, np.ndarray)
@@ -187,6 +187,10 @@ def read_labels(y, unlabeled):
         raise ValueError(
             "A classifier requires y to be passed, but the target y is None."
         )
+    if isinstance(y, np.ma.MaskedArray) and y.ndim == 1:
+        # Integers stay integers, which NaN would not let them.
+        y = with_none(y)
+    y = received(y)
     if scipy.sparse.issparse(y):
         return _of_indicator(y)
     if isinstance(y, list | tuple):

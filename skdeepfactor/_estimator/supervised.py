@@ -114,7 +114,8 @@ class SupervisedFactorModel(BaseFactorModel):
             damaged or belongs to another fit. The estimator is then left unchanged.
         KeyboardInterrupt
             On an interrupt. The estimator then keeps the parameters after the last
-            complete pass; before the first, it is left unchanged.
+            complete pass. Before the first, or if a warm fit has fallen below its
+            beginning, it is left unchanged.
 
         See Also
         --------

@@ -9,7 +9,13 @@ import math
 import torch
 from torch import nn
 
-from skdeepfactor._math.ops import BLOCK, map_values, product, row_sum
+from skdeepfactor._math.ops import (
+    BLOCK,
+    double_product,
+    map_values,
+    product,
+    row_sum,
+)
 
 # Rows that tell how large the inputs of a network are.
 N_TYPICAL = 1000
@@ -31,7 +37,10 @@ class Layers(nn.Module):
         self.n_skipped = n_skipped
 
     def forward(self, x, skipped=None, center=None):
-        """Outputs of the layers; ``center``, if given, is first subtracted."""
+        """Outputs of the layers; ``center``, if given, is first subtracted.
+
+        Of float64 inputs they are float64 too, whatever the type of the weights.
+        """
         for index, (weight, bias) in enumerate(
             zip(self.weights, self.biases, strict=True)
         ):
@@ -39,7 +48,11 @@ class Layers(nn.Module):
                 x = x.relu()
                 if self.n_skipped:
                     x = torch.cat([x, skipped], -1)
-            x = (product(x, weight) if x.dim() == 2 else x @ weight) + bias
+            if x.dim() > 2:
+                x = x @ weight + bias
+            else:
+                multiply = product if x.dtype == weight.dtype else double_product
+                x = multiply(x, weight) + bias
             if index == 0 and center is not None:
                 # A CSR batch stays one.
                 x = x - center @ weight

@@ -220,6 +220,20 @@ def product(x, a):
     return x @ a if x.layout == torch.strided else _Product.apply(x, a)
 
 
+def double_product(x, a):
+    """``x @ a`` in float64, for a large ``a`` of another type; without gradients.
+
+    No more of ``a`` is converted than a few rows have entries.
+    """
+    x = map_values(torch.Tensor.double, x)
+    if x.layout == torch.strided or x.values().numel() >= len(a):
+        return x @ a.double()
+    columns = x.col_indices()
+    places = torch.arange(len(columns), dtype=columns.dtype, device=columns.device)
+    shape = (x.shape[0], len(columns))
+    return csr(x.crow_indices(), places, x.values(), shape) @ a[columns].double()
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, a):

@@ -129,7 +129,8 @@ def train(
     MemoryError
         If the device runs out of memory again.
     Interrupted
-        For a ``KeyboardInterrupt`` after the first pass.
+        For a ``KeyboardInterrupt`` after the first pass, unless a warm training is
+        then below its beginning.
     """
     module.begin(budget)
     run = Run(module, rows, plan, budget, rng, validate=validate, is_exact=is_exact)
@@ -168,6 +169,7 @@ def train(
                     checkpoint.write(run.state_dict())
         except KeyboardInterrupt:
             run.settle()
+            run.check_gain()
             raise Interrupted(run.history, run.history["lower_bound"][-1]) from None
         except torch.OutOfMemoryError as error:
             _halve_parts(rows, error)
@@ -183,6 +185,7 @@ def train(
             keep(run.local)
         return run.history, lower_bound
     except KeyboardInterrupt:
+        run.check_gain()
         raise Interrupted(run.history, run.history["lower_bound"][-1]) from None
     except ValueError:
         # No pass was sound: an interrupt leaves nothing to keep.

@@ -215,6 +215,15 @@ class Run:
             else:
                 self.go_back()
 
+    def check_gain(self):
+        """After an interrupt, raise a plain one if the module is worse than at first.
+
+        The estimator then stays as it was. So it does after another interrupt, since to
+        compare bounds takes as long as a pass.
+        """
+        if self.beginning is not None and self._quality() < self.first_quality:
+            raise KeyboardInterrupt
+
     def _keep_as_sound(self):
         """Note that the pass, which began at ``start``, has a finite bound."""
         if self.sound is None:

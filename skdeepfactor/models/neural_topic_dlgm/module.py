@@ -352,11 +352,24 @@ class DeepLatentGaussian(SampledModule):
         return to_tensor(seen, slice(None), dtype=x.dtype, device=x.device)
 
     def _encode(self, batch):
-        """Posteriors as the network has them."""
+        """Posteriors as the network has them, outside of training in float64.
+
+        Steps of Newton carry what is rounded in a start far beyond rounding.
+        """
+        if self._is_double:
+            batch = batch.double()
         mean, log_var = self.encoder(self.inputs(batch), self.generator)
         if self.posterior_variance is not None:
             log_var = torch.full_like(log_var, np.log(self.posterior_variance))
         return Posterior(mean, log_var.exp())
+
+    @property
+    def _is_double(self):
+        """Whether rows are inferred in float64: outside of training.
+
+        In float32 rounding would decide which step of a row is its last.
+        """
+        return not self.training and self.decoder.weight.device.type != "mps"
 
     @property
     def is_closed(self):
@@ -378,8 +391,9 @@ class DeepLatentGaussian(SampledModule):
             q = self._encode(batch) if network is None else network
         n_steps = self._n_steps(start)
         if n_steps == 0 or len(batch) == 0:
-            return q
+            return q.to(self.decoder.weight)
         if not (self.is_closed or self.decoder.has_skips):
+            q = q.to(self.decoder.weight)
             return self._refine_by_adam(batch, likelihood, q, n_steps)
         is_remembered = start is not None
         if self.training:
@@ -394,7 +408,7 @@ class DeepLatentGaussian(SampledModule):
         if self.is_closed:
             return self._closed(likelihood, batch, q)
         expanded = self._expanded(likelihood)
-        if not self.training and q.mean.device.type != "mps":
+        if self._is_double:
             batch, q = batch.double(), q.to(expanded.weight)
         return expanded, batch, expanded.centered(q)
 
@@ -510,8 +524,7 @@ class DeepLatentGaussian(SampledModule):
         if expanded is not None and expanded.likelihood is likelihood:
             return expanded
         is_kept = self.training or decoder.weight.numel() <= LARGEST_KEPT
-        if not self.training and decoder.weight.device.type != "mps":
-            # In float32 rounding would decide which step of a row is its last.
+        if self._is_double:
             decoder = copy.deepcopy(decoder).double()
         points = self.draw_prior(N_SLOPES, torch.Generator().manual_seed(0))
         expanded = ExpandedBound(
@@ -588,11 +601,10 @@ class DeepLatentGaussian(SampledModule):
     def _closed(self, likelihood, batch, q):
         """The closed bound of a linear decoder as it is, a batch, and q with centers.
 
-        Outside of training all are in float64: in float32 rounding would decide which
-        step of a row is its last.
+        Outside of training all are in float64.
         """
         total = self._log_total()
-        if not self.training and total.weight.device.type != "mps":
+        if self._is_double:
             batch, q = batch.double(), q.to(total.weight)
         density, kl_weight = self._density(), self.kl_weight()
         closed = ClosedBound(likelihood, total, density, kl_weight)
@@ -605,7 +617,7 @@ class DeepLatentGaussian(SampledModule):
         if total is not None and (self.training or not torch.is_grad_enabled()):
             return total
         weight, bias = self.decoder.direct_weight, self.decoder.bias
-        if not self.training and weight.device.type != "mps":
+        if self._is_double:
             weight, bias = weight.double(), bias.double()
         total = LogTotal(weight, bias)
         is_kept = not torch.is_grad_enabled() and weight.numel() <= LARGEST_KEPT
