@@ -17,7 +17,11 @@ from skdeepfactor._estimator.covariates import CovariateTopicModel
 from skdeepfactor._estimator.side import known_covariates
 from skdeepfactor._math.gammas import check_prior
 from skdeepfactor._math.starts import check_init, initial_counts, n_cold_passes
+from skdeepfactor._math.topics import lda_counts
 from skdeepfactor.models.correlated_topic_model.module import CorrelatedTopics
+
+# Collapsed passes of LDA over the clusters that a fit starts from, and their prior.
+START_PASSES, START_ALPHA = 1, 0.03
 
 
 class CorrelatedTopicModel(CovariateTopicModel):
@@ -56,7 +60,7 @@ class CorrelatedTopicModel(CovariateTopicModel):
         Where the components start: from clusters of the rows, from random weights, or
         from an array of the shape of ``components_``, up to scale. For this model, the
         start decides the quality more than any other parameter.
-    max_iter : int, default=24
+    max_iter : int, default=16
         Passes over the data. The covariance changes more slowly than the topics, so
         that more of them still improve held-out scores a little.
     tol : float or None, default=1e-4
@@ -193,7 +197,7 @@ class CorrelatedTopicModel(CovariateTopicModel):
         shrinkage: float = 0.0,
         input_scale: float | str = "auto",
         init: str | ArrayLike = "kmeans",
-        max_iter: int = 24,
+        max_iter: int = 16,
         tol: float = 1e-4,
         max_inner_iter: int = 2,
         batch_size: int | None = None,
@@ -343,6 +347,10 @@ class CorrelatedTopicModel(CovariateTopicModel):
         X, weights, _, random_state = start._replace(arrays={}).distinct()
         init = check_init(self.init, module.topic_counts.shape)
         counts = initial_counts(X, self.n_components, init, random_state, weights)
+        if isinstance(init, str) and init == "kmeans":
+            # Clusters are too pure to show which topics go together.
+            alpha = torch.full((self.n_components,), START_ALPHA, dtype=torch.float64)
+            counts = lda_counts(X, weights, counts, alpha, n_passes=START_PASSES)
         module.start(torch.from_numpy(counts), weights.sum())
 
     def _plan(self, module, budget):
