@@ -26,7 +26,8 @@ Collapsed inference shares counts by :math:`\phi_{nvk} \propto \gamma_{nk} \lamb
 with each count's own share left in. The posteriors stay Dirichlet and L stays a bound,
 but these updates do not climb it: they keep the uncertainty of the proportions out of
 the shares, which finds broader topics and better held-out words. With priors that are
-given, steps on all rows over-relax: they move :math:`\lambda` by 1.4 times as much.
+given, steps on all rows over-relax: they move each topic, at the total of its new
+counts, by 1.4 times as much.
 
 Gibbs sampling draws everything in turn instead: topics, proportions, and the topic of
 each token,
@@ -625,8 +626,10 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     def _plan(self, module, budget):
         plan = super()._plan(module, budget)
         if module.draws is None:
-            # Full steps alone are sure to climb, and priors are learnt from means.
-            if module.is_collapsed and not (module.learnt or budget.is_stochastic):
+            # Full steps alone are sure to climb, priors are learnt from means, and one
+            # full step finds a single topic.
+            is_full = module.learnt or budget.is_stochastic or len(module.alpha) == 1
+            if module.is_collapsed and not is_full:
                 optimizer = NaturalGradient(module.parameters(), size=STEP_SIZE)
                 plan = dataclasses.replace(plan, optimizer=optimizer)
             return plan
