@@ -286,7 +286,7 @@ def refine(meter, corpus, seed, k):
         q = module._infer(rows, likelihood)
         note("ours", steps, time.perf_counter() - begin, q)
     # The paper's: every row's own Adam, one draw a step.
-    state = torch.cat([mean, log_var], 1)
+    state = torch.cat([mean, log_var], 1).to(module.decoder.weight)
     first, second = torch.zeros_like(state), torch.zeros_like(state)
     generator = torch.Generator().manual_seed(seed)
     weight, bias = module.decoder.weight.detach(), module.decoder.bias.detach()

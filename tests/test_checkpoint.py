@@ -5,6 +5,7 @@ import resource
 import shutil
 import signal
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,8 +23,9 @@ from skdeepfactor import (
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._training import loop as training
 from skdeepfactor._training.checkpoint import CheckpointFile
+from skdeepfactor._training.distributed import Share
 from skdeepfactor._training.loop import train_pass
-from skdeepfactor._training.run import Interrupted, Interrupts
+from skdeepfactor._training.run import Interrupted, Interrupts, Run
 from skdeepfactor.data import RowBlocks
 from tests.children import Child
 
@@ -365,7 +367,9 @@ def test_an_interrupt_keeps_the_last_whole_pass(estimator, counts, batch_size):
 
 
 def test_the_state_after_an_interrupt_is_that_of_fewer_passes(counts, monkeypatch):
-    model = LatentDirichletAllocation(3, batch_size=16, tol=0.0, random_state=0)
+    model = LatentDirichletAllocation(
+        3, batch_size=16, max_iter=4, tol=0.0, random_state=0
+    )
     expected = clone(model).set_params(max_iter=3).fit(counts)
     interrupt_after(monkeypatch, 3 * 4 + 2)
     with pytest.raises(KeyboardInterrupt) as caught:
@@ -476,6 +480,22 @@ def test_an_interrupt_of_a_warm_fit_keeps_the_better(
         assert model.score(judged) > bound
     else:
         assert vars(model) == {**before, "learning_rate": rate}
+
+
+def test_an_interrupted_process_waits_for_no_other():
+    """The others may not be interrupted, or elsewhere, and never add their rows."""
+
+    class Asked(Run):
+        def __init__(self, n_processes):
+            self.rows = SimpleNamespace(share=Share(0, n_processes))
+            self.beginning, self.first_quality = object(), 1.0
+
+        def _quality(self):
+            return 0.0
+
+    with pytest.raises(KeyboardInterrupt):
+        Asked(1).check_gain()
+    Asked(2).check_gain()
 
 
 @pytest.fixture

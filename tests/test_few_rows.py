@@ -338,7 +338,7 @@ def test_small_steps_are_told_by_their_shape(shape, counts):
     assert is_small_step(model.fit(counts), X) == (shape == (2, 30))
 
 
-@pytest.mark.parametrize(("layers", "name"), [((), "total"), ((4,), "drawn")])
+@pytest.mark.parametrize(("layers", "name"), [((), "total"), ((4,), "expanded")])
 def test_products_that_are_kept_go_with_the_weights(layers, name, counts):
     model = NeuralTopicDLGM(3, decoder_layers=layers, max_iter=1, random_state=0)
     module = model.fit(counts)._load(torch.float32)

@@ -158,7 +158,8 @@ def test_a_cross_fitted_step_is_that_of_the_equations(counts):
     for half, other in ((first, X - first), (X - first, first)):
         z = z_of(other)
         found = found + topics * (z.T @ (half / (z @ topics)))
-    # Steps on all rows over-relax.
+    # Steps on all rows over-relax, at the totals that topics have found.
+    before *= found.sum(1, keepdims=True) / before.sum(1, keepdims=True)
     expected = eta + np.maximum(before + 1.4 * (found - before), 0)
     np.testing.assert_allclose(model.topic_word_concentration_, expected, rtol=1e-6)
 
@@ -202,6 +203,28 @@ def test_steps_that_over_relax_go_the_same_way_faster(inference, monkeypatch):
     assert (topics(1.4, 2) >= 0).all()
     errors = [np.abs(topics(size, 6) - goal).sum() for size in (1.0, 1.4)]
     assert errors[1] < 0.9 * errors[0]
+
+
+@pytest.mark.parametrize("inference", ["collapsed", "cross_fitted"])
+def test_a_warm_fit_of_fewer_rows_keeps_the_topics(inference):
+    X = make_topics(400, 60, 4, random_state=1).data
+    weights = np.full(400, 0.05)
+    model = LatentDirichletAllocation(
+        4, inference=inference, warm_start=True, random_state=0
+    )
+    before = model.fit(X).components_
+    model.fit(X, sample_weight=weights)
+    np.testing.assert_allclose(model.components_, before, atol=0.02)
+    # The prior, .05 for each of 60 features, has its part in few counts.
+    n_words = model.topic_word_concentration_.sum() - 4 * 60 * 0.05
+    np.testing.assert_allclose(n_words, 0.05 * X.sum(), rtol=0.05)
+
+
+def test_one_topic_has_all_words():
+    X = make_topics(50, 20, 2, random_state=1).data
+    model = LatentDirichletAllocation(1, init="random", random_state=0).fit(X)
+    n_words = model.topic_word_concentration_ - model.topic_word_prior_
+    np.testing.assert_allclose(n_words, np.asarray(X.sum(0)).reshape(1, -1), rtol=1e-5)
 
 
 def test_learnt_priors_come_near_the_planted_ones():

@@ -292,23 +292,28 @@ def test_a_full_step_is_exact(device):
     assert torch.equal(p.detach(), optimum)
 
 
-@pytest.mark.parametrize(
-    ("offset", "decay", "size"),
-    [(0.0, 0.6, 1.0), (10.0, 0.7, 1.0), (3.0, 1.0, 1.0), (0.0, 0.0, 1.4)],
-)
-def test_steps_decay_as_documented(offset, decay, size, device):
+@pytest.mark.parametrize(("offset", "decay"), [(0.0, 0.6), (10.0, 0.7), (3.0, 1.0)])
+def test_steps_decay_as_documented(offset, decay, device):
     p = nn.Parameter(torch.tensor([5.0], dtype=torch.float64, device=device))
-    optimizer = NaturalGradient(
-        [p], learning_offset=offset, learning_decay=decay, size=size
-    )
+    optimizer = NaturalGradient([p], learning_offset=offset, learning_decay=decay)
     expected = 5.0
     for t in range(6):
         optimum = 2.0 + t
         p.grad = torch.tensor([-optimum], dtype=torch.float64, device=device)
         optimizer.step()
-        rate = size * (1 + offset + t) ** -decay
+        rate = (1 + offset + t) ** -decay
         expected = (1 - rate) * expected + rate * optimum
         assert_allclose(p.item(), expected, rtol=1e-14)
+
+
+def test_larger_steps_over_relax_at_the_sums_of_the_optimum(device):
+    start = np.array([[30.0, 10.0], [0.0, 0.0], [1.0, 3.0]])
+    optimum = np.array([[1.0, 3.0], [2.0, 2.0], [4.0, 4.0]])
+    p = nn.Parameter(torch.tensor(start, device=device))
+    p.grad = -torch.tensor(optimum, device=device)
+    NaturalGradient([p], size=1.4).step()
+    before = np.array([[3.0, 1.0], [0.0, 0.0], [2.0, 6.0]])
+    assert_allclose(p.detach().cpu(), before + 1.4 * (optimum - before), atol=1e-14)
 
 
 def test_steps_of_size_one_over_t_average(device):

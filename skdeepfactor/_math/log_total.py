@@ -156,7 +156,7 @@ class _LogSum(torch.autograd.Function):
 
 
 def logits_and_log_sums(h, weight, bias, rows, columns):
-    """Logits of ``h @ weight.T + bias`` at some places, and the log sums of all.
+    """Logits of ``h @ weight.T + bias`` at different places, and log sums of rows.
 
     Shapes (n_places,) and (n_rows,). Gradients flow to the first three.
     """

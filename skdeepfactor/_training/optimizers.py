@@ -13,7 +13,9 @@ class NaturalGradient:
     optimum to ``.grad`` and the optimizer adds the rest, so that a full step is exact
     in floating point. The step size is size * (1 + learning_offset + t) **
     -learning_decay at step t; a decay of 0 and a size of 1 make every step full, which
-    is coordinate ascent on full batches. A larger size, below 2, over-relaxes.
+    is coordinate ascent on full batches. A larger size, below 2, over-relaxes. The
+    parameters are first scaled to the sums of their optimum over the last dimension:
+    counts of many rows, as after a warm start, would take those of few below 0.
 
     It has the methods of a ``torch.optim.Optimizer`` that training uses, but does not
     derive from it: the first such optimizer loads torch's compiler, which takes longer
@@ -38,6 +40,9 @@ class NaturalGradient:
         base = 1 + self.learning_offset + self.n_steps.item()
         rate = self.size * base**-self.learning_decay
         for p in self.params:
+            if self.size > 1:
+                sums, goal = (v.sum(-1, keepdim=True) for v in (p, -p.grad))
+                p.mul_(torch.where(sums.abs() < 1e-30, 1, goal / sums))
             p.mul_(1 - rate).add_(p.grad, alpha=-rate)
         self.n_steps += 1
 

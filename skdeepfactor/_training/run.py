@@ -219,9 +219,12 @@ class Run:
         """After an interrupt, raise a plain one if the module is worse than at first.
 
         The estimator then stays as it was. So it does after another interrupt, since to
-        compare bounds takes as long as a pass.
+        compare bounds takes as long as a pass. One of several processes does not
+        compare: the others need not be there to add their rows.
         """
-        if self.beginning is not None and self._quality() < self.first_quality:
+        if self.beginning is None or self.rows.share.n_processes > 1:
+            return
+        if self._quality() < self.first_quality:
             raise KeyboardInterrupt
 
     def _keep_as_sound(self):

@@ -26,7 +26,8 @@ Collapsed inference shares counts by :math:`\phi_{nvk} \propto \gamma_{nk} \lamb
 with each count's own share left in. The posteriors stay Dirichlet and L stays a bound,
 but these updates do not climb it: they keep the uncertainty of the proportions out of
 the shares, which finds broader topics and better held-out words. With priors that are
-given, steps on all rows over-relax: they move :math:`\lambda` by 1.4 times as much.
+given, steps on all rows over-relax: they move each topic, at the total of its new
+counts, by 1.4 times as much.
 
 Gibbs sampling draws everything in turn instead: topics, proportions, and the topic of
 each token,
@@ -361,7 +362,8 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         Processes for the starts.
     warm_start : bool, default=False
         Whether ``fit`` resumes from the fitted parameters. If the score of held-out
-        rows, or the bound, would end lower than it began, the fit is undone. Rows
+        rows would end lower than it began, the fit is undone. Without these the bound
+        decides in stochastic steps alone, since collapsed updates may lower it. Rows
         fitted before resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
@@ -625,8 +627,10 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     def _plan(self, module, budget):
         plan = super()._plan(module, budget)
         if module.draws is None:
-            # Full steps alone are sure to climb, and priors are learnt from means.
-            if module.is_collapsed and not (module.learnt or budget.is_stochastic):
+            # Full steps alone are sure to climb, priors are learnt from means, and one
+            # full step finds a single topic.
+            is_full = module.learnt or budget.is_stochastic or len(module.alpha) == 1
+            if module.is_collapsed and not is_full:
                 optimizer = NaturalGradient(module.parameters(), size=STEP_SIZE)
                 plan = dataclasses.replace(plan, optimizer=optimizer)
             return plan

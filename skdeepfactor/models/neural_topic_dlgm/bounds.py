@@ -193,6 +193,7 @@ class ExpandedBound:
         Whether the second half of the centers stays as it is.
     """
 
+    @torch.no_grad()
     def __init__(
         self, likelihood, decoder, prior, points, kl_weight=1.0, *, holds=False
     ):
@@ -200,7 +201,7 @@ class ExpandedBound:
         self.weight, self.bias = decoder.weight.detach(), decoder.bias.detach()
         self.prior, self.kl_weight = prior.to(self.weight), kl_weight
         h, slopes = decoder.slopes(points.to(self.weight))
-        self.mean_slope = slopes.mean(0).detach()
+        self.mean_slope = slopes.mean(0)
         loadings = self.weight @ self.mean_slope.T
         self.loadings = torch.cat([self.weight, 0.5 * loadings.square()], 1)
         shares = torch.addmm(self.bias, h, self.weight.T).softmax(1).mean(0)

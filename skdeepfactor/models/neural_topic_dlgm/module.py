@@ -533,7 +533,7 @@ class DeepLatentGaussian(SampledModule):
             self._density(),
             points,
             self.kl_weight(),
-            # Rows that are remembered move little in the steps of a pass.
+            # Finding it anew in each step takes longer and trains no better.
             holds=self.training,
         )
         if is_kept:
