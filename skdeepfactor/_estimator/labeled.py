@@ -1,7 +1,8 @@
 """The base of models that predict labels y, learnt by updates in closed form."""
 
 import os
-from typing import Any, Self
+from numbers import Integral
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import scipy.sparse
@@ -29,6 +30,13 @@ class LabeledFactorModel(ConjugateFactorModel):
     adds how labels are predicted. Its module finds them in ``batch.side["labels"]``, an
     indicator, and has ``row_shares`` and ``word_shares``.
     """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **ConjugateFactorModel._parameter_constraints,
+        "unlabeled": [Integral, str, None],
+    }
+
+    unlabeled: int | str | None
 
     @with_callbacks
     @naming_itself
