@@ -183,6 +183,20 @@ def test_scores_refuse_by_the_estimators_own_name(model):
         fitted.score(X, n_particles=5)
 
 
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [
+        (CorrelatedTopicModel, "transform"),
+        (DynamicTopicModel, "perplexity"),
+        (LabeledLDA, "topic_assignments"),
+    ],
+)
+def test_methods_of_bases_refuse_by_the_estimators_own_name(model, method):
+    message = rf"^{model.__name__}.{method}\(\) takes no colour\.$"
+    with pytest.raises(TypeError, match=message):
+        getattr(model(2), method)(X, colour=5)
+
+
 @pytest.mark.each_class
 def test_truth_values_are_no_whole_numbers(estimator, counts):
     for name, constraints in estimator._parameter_constraints.items():

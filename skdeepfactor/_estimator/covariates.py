@@ -140,6 +140,7 @@ class CovariateTopicModel(ClosedFormFactorModel):
         self.fit(X, y, covariates=covariates, **fit_params)
         return self.transform(X, covariates=covariates)
 
+    @naming_itself
     def transform(
         self,
         X: Any,
@@ -193,6 +194,7 @@ class CovariateTopicModel(ClosedFormFactorModel):
             given(covariates=covariates),
         )
 
+    @naming_itself
     def topic_assignments(
         self, X: Any, *, by: str = "row", covariates: ArrayLike | None = None
     ) -> np.ndarray:
@@ -240,6 +242,7 @@ class CovariateTopicModel(ClosedFormFactorModel):
             given(covariates=covariates),
         )
 
+    @naming_itself
     @described_like(ClosedFormFactorModel.inverse_transform, EXPECTED, model=EXAMPLE)
     def inverse_transform(
         self, Z: Any, *, covariates: ArrayLike | None = None
@@ -251,6 +254,7 @@ class CovariateTopicModel(ClosedFormFactorModel):
             known_covariates(covariates, len(expected), sizes)
         return expected
 
+    @naming_itself
     @described_like(ClosedFormFactorModel.score_samples, KNOWN, model=EXAMPLE)
     def score_samples(
         self, X: Any, *, covariates: ArrayLike | None = None
@@ -274,6 +278,7 @@ class CovariateTopicModel(ClosedFormFactorModel):
     ) -> float:
         return self._mean_score(X, metric, sample_weight, covariates=covariates)
 
+    @naming_itself
     @described_like(ClosedFormFactorModel.perplexity, KNOWN, model=EXAMPLE)
     def perplexity(
         self,
@@ -285,6 +290,7 @@ class CovariateTopicModel(ClosedFormFactorModel):
     ) -> float:
         return self._perplexity(X, average, sample_weight, given(covariates=covariates))
 
+    @naming_itself
     def sample(
         self,
         n_samples: int = 1,

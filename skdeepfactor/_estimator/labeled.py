@@ -230,6 +230,7 @@ class LabeledFactorModel(ConjugateFactorModel):
         """
         return accuracy(self, X, y, sample_weight)
 
+    @naming_itself
     def bound(self, X: Any, sample_weight: ArrayLike | None = None) -> float:
         """Mean lower bound of a row's words in nats, their labels unknown.
 
@@ -261,6 +262,7 @@ class LabeledFactorModel(ConjugateFactorModel):
         """
         return weighted_average(self.score_samples(X), sample_weight)
 
+    @naming_itself
     def topic_assignments(self, X: Any, *, by: str = "row") -> np.ndarray:
         """Infer which topics the words of each row are from.
 
@@ -305,6 +307,7 @@ class LabeledFactorModel(ConjugateFactorModel):
             lambda module, batch: module.word_shares(batch),
         )
 
+    @naming_itself
     def sample(
         self,
         n_samples: int = 1,

@@ -156,6 +156,7 @@ class TimedTopicModel(ConjugateFactorModel):
         self.fit(X, y, times=times, **fit_params)
         return self.transform(X, times=times)
 
+    @naming_itself
     def transform(
         self,
         X: Any,
@@ -214,6 +215,7 @@ class TimedTopicModel(ConjugateFactorModel):
             given(times=times),
         )
 
+    @naming_itself
     def topic_assignments(
         self, X: Any, *, by: str = "row", times: ArrayLike | None = None
     ) -> np.ndarray:
@@ -262,12 +264,14 @@ class TimedTopicModel(ConjugateFactorModel):
             given(times=times),
         )
 
+    @naming_itself
     @described_like(ConjugateFactorModel.inverse_transform, KNOWN, model=EXAMPLE)
     def inverse_transform(
         self, Z: Any, *, times: ArrayLike | None = None
     ) -> np.ndarray:
         return self._expected(Z, given(times=times))
 
+    @naming_itself
     @described_like(ConjugateFactorModel.score_samples, KNOWN, model=EXAMPLE)
     def score_samples(self, X: Any, *, times: ArrayLike | None = None) -> np.ndarray:
         return self._infer(
@@ -289,6 +293,7 @@ class TimedTopicModel(ConjugateFactorModel):
     ) -> float:
         return self._mean_score(X, metric, sample_weight, times=times)
 
+    @naming_itself
     @described_like(ConjugateFactorModel.perplexity, KNOWN, model=EXAMPLE)
     def perplexity(
         self,
@@ -300,6 +305,7 @@ class TimedTopicModel(ConjugateFactorModel):
     ) -> float:
         return self._perplexity(X, average, sample_weight, given(times=times))
 
+    @naming_itself
     def sample(
         self,
         n_samples: int = 1,
