@@ -89,6 +89,13 @@ def since(times, start):
         return np.where(np.abs(rough) < 2.0**62, times - start, rough)
 
 
+def nearest(times, middles):
+    """The number of the slice with the nearest middle, for each checked time."""
+    places, middles = (since(part, middles[0]) for part in (times, middles))
+    borders = middles[:-1] + np.diff(middles) / 2
+    return np.searchsorted(borders, places, side="right")
+
+
 def sliced(times, n_bins=None):
     """The slice of each time, and the middle and the ends of each slice.
 

@@ -8,7 +8,11 @@ from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.pipeline import make_pipeline
 
-from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
+from skdeepfactor import (
+    CorrelatedTopicModel,
+    LatentDirichletAllocation,
+    PoissonFactorization,
+)
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.inspection import (
     name_components,
@@ -207,6 +211,26 @@ def test_words_are_marked_by_their_topics(pipeline):
     assert marked == {"red", "Apple", "tram", "train", "PEAR", "    "}
     one = DocumentDisplay.from_estimator(pipeline, "red apple train", n_components=1)
     assert list(one.names) == [topic_of["red"]]
+
+
+def test_covariates_reach_the_model():
+    texts, covariates = ["red apple pear", "red tram train"] * 20, np.arange(40) % 2
+    model = CorrelatedTopicModel(2, random_state=0)
+    counter = CountVectorizer()
+    X = counter.fit_transform(texts)
+    pipeline = make_pipeline(counter, model.fit(X, covariates=covariates))
+    fruit = model.components_[:, counter.vocabulary_["apple"]].argmax()
+    for covariate, topic in ((0, fruit), (1, 1 - fruit)):
+        display = DocumentDisplay.from_estimator(
+            pipeline, "red", covariates=[covariate]
+        )
+        assert display.components.tolist() == [topic]
+    known = {"covariates": covariates}
+    display = TopicsPerGroupDisplay.from_estimator(model, X, covariates, **known)
+    found = topics_per_group(model, X, covariates, **known)
+    np.testing.assert_array_equal(display.shares, found.shares)
+    display = TopicsOverTimeDisplay.from_estimator(model, X, covariates, **known)
+    np.testing.assert_array_equal(display.shares, found.shares)
 
 
 def test_lines_of_text_end_in_the_figure(pipeline):

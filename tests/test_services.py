@@ -17,6 +17,8 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.preprocessing import FunctionTransformer, MaxAbsScaler
 
 from skdeepfactor import (
+    CorrelatedTopicModel,
+    DynamicTopicModel,
     LabeledLDA,
     LatentDirichletAllocation,
     NeuralTopicDLGM,
@@ -170,12 +172,29 @@ def test_weights_are_refused_by_the_estimators_own_name(model, method):
         getattr(model(2), method)(X, sample_weight=X[:, 0])
 
 
-@pytest.mark.parametrize("model", [LabeledLDA, LatentDirichletAllocation])
+@pytest.mark.parametrize(
+    "model",
+    [CorrelatedTopicModel, DynamicTopicModel, LabeledLDA, LatentDirichletAllocation],
+)
 def test_scores_refuse_by_the_estimators_own_name(model):
     fitted = model(2, max_iter=1, random_state=0).fit(X, [0, 1] * (len(X) // 2))
     message = rf"^{model.__name__}.score\(\) takes no n_particles\.$"
     with pytest.raises(TypeError, match=message):
         fitted.score(X, n_particles=5)
+
+
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [
+        (CorrelatedTopicModel, "transform"),
+        (DynamicTopicModel, "perplexity"),
+        (LabeledLDA, "topic_assignments"),
+    ],
+)
+def test_methods_of_bases_refuse_by_the_estimators_own_name(model, method):
+    message = rf"^{model.__name__}.{method}\(\) takes no colour\.$"
+    with pytest.raises(TypeError, match=message):
+        getattr(model(2), method)(X, colour=5)
 
 
 @pytest.mark.each_class

@@ -12,7 +12,12 @@ from sklearn.decomposition import LatentDirichletAllocation as ScikitLearnLDA
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.pipeline import make_pipeline
 
-from skdeepfactor import LatentDirichletAllocation, SparseGammaDEF
+from skdeepfactor import (
+    CorrelatedTopicModel,
+    DynamicTopicModel,
+    LatentDirichletAllocation,
+    SparseGammaDEF,
+)
 from skdeepfactor._times import checked_times, since, sliced, time_labels
 from skdeepfactor.inspection import (
     factor_shares,
@@ -80,6 +85,50 @@ def test_shares_and_words_are_those_of_the_rows_of_a_slice(kind, lda, X):
     by_group = topics_per_group(model, X, times, n_top=4, feature_names=NAMES)
     np.testing.assert_array_equal(by_group.shares, topics.shares)
     assert by_group.words == topics.words
+
+
+def test_rows_have_the_topics_of_their_times(X):
+    times = np.arange(X.shape[0]) % 5 * 0.7
+    fitted = np.array([0.0, 1.0, 3.0])[np.arange(len(times)) % 3]
+    model = DynamicTopicModel(3, chain_variance=1.0, max_iter=2, random_state=0)
+    model.fit(X, times=fitted)
+    found = topics_over_time(model, X, times, n_bins=2, n_top=4, feature_names=NAMES)
+    of_all = topics_per_group(
+        model, X, np.ones(len(times)), n_top=4, feature_names=NAMES, times=times
+    )
+    shares = model.transform(X, times=times)
+    nearest = np.abs(times[:, np.newaxis] - model.times_).argmin(axis=1)
+    expected = np.zeros((2, 3, 30))
+    for row, z, time, place in zip(X.toarray(), shares, times, nearest, strict=True):
+        parts = z[:, np.newaxis] * model.topics_over_time_[place]
+        expected[int(time > 1)] += row * parts / parts.sum(axis=0)
+    for slice_, counts in enumerate(expected):
+        is_in = (times > 1) == bool(slice_)
+        weights = np.asarray(X[is_in].sum(axis=1)).ravel() @ shares[is_in]
+        np.testing.assert_allclose(found.shares[slice_], weights / weights.sum())
+        tops = np.argsort(-counts, axis=1)[:, :4]
+        assert found.words[slice_] == [[NAMES[v] for v in top] for top in tops]
+    tops = np.argsort(-expected.sum(axis=0), axis=1)[:, :4]
+    assert of_all.words[0] == [[NAMES[v] for v in top] for top in tops]
+    assert not np.allclose(found.shares, _average_shares(model, X, times > 1))
+
+
+def _average_shares(model, X, slices):
+    """Shares in two slices by the average topics."""
+    return [straight_shares(model, X[slices == slice_]) for slice_ in (False, True)]
+
+
+def test_covariates_of_rows_decide_their_shares(X):
+    covariates = np.arange(X.shape[0]) % 2 * 1.0
+    model = CorrelatedTopicModel(3, max_iter=4, random_state=0)
+    model.fit(X, covariates=covariates)
+    found = topics_per_group(model, X, covariates, covariates=covariates)
+    z = model.transform(X, covariates=covariates)
+    for group, shares in enumerate(found.shares):
+        is_in = covariates == group
+        weights = np.asarray(X[is_in].sum(axis=1)).ravel() @ z[is_in]
+        np.testing.assert_allclose(shares, weights / weights.sum())
+    assert not np.allclose(found.shares, topics_per_group(model, X, covariates).shares)
 
 
 def test_planted_trends_are_found():

@@ -16,6 +16,8 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.pipeline import make_pipeline
 
 from skdeepfactor import (
+    CorrelatedTopicModel,
+    DynamicTopicModel,
     LatentDirichletAllocation,
     NeuralTopicDLGM,
     PoissonFactorization,
@@ -927,6 +929,32 @@ def test_slices_are_on_the_page(lda, X, tmp_path):
     binned = written(tmp_path, lda, X, times=np.arange(X.shape[0]), n_bins=4)
     assert len(binned["over_time"]["labels"]) == 4
     assert binned["by_group"] is None
+
+
+def test_times_and_covariates_reach_the_model(X, tmp_path):
+    times, groups = np.arange(X.shape[0]) % 2, np.arange(X.shape[0]) % 3
+    options = {"max_iter": 2, "random_state": 0}
+    model = DynamicTopicModel(3, chain_variance=1.0, **options).fit(X, times=times)
+    contents = written(tmp_path, model, X, times=times, groups=groups)
+    shares = model.transform(X, times=times)
+    weights = np.asarray(X.sum(axis=1)).ravel() @ shares
+    found = [topic["weight"] for topic in contents["topics"]]
+    np.testing.assert_allclose(found, weights / weights.sum(), 1e-3)
+    np.testing.assert_allclose(contents["by_group"]["overall"], found, 1e-3)
+    np.testing.assert_allclose(contents["over_time"]["overall"], found, 1e-3)
+
+    model = CorrelatedTopicModel(3, **options).fit(X, covariates=times)
+    contents = written(tmp_path, model, X, groups=times, covariates=times)
+    topics = topics_per_group(model, X, times, covariates=times)
+    found = np.transpose(contents["by_group"]["shares"])
+    np.testing.assert_allclose(found, topics.shares, 1e-3)
+    first = next(iter(contents["origins"]))
+    row = [int(first)]
+    by_word = model.topic_assignments(X[row], by="word", covariates=times[row])
+    words = [f"x{column}" for column in X[row].nonzero()[1]]
+    expected = dict(zip(words, by_word.argmax(axis=1).tolist(), strict=True))
+    origins = contents["origins"][first]
+    assert origins == {word: expected[word] for word in origins}
 
 
 def test_slices_of_signed_factors_and_a_single_time(dlgm, X, tmp_path):

@@ -22,16 +22,19 @@ from skdeepfactor._estimator.side import (
 from skdeepfactor._training.progress import with_callbacks
 from skdeepfactor.data import is_streamed
 
+# The estimator of the examples.
+EXAMPLE = "CorrelatedTopicModel"
+
 # What docstrings say of covariates, by method.
 FITTED = """\
 covariates : array-like of shape (n_samples, n_covariates), default=None
     Numbers known of each row, on which its topics may depend; see the notes of the
-    class. None if there are none. They are those of all rows of a stream, or of the
-    rows of each process if ``sharded``; ``X_val`` is scored at their mean."""
+    class. None if there are none. For a stream, the covariates of all its rows; if
+    ``sharded``, those of the process's own rows. ``X_val`` is scored at their mean."""
 OF_CHUNK = """\
 covariates : array-like of shape (n_samples, n_covariates), default=None
-    As for ``fit``; for all chunks, or for none. They are standardised by those of the
-    rows that are kept."""
+    As for ``fit``; for all chunks, or for none. They are standardised by those of
+    the rows that are kept."""
 KNOWN = """\
 covariates : array-like of shape (n_samples, n_covariates), default=None
     The covariates of these rows; the mean of the training rows if None."""
@@ -50,7 +53,7 @@ class CovariateTopicModel(ClosedFormFactorModel):
 
     @with_callbacks
     @naming_itself
-    @described_like(ClosedFormFactorModel.fit, FITTED)
+    @described_like(ClosedFormFactorModel.fit, FITTED, model=EXAMPLE)
     def fit(
         self,
         X: Any,
@@ -74,7 +77,7 @@ class CovariateTopicModel(ClosedFormFactorModel):
         )
 
     @naming_itself
-    @described_like(ClosedFormFactorModel.partial_fit, OF_CHUNK)
+    @described_like(ClosedFormFactorModel.partial_fit, OF_CHUNK, model=EXAMPLE)
     def partial_fit(
         self,
         X: Any,
@@ -137,6 +140,7 @@ class CovariateTopicModel(ClosedFormFactorModel):
         self.fit(X, y, covariates=covariates, **fit_params)
         return self.transform(X, covariates=covariates)
 
+    @naming_itself
     def transform(
         self,
         X: Any,
@@ -190,6 +194,7 @@ class CovariateTopicModel(ClosedFormFactorModel):
             given(covariates=covariates),
         )
 
+    @naming_itself
     def topic_assignments(
         self, X: Any, *, by: str = "row", covariates: ArrayLike | None = None
     ) -> np.ndarray:
@@ -237,7 +242,8 @@ class CovariateTopicModel(ClosedFormFactorModel):
             given(covariates=covariates),
         )
 
-    @described_like(ClosedFormFactorModel.inverse_transform, EXPECTED)
+    @naming_itself
+    @described_like(ClosedFormFactorModel.inverse_transform, EXPECTED, model=EXAMPLE)
     def inverse_transform(
         self, Z: Any, *, covariates: ArrayLike | None = None
     ) -> np.ndarray:
@@ -248,7 +254,8 @@ class CovariateTopicModel(ClosedFormFactorModel):
             known_covariates(covariates, len(expected), sizes)
         return expected
 
-    @described_like(ClosedFormFactorModel.score_samples, KNOWN)
+    @naming_itself
+    @described_like(ClosedFormFactorModel.score_samples, KNOWN, model=EXAMPLE)
     def score_samples(
         self, X: Any, *, covariates: ArrayLike | None = None
     ) -> np.ndarray:
@@ -258,7 +265,8 @@ class CovariateTopicModel(ClosedFormFactorModel):
             side=given(covariates=covariates),
         )
 
-    @described_like(ClosedFormFactorModel.score, KNOWN)
+    @naming_itself
+    @described_like(ClosedFormFactorModel.score, KNOWN, model=EXAMPLE)
     def score(
         self,
         X: Any,
@@ -270,7 +278,8 @@ class CovariateTopicModel(ClosedFormFactorModel):
     ) -> float:
         return self._mean_score(X, metric, sample_weight, covariates=covariates)
 
-    @described_like(ClosedFormFactorModel.perplexity, KNOWN)
+    @naming_itself
+    @described_like(ClosedFormFactorModel.perplexity, KNOWN, model=EXAMPLE)
     def perplexity(
         self,
         X: Any,
@@ -281,6 +290,7 @@ class CovariateTopicModel(ClosedFormFactorModel):
     ) -> float:
         return self._perplexity(X, average, sample_weight, given(covariates=covariates))
 
+    @naming_itself
     def sample(
         self,
         n_samples: int = 1,

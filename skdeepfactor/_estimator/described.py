@@ -8,11 +8,17 @@ from typing import Any
 
 from skdeepfactor._training.progress import Method
 
+#: The estimator in the examples of the bases.
+EXAMPLE = "PoissonFactorization"
 
-def described_like(base: Callable[..., Any], entry: str) -> Callable[[Method], Method]:
+
+def described_like(
+    base: Callable[..., Any], entry: str, *, model: str
+) -> Callable[[Method], Method]:
     """Give a method the docstring of another one, and the entry of a parameter.
 
     The entry begins with the parameter's name, and is put where the signature has it.
+    Examples are those of the base, with ``model`` as their estimator.
     """
 
     def describe(method):
@@ -24,7 +30,8 @@ def described_like(base: Callable[..., Any], entry: str) -> Callable[[Method], M
             place = re.search(following, base.__doc__)
             start, end = base.__doc__[: place.start()], base.__doc__[place.start() :]
             text = indent(entry, place[1])
-            method.__doc__ = start + (f"{text}\n" if after else f"\n{text}") + end
+            text = start + (f"{text}\n" if after else f"\n{text}") + end
+            method.__doc__ = text.replace(EXAMPLE, model)
         return method
 
     return describe

@@ -1,7 +1,8 @@
 """The base of models that predict labels y, learnt by updates in closed form."""
 
 import os
-from typing import Any, Self
+from numbers import Integral
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import scipy.sparse
@@ -29,6 +30,13 @@ class LabeledFactorModel(ConjugateFactorModel):
     adds how labels are predicted. Its module finds them in ``batch.side["labels"]``, an
     indicator, and has ``row_shares`` and ``word_shares``.
     """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **ConjugateFactorModel._parameter_constraints,
+        "unlabeled": [Integral, str, None],
+    }
+
+    unlabeled: int | str | None
 
     @with_callbacks
     @naming_itself
@@ -222,6 +230,7 @@ class LabeledFactorModel(ConjugateFactorModel):
         """
         return accuracy(self, X, y, sample_weight)
 
+    @naming_itself
     def bound(self, X: Any, sample_weight: ArrayLike | None = None) -> float:
         """Mean lower bound of a row's words in nats, their labels unknown.
 
@@ -253,6 +262,7 @@ class LabeledFactorModel(ConjugateFactorModel):
         """
         return weighted_average(self.score_samples(X), sample_weight)
 
+    @naming_itself
     def topic_assignments(self, X: Any, *, by: str = "row") -> np.ndarray:
         """Infer which topics the words of each row are from.
 
@@ -297,6 +307,7 @@ class LabeledFactorModel(ConjugateFactorModel):
             lambda module, batch: module.word_shares(batch),
         )
 
+    @naming_itself
     def sample(
         self,
         n_samples: int = 1,

@@ -6,7 +6,7 @@ from numbers import Real
 import numpy as np
 
 from skdeepfactor._input import received
-from skdeepfactor._times import checked_times, since, sliced
+from skdeepfactor._times import checked_times, nearest, since, sliced
 
 # Range of the distances of neighbouring slices, where the median is 1.
 NEAREST, FARTHEST = 1e-6, 1e6
@@ -129,9 +129,7 @@ def _slices(distinct, n_slices):
 
 def _numbers(times, sizes):
     """The number of the nearest slice of each time, (n_times, 1)."""
-    places, middles = (positions(part, sizes) for part in (times, sizes["middles"]))
-    borders = middles[:-1] + np.diff(middles) / 2
-    return np.searchsorted(borders, places, side="right")[:, np.newaxis]
+    return nearest(times, sizes["middles"])[:, np.newaxis]
 
 
 def _count(times, weights):

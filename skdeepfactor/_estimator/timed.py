@@ -25,17 +25,20 @@ from skdeepfactor._estimator.slices import (
 from skdeepfactor._training.progress import with_callbacks
 from skdeepfactor.data import is_streamed
 
+# The estimator of the examples.
+EXAMPLE = "DynamicTopicModel"
+
 # What docstrings say of times, by method.
 FITTED = """\
 times : array-like of shape (n_samples,), default=None
-    The time of each row, numbers or dates, in any order; see the notes of the class.
-    None for topics that do not change. They are those of all rows of a stream, or of
-    the rows of each process if ``sharded``; ``X_val`` is scored with the average
-    topics."""
+    The time of each row, numbers or dates, in any order; see the notes of the
+    class. None for topics that do not change. For a stream, the times of all its
+    rows; if ``sharded``, those of the process's own rows. ``X_val`` is scored with
+    the average topics."""
 OF_CHUNK = """\
 times : array-like of shape (n_samples,), default=None
-    As for ``fit``; for all chunks, or for none. The kept rows define the
-    slices, so they should cover all times; later rows belong to the nearest slice. With
+    As for ``fit``; for all chunks, or for none. The kept rows define the slices, so
+    they should cover all times; later rows belong to the nearest slice. With
     ``init="random"`` or an array, the rows of the first call define them."""
 KNOWN = """\
 times : array-like of shape (n_samples,), default=None
@@ -64,7 +67,7 @@ class TimedTopicModel(ConjugateFactorModel):
 
     @with_callbacks
     @naming_itself
-    @described_like(ConjugateFactorModel.fit, FITTED)
+    @described_like(ConjugateFactorModel.fit, FITTED, model=EXAMPLE)
     def fit(
         self,
         X: Any,
@@ -88,7 +91,7 @@ class TimedTopicModel(ConjugateFactorModel):
         )
 
     @naming_itself
-    @described_like(ConjugateFactorModel.partial_fit, OF_CHUNK)
+    @described_like(ConjugateFactorModel.partial_fit, OF_CHUNK, model=EXAMPLE)
     def partial_fit(
         self,
         X: Any,
@@ -153,6 +156,7 @@ class TimedTopicModel(ConjugateFactorModel):
         self.fit(X, y, times=times, **fit_params)
         return self.transform(X, times=times)
 
+    @naming_itself
     def transform(
         self,
         X: Any,
@@ -211,6 +215,7 @@ class TimedTopicModel(ConjugateFactorModel):
             given(times=times),
         )
 
+    @naming_itself
     def topic_assignments(
         self, X: Any, *, by: str = "row", times: ArrayLike | None = None
     ) -> np.ndarray:
@@ -259,13 +264,15 @@ class TimedTopicModel(ConjugateFactorModel):
             given(times=times),
         )
 
-    @described_like(ConjugateFactorModel.inverse_transform, KNOWN)
+    @naming_itself
+    @described_like(ConjugateFactorModel.inverse_transform, KNOWN, model=EXAMPLE)
     def inverse_transform(
         self, Z: Any, *, times: ArrayLike | None = None
     ) -> np.ndarray:
         return self._expected(Z, given(times=times))
 
-    @described_like(ConjugateFactorModel.score_samples, KNOWN)
+    @naming_itself
+    @described_like(ConjugateFactorModel.score_samples, KNOWN, model=EXAMPLE)
     def score_samples(self, X: Any, *, times: ArrayLike | None = None) -> np.ndarray:
         return self._infer(
             X,
@@ -273,7 +280,8 @@ class TimedTopicModel(ConjugateFactorModel):
             side=given(times=times),
         )
 
-    @described_like(ConjugateFactorModel.score, KNOWN)
+    @naming_itself
+    @described_like(ConjugateFactorModel.score, KNOWN, model=EXAMPLE)
     def score(
         self,
         X: Any,
@@ -285,7 +293,8 @@ class TimedTopicModel(ConjugateFactorModel):
     ) -> float:
         return self._mean_score(X, metric, sample_weight, times=times)
 
-    @described_like(ConjugateFactorModel.perplexity, KNOWN)
+    @naming_itself
+    @described_like(ConjugateFactorModel.perplexity, KNOWN, model=EXAMPLE)
     def perplexity(
         self,
         X: Any,
@@ -296,6 +305,7 @@ class TimedTopicModel(ConjugateFactorModel):
     ) -> float:
         return self._perplexity(X, average, sample_weight, given(times=times))
 
+    @naming_itself
     def sample(
         self,
         n_samples: int = 1,

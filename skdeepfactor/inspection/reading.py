@@ -84,26 +84,36 @@ def slices_of(model):
     return topics, times
 
 
-def factors_of(model, X):
-    """Factors of rows by a fitted model, (n_rows, n_factors), in float64."""
+def with_times(model, side, times):
+    """Further data of rows by name, with their times if the model's topics change."""
+    if times is None or slices_of(model) is None:
+        return side
+    return {**side, "times": times}
+
+
+def factors_of(model, X, side=None):
+    """Factors of rows by a fitted model, (n_rows, n_factors), in float64.
+
+    ``side`` has further arguments of ``transform``, by name.
+    """
     if not hasattr(model, "transform"):
         raise TypeError(
             "The estimator must be able to transform rows, but "
             f"{type(model).__name__} has no transform."
         )
-    factors = received(model.transform(X))
+    factors = received(model.transform(X, **(side or {})))
     if scipy.sparse.issparse(factors):
         factors = factors.toarray()
     return check_array(factors, dtype=np.float64, input_name="transform(X)")
 
 
-def row_weights(model, X):
+def row_weights(model, X, side=None):
     """Weight of each component in rows, and whether the weights are shares.
 
     Shares of the expected total where neither factors nor components have negative
     entries, else the factors.
     """
-    components, factors = components_of(model), factors_of(model, X)
+    components, factors = components_of(model), factors_of(model, X, side)
     if min(components.min(), factors.min()) < 0:
         return factors, False
     return expected_shares(model, factors), True
@@ -131,16 +141,17 @@ def with_merged(model, groups):
     return model._with_merged(groups)
 
 
-def word_shares(model, counts):
+def word_shares(model, counts, side=None):
     """Shares of the factors in each entry of rows that is not 0, (n_entries, k).
 
     In the order of ``scipy.sparse.csr_matrix(counts).nonzero()``.
     """
     if hasattr(model, "topic_assignments") and not has_layers_above(model):
-        return np.asarray(received(model.topic_assignments(counts, by="word")))
+        shares = model.topic_assignments(counts, by="word", **(side or {}))
+        return np.asarray(received(shares))
     rows, columns = nonzero(counts)
     return shares_of(
-        factors_of(model, counts)[rows] * factor_profiles(model).T[columns]
+        factors_of(model, counts, side)[rows] * factor_profiles(model).T[columns]
     )
 
 

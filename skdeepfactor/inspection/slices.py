@@ -9,7 +9,7 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_non_negative
 
 from skdeepfactor._input import is_missing, received
-from skdeepfactor._times import checked_times, sliced
+from skdeepfactor._times import checked_times, nearest, sliced
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_whole
 
@@ -25,6 +25,7 @@ def topics_over_time(
     n_bins: int | None = None,
     n_top: int = 5,
     feature_names: ArrayLike | None = None,
+    **side: Any,
 ) -> Any:
     r"""Share of each topic, and its top words, in slices of time.
 
@@ -34,6 +35,8 @@ def topics_over_time(
     the largest expected counts :math:`\sum_n x_{nv} \phi_{nvk}`, where
     :math:`\phi_{nvk} \propto z_{nk} w_{kv}` is the probability that a word v of row n
     is from topic k. Otherwise the share is the mean factor, and there are no words.
+    If the topics of the model change, as in a :class:`~skdeepfactor.DynamicTopicModel`,
+    rows have the topics of their times, which must be of the kind given to ``fit``.
 
     Parameters
     ----------
@@ -55,6 +58,9 @@ def topics_over_time(
     feature_names : array-like of str of shape (n_features,), default=None
         Names of the features. By default the names from the earlier steps of the
         pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...
+    **side : array-like of shape (n_rows, ...)
+        Further arguments of the estimator's ``transform`` with an entry for each row,
+        by name, such as ``covariates``.
 
     Returns
     -------
@@ -114,7 +120,7 @@ def topics_over_time(
     """
     if n_bins is not None:
         check_whole("n_bins", n_bins, 1)
-    rows = _Rows.of(estimator, X, n_top, feature_names)
+    rows = _Rows.of(estimator, X, n_top, feature_names, side, times)
     times = checked_times(times, rows.n_rows)
     codes, middles, ends = sliced(times, n_bins)
     return rows.table(codes, len(middles), "time", middles, times=middles, ends=ends)
@@ -127,6 +133,7 @@ def topics_per_group(
     *,
     n_top: int = 5,
     feature_names: ArrayLike | None = None,
+    **side: Any,
 ) -> Any:
     r"""Share of each topic, and its top words, in groups of rows.
 
@@ -148,6 +155,9 @@ def topics_per_group(
     feature_names : array-like of str of shape (n_features,), default=None
         Names of the features. By default the names from the earlier steps of the
         pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...
+    **side : array-like of shape (n_rows, ...)
+        Further arguments of the estimator's ``transform`` with an entry for each row,
+        by name, such as ``covariates`` or ``times``.
 
     Returns
     -------
@@ -198,7 +208,7 @@ def topics_per_group(
            [1. , 0. ],
            [0. , 1. ]])
     """
-    rows = _Rows.of(estimator, X, n_top, feature_names)
+    rows = _Rows.of(estimator, X, n_top, feature_names, side)
     codes, found = grouped(groups, rows.n_rows)
     return rows.table(codes, len(found), "group", found, groups=found)
 
@@ -241,11 +251,11 @@ def grouped(groups, n_rows):
 class _Rows:
     """Rows, with what a model says of them, to be summed by slice."""
 
-    def __init__(self, model, X, names, n_top):
+    def __init__(self, model, X, names, n_top, side):
         self.model, self.names, self.n_top = model, names, n_top
         counts = reading.counts_of(X)
         self.n_rows = counts.shape[0]
-        self.factors = reading.factors_of(model, X)
+        self.factors = reading.factors_of(model, X, side)
         smallest = min(reading.components_of(model).min(), self.factors.min())
         self.are_shares = smallest >= 0
         if not self.are_shares:
@@ -253,16 +263,24 @@ class _Rows:
         check_non_negative(counts, "Shares of topics")
         self.totals = reading.totals_of(counts, 1).astype(np.float64)
         self.counts = sp.csr_array(counts)
-        self.profiles = reading.factor_profiles(model)
+        # Topics, (n_topic_slices, n_components, n_features), and the place of each
+        # row's topics among them.
+        self.profiles = reading.factor_profiles(model)[np.newaxis]
+        self.places = np.zeros(self.n_rows, dtype=np.intp)
+        slices = reading.slices_of(model)
+        if slices is not None and side.get("times") is not None:
+            self.profiles, middles = slices
+            self.places = nearest(checked_times(side["times"], self.n_rows), middles)
         self.shares = reading.expected_shares(model, self.factors)
 
     @classmethod
-    def of(cls, estimator, X, n_top, feature_names):
+    def of(cls, estimator, X, n_top, feature_names, side, times=None):
         check_whole("n_top", n_top, 1)
         model, X = reading.last_step(estimator, X)
         n_features = reading.components_of(model).shape[1]
         names = reading.feature_names(estimator, n_features, feature_names)
-        return cls(model, X, names, n_top)
+        side = reading.with_times(model, side, times)
+        return cls(model, X, names, n_top, side)
 
     def table(self, codes, n_slices, key, labels, **parts):
         """Shares and words by slice, as a Bunch."""
@@ -302,21 +320,23 @@ class _Rows:
 
     def _expected_counts(self, rows):
         """Counts of each feature from each topic in some rows, (k, n_features)."""
-        n_components = len(self.profiles)
-        expected = np.zeros(self.profiles.shape)
-        step = max(1, ENTRIES // max(1, n_components * self._longest))
-        for start in range(0, len(rows), step):
-            chosen = rows[start : start + step]
-            counts, z = self.counts[chosen], self.factors[chosen]
-            row = np.repeat(np.arange(len(chosen)), np.diff(counts.indptr))
-            mean = np.einsum(
-                "ek,ek->e", z[row], self.profiles.T[counts.indices], optimize=True
-            )
-            ratio = counts.copy()
-            ratio.data = np.divide(
-                counts.data, mean, out=np.zeros(len(mean)), where=mean > 0
-            )
-            expected += (ratio.T @ z).T * self.profiles
+        expected = np.zeros(self.profiles.shape[1:])
+        for place in np.unique(self.places[rows]):
+            profiles = self.profiles[place].astype(np.float64, copy=False)
+            alike = rows[self.places[rows] == place]
+            step = max(1, ENTRIES // max(1, len(profiles) * self._longest))
+            for start in range(0, len(alike), step):
+                chosen = alike[start : start + step]
+                counts, z = self.counts[chosen], self.factors[chosen]
+                row = np.repeat(np.arange(len(chosen)), np.diff(counts.indptr))
+                mean = np.einsum(
+                    "ek,ek->e", z[row], profiles.T[counts.indices], optimize=True
+                )
+                ratio = counts.copy()
+                ratio.data = np.divide(
+                    counts.data, mean, out=np.zeros(len(mean)), where=mean > 0
+                )
+                expected += (ratio.T @ z).T * profiles
         return expected
 
     @property

@@ -94,6 +94,7 @@ class DocumentDisplay:
         *,
         n_components: int = 5,
         ax: Any = None,
+        **side: Any,
     ) -> Self:
         """Mark the words of a text by the topics of a fitted pipeline.
 
@@ -113,6 +114,9 @@ class DocumentDisplay:
             Number of topics marked, those with the most words of the text.
         ax : Axes, default=None
             Axes to draw in; by default those of a new figure that is large enough.
+        **side : array-like of shape (1, ...)
+            Further arguments of the estimator's ``transform`` for this text, by name,
+            such as ``times`` or ``covariates``.
 
         Returns
         -------
@@ -150,7 +154,7 @@ class DocumentDisplay:
                 f"make_pipeline(vectorizer, model), got {type(estimator).__name__}."
             )
         parts = _parts(text)
-        topics = word_topics(estimator, text, parts)
+        topics = word_topics(estimator, text, parts, side)
         found, counts = np.unique(topics[topics >= 0], return_counts=True)
         if len(found) == 0:
             raise ValueError("text must have a word that is a feature, got none.")
@@ -222,7 +226,7 @@ class DocumentDisplay:
         return self
 
 
-def word_topics(estimator, text, parts):
+def word_topics(estimator, text, parts, side):
     """The most probable topic of each part of a text, -1 where it is no feature."""
     model, rows = reading.last_step(estimator, [text])
     if reading.components_of(model).min() < 0:
@@ -231,7 +235,7 @@ def word_topics(estimator, text, parts):
             f"{type(model).__name__} have some."
         )
     counts = reading.counts_of(rows)
-    shares = reading.word_shares(model, rows)
+    shares = reading.word_shares(model, rows, side)
     columns = reading.nonzero(counts)[1]
     topic_of = dict(zip(columns.tolist(), shares.argmax(axis=1).tolist(), strict=True))
     words = sorted({part for part in parts if WORDS.fullmatch(part)})

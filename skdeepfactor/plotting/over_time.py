@@ -76,6 +76,7 @@ class TopicsOverTimeDisplay:
         n_components: int = 6,
         feature_names: ArrayLike | None = None,
         ax: Any = None,
+        **side: Any,
     ) -> Self:
         """Draw how much rows of each time are about the topics of a fitted estimator.
 
@@ -104,6 +105,9 @@ class TopicsOverTimeDisplay:
             pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...
         ax : Axes, default=None
             Axes to draw in; by default those of a new figure.
+        **side : array-like of shape (n_rows, ...)
+            Further arguments of the estimator's ``transform`` with an entry for each
+            row, by name, such as ``covariates``.
 
         Returns
         -------
@@ -132,7 +136,7 @@ class TopicsOverTimeDisplay:
         """
         check_whole("n_components", n_components, 1)
         topics = topics_over_time(
-            estimator, X, times, n_bins=n_bins, feature_names=feature_names
+            estimator, X, times, n_bins=n_bins, feature_names=feature_names, **side
         )
         if components is None:
             changes = np.ptp(topics.shares, axis=0)

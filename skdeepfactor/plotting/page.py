@@ -70,6 +70,7 @@ def topic_page(
     n_bins: int | None = None,
     groups: ArrayLike | None = None,
     path: str | os.PathLike[str],
+    **side: Any,
 ) -> Path:
     r"""Write a page for browsing topics, as one file for any browser.
 
@@ -109,6 +110,9 @@ def topic_page(
         The group of each row, as for :func:`~skdeepfactor.inspection.topics_per_group`.
     path : str or path-like
         The file. If it exists, it is replaced once the page is complete.
+    **side : array-like of shape (n_rows, ...)
+        Further arguments of the estimator's ``transform`` with an entry for each row,
+        by name, such as ``covariates``. Models whose topics change get `times`, too.
 
     Returns
     -------
@@ -186,7 +190,14 @@ def topic_page(
     """
     file_path = _checked_path(path)
     contents = _page_contents(
-        estimator, X, feature_names, texts, times=times, n_bins=n_bins, groups=groups
+        estimator,
+        X,
+        feature_names,
+        texts,
+        times=times,
+        n_bins=n_bins,
+        groups=groups,
+        side=side,
     )
     # Half of a surrogate pair, as broken texts have, cannot be written.
     page = _filled_template(contents).encode("utf-8", errors="replace")
@@ -240,6 +251,7 @@ def _page_contents(
     times=None,
     n_bins=None,
     groups=None,
+    side,
 ):
     """Contents of the page, as lists and dicts."""
     model, X = reading.last_step(estimator, X)
@@ -253,7 +265,8 @@ def _page_contents(
                 f"texts must have one text for each of {counts.shape[0]} rows, "
                 f"got {len(texts)}."
             )
-    in_rows, are_shares = reading.row_weights(model, X)
+    known = reading.with_times(model, side, times)
+    in_rows, are_shares = reading.row_weights(model, X, known)
     slices = reading.slices_of(model)
     if are_shares:
         topics = _parts(model, counts, in_rows, slices)
@@ -269,11 +282,10 @@ def _page_contents(
     if are_shares:
         # Whatever an empty row is taken to be made of, it shows nothing.
         is_shown = _row_sums(counts) > 0
-    known = np.flatnonzero(is_shown)
+    full = np.flatnonzero(is_shown)
     # By turns, since an order of all rows for each topic is as large as the factors.
     rows = [
-        known[np.argsort(-in_row[known], kind="stable")[:N_ROWS]]
-        for in_row in in_rows.T
+        full[np.argsort(-in_row[full], kind="stable")[:N_ROWS]] for in_row in in_rows.T
     ]
 
     shown = {
@@ -316,11 +328,13 @@ def _page_contents(
         "edges": correlated(model),
         "labels": None if labels is None else [str(label) for label in labels],
         "rows": shown,
-        "origins": origins(model, X, counts, names, shown) if are_shares else {},
+        "origins": origins(model, X, counts, names, shown, known) if are_shares else {},
         "over_time": None
         if times is None
-        else over_time(model, X, names, times, n_bins),
-        "by_group": None if groups is None else by_group(model, X, names, groups),
+        else over_time(model, X, names, times, n_bins, side),
+        "by_group": None
+        if groups is None
+        else by_group(model, X, names, groups, known),
         "layer": model.transform_layer if has_tree else None,
         "tree": _branches(hierarchy(model, names, N_UNITS)) if has_tree else [],
     }

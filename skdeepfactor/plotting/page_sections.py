@@ -20,10 +20,10 @@ N_WORDS = 5
 N_EDGES = 1.5
 
 
-def over_time(model, X, names, times, n_bins):
+def over_time(model, X, names, times, n_bins, side):
     """Shares and words of each topic over time, with places from 0 to 1."""
     topics = topics_over_time(
-        model, X, times, n_bins=n_bins, n_top=N_WORDS, feature_names=names
+        model, X, times, n_bins=n_bins, n_top=N_WORDS, feature_names=names, **side
     )
     since = (topics.times - topics.times[0]).astype(np.float64)
     return {
@@ -58,13 +58,15 @@ def correlated(model):
     return [[*pair, value] for pair, value in zip(pairs.tolist(), values, strict=True)]
 
 
-def by_group(model, X, names, groups):
+def by_group(model, X, names, groups, side):
     """Shares and words of each topic in groups of rows."""
-    topics = topics_per_group(model, X, groups, n_top=N_WORDS, feature_names=names)
+    topics = topics_per_group(
+        model, X, groups, n_top=N_WORDS, feature_names=names, **side
+    )
     return {"labels": [str(group) for group in topics.groups], **_by_topic(topics)}
 
 
-def origins(model, X, counts, names, shown):
+def origins(model, X, counts, names, shown, side):
     """The most probable topic of the words shown of rows.
 
     ``shown`` has the text, or a list of words, of each row that is shown, by its
@@ -72,7 +74,9 @@ def origins(model, X, counts, names, shown):
     """
     rows = sorted(map(int, shown))
     counts = counts[rows]
-    topics = reading.word_shares(model, _safe_indexing(X, rows)).argmax(axis=1)
+    side = {name: _safe_indexing(values, rows) for name, values in side.items()}
+    shares = reading.word_shares(model, _safe_indexing(X, rows), side)
+    topics = shares.argmax(axis=1)
     found = {row: {} for row in rows}
     for place, feature, topic in zip(*reading.nonzero(counts), topics, strict=True):
         found[rows[place]][str(names[feature]).lower()] = int(topic)

@@ -86,6 +86,7 @@ class TopicsPerGroupDisplay:
         n_components: int = 20,
         feature_names: ArrayLike | None = None,
         ax: Any = None,
+        **side: Any,
     ) -> Self:
         """Draw how much rows of each group are about the topics of a fitted estimator.
 
@@ -110,6 +111,9 @@ class TopicsPerGroupDisplay:
             pipeline, else ``feature_names_in_`` of the last step, else x0, x1, ...
         ax : Axes, default=None
             Axes to draw in; by default those of a new figure that is large enough.
+        **side : array-like of shape (n_rows, ...)
+            Further arguments of the estimator's ``transform`` with an entry for each
+            row, by name, such as ``covariates`` or ``times``.
 
         Returns
         -------
@@ -137,7 +141,9 @@ class TopicsPerGroupDisplay:
         >>> TopicsPerGroupDisplay.from_estimator(model, X, groups)  # doctest: +SKIP
         """
         check_whole("n_components", n_components, 1)
-        topics = topics_per_group(estimator, X, groups, feature_names=feature_names)
+        topics = topics_per_group(
+            estimator, X, groups, feature_names=feature_names, **side
+        )
         if components is None:
             differences = np.ptp(topics.shares, axis=0)
             if len(topics.groups) == 1:

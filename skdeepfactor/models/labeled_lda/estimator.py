@@ -11,9 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skdeepfactor._estimator.labeled import LabeledFactorModel
-from skdeepfactor._estimator.labels import (
-    refuse_without_labels,
-)
+from skdeepfactor._estimator.labels import refuse_without_labels
 from skdeepfactor._input import received, returned
 from skdeepfactor._math.gammas import check_prior
 from skdeepfactor._math.starts import check_init, initial_counts
@@ -195,7 +193,6 @@ class LabeledLDA(LabeledFactorModel):
         "doc_topic_prior": [Interval(Real, 0, None, closed="neither")],
         "topic_word_prior": [Interval(Real, 0, None, closed="neither"), "array-like"],
         "inference": [StrOptions({"mean_field", "collapsed"})],
-        "unlabeled": [Integral, str, None],
     }
 
     _kept_parameters = ("topics_per_label", "n_shared")
@@ -360,7 +357,7 @@ class LabeledLDA(LabeledFactorModel):
     def __sklearn_tags__(self):
         """Tags of a classifier, also for several labels, and of a transformer."""
         tags = super().__sklearn_tags__()
-        # Proportions see but the ratio of two columns, as in checks on few of them.
+        # Proportions see only the ratio of two columns, and checks have few.
         tags.classifier_tags = ClassifierTags(poor_score=True, multi_label=True)
         return tags
 

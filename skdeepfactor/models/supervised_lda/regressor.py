@@ -81,8 +81,8 @@ class SupervisedLDARegressor(SupervisedFactorModel):
         Steps on the factors of each row in a pass. New rows take as many, so that their
         proportions mean the same as in training.
     inner_tol : float, default=1e-3
-        Relative change of a row's parameters below which that row is done. Training
-        takes all ``max_inner_iter`` steps.
+        Relative change of a row's parameters below which that row is done. Only scores
+        use it: training and ``transform`` take all ``max_inner_iter`` steps.
     learning_rate : float, default=0.05
         Step size of Adam at first. It falls to 0 along a cosine over ``max_iter``; in
         ``partial_fit``, which has no known end, it is a fifth of this throughout.
