@@ -28,11 +28,7 @@ from skdeepfactor._training.loop import train_pass
 from skdeepfactor._training.run import Interrupted, Interrupts, Run
 from skdeepfactor.data import RowBlocks
 from tests.children import Child
-
-
-def data_of(estimator, counts):
-    is_binary = not estimator._domain.is_counts and estimator.likelihood == "bernoulli"
-    return (counts > 0).astype(float) if is_binary else counts
+from tests.conftest import taken
 
 
 def assert_same(found, expected):
@@ -75,7 +71,7 @@ def kept(monkeypatch, tmp_path):
     ],
 )
 def test_a_run_goes_on_to_the_last_bit(estimator, counts, options, kept, tmp_path):
-    X = data_of(estimator, counts)
+    X = taken(estimator, counts)
     estimator.set_params(max_iter=6, tol=0.0, **options)
     expected = clone(estimator).fit(X)
     path = tmp_path / "run"
@@ -335,7 +331,7 @@ def interrupt_after(monkeypatch, n_calls, owner=FactorModule, name="after_step")
     "batch_size", [pytest.param(None, marks=pytest.mark.each_class), 16]
 )
 def test_an_interrupt_keeps_the_last_whole_pass(estimator, counts, batch_size):
-    X = data_of(estimator, counts)
+    X = taken(estimator, counts)
     estimator.set_params(tol=0.0, batch_size=batch_size, max_iter=9)
     whole = clone(estimator).fit(X)
     found = clone(estimator)
@@ -344,21 +340,21 @@ def test_an_interrupt_keeps_the_last_whole_pass(estimator, counts, batch_size):
         n_passes = 0
 
         def interrupted(module, *args, **kwargs):
-            """Train in the fourth pass too, but not to its end."""
+            """Train in the third pass too, but not to its end."""
             nonlocal n_passes
             # Those of the fit that gradients start from are not of this model.
             n_passes += type(module) is kind
             bound = train_pass(module, *args, **kwargs)
-            if n_passes == 4:
+            if n_passes == 3:
                 raise KeyboardInterrupt
             return bound
 
         patch.setattr("skdeepfactor._training.loop.train_pass", interrupted)
         with pytest.raises(KeyboardInterrupt):
             found.fit(X)
-    assert found.n_iter_ == 3
-    assert all(len(values) == 3 for values in found.history_.values())
-    assert found.history_["lower_bound"] == whole.history_["lower_bound"][:3]
+    assert found.n_iter_ == 2
+    assert all(len(values) == 2 for values in found.history_.values())
+    assert found.history_["lower_bound"] == whole.history_["lower_bound"][:2]
     assert found.lower_bound_ == found.history_["lower_bound"][-1]
     assert np.isfinite(found.transform(X)).all()
     assert np.isfinite(found.score(X))

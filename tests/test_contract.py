@@ -26,7 +26,12 @@ from skdeepfactor._estimator.arrays import take_up
 from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
 from skdeepfactor._estimator.fitting import Fit
 from skdeepfactor.datasets import make_topics
-from tests.conftest import ESTIMATORS, ONE_OF_EACH
+from tests.conftest import (
+    ESTIMATORS,
+    ONE_OF_EACH,
+    assert_components_close,
+    taken,
+)
 
 ROW_METHODS = ["transform", "score_samples"]
 
@@ -64,7 +69,7 @@ def climbing(estimator, *, iteration=None, **changes):
 def test_dense_equals_csr(estimator, counts):
     X = counts.astype(np.float64)
     sparse, dense = fresh(estimator).fit(X), fresh(estimator).fit(X.toarray())
-    np.testing.assert_allclose(sparse.components_, dense.components_, rtol=1e-6)
+    assert_components_close(sparse.components_, dense.components_, rtol=1e-6)
     assert sparse.lower_bound_ == pytest.approx(dense.lower_bound_, rel=1e-9)
     for method in ROW_METHODS:
         np.testing.assert_allclose(
@@ -144,7 +149,8 @@ def test_scores_agree_with_each_other(fitted, counts):
 def test_the_bound_rises_in_full_batches(ascending, counts, dtype, tolerance):
     model = climbing(ascending, max_iter=60, iteration={"n_cold_iter": 1})
     bounds = np.array(model.fit(counts.astype(dtype)).history_["lower_bound"])
-    assert len(bounds) > 5
+    # Only a model without iterations is done by its first step.
+    assert len(bounds) > 5 or bounds[-1] == pytest.approx(bounds[1], rel=tolerance)
     assert (np.diff(bounds) >= -tolerance * np.abs(bounds[1:])).all()
     assert bounds[-1] > bounds[0]
 
@@ -163,12 +169,12 @@ def test_the_bound_of_training_is_that_of_its_rows(ascending, counts):
 
 def test_the_bound_is_that_of_the_fitted_parameters(ascending, counts):
     """Above that before the last step, below that of rows inferred once more."""
-    model = climbing(ascending, max_iter=2, iteration={"n_cold_iter": 1})
-    bounds = model.set_params(max_iter=3).fit(counts).history_["lower_bound"]
-    found = model.set_params(max_iter=2).fit(counts)
-    assert found.history_["lower_bound"] == bounds[:2]
-    tolerance = 1e-6 * abs(bounds[1])
-    assert bounds[1] + tolerance < found.lower_bound_ <= bounds[2] + tolerance
+    model = climbing(ascending, iteration={"n_cold_iter": 1})
+    bounds = model.set_params(max_iter=2).fit(counts).history_["lower_bound"]
+    found = model.set_params(max_iter=1).fit(counts)
+    assert found.history_["lower_bound"] == bounds[:1]
+    tolerance = 1e-6 * abs(bounds[0])
+    assert bounds[0] + tolerance < found.lower_bound_ <= bounds[1] + tolerance
 
 
 def test_the_bound_of_one_pass_is_that_of_score(ascending):
@@ -248,7 +254,7 @@ def test_small_chunks_start_a_stream_together(estimator):
     found.partial_fit(scipy.sparse.csr_matrix(X[1:120]), total_samples=240)
     for model in (whole, found):
         model.partial_fit(X[120:], total_samples=240)
-    assert_allclose(found.components_, whole.components_, rtol=1e-6)
+    assert_components_close(found.components_, whole.components_, rtol=1e-6)
     assert found.score(X) == pytest.approx(whole.score(X), rel=1e-6)
     assert found.n_samples_seen_ == 240
     assert found.n_iter_ == len(found.history_["lower_bound"]) == 3
@@ -538,7 +544,7 @@ def check_outputs(model, X):
         Z = model.fit_transform(X)
     assert Z.shape == (X.shape[0], len(model.components_))
     assert np.isfinite(Z).all()
-    if isinstance(model, ClosedFormFactorModel):
+    if isinstance(model, ClosedFormFactorModel) and model._domain.is_counts:
         assert (Z >= 0).all()
     assert np.isfinite(model.components_).all()
     assert np.isfinite(model.lower_bound_)
@@ -602,9 +608,7 @@ def test_devices_that_are_not_there(counts, device, message):
 
 
 def test_a_model_keeps_its_precision_for_other_data(estimator, counts):
-    X = counts.astype(np.float64)
-    if not estimator._domain.is_counts and estimator.likelihood == "bernoulli":
-        X = (X > 0).astype(np.float64)
+    X = taken(estimator, counts.astype(np.float64))
     estimator.set_params(max_iter=2, warm_start=True)
     estimator.fit(X, X_val=X.astype(np.float32))
     estimator.fit(X.astype(np.float32))
@@ -617,9 +621,7 @@ def test_a_model_keeps_its_precision_for_other_data(estimator, counts):
 
 @pytest.mark.each_class
 def test_a_weight_counts_as_a_repetition_in_scores(estimator, counts):
-    X = counts.toarray().astype(np.float64)
-    if not estimator._domain.is_counts and estimator.likelihood == "bernoulli":
-        X = (X > 0).astype(float)
+    X = taken(estimator, counts.toarray().astype(np.float64))
     estimator.set_params(max_iter=2).fit(X)
     weights = np.random.default_rng(0).integers(0, 4, len(X))
     repeated = np.repeat(X, weights, axis=0)

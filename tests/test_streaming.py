@@ -14,6 +14,7 @@ from skdeepfactor._training.distributed import Share
 from skdeepfactor._training.rows import ALONE, MatrixRows, ahead
 from skdeepfactor._training.streams import CheckedBlocks, StreamedRows
 from skdeepfactor.data import RowBlocks
+from tests.conftest import taken
 
 
 def cut(X, size=13):
@@ -158,9 +159,7 @@ def test_a_full_fit_is_that_in_memory(conjugate, doubles, is_warm):
 
 
 def test_every_model_takes_blocks(estimator, doubles):
-    X = doubles
-    if not estimator._domain.is_counts and estimator.likelihood == "bernoulli":
-        X = (X > 0).astype(float)
+    X = taken(estimator, doubles)
     estimator.set_params(max_iter=2, batch_size=16)
     blocks = RowBlocks(cut(X))
     fitted = clone(estimator).fit(blocks)

@@ -17,13 +17,15 @@ from skdeepfactor._training.progress import with_callbacks
 #: Constraint of ``input_scale``, where a model has it as a parameter.
 INPUT_SCALE = [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})]
 
+#: Constraint of ``init``, where components start from rows or are given.
+INIT = [StrOptions({"kmeans", "random"}), "array-like"]
+
 
 class ClosedFormFactorModel(BaseFactorModel):
     """A model whose parameters all have updates in closed form."""
 
     _parameter_constraints: ClassVar[dict] = {
         **BaseFactorModel._parameter_constraints,
-        "init": [StrOptions({"kmeans", "random"}), "array-like"],
         "learning_offset": [Interval(Real, 0, None, closed="left")],
         "learning_decay": [Interval(Real, 0.5, 1, closed="right")],
     }
@@ -203,6 +205,7 @@ class ConjugateFactorModel(ClosedFormFactorModel):
 
     _parameter_constraints: ClassVar[dict] = {
         **ClosedFormFactorModel._parameter_constraints,
+        "init": INIT,
         "max_inner_iter": [Interval(Integral, 1, None, closed="left")],
         "inner_tol": [Interval(Real, 0, None, closed="left")],
         "n_cold_iter": [Interval(Integral, 1, None, closed="left"), None],

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skdeepfactor._estimator.assignments import assignments
 from skdeepfactor._estimator.base import BaseFactorModel, naming_itself
-from skdeepfactor._estimator.conjugate import INPUT_SCALE
+from skdeepfactor._estimator.conjugate import INIT, INPUT_SCALE
 from skdeepfactor._estimator.fitting import input_scale
 from skdeepfactor._estimator.labels import Target
 from skdeepfactor._estimator.validation import weighted_average
@@ -54,7 +54,7 @@ class SupervisedFactorModel(BaseFactorModel):
         "doc_topic_prior": [Interval(Real, 0, None, closed="neither"), "array-like"],
         "topic_word_prior": [Interval(Real, 0, None, closed="neither"), "array-like"],
         "input_scale": INPUT_SCALE,
-        "init": [StrOptions({"kmeans", "random"}), "array-like"],
+        "init": INIT,
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "max_inner_iter": [Interval(Integral, 1, None, closed="left")],
         "inner_tol": [Interval(Real, 0, None, closed="left")],

@@ -12,7 +12,7 @@ from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from skdeepfactor._estimator.conjugate import INPUT_SCALE
+from skdeepfactor._estimator.conjugate import INIT, INPUT_SCALE
 from skdeepfactor._estimator.covariates import CovariateTopicModel
 from skdeepfactor._estimator.side import known_covariates
 from skdeepfactor._math.gammas import check_prior
@@ -180,6 +180,7 @@ class CorrelatedTopicModel(CovariateTopicModel):
     _parameter_constraints: ClassVar[dict] = {
         "input_scale": INPUT_SCALE,
         **CovariateTopicModel._parameter_constraints,
+        "init": INIT,
         "covariance_type": [StrOptions({"full", "diag"})],
         "topic_word_prior": [Interval(Real, 0, None, closed="neither"), "array-like"],
         "shrinkage": [Interval(Real, 0, 1, closed="both")],

@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 
 from skdeepfactor._estimator.assignments import assignments
-from skdeepfactor._estimator.conjugate import INPUT_SCALE, ClosedFormFactorModel
+from skdeepfactor._estimator.conjugate import INIT, INPUT_SCALE, ClosedFormFactorModel
 from skdeepfactor._estimator.merging import group_sums
 from skdeepfactor._estimator.validation import checked_weights
 from skdeepfactor._input import received
@@ -174,6 +174,7 @@ class MultinomialMixture(ClosedFormFactorModel):
     _parameter_constraints: ClassVar[dict] = {
         "input_scale": INPUT_SCALE,
         **ClosedFormFactorModel._parameter_constraints,
+        "init": INIT,
         "weight_concentration": [Interval(Real, 0, None, closed="neither")],
         "topic_word_prior": [Interval(Real, 0, None, closed="neither")],
         "inference": [StrOptions({"collapsed", "mean_field", "em"})],

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from skdeepfactor._estimator.arrays import to_numpy
 from skdeepfactor._estimator.assignments import assignments
 from skdeepfactor._estimator.base import BaseFactorModel
-from skdeepfactor._estimator.conjugate import INPUT_SCALE
+from skdeepfactor._estimator.conjugate import INIT, INPUT_SCALE
 from skdeepfactor._estimator.layers import (
     checked_layer_sizes,
     transformed_layers,
@@ -198,7 +198,7 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
         "layer_sizes": ["array-like"],
         "topic_word_prior": [Interval(Real, 0, None, closed="neither")],
         "input_scale": INPUT_SCALE,
-        "init": [StrOptions({"kmeans", "random"}), "array-like"],
+        "init": INIT,
         "transform_layer": [
             Interval(Integral, 1, None, closed="left"),
             StrOptions({"all"}),
