@@ -137,13 +137,13 @@ def test_a_forked_child_gives_what_one_thread_gives():
         start_new_session=True,
     ) as process:
         try:
-            shown, errors = process.communicate(timeout=7 * forked.PATIENCE)
+            shown, errors = process.communicate(timeout=12 * forked.PATIENCE)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
     assert process.returncode == 0, errors
     lines = [line.split("\t") for line in shown.splitlines()]
-    assert len(lines) == 7
+    assert len(lines) == 12
     for in_child, on_one_thread in lines:
         # The number of threads in the child before and after.
         assert in_child == str(([on_one_thread] * 2, 2, 2))

@@ -142,7 +142,9 @@ class DynamicTopicModel(TimedTopicModel):
         The prior of the proportions, learnt or given.
     lower_bound_ : float
         Bound on the log joint density of the training data and the paths in nats, up to
-        a constant, with rows as the last pass left them.
+        a constant, with rows as the last pass left them. Collapsed updates do not
+        maximise this bound, which may fall a little from pass to pass, and from one
+        warm fit to the next.
     input_scale_ : float
         Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
