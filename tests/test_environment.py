@@ -1,5 +1,6 @@
 """What the caller has set torch to changes nothing, and stays set."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,8 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 
-from skdeepfactor import VariationalAutoencoder
+from skdeepfactor import (
+    CorrelatedTopicModel,
+    DynamicTopicModel,
+    LatentDirichletAllocation,
+    NeuralTopicDLGM,
+    VariationalAutoencoder,
+)
 from skdeepfactor._estimator.environment import own_environment
 from skdeepfactor.inspection import jacobian_embeddings
 from tests import forked
@@ -100,6 +108,60 @@ def test_surroundings_change_no_bit(surroundings, estimator, counts, expected):
         found = results(estimator, counts)
         assert settings() == before
     assert found == expected[key]
+
+
+QUICK = {"max_iter": 2, "random_state": 0}
+FIFTHS, THIRDS = (np.arange(12.0) % n for n in (5, 3))
+# What the table of estimators lacks: side information, and further ways of learning.
+OTHERS = {
+    "times": (DynamicTopicModel(3, **QUICK), {"times": FIFTHS}),
+    "covariates": (
+        CorrelatedTopicModel(3, **QUICK),
+        {"covariates": np.column_stack([FIFTHS, THIRDS])},
+    ),
+    "gibbs": (LatentDirichletAllocation(3, inference="gibbs", **QUICK), {}),
+    "cross_fitted": (
+        LatentDirichletAllocation(3, inference="cross_fitted", **QUICK),
+        {},
+    ),
+    "residual": (
+        NeuralTopicDLGM(
+            3,
+            decoder_layers=(6,),
+            skip_connections=True,
+            encoder_layers=(8,),
+            max_refine_steps=5,
+            **QUICK,
+        ),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize(("model", "side"), OTHERS.values(), ids=OTHERS)
+def test_surroundings_threads_and_views_change_no_bit(model, side, counts):
+    def found(side=side):
+        fitted = clone(model).fit(counts, **side)
+        inferred = (fitted.transform, fitted.score_samples)
+        arrays = [method(rows, **known) for method in inferred for rows, known in some]
+        return [fitted.components_, *arrays]
+
+    few = {name: values[:3] for name, values in side.items()}
+    some = [(counts, side), (counts[:3], few)]
+    # Backwards in memory, and not to be written to.
+    views = {name: values[::-1].copy()[::-1] for name, values in side.items()}
+    for values in views.values():
+        values.flags.writeable = False
+    expected, others = found(), [found(views)]
+    with contextlib.ExitStack() as stack:
+        for name in ("inference_mode", "autocast", "bfloat16", "default_device"):
+            stack.enter_context(SURROUNDINGS[name]())
+        others.append(found())
+    with ThreadPoolExecutor(2) as pool:
+        others += [task.result() for task in [pool.submit(found) for _ in range(2)]]
+    for other in others:
+        for one, two in zip(other, expected, strict=True):
+            np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("surroundings", SURROUNDINGS)
