@@ -63,7 +63,7 @@ class Tokens(NamedTuple):
         """The tokens of whole counts: a strided or a CSR tensor."""
         x = without_zeros(x)
         rows, counts = row_indices(x), x.values()
-        is_large = counts > _most_tokens(x, rows)[rows]
+        is_large = counts > _most_tokens(x)
         repeats = counts.masked_fill(is_large, 0).long()
         entries = torch.arange(len(counts), device=x.device).repeat_interleave(repeats)
         large = is_large.nonzero()[:, 0]
@@ -99,9 +99,8 @@ class TokenParts:
 
     def __init__(self, x):
         self._x, self.shape = without_zeros(x), x.shape
-        rows = row_indices(self._x)
-        most = _most_tokens(self._x, rows)[rows]
-        self._parts = _parts(row_sum(map_values(lambda n: n.minimum(most), self._x)))
+        most = _most_tokens(self._x)
+        self._parts = _parts(row_sum(map_values(lambda n: n.clamp_max(most), self._x)))
         self._whole = Tokens.of(self._x) if len(self._parts) <= 1 else None
 
     def __iter__(self):
@@ -113,19 +112,20 @@ class TokenParts:
             yield rows, Tokens.of(take_rows(self._x, numbers[rows]))
 
 
-def _most_tokens(x, rows):
-    """Counts up to which each token of an entry is drawn by itself, (n_rows,).
+def _most_tokens(x):
+    """Counts up to which each token of an entry is drawn by itself, (n_entries,).
 
-    ``x`` is a CSR tensor without zeros, and ``rows`` has the row of each of its
-    entries. The result depends on each row alone, so that its draws do. A row has no
-    more than ``MOST_AT_ONCE`` tokens, or one for each entry.
+    Or one for all entries of ``x``, a CSR tensor without zeros. Those of a row depend
+    on the row alone, so that its draws do. It then has no more than ``MOST_AT_ONCE``
+    tokens, or one for each entry.
     """
-    counts, n_entries = x.values(), x.crow_indices().diff()
-    small = counts.double().masked_fill(counts > MOST_TOKENS, 0)
-    n_tokens = torch.bincount(rows, small, minlength=len(x))
-    lower = MOST_AT_ONCE // n_entries.clamp_min(1)
-    lower = lower.clamp(1, MOST_TOKENS).to(counts)
-    return torch.where(n_tokens > MOST_AT_ONCE, lower, MOST_TOKENS)
+    if not bool((row_sum(x) > MOST_AT_ONCE).any()):
+        return MOST_TOKENS
+    small = map_values(lambda n: n.masked_fill(n > MOST_TOKENS, 0), x)
+    lower = MOST_AT_ONCE // x.crow_indices().diff().clamp_min(1)
+    lower = lower.clamp(1, MOST_TOKENS).to(x.dtype)
+    of_rows = torch.where(row_sum(small) > MOST_AT_ONCE, lower, MOST_TOKENS)
+    return of_rows[row_indices(x)]
 
 
 def _parts(sizes):
