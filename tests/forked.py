@@ -68,9 +68,13 @@ def in_a_child(estimator, counts):
 
 def main():
     from skdeepfactor import (
+        CorrelatedTopicModel,
+        DynamicTopicModel,
         LatentDirichletAllocation,
+        MultinomialMixture,
         NeuralTopicDLGM,
         PoissonFactorization,
+        PoissonGammaBeliefNetwork,
         SparseGammaDEF,
         VariationalAutoencoder,
         VariationalSparseCoding,
@@ -83,6 +87,11 @@ def main():
         SparseGammaDEF((20, 5), **quick),
         SparseGammaDEF((20, 5), solver="gradient", **quick),
         NeuralTopicDLGM(20, max_refine_steps=5, **quick),
+        CorrelatedTopicModel(10, **quick),
+        DynamicTopicModel(20, **quick),
+        LatentDirichletAllocation(20, inference="gibbs", **quick),
+        MultinomialMixture(20, **quick),
+        PoissonGammaBeliefNetwork((20, 5), n_draws=2, **quick),
         VariationalAutoencoder(20, likelihood="poisson", **quick),
         VariationalSparseCoding(20, likelihood="poisson", **quick),
     ]

@@ -1,5 +1,6 @@
 """What the caller has set torch to changes nothing, and stays set."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,8 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 
-from skdeepfactor import VariationalAutoencoder
+from skdeepfactor import (
+    CorrelatedTopicModel,
+    DynamicTopicModel,
+    LatentDirichletAllocation,
+    NeuralTopicDLGM,
+    VariationalAutoencoder,
+)
 from skdeepfactor._estimator.environment import own_environment
 from skdeepfactor.inspection import jacobian_embeddings
 from tests import forked
@@ -102,6 +110,60 @@ def test_surroundings_change_no_bit(surroundings, estimator, counts, expected):
     assert found == expected[key]
 
 
+QUICK = {"max_iter": 2, "random_state": 0}
+FIFTHS, THIRDS = (np.arange(12.0) % n for n in (5, 3))
+# What the table of estimators lacks: side information, and further ways of learning.
+OTHERS = {
+    "times": (DynamicTopicModel(3, **QUICK), {"times": FIFTHS}),
+    "covariates": (
+        CorrelatedTopicModel(3, **QUICK),
+        {"covariates": np.column_stack([FIFTHS, THIRDS])},
+    ),
+    "gibbs": (LatentDirichletAllocation(3, inference="gibbs", **QUICK), {}),
+    "cross_fitted": (
+        LatentDirichletAllocation(3, inference="cross_fitted", **QUICK),
+        {},
+    ),
+    "residual": (
+        NeuralTopicDLGM(
+            3,
+            decoder_layers=(6,),
+            skip_connections=True,
+            encoder_layers=(8,),
+            max_refine_steps=5,
+            **QUICK,
+        ),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize(("model", "side"), OTHERS.values(), ids=OTHERS)
+def test_surroundings_threads_and_views_change_no_bit(model, side, counts):
+    def found(side=side):
+        fitted = clone(model).fit(counts, **side)
+        inferred = (fitted.transform, fitted.score_samples)
+        arrays = [method(rows, **known) for method in inferred for rows, known in some]
+        return [fitted.components_, *arrays]
+
+    few = {name: values[:3] for name, values in side.items()}
+    some = [(counts, side), (counts[:3], few)]
+    # Backwards in memory, and not to be written to.
+    views = {name: values[::-1].copy()[::-1] for name, values in side.items()}
+    for values in views.values():
+        values.flags.writeable = False
+    expected, others = found(), [found(views)]
+    with contextlib.ExitStack() as stack:
+        for name in ("inference_mode", "autocast", "bfloat16", "default_device"):
+            stack.enter_context(SURROUNDINGS[name]())
+        others.append(found())
+    with ThreadPoolExecutor(2) as pool:
+        others += [task.result() for task in [pool.submit(found) for _ in range(2)]]
+    for other in others:
+        for one, two in zip(other, expected, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
 @pytest.mark.parametrize("surroundings", SURROUNDINGS)
 def test_surroundings_change_no_embedding(surroundings, counts):
     model = VariationalAutoencoder(2, likelihood="poisson", max_iter=2, random_state=0)
@@ -137,13 +199,13 @@ def test_a_forked_child_gives_what_one_thread_gives():
         start_new_session=True,
     ) as process:
         try:
-            shown, errors = process.communicate(timeout=7 * forked.PATIENCE)
+            shown, errors = process.communicate(timeout=12 * forked.PATIENCE)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
     assert process.returncode == 0, errors
     lines = [line.split("\t") for line in shown.splitlines()]
-    assert len(lines) == 7
+    assert len(lines) == 12
     for in_child, on_one_thread in lines:
         # The number of threads in the child before and after.
         assert in_child == str(([on_one_thread] * 2, 2, 2))

@@ -1,6 +1,7 @@
 """A chunk that would leave an estimator with what is not finite leaves it alone."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -60,6 +61,24 @@ def test_a_fill_value_leaves_the_estimator_as_it_was(size, n_times, estimator, c
     assert np.isfinite(estimator.score(counts))
     estimator.partial_fit(counts)
     assert np.isfinite(estimator.score(counts))
+
+
+@pytest.mark.each_class
+@pytest.mark.parametrize("size", [9.97e36, 3e38])
+def test_fit_refuses_a_fill_value_or_takes_it(size, estimator, counts):
+    counts[3, 5], failure = size, None
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            estimator.set_params(max_iter=2).fit(counts)
+    except ValueError as error:
+        failure = str(error)
+    if failure is not None:
+        assert "finite" in failure or "infinity" in failure
+        assert not estimator.__sklearn_is_fitted__()
+        return
+    arrays = estimator._parameters.values()
+    assert all(np.isfinite(array).all() for array in arrays)
 
 
 def test_steps_that_are_too_long_are_taken_back(counts):

@@ -207,6 +207,28 @@ def test_truth_values_are_no_whole_numbers(estimator, counts):
                 wrong.fit(counts)
 
 
+@pytest.mark.each_class
+def test_numbers_may_be_numpys(estimator, counts, tmp_path):
+    """Those of a grid are: np.arange(2, 10) has no others."""
+
+    def of_numpy(value):
+        if isinstance(value, tuple):
+            return [of_numpy(part) for part in value]
+        kinds = {int: np.int64, float: np.float64}
+        return kinds.get(type(value), lambda plain: plain)(value)
+
+    counts, path = counts[:12].astype(np.float64), tmp_path / "run"
+    expected = estimator.set_params(max_iter=2).fit(counts, checkpoint=path)
+    parameters = {k: of_numpy(v) for k, v in expected.get_params().items()}
+    for more in ({}, {"checkpoint": path}):
+        found = type(estimator)(**parameters).fit(counts, **more)
+        np.testing.assert_array_equal(found.components_, expected.components_)
+    for method in ("transform", "score"):
+        one, two = (getattr(model, method)(counts) for model in (found, expected))
+        np.testing.assert_array_equal(one, two)
+    found.partial_fit(counts)
+
+
 def test_readers_take_no_truth_values_for_whole_numbers():
     model = PoissonFactorization(2, random_state=0).fit(X)
     for read, message in [

@@ -5,10 +5,13 @@ import pytest
 import scipy.stats
 import torch
 
+from skdeepfactor._math import ops
+from skdeepfactor._math import tokens as tokens_file
 from skdeepfactor._math.batch import Batch
 from skdeepfactor._math.gammas import gamma_shapes
 from skdeepfactor._math.noise import keyed_log_gamma
 from skdeepfactor._math.tokens import (
+    TokenParts,
     Tokens,
     allocate_tokens,
     binomial,
@@ -89,6 +92,61 @@ def test_rows_keep_their_tokens_in_any_company():
         Tokens.of(x[rows].to_sparse_csr()), z[rows], w, keys[rows], stream=0
     )
     assert torch.equal(together[rows], some)
+
+
+def test_a_row_of_many_tokens_is_split_as_its_large_entries_are(monkeypatch):
+    """So that no part has more tokens than fit, whatever a row has."""
+    monkeypatch.setattr(tokens_file, "MOST_AT_ONCE", 50)
+    n, rng = 2000, np.random.default_rng(0)
+    x = torch.tensor([[0.0, 9, 40, 12, 0, 1, 30]])
+    # 92 tokens in 5 entries: those of more than 10 are split.
+    assert Tokens.of(x).large.tolist() == [1, 2, 4]
+    assert len(Tokens.of(x).rows) == 10
+    z, w = (torch.tensor(rng.random((m, 4))) for m in (1, 7))
+    keys = keys_of(n)
+    of_rows, of_words = allocate_tokens(
+        Tokens.of(x.repeat(n, 1)), z.repeat(n, 1), w, keys, stream=0
+    )
+    assert torch.equal(of_words.sum(1), n * x[0].double())
+    assert (of_rows.sum(1) == x.sum()).all()
+    shares = z * w / (z * w).sum(1, keepdim=True)
+    mean = x.T * shares
+    variance = mean * (1 - shares)
+    errors = (n * variance).sqrt()
+    assert ((of_words - n * mean).abs() <= MOST_ERRORS * errors).all()
+    assert torch.allclose(of_rows.var(0), variance.sum(0), rtol=0.15)
+    # Its neighbours have no say in it.
+    mixed = torch.cat([torch.ones(3, 7), x, torch.ones(20, 7)])
+    parts = list(TokenParts(mixed))
+    assert max(len(part.rows) for _, part in parts) <= 56
+    for rows, part in parts:
+        if rows.start <= 3 < rows.stop:
+            given = z.expand(part.shape[0], 4)
+            found, _ = allocate_tokens(
+                part, given, w, keys[:1].expand(part.shape[0]), stream=0
+            )
+            assert torch.equal(found[3 - rows.start], of_rows[0])
+
+
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_large_entries_and_tables_come_in_parts(is_weighted, monkeypatch):
+    """A part has no more of them than memory has room for, and draws the same."""
+    n, rng = 40, np.random.default_rng(0)
+    x = torch.tensor(rng.poisson(1500.0, (n, 3))).double()
+    z, w = (torch.tensor(rng.random((m, 4))) for m in (n, 3))
+    weight = torch.tensor(rng.random(n)) if is_weighted else 2.0
+    keys, shapes = keys_of(n), torch.full((n, 4), 3.0).double()
+
+    def drawn():
+        counts = allocate_tokens(Tokens.of(x), z, w, keys, stream=0, weight=weight)
+        return *counts, tables(counts[0], shapes, keys, stream=9)
+
+    whole = drawn()
+    monkeypatch.setattr(ops, "SLICE", 20)
+    assert len(ops.slices(n, 4)) == 8
+    monkeypatch.setattr(tokens_file, "MOST_AT_ONCE", 3000)
+    for found, expected in zip(drawn(), whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(("customers", "s"), [(1, 0.3), (20, 0.3), (5000, 7.0)])

@@ -36,7 +36,8 @@ class SampledModule(FactorModule, ABC):
 
     def __init__(self, n_components):
         super().__init__()
-        self.n_components = n_components
+        # Tensors are not split by NumPy's ints, of which a grid of numbers has some.
+        self.n_components = int(n_components)
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.float64))
         # Moving averages over rows.
         self.register_buffer("moments", torch.zeros(self.n_moments, n_components))

@@ -29,7 +29,8 @@ from skdeepfactor._math.ops import (
 )
 
 #: Counts of an entry up to which each token is drawn by itself; those of larger entries
-#: are split in halves of the units by binomial draws.
+#: are split in halves of the units by binomial draws. It is lower in rows with more
+#: than ``MOST_AT_ONCE`` tokens.
 MOST_TOKENS = 1000
 #: Customers of which each is seated by itself; tables of those that come later are
 #: binomial.
@@ -41,7 +42,7 @@ MOST_AT_ONCE = 2**18
 
 
 class Tokens(NamedTuple):
-    """The counts of rows as tokens, row by row, and entries with more than a thousand.
+    """The counts of rows as tokens, row by row, and entries that have too many.
 
     ``x`` is a CSR tensor without zeros. ``rows``, ``columns`` and ``entries`` have the
     row, the column and the place among the entries of each token, and ``numbers`` its
@@ -62,7 +63,7 @@ class Tokens(NamedTuple):
         """The tokens of whole counts: a strided or a CSR tensor."""
         x = without_zeros(x)
         rows, counts = row_indices(x), x.values()
-        is_large = counts > MOST_TOKENS
+        is_large = counts > _most_tokens(x)
         repeats = counts.masked_fill(is_large, 0).long()
         entries = torch.arange(len(counts), device=x.device).repeat_interleave(repeats)
         large = is_large.nonzero()[:, 0]
@@ -86,8 +87,9 @@ class Tokens(NamedTuple):
 class TokenParts:
     """The tokens of rows of whole counts, some rows at a time: pairs of both.
 
-    A part has ``MOST_AT_ONCE`` tokens, or as many more as its last row. If there are
-    several parts, their tokens are made anew each time.
+    A part has ``MOST_AT_ONCE`` tokens, or as many more as its last row, of which there
+    are no more than that either; an entry that is no tokens counts as the most that it
+    could be. If there are several parts, their tokens are made anew each time.
 
     Parameters
     ----------
@@ -96,21 +98,42 @@ class TokenParts:
     """
 
     def __init__(self, x):
-        self._x, self.shape = x, x.shape
-        totals = row_sum(map_values(lambda n: torch.where(n > MOST_TOKENS, 0, n), x))
-        before = totals.double().cumsum(0) - totals
-        _, sizes = (before // MOST_AT_ONCE).unique_consecutive(return_counts=True)
-        self._bounds = [0, *sizes.cumsum(0).tolist()]
-        self._whole = Tokens.of(x) if len(self._bounds) <= 2 else None
+        self._x, self.shape = without_zeros(x), x.shape
+        most = _most_tokens(self._x)
+        self._parts = _parts(row_sum(map_values(lambda n: n.clamp_max(most), self._x)))
+        self._whole = Tokens.of(self._x) if len(self._parts) <= 1 else None
 
     def __iter__(self):
         if self._whole is not None:
             yield slice(None), self._whole
             return
         numbers = torch.arange(len(self._x), device=self._x.device)
-        for start, stop in itertools.pairwise(self._bounds):
-            rows = slice(start, stop)
+        for rows in self._parts:
             yield rows, Tokens.of(take_rows(self._x, numbers[rows]))
+
+
+def _most_tokens(x):
+    """Counts up to which each token of an entry is drawn by itself, (n_entries,).
+
+    Or one for all entries of ``x``, a CSR tensor without zeros. Those of a row depend
+    on the row alone, so that its draws do. It then has no more than ``MOST_AT_ONCE``
+    tokens, or one for each entry.
+    """
+    if not bool((row_sum(x) > MOST_AT_ONCE).any()):
+        return MOST_TOKENS
+    small = map_values(lambda n: n.masked_fill(n > MOST_TOKENS, 0), x)
+    lower = MOST_AT_ONCE // x.crow_indices().diff().clamp_min(1)
+    lower = lower.clamp(1, MOST_TOKENS).to(x.dtype)
+    of_rows = torch.where(row_sum(small) > MOST_AT_ONCE, lower, MOST_TOKENS)
+    return of_rows[row_indices(x)]
+
+
+def _parts(sizes):
+    """Slices of rows, given the size of each: of ``MOST_AT_ONCE``, or a row more."""
+    before = sizes.double().cumsum(0) - sizes
+    _, n_rows = (before // MOST_AT_ONCE).unique_consecutive(return_counts=True)
+    bounds = [0, *n_rows.cumsum(0).tolist()]
+    return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
 def share_of_sweep(n_kept, n_sweeps, burn_in):
@@ -177,13 +200,15 @@ def allocate_tokens(tokens, z, w, keys, *, stream, weight=1.0):
     )
     of_rows = of_rows.view(n_rows, k).double()
     of_words = of_words.view(n_features, k).double()
-    if len(tokens.large):
-        rows = row_indices(tokens.x)[tokens.large]
-        columns = tokens.x.col_indices()[tokens.large].long()
+    of_entries = row_indices(tokens.x) if len(tokens.large) else None
+    for part in slices(len(tokens.large), k):
+        large = tokens.large[part]
+        rows = of_entries[large]
+        columns = tokens.x.col_indices()[large].long()
         odds = z[rows].double() * w[columns].double()
-        counts = tokens.x.values()[tokens.large].double()
+        counts = tokens.x.values()[large].double()
         split = _split_counts(
-            counts, odds, keys[rows], tokens.large_numbers, stream + 1
+            counts, odds, keys[rows], tokens.large_numbers[part], stream + 1
         )
         of_rows.index_add_(0, rows, split)
         if is_weighted:
@@ -276,30 +301,37 @@ def tables(counts, concentration, keys, *, stream):
     are used. Tables of customers beyond the first ``MOST_SEATED`` are drawn from a
     binomial distribution of their mean and variance.
     """
-    n_rows, k = counts.shape
-    result = (counts > 0).double()
     # The first customer always takes a table.
-    later = (counts.clamp_max(MOST_SEATED) - 1).clamp_min(0).long().view(-1)
-    cells = torch.arange(len(later), device=later.device).repeat_interleave(later)
-    if len(cells):
-        keys = mix(keys)
-        rows = cells // k
-        numbers = _numbers(rows, n_rows)
-        starts = later.cumsum(0) - later
-        before = torch.arange(len(cells), device=cells.device) - starts[cells] + 1
-        s = concentration.reshape(-1)[cells]
-        uniform = uniform_at(keys[rows], numbers, stream)
-        is_new = uniform * (s + before) < s
-        result.view(-1).add_(torch.bincount(cells[is_new], minlength=n_rows * k))
-        is_large = counts > MOST_SEATED
-        if bool(is_large.any()):
-            large = is_large.nonzero(as_tuple=True)
-            result[large] += _later_tables(
-                counts[large].double(),
-                concentration[large].double(),
-                uniform_at(keys[large[0]], large[1], stream + 1),
-            )
+    later = (counts.clamp_max(MOST_SEATED) - 1).clamp_min(0).long()
+    result, keys = (counts > 0).double(), mix(keys)
+    for rows in _parts(later.sum(1)):
+        result[rows] += _new_tables(
+            later[rows], concentration[rows], keys[rows], stream
+        )
+    is_large = counts > MOST_SEATED
+    if bool(is_large.any()):
+        large = is_large.nonzero(as_tuple=True)
+        result[large] += _later_tables(
+            counts[large].double(),
+            concentration[large].double(),
+            uniform_at(keys[large[0]], large[1], stream + 1),
+        )
     return result
+
+
+def _new_tables(later, concentration, keys, stream):
+    """Tables of the customers after the first, each seated by itself, (n_rows, k)."""
+    n_rows, k = later.shape
+    later = later.reshape(-1)
+    cells = torch.arange(len(later), device=later.device).repeat_interleave(later)
+    rows = cells // k
+    numbers = _numbers(rows, n_rows)
+    starts = later.cumsum(0) - later
+    before = torch.arange(len(cells), device=cells.device) - starts[cells] + 1
+    s = concentration.reshape(-1)[cells]
+    uniform = uniform_at(keys[rows], numbers, stream)
+    is_new = uniform * (s + before) < s
+    return torch.bincount(cells[is_new], minlength=n_rows * k).view(n_rows, k)
 
 
 def _later_tables(n, s, uniform):

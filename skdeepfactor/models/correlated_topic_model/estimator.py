@@ -325,7 +325,8 @@ class CorrelatedTopicModel(CovariateTopicModel):
 
     def _build(self, sizes):
         n_features = sizes["n_features"]
-        shape = (self.n_components, n_features)
+        # Tensors are not split by NumPy's ints, of which a grid of numbers has some.
+        shape = (int(self.n_components), n_features)
         eta = check_prior(
             self.topic_word_prior, "topic_word_prior", (n_features,), shape
         )

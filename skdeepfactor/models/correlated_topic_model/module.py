@@ -271,7 +271,9 @@ class CorrelatedTopics(FactorModule):
             found += self.spread.double() / self.n_spread.double()
         else:
             found += self.covariance.double()
-        self.covariance.copy_(self._admissible(found, n_rows))
+        # Numbers that are not finite have no axes; the next bound is not finite either.
+        if bool(found.isfinite().all()):
+            self.covariance.copy_(self._admissible(found, n_rows))
         self.refresh()
 
     @torch.no_grad()
