@@ -41,8 +41,12 @@ from benchmarks.__main__ import NAMES
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
-    # tomotopy's types, when it is first imported.
+    # Peers, where they are installed: tomotopy's types when it is first imported, its
+    # workers and an older name; gensim's bound of few rows.
     pytest.mark.filterwarnings("ignore:builtin type:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The training result may differ:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:.tomotopy:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning:gensim"),
 ]
 
 PEERS = {"gensim", "hpfrec", "poismf", "pyro", "tomotopy"}

@@ -114,9 +114,9 @@ class DynamicTopicModel(TimedTopicModel):
         Processes for the starts.
     warm_start : bool, default=False
         Whether ``fit`` resumes from the fitted parameters. If the score of held-out
-        rows, or the bound of a fit in batches, would end lower than it began, the fit
-        is undone. Rows fitted before resume too; they are kept in memory for that and
-        not pickled.
+        rows would end lower than it began, the fit is undone. Without these the bound
+        decides in stochastic steps alone, since collapsed updates may lower it. Rows
+        fitted before resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
