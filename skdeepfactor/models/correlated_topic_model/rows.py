@@ -205,15 +205,14 @@ def moments(batch, mode, precision, weights):
         safe = prior_curvature(batch.totals[rows], at, precision)
         found = safe - along.diag_embed() + words.mT @ words
         root, info = torch.linalg.cholesky_ex(found)
-        is_bad = info > 0
-        has_bad = bool(is_bad.any())
-        if has_bad:
-            root[is_bad] = identity(root[0])
+        # The places of a mask are found once, since an accelerator is waited for then.
+        bad = (info > 0).nonzero()[:, 0]
+        root.index_copy_(0, bad, identity(root[0]).expand(len(bad), -1, -1))
         covariance = torch.cholesky_inverse(root)
-        if has_bad:
+        if len(bad):
             # It also knows what to do where rounding leaves none positive definite.
-            part = inverse_root(safe[is_bad])
-            covariance[is_bad] = part @ part.mT
+            part = inverse_root(safe.index_select(0, bad))
+            covariance.index_copy_(0, bad, part @ part.mT)
         off = _mean_off_mode(covariance, at, batch.totals[rows], along, words, counts)
         yield rows, covariance, off
 
