@@ -7,7 +7,6 @@ import warnings
 from functools import partial
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse
 import torch
 from sklearn.cluster import KMeans
@@ -318,11 +317,16 @@ def _directions(X, n_directions, random_state):
     n_columns = min(n_directions + OVERSAMPLES, *X.shape)
     found = random_state.normal(size=(X.shape[1], n_columns)).astype(X.dtype)
     for _ in range(POWER_ITERATIONS - 1):
-        # A triangular factor keeps small directions from drowning in large ones.
-        found = scipy.linalg.lu(X.T @ _product(X, found), permute_l=True)[0]
-    images = _product(X, scipy.linalg.qr(found, mode="economic")[0])
-    longest = scipy.linalg.eigh(images.T @ images)[1][:, -n_directions:]
-    return scipy.linalg.qr(X.T @ (images @ longest), mode="economic")[0]
+        # Small directions would drown in large ones.
+        found = _orthonormal(X.T @ _product(X, found))
+    images = torch.from_numpy(_product(X, found))
+    longest = torch.linalg.eigh(images.T @ images)[1][:, -n_directions:]
+    return _orthonormal(X.T @ (images @ longest).numpy())
+
+
+def _orthonormal(columns):
+    """An orthonormal basis of the span of some columns, an array of their shape."""
+    return torch.linalg.qr(torch.from_numpy(columns))[0].numpy()
 
 
 def _product(X, a):
@@ -395,25 +399,27 @@ def _seeds(points, n_clusters, random_state, weights, n_rows):
     in float64, which takes longer.
     """
     rows = _some_rows(len(points), n_rows, random_state)
-    points, weights = points[rows], weights[rows]
-    sizes = np.einsum("nk,nk->n", points, points)[:, np.newaxis]
+    # Threads of NumPy's BLAS would go on waiting for work while those of torch work.
+    points, weights = map(torch.from_numpy, (points[rows], weights[rows]))
+    sizes = points.square().sum(1, keepdim=True)
 
     def distances(places):
-        found = sizes + sizes[places].T - 2 * (points @ points[places].T)
-        return np.maximum(found, 0, out=found)
+        products = points @ points[places].T
+        return (sizes + sizes[places].T).sub_(products, alpha=2).clamp_min_(0)
 
     n_trials = 2 + int(np.log(n_clusters))
-    places = [random_state.choice(len(points), p=weights / weights.sum())]
+    odds = (weights / weights.sum()).numpy()
+    places = [random_state.choice(len(points), p=odds)]
     nearest = distances(places)
     while len(places) < n_clusters:
-        odds = np.cumsum(nearest[:, 0] * weights)
+        odds = (nearest[:, 0] * weights).cumsum(0).numpy()
         drawn = random_state.uniform(size=n_trials) * odds[-1]
         tried = np.minimum(np.searchsorted(odds, drawn), len(points) - 1)
-        closer = np.minimum(distances(tried), nearest)
-        best = int((weights @ closer).argmin())
+        closer = torch.minimum(distances(tried), nearest)
+        best = int((weights @ closer.double()).argmin())
         places.append(tried[best])
         nearest = closer[:, best : best + 1]
-    return points[places]
+    return points[places].numpy()
 
 
 def n_starts(X):
