@@ -211,7 +211,7 @@ CONTENDERS = {
             "name": "LatentDirichletAllocation",
             "inference": "cross_fitted",
             "doc_topic_prior": 0.01,
-            "max_iter": 4,
+            "max_iter": 6,
         },
         {},
     ),
