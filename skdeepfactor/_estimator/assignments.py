@@ -1,12 +1,23 @@
 """Which topics the words of rows are from."""
 
 
-def assignments(estimator, X, by, row_shares, word_shares, side=None):
+def row_shares(module, batch):
+    """Shares of the topics in each row, (n_rows, k)."""
+    return module.row_shares(batch)
+
+
+def word_shares(module, batch):
+    """Shares of the topics in each entry of a batch, (n_entries, k)."""
+    return module.word_shares(batch)
+
+
+def assignments(
+    estimator, X, by, row_shares=row_shares, word_shares=word_shares, side=None
+):
     """Shares of the topics in the words of rows, or in each word of a row.
 
-    ``row_shares(module, batch)`` gives those of rows, (n_rows, k), and ``word_shares``
-    those of the entries of a batch, (n_entries, k). ``side`` is what is known of rows
-    beside X.
+    By the module's methods, or by other functions like those above. ``side`` is what is
+    known of rows beside X.
 
     Raises
     ------

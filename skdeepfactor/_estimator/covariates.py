@@ -14,13 +14,13 @@ from skdeepfactor._estimator.conjugate import ClosedFormFactorModel
 from skdeepfactor._estimator.described import described_like
 from skdeepfactor._estimator.side import (
     covariate_sizes,
+    fitted_and_transformed,
     given,
     joined_covariate_sizes,
     known_covariates,
     resized_covariates,
 )
 from skdeepfactor._training.progress import with_callbacks
-from skdeepfactor.data import is_streamed
 
 # The estimator of the examples.
 EXAMPLE = "CorrelatedTopicModel"
@@ -132,13 +132,7 @@ class CovariateTopicModel(ClosedFormFactorModel):
         >>> CorrelatedTopicModel(2, random_state=0).fit_transform(X).shape
         (4, 2)
         """
-        if covariates is not None and is_streamed(X):
-            raise ValueError(
-                "fit_transform cannot take covariates with data in blocks: call fit, "
-                "and transform one block at a time."
-            )
-        self.fit(X, y, covariates=covariates, **fit_params)
-        return self.transform(X, covariates=covariates)
+        return fitted_and_transformed(self, X, y, fit_params, covariates=covariates)
 
     @naming_itself
     def transform(
@@ -233,14 +227,7 @@ class CovariateTopicModel(ClosedFormFactorModel):
         >>> bool(shares[0].argmax() == model.components_[:, 0].argmax())
         True
         """
-        return assignments(
-            self,
-            X,
-            by,
-            lambda module, batch: module.row_shares(batch),
-            lambda module, batch: module.word_shares(batch),
-            given(covariates=covariates),
-        )
+        return assignments(self, X, by, side=given(covariates=covariates))
 
     @naming_itself
     @described_like(ClosedFormFactorModel.inverse_transform, EXPECTED, model=EXAMPLE)
@@ -362,7 +349,7 @@ class CovariateTopicModel(ClosedFormFactorModel):
 
 
 def _told(covariates, sample_weight):
-    """What is known of rows beside X, with their weights, if there are covariates."""
+    """Covariates of rows and their weights as side information; None without."""
     if covariates is None:
         return None
     return {"covariates": covariates, "sample_weight": sample_weight}

@@ -299,13 +299,7 @@ class LabeledFactorModel(ConjugateFactorModel):
         >>> np.array(model.topic_labels_)[shares.argmax(axis=1)].tolist()
         ['a', 'b']
         """
-        return assignments(
-            self,
-            X,
-            by,
-            lambda module, batch: module.row_shares(batch),
-            lambda module, batch: module.word_shares(batch),
-        )
+        return assignments(self, X, by)
 
     @naming_itself
     def sample(
@@ -317,8 +311,8 @@ class LabeledFactorModel(ConjugateFactorModel):
     ) -> scipy.sparse.csr_matrix:
         """Draw documents from the model.
 
-        Proportions are drawn from the prior of documents without labels, and words
-        from the mixed topics.
+        Proportions are drawn from the prior of documents without labels, and words from
+        mixtures of the topics.
 
         Parameters
         ----------

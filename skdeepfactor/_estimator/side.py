@@ -8,11 +8,29 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import _get_feature_names, check_array
 
 from skdeepfactor._input import received
+from skdeepfactor.data import is_streamed
 
 
 def given(**side):
     """The side information that is not None, by name; None if there is none."""
     return {name: value for name, value in side.items() if value is not None} or None
+
+
+def fitted_and_transformed(estimator, X, y, fit_params, **side):
+    """Fit an estimator with what is known of rows, and transform the same rows by it.
+
+    Raises
+    ------
+    ValueError
+        If any of it is given with data in blocks.
+    """
+    if given(**side) and is_streamed(X):
+        raise ValueError(
+            f"fit_transform cannot take {', '.join(side)} with data in blocks: call "
+            "fit, and transform one block at a time."
+        )
+    estimator.fit(X, y, **side, **fit_params)
+    return estimator.transform(X, **side)
 
 
 def covariate_sizes(rows, covariates, weights=None):

@@ -203,13 +203,7 @@ class SupervisedFactorModel(BaseFactorModel):
         >>> model.coef_[1, shares.argmax(axis=1)] > 0
         array([False,  True])
         """
-        return assignments(
-            self,
-            X,
-            by,
-            lambda module, batch: module.row_shares(batch),
-            lambda module, batch: module.word_shares(batch),
-        )
+        return assignments(self, X, by)
 
     def sample(
         self,

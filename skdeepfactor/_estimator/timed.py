@@ -14,7 +14,7 @@ from skdeepfactor._estimator.assignments import assignments
 from skdeepfactor._estimator.base import naming_itself
 from skdeepfactor._estimator.conjugate import ConjugateFactorModel
 from skdeepfactor._estimator.described import described_like
-from skdeepfactor._estimator.side import given
+from skdeepfactor._estimator.side import fitted_and_transformed, given
 from skdeepfactor._estimator.slices import (
     first_times,
     joined_slice_sizes,
@@ -23,7 +23,6 @@ from skdeepfactor._estimator.slices import (
     slice_sizes,
 )
 from skdeepfactor._training.progress import with_callbacks
-from skdeepfactor.data import is_streamed
 
 # The estimator of the examples.
 EXAMPLE = "DynamicTopicModel"
@@ -148,13 +147,7 @@ class TimedTopicModel(ConjugateFactorModel):
         >>> DynamicTopicModel(2, random_state=0).fit_transform(X).shape
         (4, 2)
         """
-        if times is not None and is_streamed(X):
-            raise ValueError(
-                "fit_transform cannot take times with data in blocks: call fit, "
-                "and transform one block at a time."
-            )
-        self.fit(X, y, times=times, **fit_params)
-        return self.transform(X, times=times)
+        return fitted_and_transformed(self, X, y, fit_params, times=times)
 
     @naming_itself
     def transform(
@@ -255,14 +248,7 @@ class TimedTopicModel(ConjugateFactorModel):
         >>> bool(shares[0].argmax() == model.components_[:, 0].argmax())
         True
         """
-        return assignments(
-            self,
-            X,
-            by,
-            lambda module, batch: module.row_shares(batch),
-            lambda module, batch: module.word_shares(batch),
-            given(times=times),
-        )
+        return assignments(self, X, by, side=given(times=times))
 
     @naming_itself
     @described_like(ConjugateFactorModel.inverse_transform, KNOWN, model=EXAMPLE)

@@ -48,16 +48,20 @@ def _digamma(x):
     shift *= 2 * x + 3
     y = x + 4
     r = y.reciprocal()
-    r2 = r * r
+    series = _digamma_series(r, r * r)
+    series -= shift
+    series += y.log_()
+    return series
+
+
+def _digamma_series(r, r2):
+    """Digamma of y less log y for large y, from 1 / y and its square."""
     series = r2 * (-1 / 252)
     series += 1 / 120
     series *= r2
     series -= 1 / 12
     series *= r2
-    series -= r.mul_(0.5)
-    series -= shift
-    series += y.log_()
-    return series
+    return series.sub_(r, alpha=0.5)
 
 
 def digamma_and_log_gamma(x):
@@ -75,12 +79,7 @@ def digamma_and_log_gamma(x):
     y = x + 4
     r, log_y = y.reciprocal(), y.log()
     r2 = r * r
-    series = r2 * (-1 / 252)
-    series += 1 / 120
-    series *= r2
-    series -= 1 / 12
-    series *= r2
-    series.sub_(r, alpha=0.5)
+    series = _digamma_series(r, r2)
     series += log_y
     series.addcdiv_(small.add_(1.5).mul_(u.add_(1)), product, value=-4)
     log_gamma = r2.mul(1 / 1260)

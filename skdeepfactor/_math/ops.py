@@ -357,17 +357,11 @@ def row_indices(x):
 
 def without_zeros(x):
     """``x`` as a CSR batch that stores no zeros."""
-    if x.layout == torch.strided:
-        rows, columns = nonzero(x)
-        values = x[rows, columns]
-    else:
-        is_stored = x.values() != 0
-        if bool(is_stored.all()):
-            return x
-        # The places of a mask are found once, since an accelerator is waited for then.
-        kept = is_stored.nonzero()[:, 0]
-        rows, columns = row_indices(x)[kept], x.col_indices()[kept]
-        values = x.values()[kept]
+    if x.layout != torch.strided:
+        has_zeros = bool((x.values() == 0).any())
+        return _compressed(x, x.values()) if has_zeros else x
+    rows, columns = nonzero(x)
+    values = x[rows, columns]
     lengths = torch.bincount(rows, minlength=x.shape[0])
     crow = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
     return csr(crow.int(), columns.int(), values, x.shape)
@@ -396,6 +390,7 @@ def _compressed(x, values):
     is_kept, starts = values != 0, x.crow_indices()
     n_kept = torch.nn.functional.pad(is_kept.cumsum(0, dtype=starts.dtype), (1, 0))
     crow = n_kept.index_select(0, starts)
+    # The places of a mask are found once, since an accelerator is waited for then.
     if is_kept.device.type == "cpu":
         # NumPy finds them six times as fast.
         kept = torch.from_numpy(np.flatnonzero(is_kept.numpy()))

@@ -119,6 +119,18 @@ def fixed_point(
     return iterate_rows(step, batch, state, max_steps=max_steps, is_final=is_final)[0]
 
 
+def ending(module):
+    """When the iteration of a row ends, as arguments of ``fixed_point``.
+
+    Training takes ``module.inner_iter`` steps at most, other rows go on to their ends.
+    """
+    return {
+        "max_steps": module.inner_iter if module.training else MAX_STEPS,
+        "tol": module.inner_tol,
+        "is_final": not module.training,
+    }
+
+
 def tolerance(tol, max_steps, is_final):
     """Change at which a row is done, or 0 if training takes only a few steps.
 

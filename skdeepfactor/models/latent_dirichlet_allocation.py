@@ -72,7 +72,7 @@ from skdeepfactor._math.allocation import shares_of_counts
 from skdeepfactor._math.gammas import check_prior, dirichlet, symmetric_dirichlet
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import scaled
-from skdeepfactor._math.row_iteration import MAX_STEPS
+from skdeepfactor._math.row_iteration import ending
 from skdeepfactor._math.starts import FEW_ROWS, check_init, initial_counts
 from skdeepfactor._math.topic_draws import TopicDraws
 from skdeepfactor._math.topics import Admixture, Topics, lda_counts
@@ -264,15 +264,11 @@ class DirichletTopics(FactorModule):
 
     def _options(self):
         """When the iteration of a row ends."""
-        n_steps = self.inner_iter
+        options = ending(self)
         if "alpha" in self.learnt and not self.is_collapsed:
             # Rows short of their ends are too even, and so would be the prior.
-            n_steps = max(n_steps, STEPS_OF_PRIOR)
-        return {
-            "max_steps": n_steps if self.training else MAX_STEPS,
-            "tol": self.inner_tol,
-            "is_final": not self.training,
-        }
+            options["max_steps"] = max(options["max_steps"], STEPS_OF_PRIOR)
+        return options
 
     def _joined(self, local):
         """Expected counts in rows, from those in each half of a row if there are."""
@@ -545,8 +541,7 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         >>> bool(first != second)
         True
         """
-        kind = DirichletTopics
-        return assignments(self, X, by, kind.row_shares, kind.word_shares)
+        return assignments(self, X, by)
 
     def sample(
         self,

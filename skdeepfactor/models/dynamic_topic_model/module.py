@@ -56,7 +56,7 @@ from skdeepfactor._math.batch import Batch
 from skdeepfactor._math.gammas import dirichlet
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import scaled
-from skdeepfactor._math.row_iteration import MAX_STEPS
+from skdeepfactor._math.row_iteration import ending
 from skdeepfactor._math.topics import Admixture, Topics, in_slices
 from skdeepfactor.models.dynamic_topic_model.paths import (
     LEAST_VARIANCE,
@@ -273,7 +273,7 @@ class DynamicTopics(FactorModule):
     def backward(self, batch, n_samples, start=None):
         placed, rows = self._placed(batch)
         counts, bounds, allocation, weights, mean_log = rows.step(
-            placed, start, **self._options()
+            placed, start, **ending(self)
         )
         gradient = self.gradient(self.topic_counts).view(-1, self.local_width).T
         allocation.add_feature_counts(gradient, weights, -batch.weight * n_samples)
@@ -333,13 +333,4 @@ class DynamicTopics(FactorModule):
     def _solve(self, batch, start=None, is_collapsed=None):
         """Expected counts of the topics in each row, from ``start`` or from none."""
         placed, rows = self._placed(batch)
-        options = self._options()
-        return rows.solve(placed, start, is_collapsed=is_collapsed, **options)
-
-    def _options(self):
-        """When the iteration of a row ends."""
-        return {
-            "max_steps": self.inner_iter if self.training else MAX_STEPS,
-            "tol": self.inner_tol,
-            "is_final": not self.training,
-        }
+        return rows.solve(placed, start, is_collapsed=is_collapsed, **ending(self))

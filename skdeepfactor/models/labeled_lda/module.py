@@ -56,7 +56,7 @@ from torch.distributions import Dirichlet
 from skdeepfactor._math.allocation import shares_of_counts
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import dense, product, scaled
-from skdeepfactor._math.row_iteration import MAX_STEPS
+from skdeepfactor._math.row_iteration import ending
 from skdeepfactor._math.topics import Admixture, Topics
 
 
@@ -148,7 +148,7 @@ class LabeledTopics(FactorModule):
     def backward(self, batch, n_samples, start=None):
         batch = self._restricted(batch)
         counts, bounds, allocation, weights, _ = self._rows.step(
-            batch, start, **self._options()
+            batch, start, **ending(self)
         )
         scale = -batch.weight * n_samples
         allocation.add_feature_counts(self.gradient(self.topic_counts), weights, scale)
@@ -231,13 +231,5 @@ class LabeledTopics(FactorModule):
 
     def _solve(self, batch, start=None, is_collapsed=None):
         """Expected counts of the topics in each row, from ``start`` or from none."""
-        options = self._options()
+        options = ending(self)
         return self._rows.solve(batch, start, is_collapsed=is_collapsed, **options)
-
-    def _options(self):
-        """When the iteration of a row ends."""
-        return {
-            "max_steps": self.inner_iter if self.training else MAX_STEPS,
-            "tol": self.inner_tol,
-            "is_final": not self.training,
-        }

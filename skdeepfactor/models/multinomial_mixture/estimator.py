@@ -425,8 +425,7 @@ class MultinomialMixture(ClosedFormFactorModel):
         >>> mixture.topic_assignments([[3, 2, 0, 0], [0, 0, 2, 1]], by="word").shape
         (4, 2)
         """
-        kind = CategoricalMultinomial
-        return assignments(self, X, by, kind.row_shares, kind.word_shares)
+        return assignments(self, X, by)
 
     def sample(
         self,

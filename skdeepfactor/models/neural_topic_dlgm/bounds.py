@@ -245,7 +245,7 @@ class ExpandedBound:
 
     @torch.no_grad()
     def _turns(self, z):
-        """What slopes at z add to the curvature of each row, (n_rows, k)."""
+        """Curvature of each row that slopes at z add, (n_rows, k)."""
         size = max(1, BLOCK // (z.shape[1] * len(self.axes)))
         parts = [
             (self.decoder.slopes(part)[1] @ self.axes).square().sum(2)

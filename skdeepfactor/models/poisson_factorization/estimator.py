@@ -425,9 +425,7 @@ class PoissonFactorization(ConjugateFactorModel):
         >>> bool(first != second)
         True
         """
-        return assignments(
-            self, X, by, GammaPoisson.row_shares, GammaPoisson.word_shares
-        )
+        return assignments(self, X, by)
 
     def sample(
         self,

@@ -95,7 +95,7 @@ from skdeepfactor._math.gammas import (
 )
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import scaled, slices
-from skdeepfactor._math.row_iteration import MAX_STEPS, fixed_point
+from skdeepfactor._math.row_iteration import MAX_STEPS, ending, fixed_point
 
 ALL = slice(None)
 
@@ -349,11 +349,7 @@ class GammaPoisson(FactorModule):
 
     def _solve(self, batch, start):
         """The local parameters of the rows, from ``start`` or from the data alone."""
-        options = {
-            "max_steps": self.inner_iter if self.training else MAX_STEPS,
-            "tol": self.inner_tol,
-            "is_final": not self.training,
-        }
+        options = ending(self)
         if is_few(batch) and not self.is_hierarchical:
             return self._solve_few(batch, start, options)
         if start is None:

@@ -404,8 +404,7 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
         >>> bool(first != second)
         True
         """
-        kind = PoissonGammaLayers
-        return assignments(self, X, by, kind.row_shares, kind.word_shares)
+        return assignments(self, X, by)
 
     def sample(
         self,

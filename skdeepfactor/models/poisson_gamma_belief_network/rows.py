@@ -108,7 +108,7 @@ class Units(NamedTuple):
         return [(s + n) / rate for s, n, rate in given]
 
     def some(self, rows):
-        """Those of some rows, a slice."""
+        """Units of some rows, a slice."""
         return Units(*([part[rows] for part in parts] for parts in self))
 
 

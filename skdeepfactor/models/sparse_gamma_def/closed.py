@@ -34,7 +34,7 @@ from skdeepfactor._math.few_rows import is_few
 from skdeepfactor._math.gammas import gamma_kl
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import split_double
-from skdeepfactor._math.row_iteration import MAX_STEPS, fixed_point
+from skdeepfactor._math.row_iteration import ending, fixed_point
 from skdeepfactor._math.starts import n_cold_passes
 from skdeepfactor._training.distributed import current_share
 from skdeepfactor._training.guard import Guard
@@ -218,10 +218,8 @@ class GammaBelief(FactorModule):
             update,
             batch,
             self._pack(first),
-            max_steps=self.inner_iter if self.training else MAX_STEPS,
-            tol=self.inner_tol,
-            is_final=not self.training,
             known=self._moments(first),
+            **ending(self),
         )
         return self._unpack(state)
 
@@ -236,7 +234,7 @@ class GammaBelief(FactorModule):
         )
 
     def _few_rows(self):
-        """What NumPy needs of the weights, which is kept until these change."""
+        """The weights as NumPy needs them, kept until they change."""
         if self._kept_rows is None:
             uppers = []
             if self.upper_statistics:

@@ -267,7 +267,7 @@ class SupervisedTopics(FactorModule):
         return theta
 
     def _evidence(self, batch):
-        """What proportions are inferred from: counts, to a power."""
+        """Counts to a power, from which proportions are inferred."""
         if self.count_power == 1:
             return batch.counts
 
