@@ -23,7 +23,8 @@ from skdeepfactor._math import row_iteration
 from skdeepfactor._math.allocation import indicator_excess
 from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._math.noise import FreshNoise, KeyedNoise
-from skdeepfactor.models.sparse_gamma_def import drawn_bound, gradient, rows
+from skdeepfactor.models.sparse_gamma_def import drawn_bound, gradient
+from skdeepfactor.models.sparse_gamma_def import rows as count_rows
 from skdeepfactor.models.sparse_gamma_def.families import FAMILIES
 from skdeepfactor.models.sparse_gamma_def.inverse_gaussians import InverseGaussians
 from skdeepfactor.models.sparse_gamma_def.lognormals import CorrelatedLogs
@@ -1283,7 +1284,7 @@ def test_empty_rows_come_to_their_prior(solver, counts, monkeypatch):
     model.fit(counts.toarray().astype(np.float64))
     empty = np.zeros((1, counts.shape[1]))
     found = model.score_samples(empty)
-    for module in (row_iteration, rows):
+    for module in (row_iteration, count_rows):
         monkeypatch.setattr(module, "MAX_STEPS", 3000)
     model._fitted_with["inner_tol"] = 1e-8
     assert_allclose(found, copy.copy(model).score_samples(empty), atol=1e-3)
