@@ -50,7 +50,7 @@ def split(name, n_rows=None):
     return X[order[n_validation:end]], X[order[:n_validation]]
 
 
-def contend(meter, name, n_rows, layers, parameters, seed):
+def contend(meter, name, n_rows, layers, parameters, seed, is_longer):
     """Fit and score the decoders; runs in its own process."""
     from skdeepfactor import NeuralTopicDLGM
 
@@ -70,10 +70,11 @@ def contend(meter, name, n_rows, layers, parameters, seed):
     add("deep", clone(linear).set_params(decoder_layers=tuple(layers)))
     for key in ("fit", "score"):
         found[f"{key}_ratio"] = found[f"deep_{key}"] / found[f"linear_{key}"]
-    n_passes = max(1, round(linear.max_iter * found["fit_ratio"]))
-    add("longer", clone(linear).set_params(max_iter=n_passes))
     found["gain"] = 100 * (1 - found["deep"] / found["linear"])
-    found["gain_at_equal_time"] = 100 * (1 - found["deep"] / found["longer"])
+    if is_longer:
+        n_passes = max(1, round(linear.max_iter * found["fit_ratio"]))
+        add("longer", clone(linear).set_params(max_iter=n_passes))
+        found["gain_at_equal_time"] = 100 * (1 - found["deep"] / found["longer"])
     return found
 
 
@@ -89,6 +90,9 @@ def main(argv):
     parser.add_argument("--layers", nargs="+", type=int, default=[200])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=measure.THREADS)
+    parser.add_argument(
+        "--no-longer", action="store_true", help="leave the longer linear fits out"
+    )
     parser.add_argument(
         "--set",
         nargs="+",
@@ -108,6 +112,7 @@ def main(argv):
                     "layers": chosen.layers,
                     "parameters": parameters,
                     "seed": seed,
+                    "is_longer": not chosen.no_longer,
                 }
                 measured = measure.run(
                     "benchmarks.depth:contend", setting, threads=chosen.threads
