@@ -27,8 +27,9 @@ from skdeepfactor._math.likelihoods import LIKELIHOODS
 from skdeepfactor._math.log_total import LogTotal
 from skdeepfactor._math.priors import StandardNormal
 from skdeepfactor._training.plan import Budget
-from skdeepfactor.datasets import make_topics
+from skdeepfactor.datasets import make_topics, make_zipf_counts
 from skdeepfactor.metrics import completion_perplexity
+from skdeepfactor.models.neural_topic_dlgm import bounds
 from skdeepfactor.models.neural_topic_dlgm.bounds import ClosedBound, ExpandedBound
 from skdeepfactor.models.neural_topic_dlgm.module import SPREADS
 
@@ -390,6 +391,40 @@ def test_the_expansion_is_close_to_monte_carlo():
     assert flat == pytest.approx(exact, abs=1e-3)
     assert found - flat == pytest.approx(sampled - exact, rel=0.1)
     assert sampled < exact - 0.1
+
+
+def test_log_totals_of_drawn_features_stand_for_all(monkeypatch):
+    monkeypatch.setattr(bounds, "N_DRAWN", 100)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(2000, 3, generator=generator).double()
+    bias = torch.randn(2000, generator=generator).double()
+    module = random_module()
+    closed = ClosedBound(module.likelihood, LogTotal(weight, bias), module._density())
+    rows = scipy.sparse.random(5, 2000, density=0.01, format="csr", random_state=0)
+    rows.data[:] = 1
+    x = batch_of(rows)
+    mean = 0.5 * torch.randn(5, 3, generator=generator).double()
+    q = closed.centered(Posterior(mean, torch.full_like(mean, 0.1)), is_best=True)
+    exact = closed.total.bound(q)
+    drawn = [closed.sampled(x, generator).total for _ in range(400)]
+    assert max(len(total.bias) for total in drawn) < 500
+    ratios = torch.stack([(total.bound(q) - exact).exp() for total in drawn])
+    error = ratios.std(0) / 400**0.5
+    assert ((ratios.mean(0) - 1).abs() < 4 * error).all()
+    assert (error < 0.02).all()
+    monkeypatch.setattr(bounds, "N_DRAWN", 600)
+    assert closed.sampled(x, generator) is None
+
+
+def test_a_fit_by_drawn_features_is_as_good(monkeypatch):
+    X = make_zipf_counts(150, 3000, 3000, random_state=0).data
+    fitted = []
+    for n_drawn in (3000, 128):
+        monkeypatch.setattr(bounds, "N_DRAWN", n_drawn)
+        fitted.append(small(5, max_iter=4, batch_size=30).fit(X))
+    exact, drawn = (est.lower_bound_ for est in fitted)
+    assert drawn != exact
+    assert drawn == pytest.approx(exact, rel=5e-3)
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)

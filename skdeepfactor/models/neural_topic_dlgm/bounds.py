@@ -25,12 +25,18 @@ bound is largest and not where some draws have it; what is learnt from and score
 bounds by draws at the posteriors that were found.
 """
 
+import copy
+
 import numpy as np
 import torch
 
 from skdeepfactor._math.gaussian import Posterior, kl_to_mixture
-from skdeepfactor._math.log_total import softmax_
+from skdeepfactor._math.log_total import LogTotal, softmax_
 from skdeepfactor._math.ops import BLOCK, products_at_entries
+
+# At least so many features are drawn for a log total, if that leaves no more than this
+# share of all.
+N_DRAWN, LARGEST_SHARE = 2048, 0.25
 
 # Pairs of points over which the inputs of the last weights are averaged.
 N_PAIRS = 4
@@ -59,6 +65,32 @@ class ClosedBound:
         self.likelihood, self.total = likelihood, total
         self.weight, self.bias = total.weight, total.bias
         self.prior, self.kl_weight = prior.to(self.weight), kl_weight
+
+    def sampled(self, batch, generator):
+        """Bound with a log total over some features, or None if that saves too little.
+
+        The features of the batch's words are kept, since shares of a row stand out
+        there. As many others are drawn, in proportion to their shares at factors of 0,
+        and weighted by the inverse of their chances. So the expected total is that of
+        all features.
+        """
+        n_features = len(self.bias)
+        is_kept = torch.zeros_like(self.bias, dtype=torch.bool)
+        is_kept[batch.entries.columns] = True
+        n_known = int(is_kept.sum())
+        n_drawn = max(n_known, N_DRAWN)
+        if n_known + n_drawn > LARGEST_SHARE * n_features:
+            return None
+        shares = self.bias.detach().masked_fill(is_kept, -torch.inf).softmax(0)
+        chances = (n_drawn * shares).masked_fill(is_kept, 1.0).clamp_max(1.0)
+        draws = torch.rand(
+            n_features, generator=generator, dtype=chances.dtype, device=chances.device
+        )
+        (columns,) = torch.where(draws < chances)
+        bound = copy.copy(self)
+        bias = self.bias.detach()[columns] - chances[columns].log()
+        bound.total = LogTotal(self.weight.detach()[columns], bias)
+        return bound
 
     def plain(self, batch, q, *, fixes_variances):
         """Posteriors with mean 0, as narrow as the rows are long, and their centers."""

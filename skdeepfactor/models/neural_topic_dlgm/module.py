@@ -31,6 +31,11 @@ center of 0. With :math:`g_v = \partial L / \partial m_v` at the row's words,
 where L is stationary in s; with a full covariance :math:`S^{-1} = I + t\,\text{Cov}_{
 \tilde p}(w)`. Steps of Newton by these precisions refine each row (``gaussian.py``).
 
+**Wide data:** where features outnumber the words of a batch many times, training
+refines rows on log totals of some features, drawn anew for each part of a batch
+(``ClosedBound.sampled``). The bound that the decoder learns from, and scores, are of
+all features.
+
 **Residual decoder:** f(z) = b + W z + U g(z), with a network g beside the linear part.
 Its bound is sampled: by an antithetic pair in training, by independent draws in scores.
 Rows are refined by the same steps as under a linear decoder, on an expansion of the
@@ -440,17 +445,20 @@ class DeepLatentGaussian(SampledModule):
         """Posteriors of a step of training, and expected log likelihoods under these.
 
         As from ``_infer``, but the softmax by which the last step of each row is judged
-        is that from which the decoder learns. By expansion there are no likelihoods:
-        the decoder learns from draws, and to judge the last step would cost too much.
+        is that from which the decoder learns. If log totals are sampled, steps are
+        judged by these. By expansion there are no likelihoods: the decoder learns from
+        draws, and to judge the last step would cost too much.
         """
         q = encoded if start is None else self._remembered(start)
         is_remembered = start is not None
         bound, batch, q = self._bound_of_steps(batch, self.likelihood, q)
         starts, options = self._starts(bound, batch, q, is_remembered)
-        n_steps = self._n_steps(start)
-        q, value, new = propose(
-            bound.slopes, batch, starts, max_steps=n_steps, **options
-        )
+        options["max_steps"] = self._n_steps(start)
+        sampled = bound.sampled(batch, self.generator) if self.is_closed else None
+        if sampled is not None:
+            q = refine(sampled.slopes, batch, starts, **options)
+            return q, bound.log_likelihood(batch, q)
+        q, value, new = propose(bound.slopes, batch, starts, **options)
         if not self.is_closed:
             return new, None
         expected = bound.log_likelihood(batch, new)
