@@ -18,7 +18,8 @@ sotu
 peers
     gensim's LdaSeqModel, on 500 rows and the 1,000 most frequent columns of
     nyt_topmost, and tomotopy's DTModel on all of them; and ours on the same. The
-    peers' passes are those of ``CONTENDERS``, or ``--iterations``.
+    peers' passes are those of ``CONTENDERS``, or ``--iterations``; ``--set`` gives
+    tomotopy's other variances and step sizes, which ``--validate`` compares.
 planted
     Topics whose mass moves from half of their words to others: total variation between
     what was planted and what is found, averaged over topics and slices; and that of
@@ -198,7 +199,7 @@ def gensim_seq(job, iterations):
     return {"cpu_seconds": spent, "passes": iterations, "completion": found}
 
 
-def tomotopy_dtm(job, iterations, lr_a, workers=measure.THREADS):
+def tomotopy_dtm(job, iterations, workers=measure.THREADS, **parameters):
     """Fit tomotopy's dynamic topic model, by stochastic gradient Langevin dynamics."""
     import tomotopy
 
@@ -207,7 +208,7 @@ def tomotopy_dtm(job, iterations, lr_a, workers=measure.THREADS):
     distinct, numbers = np.unique(job.times, return_inverse=True)
     n_slices = len(distinct)
     model = tomotopy.DTModel(
-        k=job.k, t=n_slices, seed=job.seed, lr_a=lr_a, min_cf=0, rm_top=0
+        k=job.k, t=n_slices, seed=job.seed, min_cf=0, rm_top=0, **parameters
     )
     train = words(job.train)
     started = time.process_time()
@@ -246,7 +247,7 @@ CONTENDERS = {
         50,
         {
             "ours": (dynamic, {}),
-            "tomotopy": (tomotopy_dtm, {"iterations": 400, "lr_a": 0.01}),
+            "tomotopy": (tomotopy_dtm, {"iterations": 400}),
         },
     ),
 }
@@ -314,7 +315,13 @@ def main(argv):
     parser.add_argument("--years", nargs="+", type=int, default=[10, 8])
     parser.add_argument("--validate", action="store_true", help="see completion")
     parser.add_argument("--iterations", type=int, help="passes of the peers")
-    parser.add_argument("--lr-a", type=float, help="step size of tomotopy's")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        type=measure.setting,
+        default=[],
+        help="NAME=VALUE for tomotopy's, in Python",
+    )
     parser.add_argument("--threads", type=int, default=measure.THREADS)
     parser.add_argument("--quick", action="store_true", help="toy sizes, one pass")
     chosen = parser.parse_args(argv)
@@ -322,8 +329,8 @@ def main(argv):
     of_peers = {"gensim": {"iterations": chosen.iterations}}
     of_peers["tomotopy"] = {
         "iterations": chosen.iterations,
-        "lr_a": chosen.lr_a,
         "workers": chosen.threads,
+        **dict(chosen.set),
     }
 
     def run(function, setting, label):

@@ -163,8 +163,17 @@ def _converted(values):
     for value in values:
         if is_missing(value):
             _refuse_missing(value)
-    if all(isinstance(value, Real) and not isinstance(value, bool) for value in values):
+    numbers, others = [], []
+    for value in values:
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        (numbers if is_number else others).append(value)
+    if not others:
         return np.array(values, dtype=np.float64)
+    if numbers:
+        raise ValueError(
+            f"times must all be numbers, or none of them, but {numbers[0]!r} is one "
+            f"and {others[0]!r} is not."
+        )
     moments = [_moment(value) for value in values]
     have_zones = {
         moment.tzinfo is not None for moment in moments if isinstance(moment, datetime)
@@ -213,6 +222,8 @@ def _in_utc(moment):
 def _refuse_missing(value):
     if isinstance(value, np.ndarray):
         value = f"{np.isnat(value).sum()} of them NaT"
+    elif isinstance(value, str):
+        value = repr(value)
     raise ValueError(
         f"times must not be missing, got {value}; leave out the rows without a time."
     )

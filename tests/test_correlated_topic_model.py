@@ -415,7 +415,7 @@ BAD = {
     "strings": (lambda C: np.full(len(C), "new"), "OneHotEncoder"),
     "objects": (lambda C: [None] * len(C), "finite numbers|rows"),
     "dates": (lambda C: np.full(len(C), np.datetime64("2020-01-01")), "dates"),
-    "complex": (lambda C: 1j * C, "Complex"),
+    "complex": (lambda C: 1j * C, "these are complex.$"),
     "too few": (lambda C: C[:-1], "299 rows, but X has 300"),
     "a number": (lambda C: 3.0, "a column for each covariate"),
     "no columns": (lambda C: C[:, :0], "0 feature"),

@@ -144,6 +144,9 @@ def _checked(covariates, n_rows=None, name="covariates"):
         raise ValueError(
             f"{name} are dates where numbers must be, such as years or days."
         )
+    if values.dtype.kind == "c":
+        # scikit-learn's message would print all of them.
+        raise ValueError(f"{name} must be real numbers, but these are complex.")
     if values.ndim == 0:
         raise ValueError(f"{name} must be an array, with a column for each covariate.")
     if values.ndim == 2 and values.shape[1] > MOST_COLUMNS:
