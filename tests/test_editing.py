@@ -196,6 +196,8 @@ def test_hierarchical_rates_agree_with_the_weights(X):
         ([3], "two components or more each"),
         ([], "two components or more each"),
         ([["a", "b"]], "from 0 to 4, got .*'a'"),
+        (None, "groups must be a list of groups of components, got None"),
+        (3, "groups must be a list of groups of components, got 3"),
     ],
 )
 def test_bad_groups(groups, message, X):
@@ -213,6 +215,7 @@ def test_bad_groups(groups, message, X):
         ([5], "from 0 to 4, got 5"),
         ([True], "got True"),
         (range(5), "but all would be dropped"),
+        (2, "components must be a list of indices of components, got 2"),
     ],
 )
 def test_bad_components_to_drop(components, message, X):
@@ -297,6 +300,7 @@ def test_names_of_layers_and_of_other_packages(X):
         (["a", "b", 3], TypeError, "names must be strings, got 3"),
         ({3: "a"}, ValueError, "from 0 to 2, got 3"),
         ({0: "component 1"}, ValueError, "'component 1' occurs twice"),
+        (None, ValueError, "names must be a list of strings, got None"),
     ],
 )
 def test_bad_names(names, error, message):
@@ -359,5 +363,7 @@ def test_bad_words():
         find_components(nmf, ["pear", "xyz"], feature_names=names)
     with pytest.raises(ValueError, match="one word or more"):
         find_components(nmf, [], feature_names=names)
+    with pytest.raises(ValueError, match="words must be a list of strings, got 3"):
+        find_components(nmf, 3, feature_names=names)
     with pytest.raises(ValueError, match="n must be"):
         find_components(nmf, "pear", n=0, feature_names=names)

@@ -741,7 +741,7 @@ def test_renyi_bound_known_values():
 
 
 def test_renyi_bound_errors():
-    for alpha in (np.inf, np.nan, [1.0, 2.0]):
+    for alpha in (np.inf, np.nan, [1.0, 2.0], "0.5", None):
         with pytest.raises(ValueError, match="alpha must be a finite number"):
             renyi_bound([[0.0]], alpha)
     with pytest.raises(ValueError, match="must not contain NaN"):

@@ -25,6 +25,7 @@ from skdeepfactor.inspection import (
     topics_over_time,
     topics_per_group,
 )
+from skdeepfactor.inspection.slices import group_labels
 
 NAMES = [f"w{index}" for index in range(30)]
 
@@ -344,11 +345,19 @@ def test_groups_of_any_kind(lda, X):
         pd.Series(["b", "a"] * 30, dtype="category"),
         np.array([True, False] * 30),
         np.array([2.5, -1] * 30),
+        pd.to_datetime(["2001-02-03", "2001-02-02"] * 30),
     ):
         topics = topics_per_group(lda, X, groups)
         assert topics.n_rows.tolist() == [30, 30]
         expected = straight_shares(lda, X[1::2])
         np.testing.assert_allclose(topics.shares[0], expected)
+
+
+def test_groups_that_are_dates_are_called_by_them(lda, X):
+    """A list of nanoseconds would have integers."""
+    days = pd.Series(pd.to_datetime(["2001-02-03", "2001-02-02"] * 30))
+    topics = topics_per_group(lda, X, days)
+    assert group_labels(topics.groups) == ["2001-02-02", "2001-02-03"]
 
 
 @pytest.mark.parametrize(
@@ -359,6 +368,7 @@ def test_groups_of_any_kind(lda, X):
         (["a", np.nan] * 30, "must be of one type|that of row 1 is|nan"),
         (np.array(["a", 1] * 30, dtype=object), "of one type.*'int', 'str'"),
         (pd.Series(["a", None] * 30, dtype="category"), "that of row 1 is"),
+        (pd.to_datetime(["2001-02-03", None] * 30), "that of row 1 is"),
     ],
 )
 def test_bad_groups(groups, message, lda, X):

@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+from datetime import date
 
 import numpy as np
 import pytest
@@ -489,6 +490,8 @@ def test_answers_that_are_no_classes(y, message):
         ([np.nan] * 4, "y has no answer"),
         ([1.0, np.inf, 2.0, 3.0], "y contains infinity"),
         (np.ones((4, 2)), "y should be a 1d array"),
+        ([date(2001, 2, 3)] * 4, "y must be numbers, got values of the type date"),
+        (scipy.sparse.csr_matrix([[1], [2], [3], [4]]), "got a sparse matrix"),
     ],
 )
 def test_answers_that_are_no_numbers(y, message):

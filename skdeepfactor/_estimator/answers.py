@@ -1,8 +1,10 @@
 """Answers given to regressions as y: numbers, some of them missing."""
 
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse
 from sklearn.utils.validation import column_or_1d
 
 from skdeepfactor._input import is_missing, received
@@ -41,6 +43,11 @@ def read_numbers(y: Any, unlabeled: Any) -> np.ndarray:
             "A regressor requires y to be passed, but the target y is None."
         )
     array = received(y)
+    if scipy.sparse.issparse(array):
+        raise ValueError(
+            "y must be an array of numbers, got a sparse matrix; its "
+            "toarray().ravel() is one."
+        )
     if isinstance(array, list | tuple):
         array = np.asarray(array, dtype=object)
     array = column_or_1d(np.asarray(array), warn=True)
@@ -59,7 +66,10 @@ def read_numbers(y: Any, unlabeled: Any) -> np.ndarray:
     try:
         values = np.array(array, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"y must be numbers: {error}") from error
+        kinds = {type(value).__name__ for value in array if not isinstance(value, Real)}
+        raise ValueError(
+            f"y must be numbers, got values of the type {', '.join(sorted(kinds))}."
+        ) from error
     if unlabeled is not None and not isinstance(unlabeled, str):
         values[values == unlabeled] = np.nan
     if np.isinf(values).any():

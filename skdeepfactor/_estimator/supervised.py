@@ -292,8 +292,9 @@ class SupervisedFactorModel(BaseFactorModel):
             order = np.delete(order, firsts)
         if n_held >= len(numbers) or len(order) == 0:
             raise ValueError(
-                "supervision='auto' needs at least two rows with words and an answer, "
-                "of one class for one, of which it holds some out; pass a number."
+                "supervision='auto' holds out some of the rows with words and an "
+                "answer, so it needs two or more, of one class if answers are classes; "
+                "pass a number."
             )
         held = np.sort(order[:n_held])
         rest = np.setdiff1d(np.arange(X.shape[0]), held)

@@ -16,3 +16,13 @@ def check_share(name, number):
     """ValueError unless a number is from 0 to below 1."""
     if not isinstance(number, Real) or not 0 <= number < 1:
         raise ValueError(f"{name} must be a number from 0 to below 1, got {number!r}.")
+
+
+def listed(name, values, content):
+    """Values as a list; ValueError if they are not several, such as an int or None."""
+    try:
+        return list(values)
+    except TypeError as error:
+        raise ValueError(
+            f"{name} must be a list of {content}, got {values!r}."
+        ) from error

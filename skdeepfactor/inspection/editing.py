@@ -9,6 +9,7 @@ from sklearn.pipeline import Pipeline
 
 from skdeepfactor._input import is_whole
 from skdeepfactor.inspection import reading
+from skdeepfactor.inspection.checks import listed
 
 
 def merge_components(estimator: Any, groups: Sequence[Any]) -> Any:
@@ -193,7 +194,7 @@ def name_components(estimator: Any, names: Any) -> Any:
         names = list(names)
         for index, name in zip(indices, given, strict=True):
             names[index] = name
-    names = list(names)
+    names = listed("names", names, "strings")
     if len(names) != n_components:
         raise ValueError(
             f"names must have one name for each of {n_components} components, got "
@@ -213,7 +214,7 @@ def name_components(estimator: Any, names: Any) -> Any:
 
 def _checked_groups(groups, n_components):
     """Groups of indices, as lists of two or more ints."""
-    groups = list(groups)
+    groups = listed("groups", groups, "groups of components")
     if groups and all(np.ndim(group) == 0 for group in groups):
         groups = [groups]
     groups = [list(group) if np.ndim(group) else [group] for group in groups]
@@ -230,7 +231,8 @@ def _checked_groups(groups, n_components):
 def _checked_indices(indices, n_components, name):
     """Indices of components as ints, none of them twice."""
     indices = [
-        index.item() if isinstance(index, np.generic) else index for index in indices
+        index.item() if isinstance(index, np.generic) else index
+        for index in listed(name, indices, "indices of components")
     ]
     for index in indices:
         if not is_whole(index, 0) or index >= n_components:
@@ -256,7 +258,8 @@ def _regrouped(model, groups):
 
 def _named(model, names):
     """The model with these names of its components."""
-    names = np.array(names, dtype=object)
+    # NumPy's strings would show in lists of them.
+    names = np.array([str(name) for name in names], dtype=object)
     names.setflags(write=False)
     model.component_names_ = names
     return model

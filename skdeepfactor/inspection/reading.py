@@ -15,6 +15,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
 from skdeepfactor._input import received, without_half
+from skdeepfactor.inspection.checks import listed
 
 
 def is_estimator(fit):
@@ -303,7 +304,7 @@ def features_of_words(estimator, words):
 
 def places_of(words, names):
     """Indices of features by name, of a list of these or a single one."""
-    words = [words] if isinstance(words, str) else list(words)
+    words = [words] if isinstance(words, str) else listed("words", words, "strings")
     if not words:
         raise ValueError("words must hold one word or more.")
     known = {str(name): index for index, name in enumerate(names)}

@@ -9,7 +9,7 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_non_negative
 
 from skdeepfactor._input import is_missing, received
-from skdeepfactor._times import checked_times, nearest, sliced
+from skdeepfactor._times import checked_times, nearest, sliced, time_labels
 from skdeepfactor.inspection import reading
 from skdeepfactor.inspection.checks import check_whole
 
@@ -149,7 +149,7 @@ def topics_per_group(
     X : {array-like, sparse matrix} of shape (n_rows, n_features)
         Rows; for a pipeline, the input of its first step.
     groups : array-like of shape (n_rows,)
-        The group of each row: strings, numbers or truth values.
+        The group of each row: strings, numbers, truth values or dates.
     n_top : int, default=5
         Number of words of each topic in each group; fewer if fewer occur there.
     feature_names : array-like of str of shape (n_features,), default=None
@@ -227,6 +227,9 @@ def grouped(groups, n_rows):
         # NumPy would make texts of lists of texts and other things.
         values = np.array(values, dtype=object)
     values = np.asarray(values)
+    if values.dtype.kind == "M":
+        # Of nanoseconds a list has bare integers, of NaT too.
+        values = values.astype("datetime64[us]")
     if values.shape != (n_rows,):
         raise ValueError(
             f"groups must have one entry for each of {n_rows} rows, got shape "
@@ -245,7 +248,23 @@ def grouped(groups, n_rows):
             "groups must be of one type, so that they can be sorted, got "
             f"{sorted({type(value).__name__ for value in values.tolist()})}."
         ) from error
-    return codes, np.asarray(found.tolist())
+    if found.dtype == object:
+        # Texts and numbers have a type of their own.
+        found = np.asarray(found.tolist())
+    return codes, found
+
+
+def group_labels(groups):
+    """Groups as texts.
+
+    >>> group_labels(np.array(["2001-01-01", "2002-01-01"], "datetime64[us]"))
+    ['2001-01-01', '2002-01-01']
+    >>> group_labels(np.array([1.5, 2.0]))
+    ['1.5', '2.0']
+    """
+    if groups.dtype.kind == "M":
+        return time_labels(groups)
+    return [str(group) for group in groups.tolist()]
 
 
 class _Rows:

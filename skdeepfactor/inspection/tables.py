@@ -255,9 +255,7 @@ def find_components(
     if n is not None:
         check_whole("n", n, 1)
     names = reading.feature_names(estimator, components.shape[1], feature_names)
-    places = reading.places_of(
-        [words] if isinstance(words, str) else list(words), names
-    )
+    places = reading.places_of(words, names)
     if components.min() < 0:
         scores = reading.directions_of(components)[:, places].mean(axis=1)
     else:

@@ -1,5 +1,7 @@
 """Bounds of log likelihoods from the weights of particles."""
 
+from numbers import Real
+
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import check_array
@@ -71,9 +73,9 @@ def renyi_bound(log_weights: ArrayLike, alpha: float) -> np.ndarray:
     weights = check_array(
         weights, dtype=np.float64, ensure_all_finite=False, input_name="log_weights"
     )
-    power = 1 - alpha if np.ndim(alpha) == 0 else np.nan
-    if not np.isfinite(power):
+    if not isinstance(alpha, Real) or not np.isfinite(alpha):
         raise ValueError(f"alpha must be a finite number, got {alpha!r}.")
+    power = 1 - alpha
     if power == 0:
         return weights.mean(axis=0)
     # The weight that counts most is taken out of the sum, so that nothing overflows and

@@ -12,6 +12,7 @@ from skdeepfactor.inspection import (
     topics_over_time,
     topics_per_group,
 )
+from skdeepfactor.inspection.slices import group_labels
 
 # Words named of a topic in a slice.
 N_WORDS = 5
@@ -63,7 +64,7 @@ def by_group(model, X, names, groups, side):
     topics = topics_per_group(
         model, X, groups, n_top=N_WORDS, feature_names=names, **side
     )
-    return {"labels": [str(group) for group in topics.groups], **_by_topic(topics)}
+    return {"labels": group_labels(topics.groups), **_by_topic(topics)}
 
 
 def origins(model, X, counts, names, shown, side):

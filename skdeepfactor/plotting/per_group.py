@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from skdeepfactor.inspection import topics_per_group
 from skdeepfactor.inspection.checks import check_whole
+from skdeepfactor.inspection.slices import group_labels
 from skdeepfactor.plotting.drawing import FONT_SIZE, MAX_CHARACTERS, new_axes, shortened
 from skdeepfactor.plotting.over_time import chosen_components, topic_names
 
@@ -201,7 +202,7 @@ class TopicsPerGroupDisplay:
         style: dict[str, Any] = {"parse_math": False, "fontsize": FONT_SIZE}
         names = [shortened(str(name), 2 * MAX_CHARACTERS) for name in self.names]
         ax.set_yticks(np.arange(n_shown), labels=names, **style)
-        groups = [shortened(str(group)) for group in self.groups.tolist()]
+        groups = [shortened(label) for label in group_labels(self.groups)]
         if max(map(len, groups)) > MAX_LEVEL:
             style.update(rotation=40, ha="left", va="bottom", rotation_mode="anchor")
         ax.set_xticks(np.arange(n_groups), labels=groups, **style)
