@@ -352,6 +352,8 @@ def test_weights_and_priors_are_not_masked(kind):
     init = np.ma.array(COMPONENTS, mask=COMPONENTS > 0.9)
     with pytest.raises(ValueError, match="contains NaN"):
         kind(2, init=init).fit(X)
+    with pytest.raises(ValueError, match="layer_shape must be a positive number"):
+        SparseGammaDEF((3, 2), layer_shape=prior).fit(X)
 
 
 # What is in memory, of classes as anndata makes them for views.
@@ -427,6 +429,16 @@ def test_priors_may_run_backwards_and_be_read_only(kind, name, prior):
     frozen.flags.writeable = False
     if name != "layer_shape":
         np.testing.assert_array_equal(fitted(frozen).components_, expected.components_)
+
+
+@pytest.mark.parametrize("kind", [LatentDirichletAllocation, PoissonFactorization])
+def test_the_order_of_memory_of_a_start_changes_no_bit(kind, counts):
+    init = np.random.default_rng(0).random((3, 30))
+    by_row, by_column = (
+        kind(3, init=array, max_iter=2, random_state=0).fit(counts).components_
+        for array in (init, np.asfortranarray(init))
+    )
+    np.testing.assert_array_equal(by_column, by_row)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 
 from skdeepfactor import (
+    DynamicTopicModel,
     LatentDirichletAllocation,
     MultinomialMixture,
     NeuralTopicDLGM,
@@ -359,6 +360,21 @@ def test_a_warm_fit_of_the_same_rows_ends_no_lower(ascending):
     # A copy, and other rows, start rows anew.
     pickle.loads(pickle.dumps(model)).fit(X)
     model.fit(X[:20])
+
+
+def test_a_warm_fit_by_collapsed_updates_ends_no_lower():
+    """These do not climb the bound that is reported, and paths of topics show it."""
+    X = make_topics(160, 80, 6, random_state=0).data.astype(np.float64)[:110]
+    model = DynamicTopicModel(4, max_iter=2, warm_start=True, random_state=0)
+    model.fit(X, times=np.arange(110) % 5)
+    before, bound = model.components_, model.lower_bound_
+    for _ in range(2):
+        model.fit(X, times=np.arange(110) % 5)
+        assert model.lower_bound_ == bound
+        assert_array_equal(model.components_, before)
+    # Where other rows are resumed, there is nothing to compare.
+    model.fit(X[:60], times=np.arange(60) % 5)
+    assert (model.components_ != before).any()
 
 
 def test_steps_on_batches_end_no_lower_than_a_warm_fit_began(estimator, counts):

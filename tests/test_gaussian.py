@@ -109,7 +109,9 @@ def test_the_best_diagonal_posterior_is_found():
 @pytest.mark.parametrize("fixes_variances", [False, True])
 def test_full_precisions_find_the_best_diagonal_posterior_in_a_step(fixes_variances):
     model, x, q = LinearGaussian(), rows(), start()
-    found = polish(model.full_slopes, Batch(x), q, fixes_variances=fixes_variances)
+    found = polish(
+        model.slopes, model.full_slopes, Batch(x), q, fixes_variances=fixes_variances
+    )
     mean, covariance = model.exact(x)
     assert_allclose(found.mean, mean, atol=1e-10)
     best = 1 / torch.linalg.inv(covariance).diagonal()
@@ -120,11 +122,15 @@ def test_full_precisions_find_the_best_diagonal_posterior_in_a_step(fixes_varian
 def test_full_precisions_that_do_not_pay_are_not_followed():
     model, x, q = LinearGaussian(), rows(), start()
 
-    def misled(batch, q):
-        value, gradient, precision, center = model.full_slopes(batch, q)
-        return value, -gradient, precision, center
+    def misled(slopes):
+        def found(batch, q):
+            value, gradient, precision, center = slopes(batch, q)
+            return value, -gradient, precision, center
 
-    found = polish(misled, Batch(x), q, fixes_variances=True)
+        return found
+
+    both = misled(model.slopes), misled(model.full_slopes)
+    found = polish(*both, Batch(x), q, fixes_variances=True)
     assert_allclose(found.mean, q.mean)
 
 

@@ -6,8 +6,14 @@ import warnings
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from sklearn.base import clone
 
-from skdeepfactor import PoissonFactorization, VariationalAutoencoder
+from skdeepfactor import (
+    PoissonFactorization,
+    SparseGammaDEF,
+    SupervisedLDARegressor,
+    VariationalAutoencoder,
+)
 
 
 @pytest.fixture
@@ -79,6 +85,32 @@ def test_fit_refuses_a_fill_value_or_takes_it(size, estimator, counts):
         return
     arrays = estimator._parameters.values()
     assert all(np.isfinite(array).all() for array in arrays)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        SparseGammaDEF((3, 2)),
+        SupervisedLDARegressor(3),
+        PoissonFactorization(3),
+    ],
+    ids=["gammas", "supervised", "factors"],
+)
+def test_rows_beyond_the_type_of_numbers_are_refused_or_inferred(model, counts):
+    """They gave NaN where squares or sums overflow."""
+    model = clone(model).set_params(max_iter=2, random_state=0).fit(counts)
+    for size in (1e20, 3e38):
+        rows = counts[:3].copy()
+        rows[0, 5] = size
+        for infer in (model.transform, model.score_samples):
+            failure, found = None, 0.0
+            try:
+                with np.errstate(all="ignore"):
+                    found = infer(rows)
+            except ValueError as error:
+                failure = str(error)
+            assert failure is None or "X has values up to" in failure
+            assert np.isfinite(found).all()
 
 
 def test_steps_that_are_too_long_are_taken_back(counts):

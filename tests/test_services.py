@@ -500,9 +500,12 @@ def test_the_usual_style_is_what_it_was():
 
 TENSORS = """
 import numpy as np, scipy.sparse, sklearn, torch, warnings
-from tests.conftest import ONE_OF_EACH, supply_targets
+from tests.conftest import ESTIMATORS, ONE_OF_EACH, supply_targets
 from tests.test_border import called, taking_rows
-from skdeepfactor import VariationalSparseCoding
+from skdeepfactor import (
+    CorrelatedTopicModel, DynamicTopicModel, SupervisedLDAClassifier,
+    SupervisedLDARegressor, VariationalSparseCoding,
+)
 from skdeepfactor.data import RowBlocks
 from skdeepfactor.inspection import factor_shares, jacobian_embeddings
 from skdeepfactor.metrics import completion_perplexity, npmi_coherence
@@ -526,8 +529,41 @@ def is_right(found, expected):
         if isinstance(expected, np.ndarray) else found == expected
 
 supply_targets()
+MODELS = dict(ONE_OF_EACH)
+for name in (
+    "LatentDirichletAllocation-gibbs", "LatentDirichletAllocation-cross_fitted",
+    "NeuralTopicDLGM-deep", "LabeledLDA-shared",
+):
+    MODELS[name] = ESTIMATORS[name]
+years = np.arange(24.0) % 5
+options = {{"max_iter": 2, "random_state": 0}}
+SIDE = (
+    (DynamicTopicModel(3, **options), {{"times": years}}),
+    (CorrelatedTopicModel(3, **options), {{"covariates": years[:, None]}}),
+)
+
+def try_side():
+    for model, side in SIDE:
+        tensors = {{k: torch.tensor(v, device=device) for k, v in side.items()}}
+        expected = sklearn.clone(model).fit(X, **side)
+        found = sklearn.clone(model).fit(given, **tensors)
+        np.testing.assert_array_equal(found.components_, expected.components_)
+        for method in ("transform", "score_samples", "score", "perplexity"):
+            one = getattr(expected, method)(given, **tensors)
+            assert is_right(one, getattr(expected, method)(X, **side)), method
+    for kind in (SupervisedLDAClassifier, SupervisedLDARegressor):
+        y = years.astype(int)
+        expected = kind(3, **options).fit(X, y)
+        found = kind(3, **options).fit(given, torch.tensor(y, device=device))
+        np.testing.assert_array_equal(found.components_, expected.components_)
+        for method in ("predict", "predict_proba"):
+            if hasattr(expected, method):
+                one, two = (getattr(expected, method)(rows) for rows in (given, X))
+                assert is_right(one, two), method
+
 def try_all():
-    for name, model in ONE_OF_EACH.items():
+    # Variants differ in nothing before the choice of what is given back.
+    for name, model in (MODELS if dispatches else ONE_OF_EACH).items():
         model = sklearn.clone(model).set_params(max_iter=2)
         expected = sklearn.clone(model).fit(X)
         found = sklearn.clone(model).fit(given)
@@ -554,6 +590,8 @@ def try_all():
 for dispatches in (False, True):
     sklearn.set_config(array_api_dispatch=dispatches)
     try_all()
+    if dispatches:
+        try_side()
     print(dispatches, flush=True)
 """
 

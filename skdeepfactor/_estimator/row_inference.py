@@ -55,7 +55,7 @@ def _inferred_parts(estimator, X, function, side=None):
             sizes = estimator._fitted_sizes
             rows = rows.knowing(**estimator._known_of_rows(rows, side, sizes))
         rows = rows.scaled(estimator._input_scale)
-        yield from map_rows(loaded_module(estimator, rows.dtype), rows, function)
+        yield from _sound(loaded_module(estimator, rows.dtype), rows, function)
         return
     if side is not None:
         raise ValueError(
@@ -68,9 +68,24 @@ def _inferred_parts(estimator, X, function, side=None):
         for _, block in blocks:
             rows = MatrixRows(block).scaled(estimator._input_scale)
             module = module or loaded_module(estimator, rows.dtype)
-            yield from map_rows(module, rows, function)
+            yield from _sound(module, rows, function)
     if module is None:
         raise ValueError("The source has no rows.")
+
+
+def _sound(module, rows, function):
+    """``map_rows``, with an error instead of values that are not finite."""
+    for values in map_rows(module, rows, function):
+        if not np.isfinite(values).all():
+            stored = rows.X.data if scipy.sparse.issparse(rows.X) else rows.X
+            largest = np.nanmax(np.abs(stored), initial=0)
+            is_double = rows.dtype == torch.float64
+            raise ValueError(
+                "Inference gives numbers that are not finite: X has values up to "
+                f"{largest:.3g}, which are too large for its floating-point type. "
+                f"Leave such rows out{'' if is_double else ', or pass float64 data'}."
+            )
+        yield values
 
 
 def map_rows(module, rows, function):

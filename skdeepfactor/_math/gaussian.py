@@ -34,9 +34,11 @@ RATE_RANGE, MAX_FALL = (0.1, 3.0), 1.0
 # the bound is larger: the error that long rows are left with must not grow with them.
 LARGEST_BOUND = 1e4
 
-# Steps with full precisions at most, and the nats that a step may still gain after
-# them. They double the number of correct digits.
-N_POLISHED, POLISHED_TOL = 50, 1e-11
+# Full precisions of a row at most, steps by each, and the nats that a step may still
+# gain at the end. A precision is found anew where a step by it leaves more than a share
+# of what the one before could gain.
+N_PRECISIONS, N_HELD, POLISHED_TOL = 30, 10, 1e-11
+MOST_LEFT = 0.1
 
 # Steps with full covariances, after those with diagonal ones.
 N_FULL_STEPS = 3
@@ -69,6 +71,10 @@ class Posterior(NamedTuple):
     def to(self, like):
         """These posteriors in the type of a tensor."""
         return Posterior(*(part if part is None else part.to(like) for part in self))
+
+    def take(self, rows):
+        """Posteriors of some rows."""
+        return Posterior(*(part if part is None else part[rows] for part in self))
 
     def distribution(self):
         """These posteriors as a ``torch.distributions`` object."""
@@ -326,37 +332,59 @@ def converge_row(slopes, starts, *, max_steps, tol, fixes_variances=False):
 
 
 @torch.no_grad()
-def polish(full_slopes, batch, q, *, fixes_variances=False):
-    """Posteriors with diagonal covariances after steps with full precisions.
+def polish(slopes, full_slopes, batch, q, *, fixes_variances=False):
+    """Posteriors with diagonal covariances after steps by full precisions.
 
     For rows that ``converge`` does not bring to an end, since their factors pull at
-    each other. ``full_slopes`` is as for ``refine_fully``. A step that lowers a row's
-    bound is taken back, and its next one is half as long.
+    each other. ``slopes`` are as for ``refine`` and ``full_slopes`` as for
+    ``refine_fully``. A full precision costs several steps by itself, so that a row
+    follows one for as long as that pays. A step that lowers a row's bound is taken
+    back, and its next one is half as long.
     """
 
     def step(batch, state):
-        mean, var, center, value, gradient, precision, good_center, rate = state
-        root = inverse_root(precision)
+        mean, var, center, value, gradient, precision, good_center = state[:7]
+        rate, last_gain, root, _ = state[7:]
         move = (root @ (root.mT @ gradient[:, :, None]))[:, :, 0]
         new_var = var
         if not fixes_variances:
-            diagonal = precision.diagonal(dim1=1, dim2=2)
-            new_var = 1 / ((1 - rate) / var + rate * diagonal)
+            new_var = 1 / ((1 - rate) / var + rate * precision)
         new_center = center + rate * (good_center - center)
         new = Posterior(mean + rate * move, new_var, None, new_center)
-        new_at = full_slopes(batch, new)
+        new_at = slopes(batch, new)
         is_better = new_at[0] >= value
         to_gain = 0.5 * (gradient * move).sum(1)
-        is_done = is_better & (rate[:, 0] == 1) & (to_gain <= POLISHED_TOL)
-        is_done |= rate[:, 0] < LEAST_RATE
+        has_ended = is_better & (rate[:, 0] == 1) & (to_gain <= POLISHED_TOL)
+        has_ended |= rate[:, 0] < LEAST_RATE
+        # A precision of elsewhere no longer leads to the end.
+        is_stale = is_better & (to_gain > MOST_LEFT * last_gain)
         rate = torch.where(is_better[:, None], (2 * rate).clamp_max(1), 0.5 * rate)
         moved = [new.mean, new.var, new.center, *new_at]
-        return [*choose(is_better, moved, state[:-1]), rate], is_done
+        kept = choose(is_better, moved, state[:7])
+        return [*kept, rate, to_gain, root, has_ended], has_ended | is_stale
 
-    at = full_slopes(batch, q)
-    state = [q.mean, q.var, q.center, *at, torch.ones_like(q.mean[:, :1])]
-    state = iterate_rows(step, batch, state, max_steps=N_POLISHED)
-    return Posterior(state[0], state[1], None, state[2])
+    places = torch.arange(len(batch), device=q.mean.device)
+    rate = torch.ones_like(q.mean[:, :1])
+    state = [q.mean, q.var, q.center, rate]
+    result = [part.clone() for part in state[:3]]
+    for _ in range(N_PRECISIONS):
+        value, gradient, full, center = full_slopes(
+            batch, Posterior(*state[:2], None, state[2])
+        )
+        root, precision = inverse_root(full), full.diagonal(dim1=1, dim2=2).clone()
+        unknown = torch.full_like(value, torch.inf)
+        at = [value, gradient, precision, center, state[3], unknown, root]
+        state = [*state[:3], *at, torch.zeros_like(value, dtype=torch.bool)]
+        state = iterate_rows(step, batch, state, max_steps=N_HELD)
+        has_ended = state[-1]
+        for whole, part in zip(result, state[:3], strict=True):
+            whole[places] = part
+        (left,) = torch.where(~has_ended)
+        if len(left) == 0:
+            break
+        batch, places = batch.take(left), places[left]
+        state = [part[left] for part in (*state[:3], state[7])]
+    return Posterior(result[0], result[1], None, result[2])
 
 
 def _best(slopes, batch, starts):

@@ -28,6 +28,9 @@ class FactorModule(nn.Module, ABC):
     #: Whether the shape of a prior is learnt, which takes cold passes to settle.
     learns_shape = False
 
+    #: Whether counts are shared by expected counts: steps are then not sure to climb.
+    is_collapsed = False
+
     #: Updates in the whole of this training; None in a stream, and without training.
     n_total = None
 

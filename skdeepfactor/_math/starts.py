@@ -240,7 +240,10 @@ def check_init(init, shape):
     """
     if isinstance(init, str):
         return init
-    array = check_array(received(init), dtype=np.float64, ensure_non_negative=True)
+    # In one order of memory, which decides how sums round.
+    array = check_array(
+        received(init), dtype=np.float64, order="C", ensure_non_negative=True
+    )
     if array.shape != shape:
         raise ValueError(f"init must have shape {tuple(shape)}, got {array.shape}.")
     if not array.any():

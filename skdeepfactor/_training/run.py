@@ -125,19 +125,26 @@ class Run:
     def note_beginning(self):
         """Note the state that training must not end below.
 
-        Not where no step can fall, nor for a sampler, whose bounds come and go.
+        Not where no step can fall, nor for a sampler, whose bounds come and go. Steps
+        that ascend in general are compared where they resume rows, by the bound of
+        rows as they are left: to infer them anew would take them further than any step.
         """
-        if self.plan.samples or (self.ascends and not self.is_validated):
+        is_warm = self.memory is not None and self.memory.is_warm
+        may_fall = not self.ascends or (self.module.is_collapsed and is_warm)
+        if self.plan.samples or not (may_fall or self.is_validated):
             return
         self.first_quality = self._quality()
-        is_warm = self.memory is not None and self.memory.is_warm
         # Until rows are remembered, nothing is in their table.
         self.beginning = Snapshot(self.module, self.memory if is_warm else None)
 
     def _quality(self):
-        """Score of rows held out, or else the bound of rows that have converged."""
-        if self.is_validated:
-            return self.validate()
+        """Score of rows held out, or else the bound."""
+        return self.validate() if self.is_validated else self._bound()
+
+    def _bound(self):
+        """The bound of rows as they are remembered, or of rows that have converged."""
+        if self.ascends and not self.is_validated:
+            return bound_of_remembered(self.module, self.rows, self.memory)
         self.module.eval()
         return data_bound(self.module, self.rows, self.memory)
 
@@ -248,8 +255,7 @@ class Run:
             quality = self.validate() if self.is_diverged else max(scores)
         if quality < self.first_quality:
             self._go_back_to_beginning()
-            self.module.eval()
-            lower_bound = data_bound(self.module, self.rows, self.memory)
+            lower_bound = self._bound()
             if not self.is_validated:
                 self._leave(self.memory)
         return lower_bound

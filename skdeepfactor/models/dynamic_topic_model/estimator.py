@@ -114,9 +114,9 @@ class DynamicTopicModel(TimedTopicModel):
         Processes for the starts.
     warm_start : bool, default=False
         Whether ``fit`` resumes from the fitted parameters. If the score of held-out
-        rows would end lower than it began, the fit is undone. Without these the bound
-        decides in stochastic steps alone, since collapsed updates may lower it. Rows
-        fitted before resume too; they are kept in memory for that and not pickled.
+        rows, or the bound, would end lower than it began, the fit is undone; the bound
+        of steps on all rows is compared where they are those fitted before. Such rows
+        resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
@@ -144,8 +144,7 @@ class DynamicTopicModel(TimedTopicModel):
     lower_bound_ : float
         Bound on the log joint density of the training data and the paths in nats, up to
         a constant, with rows as the last pass left them. Collapsed updates do not
-        maximise this bound, which may fall a little from pass to pass, and from one
-        warm fit to the next.
+        maximise this bound, which may fall a little from pass to pass.
     input_scale_ : float
         Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists

@@ -98,9 +98,9 @@ class LabeledLDA(LabeledFactorModel):
         Processes for the starts.
     warm_start : bool, default=False
         Whether ``fit`` resumes from the fitted parameters. If the score of held-out
-        rows would end lower than it began, the fit is undone. Without these the bound
-        decides in stochastic steps alone, since collapsed updates may lower it. Rows
-        fitted before resume too; they are kept in memory for that and not pickled.
+        rows, or the bound, would end lower than it began, the fit is undone; the bound
+        of steps on all rows is compared where they are those fitted before. Such rows
+        resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None

@@ -97,9 +97,9 @@ from skdeepfactor.models.neural_topic_dlgm.bounds import ClosedBound, ExpandedBo
 # A row is refined until a step would gain less than this share of its bound.
 REFINE_TOL = 1e-7
 
-# Rows with at least this many words take steps with full precisions if other steps have
-# not brought them to their end.
-LONG = 500
+# Rows with at least this many words take steps with full precisions if so many others
+# have not brought them to their end. More of the others take longer.
+LONG, N_APART = 500, 25
 
 # Times the steps of a pass, where a row has none behind it.
 N_COLD = 3
@@ -473,8 +473,7 @@ class DeepLatentGaussian(SampledModule):
         if not bool(values.isfinite().all()):
             # Gradients of what is no number spoil those of all rows.
             return new, bound.log_likelihood(batch, new)
-        before = Posterior(q.mean[rows], q.var[rows], None, q.center[rows])
-        again = bound.log_likelihood(batch.take(rows), before)
+        again = bound.log_likelihood(batch.take(rows), q.take(rows))
         expected = expected.index_copy(0, rows, again)
         return new, expected
 
@@ -483,31 +482,46 @@ class DeepLatentGaussian(SampledModule):
         """Posteriors at the end of each row, by steps of Newton on the closed bound."""
         closed, batch, q = self._bound_of_steps(batch, likelihood, q)
         starts, options = self._starts(closed, batch, q, is_remembered)
-        options["max_steps"] = n_steps
-        if closed.has_row_slopes(batch):
-            slopes = closed.row_slopes(batch)
-            q, is_done = converge_row(slopes, starts, tol=REFINE_TOL, **options)
+        options |= {"max_steps": n_steps, "tol": REFINE_TOL}
+        is_long = batch.entries.totals >= LONG
+        if int(is_long.sum()) in (0, len(batch)):
+            q = self._ends(closed, batch, starts, options)
         else:
-            q, is_done = converge(
-                closed.slopes, batch, starts, tol=REFINE_TOL, **options
-            )
-        # The longer a row, the more its factors may pull at each other.
-        (left,) = torch.where(~is_done & (batch.entries.totals >= LONG))
-        if len(left) > 0:
-            ends = polish(
-                closed.full_slopes,
-                batch.take(left),
-                Posterior(q.mean[left], q.var[left], None, q.center[left]),
-                fixes_variances=options["fixes_variances"],
-            )
-            for part, end in zip(
-                (q.mean, q.var, q.center),
-                (ends.mean, ends.var, ends.center),
-                strict=True,
-            ):
-                part[left] = end
+            parts = [mask.nonzero()[:, 0] for mask in (is_long, ~is_long)]
+            ends = []
+            for rows in parts:
+                some = [start.take(rows) for start in starts]
+                ends.append(self._ends(closed, batch.take(rows), some, options))
+            mean, var, _, center = zip(*ends, strict=True)
+            q = Posterior(torch.cat(mean), torch.cat(var), None, torch.cat(center))
+            q = q.take(torch.cat(parts).argsort())
         if self.has_full_covariance:
             q = refine_fully(closed.full_slopes, batch, q)
+        return q
+
+    def _ends(self, closed, batch, starts, options):
+        """Where rows end of which all are long, or none is."""
+        is_long = bool(batch.entries.totals[0] >= LONG)
+        if is_long:
+            options = options | {"max_steps": min(options["max_steps"], N_APART)}
+        if closed.has_row_slopes(batch):
+            q, is_done = converge_row(closed.row_slopes(batch), starts, **options)
+        else:
+            q, is_done = converge(closed.slopes, batch, starts, **options)
+        (left,) = torch.where(~is_done)
+        if not is_long or len(left) == 0:
+            return q
+        # The longer a row, the more its factors may pull at each other.
+        ends = polish(
+            closed.slopes,
+            closed.full_slopes,
+            batch.take(left),
+            q.take(left),
+            fixes_variances=options["fixes_variances"],
+        )
+        for part, end in ((q.mean, ends.mean), (q.var, ends.var)):
+            part[left] = end
+        q.center[left] = ends.center
         return q
 
     @torch.no_grad()

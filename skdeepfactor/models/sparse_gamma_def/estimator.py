@@ -54,6 +54,7 @@ from skdeepfactor._estimator.layers import (
     transformed_layers,
     warn_of_wider_layers,
 )
+from skdeepfactor._input import received
 from skdeepfactor._math.allocation import (
     entry_shares,
     expected_counts,
@@ -566,7 +567,7 @@ class SparseGammaDEF(ConjugateFactorModel):
     def _build(self, sizes):
         n_features = sizes["n_features"]
         sizes = checked_layer_sizes(self.layer_sizes, self.transform_layer)
-        shapes = np.asarray(self.layer_shape, dtype=np.float64)
+        shapes = np.asarray(received(self.layer_shape), dtype=np.float64)
         if shapes.shape not in ((), (len(sizes),)) or not (
             np.isfinite(shapes).all() and (shapes > 0).all()
         ):
