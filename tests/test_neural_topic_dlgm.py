@@ -427,6 +427,29 @@ def test_a_fit_by_drawn_features_is_as_good(monkeypatch):
     assert drawn == pytest.approx(exact, rel=5e-3)
 
 
+def test_precisions_by_expansion_know_the_shares_of_each_row():
+    """Rows that are sure of other words than the mean row have curvatures of theirs."""
+    module, bound = expanded("multinomial", decoder_layers=(20,), scale=0.8)
+    x = batch_of(random_rows(20))
+    decoder = module.decoder
+    mean = 2 * torch.randn(20, 3, generator=torch.Generator().manual_seed(0)).double()
+    q = bound.centered(Posterior(mean, torch.full_like(mean, 1e-8)))
+    # The second time around the best centers.
+    for _ in range(2):
+        *_, precision, center = bound.slopes(x, q)
+        q = q._replace(center=center)
+    with torch.no_grad():
+        h, slopes = decoder.slopes(mean)
+        weight, bias = decoder.weight.double(), decoder.bias.double()
+        shares = (h @ weight.T + bias).softmax(1)[:, :, None]
+        logits = weight @ slopes.double().mT
+        spread = (shares * logits.square()).sum(1) - (shares * logits).sum(1).square()
+    exact = 1 + x.entries.totals[:, None] * spread
+    errors = (precision / exact).log()
+    assert errors.abs().median() < 0.1
+    assert errors.mean().abs() < 0.05
+
+
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_a_network_without_weights_leaves_the_closed_bound(likelihood):
     module, _ = expanded(likelihood)
