@@ -97,10 +97,10 @@ class LabeledLDA(LabeledFactorModel):
     n_jobs : int, default=None
         Processes for the starts.
     warm_start : bool, default=False
-        Whether ``fit`` resumes from the fitted parameters. If the score of held-out
-        rows, or the bound, would end lower than it began, the fit is undone; the bound
-        of steps on all rows is compared where they are those fitted before. Such rows
-        resume too; they are kept in memory for that and not pickled.
+        Whether ``fit`` resumes from the fitted parameters. It is undone if the score of
+        held-out rows, or else the bound, would end lower than it began; after steps on
+        all rows, bounds are compared only if these are the rows of the last fit. Such
+        rows resume too; they are kept in memory for that and not pickled.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None

@@ -97,8 +97,8 @@ from skdeepfactor.models.neural_topic_dlgm.bounds import ClosedBound, ExpandedBo
 # A row is refined until a step would gain less than this share of its bound.
 REFINE_TOL = 1e-7
 
-# Rows with at least this many words take steps with full precisions if so many others
-# have not brought them to their end. More of the others take longer.
+# Rows with at least LONG words that N_APART diagonal steps have not brought to their end
+# take steps with full precisions: more diagonal ones would take longer.
 LONG, N_APART = 500, 25
 
 # Times the steps of a pass, where a row has none behind it.
@@ -500,7 +500,7 @@ class DeepLatentGaussian(SampledModule):
         return q
 
     def _ends(self, closed, batch, starts, options):
-        """Where rows end of which all are long, or none is."""
+        """Posteriors at the end of each row, of rows that are all long or all short."""
         is_long = bool(batch.entries.totals[0] >= LONG)
         if is_long:
             options = options | {"max_steps": min(options["max_steps"], N_APART)}
