@@ -292,9 +292,9 @@ class SupervisedFactorModel(BaseFactorModel):
             order = np.delete(order, firsts)
         if n_held >= len(numbers) or len(order) == 0:
             raise ValueError(
-                "supervision='auto' holds out some of the rows with words and an "
-                "answer, so it needs two or more, of one class if answers are classes; "
-                "pass a number."
+                "supervision='auto' needs at least two rows with words and an answer, "
+                "of the same class if answers are classes, since it holds some of "
+                "them out; pass a number."
             )
         held = np.sort(order[:n_held])
         rest = np.setdiff1d(np.arange(X.shape[0]), held)
