@@ -97,8 +97,8 @@ from skdeepfactor.models.neural_topic_dlgm.bounds import ClosedBound, ExpandedBo
 # A row is refined until a step would gain less than this share of its bound.
 REFINE_TOL = 1e-7
 
-# Rows with at least LONG words that N_APART diagonal steps have not brought to their end
-# take steps with full precisions: more diagonal ones would take longer.
+# Rows with at least LONG words that N_APART diagonal steps have not brought to their
+# end take steps with full precisions: more diagonal ones would take longer.
 LONG, N_APART = 500, 25
 
 # Times the steps of a pass, where a row has none behind it.
