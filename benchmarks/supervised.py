@@ -37,11 +37,12 @@ OURS = {
     "labelme_images": {"n_components": 100, "supervision": 1000.0},
     "movie_scale": {
         "n_components": 50,
-        "supervision": 200.0,
+        "supervision": 100.0,
         "C": 1.0,
         "count_power": 0.0,
-        "word_dropout": 0.3,
+        "word_dropout": 0.5,
         "max_iter": 12,
+        "max_inner_iter": 6,
     },
     "20news_2000": {
         "n_components": 50,
@@ -61,7 +62,13 @@ OURS = {
     },
 }
 # Of the ratings themselves.
-NUMBERS = {"supervision": 350.0, "C": 1.0, "word_dropout": 0.5, "max_iter": 30}
+NUMBERS = {
+    "supervision": 350.0,
+    "C": 1.0,
+    "word_dropout": 0.5,
+    "max_iter": 30,
+    "max_inner_iter": 15,
+}
 # Of tomotopy's, for high ratings and for ratings.
 SLDA = {
     "iterations": 100,
