@@ -450,6 +450,27 @@ def test_precisions_by_expansion_know_the_shares_of_each_row():
     assert errors.mean().abs() < 0.05
 
 
+def test_rows_of_a_residual_decoder_start_from_the_better_of_memory_and_network():
+    module, bound = expanded("multinomial")
+    x = batch_of(random_rows(20))
+    good = module._infer(x, module.likelihood)._replace(center=None)
+    far = good._replace(mean=good.mean + 3)
+    is_stale = (torch.arange(20) % 2 == 0)[:, None]
+    remembered, network = (
+        good._replace(mean=torch.where(mask, far.mean, good.mean))
+        for mask in (is_stale, ~is_stale)
+    )
+    local = torch.cat([remembered.mean, good.var.log(), 0 * good.mean], 1)
+    module.train()
+    q = module._infer(x, module.likelihood, local, network)
+    worst, found, best = (
+        bound.slopes(x, bound.centered(at._replace(center=None)))[0]
+        for at in (far, q, good)
+    )
+    assert (best > worst + 1).all()
+    assert (best - found).max() < 0.1
+
+
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_a_network_without_weights_leaves_the_closed_bound(likelihood):
     module, _ = expanded(likelihood)

@@ -50,10 +50,10 @@ The noise of a row that is scored is a function of its content, so that a score 
 on that row alone.
 
 **Learning:** each row's q starts from where it stood a pass ago (not with a plain stack
-of layers) or from the encoder; the decoder follows the gradient of the bound at these
-refined q, and the encoder learns to predict them: it descends KL(encoder || q), which
-is the loss of its own bound to second order. Without refinement both follow the
-gradient of the encoder's bound.
+of layers) or from the encoder, under a residual decoder from the better of the two. The
+decoder follows the gradient of the bound at these refined q, and the encoder learns to
+predict them: it descends KL(encoder || q), which is the loss of its own bound to second
+order. Without refinement both follow the gradient of the encoder's bound.
 
 For mixtures, :math:`p(z) = \sum_c \pi_c N(a_c, B_c)`, the divergence is bounded
 (``priors.py``).
@@ -400,13 +400,12 @@ class DeepLatentGaussian(SampledModule):
         if not (self.is_closed or self.decoder.has_skips):
             q = q.to(self.decoder.weight)
             return self._refine_by_adam(batch, likelihood, q, n_steps)
-        is_remembered = start is not None
         if self.training:
             bound, batch, q = self._bound_of_steps(batch, likelihood, q)
-            starts, options = self._starts(bound, batch, q, is_remembered)
+            starts, options = self._starts(bound, batch, q, start, network)
             return refine(bound.slopes, batch, starts, max_steps=n_steps, **options)
         converged = self._converged if self.is_closed else self._converged_by_expansion
-        return converged(batch, likelihood, q, n_steps, is_remembered)
+        return converged(batch, likelihood, q, n_steps)
 
     def _bound_of_steps(self, batch, likelihood, q):
         """The bound that rows follow, a batch and posteriors in its type."""
@@ -430,13 +429,16 @@ class DeepLatentGaussian(SampledModule):
         # The first pass starts from a network that knows nothing yet.
         return self.refine_steps * (N_COLD if is_cold else 1)
 
-    def _starts(self, bound, batch, q, is_remembered):
+    def _starts(self, bound, batch, q, start=None, network=None):
         """Where steps of Newton may start, and their options."""
         fixes_variances = self.posterior_variance is not None
         starts, options = [q], {"fixes_variances": fixes_variances}
-        if not is_remembered:
+        if start is None:
             # A network that has not learnt yet, or gone astray, is no better start.
             starts.append(bound.plain(batch, q, fixes_variances=fixes_variances))
+        elif not (self.is_closed or network is None):
+            # The decoder changes so fast at first that memory is stale a pass later.
+            starts.append(bound.centered(network))
         if self.training:
             options["kl_weight"] = max(bound.kl_weight, LEAST_KL_WEIGHT)
         return starts, options
@@ -450,9 +452,8 @@ class DeepLatentGaussian(SampledModule):
         draws, and to judge the last step would cost too much.
         """
         q = encoded if start is None else self._remembered(start)
-        is_remembered = start is not None
         bound, batch, q = self._bound_of_steps(batch, self.likelihood, q)
-        starts, options = self._starts(bound, batch, q, is_remembered)
+        starts, options = self._starts(bound, batch, q, start, encoded)
         options["max_steps"] = self._n_steps(start)
         sampled = bound.sampled(batch, self.generator) if self.is_closed else None
         if sampled is not None:
@@ -478,10 +479,10 @@ class DeepLatentGaussian(SampledModule):
         return new, expected
 
     @torch.no_grad()
-    def _converged(self, batch, likelihood, q, n_steps, is_remembered):
+    def _converged(self, batch, likelihood, q, n_steps):
         """Posteriors at the end of each row, by steps of Newton on the closed bound."""
         closed, batch, q = self._bound_of_steps(batch, likelihood, q)
-        starts, options = self._starts(closed, batch, q, is_remembered)
+        starts, options = self._starts(closed, batch, q)
         options |= {"max_steps": n_steps, "tol": REFINE_TOL}
         is_long = batch.entries.totals >= LONG
         if int(is_long.sum()) in (0, len(batch)):
@@ -525,10 +526,10 @@ class DeepLatentGaussian(SampledModule):
         return q
 
     @torch.no_grad()
-    def _converged_by_expansion(self, batch, likelihood, q, n_steps, is_remembered):
+    def _converged_by_expansion(self, batch, likelihood, q, n_steps):
         """As ``_converged``, for a residual decoder."""
         expanded, batch, q = self._bound_of_steps(batch, likelihood, q)
-        starts, options = self._starts(expanded, batch, q, is_remembered)
+        starts, options = self._starts(expanded, batch, q)
         q, _ = converge(
             expanded.slopes,
             batch,
