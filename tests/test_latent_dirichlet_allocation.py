@@ -1,6 +1,7 @@
 """Latent Dirichlet allocation: scikit-learn, exact evidence and planted topics."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch.distributions import Dirichlet
 
 from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
 from skdeepfactor._math.batch import Batch
+from skdeepfactor._math.topic_draws import TopicDraws
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.metrics import completion_perplexity
 from skdeepfactor.models import latent_dirichlet_allocation
@@ -341,6 +343,25 @@ def test_averages_over_sweeps_are_the_exact_posterior_means():
     np.testing.assert_allclose(found.sum(), X.sum())
     # The standard error is .07; variational updates are .26 to .46 off.
     np.testing.assert_allclose(found, exact, atol=0.2)
+
+
+@torch.no_grad()
+def test_sweeps_that_are_left_out_take_the_means_of_proportions(counts):
+    draws = TopicDraws((3, counts.shape[1])).double()
+    draws.begin(SimpleNamespace(n_passes=4, n_updates=4))
+    x = torch.tensor(counts[:20].toarray(), dtype=torch.float64)
+    topics = draws.topics(torch.tensor(0.5))
+    generator = torch.Generator().manual_seed(0)
+    concentration = torch.rand(20, 3, generator=generator).double()
+    shares = concentration / concentration.sum(1, keepdim=True)
+    expected = (x * (shares @ topics.T).log()).sum(1)
+    mean_counts = torch.zeros(3, counts.shape[1]).double()
+    is_mean = []
+    for _ in range(4):
+        _, _, found = draws.sweep(Batch(x), concentration, topics)
+        is_mean.append(torch.allclose(found, expected))
+        draws.end_sweep(mean_counts)
+    assert is_mean == [True, True, False, False]
 
 
 def test_fractions_are_rounded_anew_in_each_sweep():

@@ -39,7 +39,9 @@ each token,
 
 given the numbers of tokens :math:`n_{kv}` of topic k and word v, and :math:`n_{nk}` of
 row n. The sweeps after the first half are kept: means of their :math:`n_{kv}` take the
-place of ``topic_counts``. Learnt priors follow from the tokens drawn, a stochastic EM.
+place of ``topic_counts``. In the first half, proportions are not drawn, but are their
+means, so that the chain settles on better topics. Learnt priors follow from the tokens
+drawn, a stochastic EM.
 
 Blei, Ng and Jordan (2003), Latent Dirichlet allocation; Hoffman, Blei and Bach (2010),
 Online learning for latent Dirichlet allocation; Asuncion, Welling, Smyth and Teh
@@ -69,7 +71,12 @@ from skdeepfactor._estimator.merging import (
     summed_prior,
 )
 from skdeepfactor._math.allocation import shares_of_counts
-from skdeepfactor._math.gammas import check_prior, dirichlet, symmetric_dirichlet
+from skdeepfactor._math.gammas import (
+    check_prior,
+    digamma,
+    dirichlet,
+    symmetric_dirichlet,
+)
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import scaled
 from skdeepfactor._math.row_iteration import ending
@@ -194,13 +201,15 @@ class DirichletTopics(FactorModule):
         rows, scale = self._rows, -batch.weight * n_samples
         if self.draws is not None:
             counts = self._solve(batch) if start is None else start
-            of_rows, of_words = self.draws.sweep(
+            of_rows, of_words, bounds = self.draws.sweep(
                 batch, self.alpha + counts, self._drawn_topics
             )
             gradient = self.gradient(self.draws.counts)
             gradient.sub_(of_words.T.to(gradient), alpha=n_samples)
             counts = of_rows.to(gradient)
-            bounds, _, mean_log = rows.bounds(batch, self.alpha + counts)
+            concentration = self.alpha + counts
+            totals = concentration.sum(1, keepdim=True)
+            mean_log = digamma(concentration) - digamma(totals)
         elif self.is_crossed:
             gradient = self.gradient(self.topic_counts)
             counts = rows.solve_halves(batch, start, **self._options())
@@ -388,7 +397,9 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
-        for each pass. Its bound is that before its steps.
+        for each pass. Its bound is that before its steps. With ``inference="gibbs"``
+        it is no bound: the log likelihood given the proportions and topics drawn takes
+        the place of the rows' bounds.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float
@@ -406,7 +417,9 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     Notes
     -----
     ``inference="gibbs"`` samples exactly if counts are whole, every step sees all rows,
-    priors are given, and no two rows are equal. Its draws depend on the content of
+    priors are given, and no two rows are equal. The first half of ``max_iter``, which
+    is left out, settles on topics: it takes the means of proportions in place of draws,
+    which finds better topics in as many sweeps. Draws depend on the content of
     rows, whatever their order: equal rows have the same draws, and count as one row
     with the sum of their weights. Fractions are rounded at random, anew in each sweep.
     With ``batch_size`` or ``partial_fit`` a step moves the numbers of tokens towards
