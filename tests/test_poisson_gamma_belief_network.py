@@ -5,6 +5,8 @@ import pytest
 import scipy.sparse
 import scipy.special
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
@@ -25,6 +27,7 @@ from skdeepfactor.models.poisson_gamma_belief_network.rows import (
     drawn_units,
 )
 from skdeepfactor.plotting import topic_page
+from tests.test_contract import matrices
 
 
 def layers_of(sizes, n_features, seed=0, top=1.5):
@@ -370,6 +373,19 @@ def test_a_layer_wider_than_the_one_below_warns(counts):
     with pytest.raises(ValueError, match="transform_layer must be"):
         model.set_params(transform_layer=3).transform(counts)
     assert model.set_params(transform_layer="all").transform(counts).shape == (60, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*larger than the one below:UserWarning")
+@settings(max_examples=4)
+@given(X=matrices(), sizes=st.lists(st.integers(1, 6), min_size=1, max_size=3))
+def test_any_matrix_and_layers(X, sizes):
+    """More units above than below, or than rows, among them."""
+    model = PoissonGammaBeliefNetwork(sizes, max_iter=2, n_draws=2, random_state=0)
+    model.set_params(transform_layer="all")
+    assert model.fit_transform(X).shape == (X.shape[0], sum(sizes))
+    assert np.isfinite(model.transform(X)).all()
+    assert np.isfinite(model.score_samples(X)).all()
 
 
 def test_a_probability_of_one_is_no_fault(monkeypatch):
