@@ -17,7 +17,6 @@ from skdeepfactor._math.tokens import TokenParts
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.inspection import hierarchy, match_components
 from skdeepfactor.models.poisson_gamma_belief_network import bound as bound_file
-from skdeepfactor.models.poisson_gamma_belief_network import module as module_file
 from skdeepfactor.models.poisson_gamma_belief_network import rows as rows_file
 from skdeepfactor.models.poisson_gamma_belief_network.module import PoissonGammaLayers
 from skdeepfactor.models.poisson_gamma_belief_network.rows import (
@@ -140,24 +139,6 @@ def test_the_posterior_of_the_shapes_is_exact():
     assert abs(model.top_shape_[0] - mean) < 5 * std * np.sqrt(10 / 950)
 
 
-def test_sweeps_of_the_burn_in_take_means(counts, monkeypatch):
-    noted, real = [], module_file.drawn_units
-
-    def drawn(*args, settles):
-        units, state = real(*args, settles=settles)
-        pairs = zip(units.draws, units.means(), strict=True)
-        noted.append(all(torch.allclose(a, b) for a, b in pairs))
-        return units, state
-
-    monkeypatch.setattr(module_file, "drawn_units", drawn)
-    model = PoissonGammaBeliefNetwork((3, 2), max_iter=4, n_burn_in=2, random_state=0)
-    model.fit(counts)
-    # The first pass makes several sweeps.
-    n_settling = module_file.COLD_SWEEPS + 1
-    assert all(noted[:n_settling])
-    assert not any(noted[n_settling:])
-
-
 def test_a_single_unit_has_the_posterior_of_a_dirichlet(counts):
     model = PoissonGammaBeliefNetwork((1,), max_iter=3, n_burn_in=1, random_state=0)
     model.set_params(n_draws=2).fit(counts)
@@ -192,7 +173,7 @@ def test_the_bound_of_one_unit_is_close_to_the_exact_value():
     np.testing.assert_allclose(words, 0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("sizes", "gap"), [((2,), 0.6), ((2, 2), 2.1)])
+@pytest.mark.parametrize(("sizes", "gap"), [((2,), 0.6), ((2, 2), 2.0)])
 def test_the_bound_is_below_the_evidence(sizes, gap):
     """By Monte Carlo over the prior, given which totals are negative binomial."""
     layers = layers_of(sizes, 3, seed=2)
@@ -219,7 +200,7 @@ def test_the_bound_is_below_the_evidence(sizes, gap):
         - np.log(n)
         for x in X
     ]
-    # Of single chains, the standard deviation is .8, and the mean gap 1.7.
+    # The largest gap is 1.5, and that of one chain varies by .6.
     n_chains = 30
     batch = Batch(torch.tensor(X).repeat(n_chains, 1))
     batch.keys = torch.tensor(rng.integers(2**62, size=len(batch)))

@@ -148,14 +148,6 @@ def share_of_sweep(n_kept, n_sweeps, burn_in):
     return 1 / max(int(n_kept), 1)
 
 
-def is_left_out(n_kept, n_sweeps, burn_in):
-    """Whether the next sweep is one of those that come before the averages.
-
-    Not in a stream, which has no burn-in. For the parameters see ``share_of_sweep``.
-    """
-    return burn_in is not None and int(n_kept) == 0 and int(n_sweeps) < burn_in
-
-
 def _numbers(rows, n_rows):
     """The number of each item in its row, from the rows of all, which rise."""
     sizes = torch.bincount(rows, minlength=n_rows)

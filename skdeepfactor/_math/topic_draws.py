@@ -8,7 +8,6 @@ from skdeepfactor._math.tokens import (
     LEAST_ODDS,
     TokenParts,
     allocate_tokens,
-    is_left_out,
     rounded,
     share_of_sweep,
 )
@@ -74,10 +73,7 @@ class TopicDraws(nn.Module):
     def sweep(self, batch, concentration, topics):
         """Draw the proportions of rows, and then the topics of their tokens.
 
-        In sweeps before those that are averaged, proportions are not drawn, but are
-        their means given the tokens: without the noise of draws, the chain comes to
-        better topics in as many sweeps. Fractions of counts are rounded at random, anew
-        in each sweep.
+        Fractions of counts are rounded at random, anew in each sweep.
 
         Parameters
         ----------
@@ -96,13 +92,10 @@ class TopicDraws(nn.Module):
             and the topics, float64.
         """
         keys = self._keys(batch.keys)
-        if is_left_out(self.n_kept, self.n_sweeps, self._burn_in):
-            odds = concentration / concentration.amax(1, keepdim=True)
-        else:
-            logs = keyed_log_gamma(concentration, keys, stream=PROPORTIONS)
-            odds = (logs - logs.amax(1, keepdim=True)).exp_()
+        logs = keyed_log_gamma(concentration, keys, stream=PROPORTIONS)
         # Only ratios matter; the largest is 1, so that no row underflows.
-        odds = odds.clamp_min(LEAST_ODDS).to(topics.dtype)
+        odds = (logs - logs.amax(1, keepdim=True)).exp_()
+        odds = odds.clamp_min_(LEAST_ODDS).to(topics.dtype)
         weight, of_words = batch.weight, 0
         of_rows = torch.empty_like(odds, dtype=torch.float64)
         log_likelihood = of_rows.new_empty(len(odds))

@@ -39,9 +39,7 @@ each token,
 
 given the numbers of tokens :math:`n_{kv}` of topic k and word v, and :math:`n_{nk}` of
 row n. The sweeps after the first half are kept: means of their :math:`n_{kv}` take the
-place of ``topic_counts``. In the first half, proportions are not drawn, but are their
-means, so that the chain settles on better topics. Learnt priors follow from the tokens
-drawn, a stochastic EM.
+place of ``topic_counts``. Learnt priors follow from the tokens drawn, a stochastic EM.
 
 Blei, Ng and Jordan (2003), Latent Dirichlet allocation; Hoffman, Blei and Bach (2010),
 Online learning for latent Dirichlet allocation; Asuncion, Welling, Smyth and Teh
@@ -417,9 +415,7 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     Notes
     -----
     ``inference="gibbs"`` samples exactly if counts are whole, every step sees all rows,
-    priors are given, and no two rows are equal. The first half of ``max_iter``, which
-    is left out, settles on topics: it takes the means of proportions in place of draws,
-    which finds better topics in as many sweeps. Draws depend on the content of
+    priors are given, and no two rows are equal. Its draws depend on the content of
     rows, whatever their order: equal rows have the same draws, and count as one row
     with the sum of their weights. Fractions are rounded at random, anew in each sweep.
     With ``batch_size`` or ``partial_fit`` a step moves the numbers of tokens towards

@@ -43,11 +43,11 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
     of topics. With one layer, this is Poisson factorization with a gamma process prior.
     Sparse data stay sparse.
 
-    Each pass is a Gibbs sweep; those after a burn-in are exact for whole counts. The
-    sampler does not converge to a point: it averages over these sweeps. Numbers that
-    are not whole are rounded at random, up with the probability of their fraction, by a
-    draw that depends on the row alone: a row is always rounded in the same way, but
-    float32 and float64 may differ.
+    Each pass is a Gibbs sweep, exact for whole counts. The sampler does not converge to
+    a point: after a burn-in, it averages over sweeps. Numbers that are not whole are
+    rounded at random, up with the probability of their fraction, by a draw that depends
+    on the row alone: a row is always rounded in the same way, but float32 and float64
+    may differ.
 
     Parameters
     ----------
@@ -73,9 +73,8 @@ class PoissonGammaBeliefNetwork(BaseFactorModel):
         Passes over the data. Each is a sweep of the sampler.
     n_burn_in : int, default=None
         How many of the first sweeps are left out of the averages; None for half of
-        ``max_iter``. They take the means of units in place of draws, which finds better
-        weights in as many sweeps. If training ends within them, the weights are those
-        of the last sweep alone.
+        ``max_iter``. If training ends within them, the weights are those of the last
+        sweep alone.
     n_draws : int, default=100
         Sweeps over each new row that ``transform``, ``score`` and similar methods
         average, after a quarter as many that they leave out, with all weights at their

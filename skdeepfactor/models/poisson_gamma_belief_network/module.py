@@ -32,9 +32,7 @@ tokens of a lowest unit, with :math:`\theta_1` integrated out, the number of tab
 
 Tokens of units and tables at the top, summed over rows, are the parameters of the
 module, which a step replaces; the weights are drawn after it. The fitted weights are
-means of the Dirichlet parameters' :math:`\eta + n`, normalised, over sweeps. In sweeps
-that are left out of the means, units and rates are not drawn, but take the means of
-their gamma distributions, so that the chain settles on better weights.
+means of the Dirichlet parameters' :math:`\eta + n`, normalised, over sweeps.
 
 **Bound.** At fixed weights, a row has a structured posterior: top down,
 :math:`q(\theta_t | \theta_{t+1}) = \text{Gamma}(s_t + \bar n_t, c_{t+1} + \bar q_t)`,
@@ -71,7 +69,6 @@ from skdeepfactor._math.ops import row_sum
 from skdeepfactor._math.tokens import (
     LEAST_ODDS,
     TokenParts,
-    is_left_out,
     rounded,
     share_of_sweep,
 )
@@ -201,9 +198,7 @@ class PoissonGammaLayers(FactorModule):
         sums = []
         for sweep in range(n_burn_in + n_draws):
             stream = self._stream(sweep + 1)
-            units, state = drawn_units(
-                layers, totals, state, keys, stream, settles=sweep < n_burn_in - 1
-            )
+            units, state = drawn_units(layers, totals, state, keys, stream)
             if sweep >= n_burn_in:
                 terms = self._moments(units, state)
                 pairs = zip(sums or terms, terms, strict=True)
@@ -302,10 +297,9 @@ class PoissonGammaLayers(FactorModule):
             n_sweeps = COLD_SWEEPS
         else:
             state, n_sweeps = RowState.of(layers, start), 1
-        settles = is_left_out(self.n_kept, self.n_steps, self._burn_in)
         for _ in range(n_sweeps):
             keys = self._fresh_keys(len(batch))
-            units, state = drawn_units(layers, totals, state, keys, 0, settles=settles)
+            units, state = drawn_units(layers, totals, state, keys, 0)
             state, of_weights, top = drawn_tokens(layers, tokens, units, state, keys, 0)
         scale = -batch.weight * n_samples
         for parameter, counts in zip(self.counts_of_layer, of_weights, strict=True):

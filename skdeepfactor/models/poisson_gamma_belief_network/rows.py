@@ -112,15 +112,12 @@ class Units(NamedTuple):
         return Units(*([part[rows] for part in parts] for parts in self))
 
 
-def drawn_units(layers, totals, state, keys, stream, *, settles=False):
+def drawn_units(layers, totals, state, keys, stream):
     """Draw units from the top down, and rates; the units and a state with new rates.
 
     The rate of the lowest layer, (1 - p_2) / p_2, is drawn with the units of that layer
-    integrated out, and the other rates given the units. A chain that ``settles`` takes
-    the mean of each gamma variable in place of a draw: without that noise it comes to
-    better weights in as many sweeps.
+    integrated out, and the other rates given the units.
     """
-    log_gamma = _log_mean if settles else keyed_log_gamma
     exposures = state.exposures()
     n_layers, n_rows = layers.n_layers, len(totals)
     draws, shapes, posterior_rates = ([None] * n_layers for _ in range(3))
@@ -130,30 +127,27 @@ def drawn_units(layers, totals, state, keys, stream, *, settles=False):
         first = stream + layer * STREAMS_OF_LAYER
         shape = layers.shapes(layer, above).expand(n_rows, -1)
         if layer == 0:
-            rates[0] = _lowest_rate(totals, shape, keys, first + RATES, log_gamma)
+            rates[0] = _lowest_rate(totals, shape, keys, first + RATES)
         rate = rates[layer] + exposures[layer]
-        log_draws = log_gamma(shape + state.counts[layer], keys, stream=first + UNITS)
+        log_draws = keyed_log_gamma(
+            shape + state.counts[layer], keys, stream=first + UNITS
+        )
         above = log_draws.exp_().div_(rate)
         draws[layer], shapes[layer], posterior_rates[layer] = above, shape, rate
     for layer in range(1, n_layers):
         sums = shapes[layer].sum(1, keepdim=True), draws[layer].sum(1, keepdim=True)
         first = stream + layer * STREAMS_OF_LAYER
-        log_rate = log_gamma(1 + sums[0], keys, stream=first + RATES)
+        log_rate = keyed_log_gamma(1 + sums[0], keys, stream=first + RATES)
         rates[layer] = log_rate.exp() / (1 + sums[1])
     units = Units(draws, shapes, state.counts, posterior_rates)
     return units, RowState(state.counts, rates)
 
 
-def _log_mean(shape, _, *, stream):
-    """Logarithms of the means of gamma variables, in the place of draws of these."""
-    return shape.log()
-
-
-def _lowest_rate(totals, shapes, keys, stream, log_gamma):
+def _lowest_rate(totals, shapes, keys, stream):
     """Draw (1 - p) / p, for p ~ Beta(prior + totals, prior + sum of shapes)."""
     parameters = shapes.sum(1, keepdim=True), totals[:, None]
     logs = [
-        log_gamma(PROBABILITY_PRIOR + p, keys, stream=stream + i * GAMMA_STREAMS)
+        keyed_log_gamma(PROBABILITY_PRIOR + p, keys, stream=stream + i * GAMMA_STREAMS)
         for i, p in enumerate(parameters)
     ]
     return (logs[0] - logs[1]).clamp_(-MOST_LOG_RATE, MOST_LOG_RATE).exp_()
