@@ -100,7 +100,7 @@ class Chain:
 
     def __init__(self, hidden, n_rows, n_burn_in):
         self.hidden = sparse.csr_matrix(hidden)
-        self.n_rows, self.n_burn_in = n_rows, n_burn_in
+        self.n_rows, self.n_burn_in, self.n_sweeps = n_rows, n_burn_in, 0
         self.expected = np.zeros(self.hidden.nnz)
         self.totals = np.zeros(self.hidden.shape[0])
 
@@ -129,7 +129,6 @@ class Chain:
             after_step(layers)
             self.n_sweeps, start = self.n_sweeps + 1, 0
 
-        self.n_sweeps = 0
         module.drawn_units, module.PoissonGammaLayers.after_step = noted, counted
         try:
             yield
