@@ -13,13 +13,18 @@ sweep
     Seconds of CPU of a sweep of the training rows and observed parts of 20news_sh, one
     layer of 128: the median of those after the first.
 
+"perplexity" is that of ``predictive``: a chain for each row at the fitted weights.
+"chain" is had as in that paper: the weights and units that a sweep of training has
+drawn, of every fifth one after the burn-in, are multiplied, and averaged.
+
 Every contender runs alone in a fresh process, with two threads or ``--threads``
 (`measure`). "fit" is training, its start
-included.
+included, and the averages of "chain", a product for each of these sweeps.
 """
 
 import argparse
 import time
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 from scipy import sparse
@@ -34,6 +39,7 @@ COLUMNS = {
     "predict s": ("predict_seconds", 1),
     "peak MiB": ("peak_mib", 0),
     "perplexity": ("perplexity", 1),
+    "chain": ("chain", 1),
     "top units": ("n_top", 0),
 }
 SWEEP_COLUMNS = {"tokens": ("n_tokens", 0), "CPU s": ("cpu_seconds", 3)}
@@ -46,6 +52,8 @@ QUICK = 4
 SEEN = 0.3
 # Rows of which predictions are held at a time.
 N_ROWS = 1000
+# Sweeps after the burn-in, of which one counts in the predictions of the chain.
+THINNING = 5
 
 
 def layers(k, depth):
@@ -84,6 +92,80 @@ def perplexity(model, observed, hidden):
     return float(np.exp(-log_p / hidden.sum()))
 
 
+class Chain:
+    """Predictions of hidden tokens by the draws of training, averaged over sweeps.
+
+    ``hidden``, (n_hidden, n_features), are those of the last rows that are fitted.
+    """
+
+    def __init__(self, hidden, n_rows, n_burn_in):
+        self.hidden = sparse.csr_matrix(hidden)
+        self.n_rows, self.n_burn_in, self.n_sweeps = n_rows, n_burn_in, 0
+        self.expected = np.zeros(self.hidden.nnz)
+        self.totals = np.zeros(self.hidden.shape[0])
+
+    @contextmanager
+    def watched(self):
+        """Note the draws of all sweeps of training that count, within the block."""
+        from skdeepfactor.models.poisson_gamma_belief_network import module
+
+        drawn_units, start = module.drawn_units, 0
+
+        def noted(layers, totals, state, keys, stream, **options):
+            nonlocal start
+            found = drawn_units(layers, totals, state, keys, stream, **options)
+            # Chains of new rows, and of the last bounds, have other streams.
+            if stream == 0:
+                n_kept = self.n_sweeps - self.n_burn_in
+                if n_kept >= 0 and n_kept % THINNING == 0:
+                    self.take(found[0].draws[0], layers.weights[0], start)
+                start = (start + len(totals)) % self.n_rows
+            return found
+
+        after_step = module.PoissonGammaLayers.after_step
+
+        def counted(layers):
+            nonlocal start
+            after_step(layers)
+            self.n_sweeps, start = self.n_sweeps + 1, 0
+
+        module.drawn_units, module.PoissonGammaLayers.after_step = noted, counted
+        try:
+            yield
+        finally:
+            module.drawn_units = drawn_units
+            module.PoissonGammaLayers.after_step = after_step
+
+    def take(self, units, weights, start):
+        """Add the rates of a sweep, of the rows that come from ``start`` on."""
+        import torch
+
+        from skdeepfactor._math.ops import csr, product_at
+
+        first = start - (self.n_rows - self.hidden.shape[0])
+        units = units[max(0, -first) :]
+        if len(units) == 0:
+            return
+        rows = slice(max(0, first), max(0, first) + len(units))
+        part = self.hidden[rows]
+        pattern = csr(
+            torch.from_numpy(part.indptr),
+            torch.from_numpy(part.indices),
+            torch.zeros(part.nnz, dtype=weights.dtype),
+            part.shape,
+        )
+        rates = product_at(pattern, units.to(weights.dtype), weights.T).values()
+        entries = slice(*self.hidden.indptr[[rows.start, rows.stop]])
+        self.expected[entries] += rates.double().numpy()
+        self.totals[rows] += units.sum(1).numpy()
+
+    def perplexity(self):
+        """Perplexity of the hidden tokens."""
+        totals = np.repeat(self.totals, np.diff(self.hidden.indptr))
+        log_p = self.hidden.data @ np.log(self.expected / totals)
+        return float(np.exp(-log_p / self.hidden.sum()))
+
+
 def split_of(protocol, seed, quick, every=1):
     """Rows to fit, rows observed among them, and their hidden tokens."""
     if protocol == "completion":
@@ -115,14 +197,19 @@ def contend(meter, protocol, layer_sizes, parameters, seed, quick, every):
         model = PoissonGammaBeliefNetwork(
             tuple(layer_sizes), random_state=seed, **parameters
         )
+    results, chain = {}, None
+    if layer_sizes is not None:
+        n_burn_in = model.n_burn_in or model.max_iter // 2
+        chain = Chain(hidden, train.shape[0], n_burn_in)
     started = time.process_time()
-    with meter("fit"):
+    with meter("fit"), nullcontext() if chain is None else chain.watched():
         model.fit(train)
-    spent = time.process_time() - started
+    results["cpu_seconds"] = time.process_time() - started
+    if chain is not None:
+        results |= {"chain": chain.perplexity(), "n_top": int(model.n_active_[-1])}
     with meter("predict"):
-        found = perplexity(model, observed, hidden)
-    n_top = 0 if layer_sizes is None else int(model.n_active_[-1])
-    return {"cpu_seconds": spent, "perplexity": found, "n_top": n_top}
+        results["perplexity"] = perplexity(model, observed, hidden)
+    return results
 
 
 def sweep(meter, k, n_sweeps, seed):

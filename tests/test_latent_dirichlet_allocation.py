@@ -12,6 +12,7 @@ from torch.distributions import Dirichlet
 
 from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
 from skdeepfactor._math.batch import Batch
+from skdeepfactor._math.topic_draws import TopicDraws
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.metrics import completion_perplexity
 from skdeepfactor.models import latent_dirichlet_allocation
@@ -341,6 +342,18 @@ def test_averages_over_sweeps_are_the_exact_posterior_means():
     np.testing.assert_allclose(found.sum(), X.sum())
     # The standard error is .07; variational updates are .26 to .46 off.
     np.testing.assert_allclose(found, exact, atol=0.2)
+
+
+@torch.no_grad()
+def test_a_sweep_gives_the_log_likelihood_of_what_it_has_drawn(counts):
+    draws = TopicDraws((3, counts.shape[1])).double()
+    x = torch.tensor(counts[:20].toarray(), dtype=torch.float64)
+    topics = draws.topics(torch.tensor(0.5))
+    # Proportions hardly vary around their means, .2, .3 and .5.
+    shares = torch.tensor([[0.2, 0.3, 0.5]]).double().expand(20, 3)
+    _, _, found = draws.sweep(Batch(x), 1e12 * shares, topics)
+    expected = (x * (shares @ topics.T).log()).sum(1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_fractions_are_rounded_anew_in_each_sweep():

@@ -29,7 +29,7 @@ def keys_of(n, seed=0):
     return torch.randint(-(2**62), 2**62, (n,), generator=generator)
 
 
-@pytest.mark.parametrize("shape", [0.01, 0.5, 1.0, 30.0, 1e6])
+@pytest.mark.parametrize("shape", [0.01, 0.5, 0.99, 1.0, 30.0, 1e6])
 def test_gamma_variables_have_their_distribution(shape):
     keys = keys_of(3000)
     logs = keyed_log_gamma(torch.full((3000, 1), shape), keys, stream=3)
@@ -57,7 +57,7 @@ def test_tokens_come_from_units_by_their_odds(count):
     x = torch.zeros(n, 2)
     x[:, 1] = count
     tokens = Tokens.of(x)
-    of_rows, of_words = allocate_tokens(tokens, z, w, keys_of(n), stream=0)
+    of_rows, of_words, _ = allocate_tokens(tokens, z, w, keys_of(n), stream=0)
     assert (of_rows.sum(1) == count).all()
     assert torch.equal(of_words[1], of_rows.sum(0))
     p = (z[0] * w[1] / (z[0] * w[1]).sum()).double()
@@ -73,7 +73,7 @@ def test_units_in_any_number_of_groups(k):
     z, w = (torch.tensor(rng.random((1, k))) for _ in range(2))
     z = z.expand(n, -1)
     tokens = Tokens.of(torch.ones(n, 1).double())
-    of_rows, of_words = allocate_tokens(tokens, z, w, keys_of(n), stream=0)
+    of_rows, of_words, _ = allocate_tokens(tokens, z, w, keys_of(n), stream=0)
     assert (of_rows.sum(1) == 1).all()
     p = (z[0] * w[0] / (z[0] * w[0]).sum()).numpy()
     statistic = ((of_words[0].numpy() - n * p) ** 2 / (n * p)).sum()
@@ -86,9 +86,11 @@ def test_rows_keep_their_tokens_in_any_company():
     x[3, 2] = 5000
     z, w = (torch.tensor(rng.random((n, 4))) for n in (20, 6))
     keys = keys_of(20)
-    together, _ = allocate_tokens(Tokens.of(x), z, w, keys, stream=0)
+    together, _, log_odds = allocate_tokens(Tokens.of(x), z, w, keys, stream=0)
+    # Large entries count, too.
+    torch.testing.assert_close(log_odds, (x * (z @ w.T).log()).sum(1))
     rows = torch.tensor([3, 11])
-    some, _ = allocate_tokens(
+    some, _, _ = allocate_tokens(
         Tokens.of(x[rows].to_sparse_csr()), z[rows], w, keys[rows], stream=0
     )
     assert torch.equal(together[rows], some)
@@ -104,7 +106,7 @@ def test_a_row_of_many_tokens_is_split_as_its_large_entries_are(monkeypatch):
     assert len(Tokens.of(x).rows) == 10
     z, w = (torch.tensor(rng.random((m, 4))) for m in (1, 7))
     keys = keys_of(n)
-    of_rows, of_words = allocate_tokens(
+    of_rows, of_words, _ = allocate_tokens(
         Tokens.of(x.repeat(n, 1)), z.repeat(n, 1), w, keys, stream=0
     )
     assert torch.equal(of_words.sum(1), n * x[0].double())
@@ -122,7 +124,7 @@ def test_a_row_of_many_tokens_is_split_as_its_large_entries_are(monkeypatch):
     for rows, part in parts:
         if rows.start <= 3 < rows.stop:
             given = z.expand(part.shape[0], 4)
-            found, _ = allocate_tokens(
+            found, _, _ = allocate_tokens(
                 part, given, w, keys[:1].expand(part.shape[0]), stream=0
             )
             assert torch.equal(found[3 - rows.start], of_rows[0])

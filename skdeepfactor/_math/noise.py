@@ -5,6 +5,7 @@ same draws whatever rows, order or batches it comes with. Both kinds have the sa
 methods.
 """
 
+import math
 from enum import IntEnum
 
 import scipy.special
@@ -24,14 +25,14 @@ def row_keys(entries):
 
 def mix(bits):
     """Scramble int64 numbers: the finalizer of SplitMix64, which has no fixed seed."""
-    bits = (bits ^ _shift_right(bits, 30)) * _ODD[1]
-    bits = (bits ^ _shift_right(bits, 27)) * _ODD[2]
-    return bits ^ _shift_right(bits, 31)
+    bits = _shift_right(bits, 30).bitwise_xor_(bits).mul_(_ODD[1])
+    bits = _shift_right(bits, 27).bitwise_xor_(bits).mul_(_ODD[2])
+    return _shift_right(bits, 31).bitwise_xor_(bits)
 
 
 def _shift_right(bits, n):
     """Shift without regard to the sign."""
-    return (bits >> n) & ((1 << (64 - n)) - 1)
+    return (bits >> n).bitwise_and_((1 << (64 - n)) - 1)
 
 
 def keyed_uniform(keys, n_draws, width, *, stream):
@@ -56,7 +57,7 @@ def uniform_pairs_at(mixed, positions, stream):
     """Two independent numbers in (0, 1), like those of ``uniform_at``, of 32 bits."""
     bits = _bits(mixed, positions, stream)
     low, high = bits & (2**32 - 1), _shift_right(bits, 32)
-    return [(half.double() + 0.5) * 2.0**-32 for half in (low, high)]
+    return [half.double().add_(0.5).mul_(2.0**-32) for half in (low, high)]
 
 
 def _bits(mixed, positions, stream):
@@ -65,49 +66,78 @@ def _bits(mixed, positions, stream):
 
 def _uniform(bits):
     # 52 bits to the middle of a cell of the unit interval.
-    return (_shift_right(bits, 12).double() + 0.5) * 2.0**-52
+    return _shift_right(bits, 12).double().add_(0.5).mul_(2.0**-52)
 
 
 def keyed_log_gamma(shape, keys, *, stream):
     """Logarithms of gamma variables of rate 1 that depend on the keys alone, float64.
 
-    ``shape`` is (n_rows, width), positive, and ``keys`` (n_rows,). A variable of shape
-    a is one of shape a + 1 times u^(1 / a), which underflows for no shape; that of
-    shape a + 1 is drawn by rejection, which takes a tenth of the time of a quantile.
-    Marsaglia and Tsang (2000), A simple method for generating gamma variables.
+    ``shape`` is (n_rows, width), positive, and ``keys`` (n_rows,). Variables of shapes
+    below 1 are first proposed by powers of uniform ones, since most shapes are small;
+    the others, and those that are rejected, by cubes of normal ones. No logarithm
+    underflows, whatever the shape.
 
-    Draws use two streams for each attempt, ``GAMMA_STREAMS`` at most.
+    Draws use up to ``GAMMA_STREAMS`` streams.
     """
-    n_rows, width = shape.shape
-    shape = shape.double().reshape(-1)
-    positions = torch.arange(width, device=keys.device).repeat(n_rows)
-    mixed = mix(keys).repeat_interleave(width)
-    result, left = _gamma_attempt(shape, mixed, positions, stream)
+    _, width = shape.shape
+    shape, mixed = shape.double(), mix(keys)
+    # Rows and columns broadcast, so that the noise of each is mixed once.
+    positions = torch.arange(width, device=keys.device)
+    result, left = _small_attempt(shape, mixed[:, None], positions, stream)
+    result, shape = result.view(-1), shape.reshape(-1)
     for attempt in range(1, GAMMA_STREAMS // 2):
         if len(left) == 0:
             break
-        draws, failed = _gamma_attempt(
-            shape[left], mixed[left], positions[left], stream + 2 * attempt
+        draws, failed = _large_attempt(
+            shape[left], mixed[left // width], left % width, stream + 2 * attempt
         )
         result[left] = draws
         left = left[failed]
-    return result.view(n_rows, width)
+    return result.view(-1, width)
 
 
-#: Streams of a gamma variable: one of twenty attempts fails at most.
+#: Streams of a gamma variable: one of twenty proposals by normal variables is rejected
+#: at most.
 GAMMA_STREAMS = 40
 
 
-def _gamma_attempt(shape, mixed, positions, stream):
-    """Proposals of gamma variables' logarithms, and which of them are rejected."""
-    normal = torch.special.ndtri(uniform_at(mixed, positions, stream))
+def _small_attempt(shape, mixed, positions, stream):
+    """Proposals of gamma variables' logarithms, and the places of those to draw anew.
+
+    The latter, in the flattened proposals, are all of a shape of 1 or more. Ahrens and
+    Dieter (1974), Computer methods for sampling from gamma, beta, Poisson and binomial
+    distributions.
+    """
+    level, acceptance = uniform_pairs_at(mixed, positions, stream)
+    # Below 1, the variable is a power of the level; above, it is beyond 1 itself.
+    level.addcmul_(level, shape, value=1 / math.e)
+    draws = level.log().div_(shape)
+    needed = acceptance.log_().neg_()
+    is_rejected = (shape >= 1) | (draws.exp() > needed)
+    beyond = ((level > 1) & (shape < 1)).view(-1).nonzero()[:, 0]
+    a = shape.reshape(-1)[beyond]
+    log_x = ((1 - level.view(-1)[beyond]) / a + 1 / math.e).log_().neg_().log_()
+    draws.view(-1)[beyond] = log_x
+    is_rejected.view(-1)[beyond] = (1 - a) * log_x > needed.view(-1)[beyond]
+    return draws, is_rejected.view(-1).nonzero()[:, 0]
+
+
+def _large_attempt(shape, mixed, positions, stream):
+    """Proposals of gamma variables' logarithms, and the places of those rejected.
+
+    A variable of shape a is one of shape a + 1 times u^(1 / a). Marsaglia and Tsang
+    (2000), A simple method for generating gamma variables.
+    """
+    normal = (2 * uniform_at(mixed, positions, stream) - 1).erfinv_().mul_(2**0.5)
     level, power = uniform_pairs_at(mixed, positions, stream + 1)
     d = shape + 2 / 3
-    root = 1 + normal / (9 * d).sqrt()
-    log_v = 3 * root.clamp_min(1e-300).log()
-    log_ratio = 0.5 * normal.square() + d * (1 - log_v.exp() + log_v)
-    is_rejected = (root <= 0) | (level.log() >= log_ratio)
-    return d.log() + log_v + power.log() / shape, is_rejected.nonzero()[:, 0]
+    root = (normal / (9 * d).sqrt_()).add_(1)
+    v = root.clamp_min(1e-100).pow(3)
+    log_v = v.log()
+    log_ratio = (log_v + 1).sub_(v).mul_(d).addcmul_(normal, normal, value=0.5)
+    is_rejected = (root <= 0) | (level.log_() >= log_ratio)
+    draws = d.log_().add_(log_v).add_(power.log_().div_(shape))
+    return draws, is_rejected.nonzero()[:, 0]
 
 
 def keyed_normal(keys, n_draws, width, *, stream, dtype):

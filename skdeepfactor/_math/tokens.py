@@ -177,6 +177,8 @@ def rounded(batch, keys=None):
 def allocate_tokens(tokens, z, w, keys, *, stream, weight=1.0):
     """Draw the unit of each token; counts of the units in rows, and in words.
 
+    The probability of the words of each row, given the odds, falls out of the draws.
+
     ``z``, (n_rows, k), and ``w``, (n_features, k), are the odds: not negative, and the
     products of each token have a sum that is not 0. ``keys``, (n_rows,), is the noise
     of rows, of which two streams are used. ``weight``, a float or (n_rows,), is how
@@ -186,11 +188,16 @@ def allocate_tokens(tokens, z, w, keys, *, stream, weight=1.0):
     -------
     of_rows : Tensor of shape (n_rows, k)
     of_words : Tensor of shape (n_features, k)
-        Both float64.
+    log_odds : Tensor of shape (n_rows,)
+        Sum over the tokens of each row of the logarithm of the sum of their odds. All
+        float64.
     """
     (n_rows, n_features), k = tokens.shape, z.shape[1]
     keys = mix(keys)
-    units = _drawn_units(tokens, z, w, keys, stream)
+    units, totals = _drawn_units(tokens, z, w, keys, stream)
+    log_odds = row_sum(
+        map_values(lambda n, total: n.double() * total.double().log(), tokens.x, totals)
+    )
     of_rows = torch.bincount(tokens.rows * k + units, minlength=n_rows * k)
     is_weighted = isinstance(weight, torch.Tensor)
     of_words = torch.bincount(
@@ -214,11 +221,14 @@ def allocate_tokens(tokens, z, w, keys, *, stream, weight=1.0):
         if is_weighted:
             split *= weight.double()[rows, None]
         of_words.index_add_(0, columns, split)
-    return of_rows, of_words if is_weighted else of_words * weight
+    return of_rows, of_words if is_weighted else of_words * weight, log_odds
 
 
 def _drawn_units(tokens, z, w, keys, stream):
-    """Units of the tokens, (n_tokens,)."""
+    """Units of the tokens, (n_tokens,), and the sum of the odds of each entry.
+
+    The latter is a CSR tensor like that of the counts.
+    """
     x, k = tokens.x, z.shape[1]
     width = math.isqrt(k - 1) + 1
     z, w = (_grouped(a, width) for a in (z, w))
@@ -248,7 +258,7 @@ def _drawn_units(tokens, z, w, keys, stream):
         levels_in_group *= odds[:, -1]
         places = torch.searchsorted(odds, levels_in_group[:, None])[:, 0]
         units[part] = groups * width + places
-    return units
+    return units, map_values(lambda _: sums[-1], x)
 
 
 def _grouped(a, width):

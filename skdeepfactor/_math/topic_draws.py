@@ -87,21 +87,28 @@ class TopicDraws(nn.Module):
         of_rows : Tensor of shape (n_rows, n_topics)
         of_words : Tensor of shape (n_features, n_topics)
             Numbers of tokens, float64; those of words are weighted by ``batch.weight``.
+        log_likelihood : Tensor of shape (n_rows,)
+            Log probability of the words of each row, in order, given its proportions
+            and the topics, float64.
         """
         keys = self._keys(batch.keys)
         logs = keyed_log_gamma(concentration, keys, stream=PROPORTIONS)
-        logs -= logs.amax(1, keepdim=True)
         # Only ratios matter; the largest is 1, so that no row underflows.
-        odds = logs.exp_().clamp_min_(LEAST_ODDS).to(topics.dtype)
+        odds = (logs - logs.amax(1, keepdim=True)).exp_()
+        odds = odds.clamp_min_(LEAST_ODDS).to(topics.dtype)
         weight, of_words = batch.weight, 0
         of_rows = torch.empty_like(odds, dtype=torch.float64)
+        log_likelihood = of_rows.new_empty(len(odds))
         for rows, tokens in TokenParts(rounded(batch, keys)):
             some = weight[rows] if isinstance(weight, torch.Tensor) else weight
-            of_rows[rows], of_part = allocate_tokens(
+            of_rows[rows], of_part, log_odds = allocate_tokens(
                 tokens, odds[rows], topics, keys[rows], stream=TOKENS, weight=some
             )
             of_words = of_words + of_part
-        return of_rows, of_words
+            log_likelihood[rows] = log_odds
+        # The odds are proportions times some number.
+        log_likelihood -= of_rows.sum(1) * odds.sum(1, dtype=torch.float64).log()
+        return of_rows, of_words, log_likelihood
 
     def _keys(self, keys):
         """Keys of this sweep."""

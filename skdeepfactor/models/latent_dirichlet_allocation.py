@@ -69,7 +69,12 @@ from skdeepfactor._estimator.merging import (
     summed_prior,
 )
 from skdeepfactor._math.allocation import shares_of_counts
-from skdeepfactor._math.gammas import check_prior, dirichlet, symmetric_dirichlet
+from skdeepfactor._math.gammas import (
+    check_prior,
+    digamma,
+    dirichlet,
+    symmetric_dirichlet,
+)
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import scaled
 from skdeepfactor._math.row_iteration import ending
@@ -194,13 +199,15 @@ class DirichletTopics(FactorModule):
         rows, scale = self._rows, -batch.weight * n_samples
         if self.draws is not None:
             counts = self._solve(batch) if start is None else start
-            of_rows, of_words = self.draws.sweep(
+            of_rows, of_words, bounds = self.draws.sweep(
                 batch, self.alpha + counts, self._drawn_topics
             )
             gradient = self.gradient(self.draws.counts)
             gradient.sub_(of_words.T.to(gradient), alpha=n_samples)
             counts = of_rows.to(gradient)
-            bounds, _, mean_log = rows.bounds(batch, self.alpha + counts)
+            concentration = self.alpha + counts
+            totals = concentration.sum(1, keepdim=True)
+            mean_log = digamma(concentration) - digamma(totals)
         elif self.is_crossed:
             gradient = self.gradient(self.topic_counts)
             counts = rows.solve_halves(batch, start, **self._options())
@@ -388,7 +395,9 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         Factor by which X is multiplied; 1.0 if the training data were integers.
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
-        for each pass. Its bound is that before its steps.
+        for each pass. Its bound is that before its steps. With ``inference="gibbs"``
+        it is no bound: the log likelihood given the proportions and topics drawn takes
+        the place of the rows' bounds.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float

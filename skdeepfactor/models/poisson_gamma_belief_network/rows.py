@@ -190,7 +190,7 @@ def _drawn_of_layer(layers, layer, tokens, units, keys, stream):
     # The odds of a row matter up to scale; in float32 they could all underflow.
     odds = draws / draws.amax(1, keepdim=True).clamp_min(1e-300)
     odds = odds.clamp_min_(LEAST_ODDS).to(weights.dtype)
-    of_rows, of_below = allocate_tokens(
+    of_rows, of_below, _ = allocate_tokens(
         tokens, odds, weights, keys, stream=first + TOKENS
     )
     seated = tables(of_rows, units.shapes[layer], keys, stream=first + TABLES)
