@@ -20,7 +20,6 @@ from skdeepfactor import MultinomialMixture
 from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._training.plan import Budget
 from skdeepfactor.data import RowBlocks
-from skdeepfactor.datasets import make_topics
 from skdeepfactor.models.multinomial_mixture import module as multinomial_mixture
 from skdeepfactor.models.multinomial_mixture.module import CategoricalMultinomial
 
@@ -588,21 +587,3 @@ def test_rising_factorials_of_rows(dtype):
         found = multinomial_mixture.log_rising_rows(a[some].clone(), x[some])
         expected = multinomial_mixture.log_rising(a[some], x[some, None])
         assert_allclose(found, expected, rtol=1e-9 if dtype == torch.float64 else 1e-4)
-
-
-def test_components_are_told_apart_by_counts_that_round_their_sums_away():
-    a = torch.tensor([0.1, 3.0, 700.0], dtype=torch.float64)
-    for size in (1e9, 1e20, 1e30):
-        x = torch.full((), size, dtype=torch.float64)
-        rising = multinomial_mixture.log_rising(a, x)
-        # Gamma(x + a) / Gamma(x) tends to x ** a.
-        expected = a * np.log(size) - torch.lgamma(a)
-        assert_allclose(rising, expected, rtol=1e-6 if size == 1e9 else 1e-14)
-        whole = rising + multinomial_mixture.log_gamma_of_large(x)
-        assert_allclose(whole, torch.lgamma(x + a) - torch.lgamma(a), rtol=1e-13)
-    X = make_topics(60, 30, 3, random_state=0).data.toarray().astype(np.float64)
-    model = MultinomialMixture(3, random_state=0).fit(X)
-    # With no word left out, only their shares matter.
-    X += 1
-    assert_allclose(model.transform(X * 1e20), model.transform(X * 1e10), atol=1e-6)
-    assert_allclose(model.score(X * 1e20), 1e10 * model.score(X * 1e10), rtol=1e-6)

@@ -678,7 +678,10 @@ class BaseFactorModel(
             )
 
         def bounds_and_totals(module, batch):
-            return torch.stack([module.word_bound(batch), batch.totals], 1)
+            totals = batch.totals
+            # Rows without words are left out below, and may have no finite bound.
+            bounds = torch.where(totals > 0, module.word_bound(batch), 0.0)
+            return torch.stack([bounds, totals], 1)
 
         both = received(self._infer(X, bounds_and_totals, side=side))
         weights = checked_weights(sample_weight, len(both))

@@ -103,10 +103,6 @@ HELD = 0.5
 # where these would cancel.
 PRODUCT_LENGTH = 8
 
-# Counts so large that the sum with another argument of a gamma function may round to
-# the count alone, and what tells components apart would be lost.
-LARGE_COUNT = 1e8
-
 # Shares that move no argument of a logarithm by more than this, relative to the
 # smallest there may be, are not left out.
 NEGLIGIBLE_SHARE = 1e-3
@@ -193,24 +189,8 @@ def distinct(keys):
 
 
 def log_rising(a, x):
-    """Logarithm of Gamma(a + x) / Gamma(a), less ``log_gamma_of_large(x)``."""
-    rising = torch.lgamma(a + x) - torch.lgamma(a)
-    is_large = x > LARGE_COUNT
-    if not bool(is_large.any()):
-        return rising
-    # Stirling's series of Gamma(x + a) / Gamma(x), whose large terms have canceled.
-    ratio = a / x
-    series = (x + a - 0.5) * ratio.log1p() + a * (x.log() - 1)
-    series -= ratio / (12 * (x + a))
-    return torch.where(is_large, series - torch.lgamma(a), rising)
-
-
-def log_gamma_of_large(x):
-    """Logarithm of Gamma(x) of large counts, alike in all components; 0 of others."""
-    is_large = x > LARGE_COUNT
-    if not bool(is_large.any()):
-        return torch.zeros_like(x)
-    return torch.where(is_large, torch.lgamma(x), 0)
+    """Logarithm of Gamma(a + x) / Gamma(a)."""
+    return torch.lgamma(a + x) - torch.lgamma(a)
 
 
 def log_rising_rows(a, x):
@@ -425,10 +405,7 @@ class CategoricalMultinomial(FactorModule):
         if own is not None:
             self._leave_out(logits, batch, own)
         logits = logits.divided(divisor).plus(self._sizes.log())
-        shares, scores = logits.normalized()
-        entries = batch.entries
-        scores += entries.row_sum(log_gamma_of_large(entries.values.double()))
-        return shares, scores - log_gamma_of_large(batch.totals)
+        return logits.normalized()
 
     def _bounds(self, batch, shares):
         """The rows' part of the bound at responsibilities of the columns."""
