@@ -81,6 +81,8 @@ class ClosedBound:
         all features.
         """
         n_features = len(self.bias)
+        if n_features * LARGEST_SHARE < N_DRAWN:
+            return None
         is_kept = torch.zeros_like(self.bias, dtype=torch.bool)
         is_kept[batch.entries.columns] = True
         n_known = int(is_kept.sum())

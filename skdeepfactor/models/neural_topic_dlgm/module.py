@@ -520,9 +520,7 @@ class DeepLatentGaussian(SampledModule):
             q.take(left),
             fixes_variances=options["fixes_variances"],
         )
-        for part, end in ((q.mean, ends.mean), (q.var, ends.var)):
-            part[left] = end
-        q.center[left] = ends.center
+        q.mean[left], q.var[left], q.center[left] = ends.mean, ends.var, ends.center
         return q
 
     @torch.no_grad()
