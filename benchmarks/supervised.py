@@ -57,8 +57,9 @@ OURS = {
         "supervision": 300.0,
         "C": 10.0,
         "word_dropout": 0.7,
+        "unlabeled_weight": 0.3,
         "doc_topic_prior": 0.03,
-        "max_iter": 20,
+        "max_iter": 10,
     },
 }
 # Of the ratings themselves.

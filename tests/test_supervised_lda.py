@@ -21,6 +21,8 @@ from skdeepfactor import (
 )
 from skdeepfactor._estimator.answers import Moments
 from skdeepfactor._math.batch import Batch
+from skdeepfactor.data import RowBlocks
+from skdeepfactor.models.supervised_lda.expected import with_expected_classes
 from skdeepfactor.models.supervised_lda.module import (
     Classes,
     Numbers,
@@ -115,6 +117,54 @@ def test_rows_without_an_answer_teach_words(planted):
     hidden = np.where(np.arange(300) < 250, np.nan, numbers[:300])
     expected = both.score(X[250:300], numbers[250:300])
     assert both.score(X[:300], hidden) == pytest.approx(expected, rel=1e-5)
+
+
+def rows_of_classes(seed):
+    """Rows of 30 words, three classes, which two rows of each keep, -1 in others."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(3, size=600)
+    shares = rng.dirichlet(np.full(200, 0.5), size=3)
+    X = np.stack([rng.multinomial(30, 0.4 * shares[c] + 0.6 / 200) for c in y])
+    few = np.full(600, -1)
+    for c in range(3):
+        few[np.flatnonzero(y == c)[:2]] = c
+    return scipy.sparse.csr_matrix(X), y, few
+
+
+def test_rows_without_a_class_teach_the_expected_one():
+    settings = {"n_components": 3, "unlabeled": -1, "max_iter": 5}
+    gains = []
+    for seed in range(3):
+        X, y, few = rows_of_classes(seed)
+        plain = classifier(**settings).fit(X[:400], few[:400])
+        taught = classifier(**settings, unlabeled_weight=0.3).fit(X[:400], few[:400])
+        gains.append(taught.score(X[400:], y[400:]) - plain.score(X[400:], y[400:]))
+    assert np.mean(gains) > 0.02
+    # Where all rows have a class, none is expected.
+    plain = classifier(**settings).fit(X, y)
+    taught = classifier(**settings, unlabeled_weight=0.3).fit(X, y)
+    assert_array_equal(taught.components_, plain.components_)
+
+
+def test_expected_classes():
+    X, y, few = rows_of_classes(0)
+    known = scipy.sparse.csr_matrix(few[:, np.newaxis] == np.arange(4)) * 1.0
+    found = with_expected_classes(X, known, 0.3).toarray()
+    has_class = few >= 0
+    assert_array_equal(found[has_class], known.toarray()[has_class])
+    assert (found.argmax(axis=1) == y).mean() > 0.85
+    assert_allclose(found[~has_class].sum(axis=1), 0.3, atol=0.01)
+    # Of the fourth class there is no row.
+    assert not found[:, 3].any()
+
+
+def test_expected_classes_need_all_rows():
+    X, _, few = rows_of_classes(0)
+    model = classifier(unlabeled=-1, unlabeled_weight=0.3)
+    with pytest.raises(ValueError, match="unlabeled_weight above 0 needs all rows"):
+        model.partial_fit(X, few, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="unlabeled_weight above 0 needs all rows"):
+        model.fit(RowBlocks([X[:300], X[300:]]), few)
 
 
 @pytest.mark.parametrize("nothing", [None, np.nan, -1])

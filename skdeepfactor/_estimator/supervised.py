@@ -272,12 +272,7 @@ class SupervisedFactorModel(BaseFactorModel):
         """
         if self.supervision != "auto":
             return float(self.supervision)
-        is_whole = isinstance(rows, MatrixRows) and rows.share.n_processes == 1
-        if not is_whole or target.is_chunk:
-            raise ValueError(
-                "supervision='auto' needs all rows in memory, of one process: pass a "
-                "number to stream or share rows, or to call partial_fit."
-            )
+        check_whole(rows, target, "supervision='auto'", "a number")
         random_state = self.random_state
         if random_state is None:
             # Drawn from the data, so that a checkpoint is resumed with the same weight.
@@ -315,3 +310,13 @@ class SupervisedFactorModel(BaseFactorModel):
         limit = MOST_EXCESS * min(words for words, _, _ in found)
         good = [(score, weight) for words, score, weight in found if words <= limit]
         return max(good)[1]
+
+
+def check_whole(rows, target, setting, alternative):
+    """Raise a ``ValueError`` unless all rows are in memory, of one process."""
+    is_whole = isinstance(rows, MatrixRows) and rows.share.n_processes == 1
+    if not is_whole or target.is_chunk:
+        raise ValueError(
+            f"{setting} needs all rows in memory, of one process: pass "
+            f"{alternative} to stream or share rows, or to call partial_fit."
+        )

@@ -1,13 +1,15 @@
 """Classification by supervised topics; ``module.py`` has the model."""
 
+from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import ClassifierTags
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from skdeepfactor._estimator.arrays import to_numpy
+from skdeepfactor._estimator.fitting import input_scale
 from skdeepfactor._estimator.labels import (
     Target,
     accuracy,
@@ -19,8 +21,9 @@ from skdeepfactor._estimator.labels import (
     label_sizes,
     mean_log_probability,
 )
-from skdeepfactor._estimator.supervised import SupervisedFactorModel
+from skdeepfactor._estimator.supervised import SupervisedFactorModel, check_whole
 from skdeepfactor._input import received, returned
+from skdeepfactor.models.supervised_lda.expected import with_expected_classes
 from skdeepfactor.models.supervised_lda.module import Classes
 from skdeepfactor.models.supervised_lda.starts import built, start_classifier
 
@@ -32,7 +35,8 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
     class depends on the proportions inferred from its words alone: ``P(y_n) =
     softmax(coef_ @ theta_n + intercept_)``. Topics and coefficients are learnt together
     by gradients through the inference of the proportions. Rows without a class help to
-    find the topics.
+    find the topics and, with ``unlabeled_weight``, teach the class that their words
+    suggest.
 
     A classifier on richer features predicts better; here each prediction is a sum over
     a few topics that can be read.
@@ -63,6 +67,12 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
         rows of the class.
     unlabeled : int or str, default=None
         Value of ``y`` that means no label, such as -1, besides None and NaN.
+    unlabeled_weight : float, default=0.0
+        How much the class of a row without one counts, between 0 and 1. If not 0, a
+        mixture of multinomials, one for each class, is fitted to all rows, and rows
+        without a class are taught the one that it expects, as if this part of them had
+        a class. It helps where few rows have a class and classes differ in most of
+        their words. It needs all rows in memory, of one process.
     doc_topic_prior : float or array-like of shape (n_components,), default=0.1
         Concentration of the Dirichlet over a document's topics. One number, or one for
         each topic.
@@ -156,6 +166,9 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
 
     References
     ----------
+    Nigam, K., McCallum, A., Thrun, S. and Mitchell, T. (2000). Text classification from
+    labeled and unlabeled documents using EM. Machine Learning 39.
+
     Blei, D. and McAuliffe, J. (2007). Supervised topic models. NeurIPS 20.
 
     Chen, J., He, J., Shen, Y., Xiao, L., He, X., Gao, J., Song, X. and Deng, L. (2015).
@@ -182,6 +195,7 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
     _parameter_constraints: ClassVar[dict] = {
         **SupervisedFactorModel._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
+        "unlabeled_weight": [Interval(Real, 0, 1, closed="both")],
     }
 
     def __init__(
@@ -194,6 +208,7 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
         word_dropout: float = 0.0,
         class_weight: dict | str | None = None,
         unlabeled: int | str | None = None,
+        unlabeled_weight: float = 0.0,
         doc_topic_prior: float | ArrayLike = 0.1,
         topic_word_prior: float | ArrayLike = 0.05,
         input_scale: float | str = "auto",
@@ -220,6 +235,7 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
         self.word_dropout = word_dropout
         self.class_weight = class_weight
         self.unlabeled = unlabeled
+        self.unlabeled_weight = unlabeled_weight
         self.doc_topic_prior = doc_topic_prior
         self.topic_word_prior = topic_word_prior
         self.input_scale = input_scale
@@ -456,7 +472,13 @@ class SupervisedLDAClassifier(SupervisedFactorModel):
         }
 
     def _known_of_rows(self, rows, y, sizes):
-        return {"answers": known_labels(rows, y, sizes, self.unlabeled)}
+        known = known_labels(rows, y, sizes, self.unlabeled)
+        if self.unlabeled_weight:
+            check_whole(rows, y, "unlabeled_weight above 0", "0")
+            # Sizes of a first fit do not have the scale yet.
+            scale = sizes.get("input_scale") or input_scale(self, rows)
+            known = with_expected_classes(rows.X * scale, known, self.unlabeled_weight)
+        return {"answers": known}
 
     def _build(self, sizes):
         weights = class_weights(

@@ -32,7 +32,10 @@ it is to be predicted. Each row adds to the objective
         + \lambda u_n (\log p(y_n \mid W \hat\theta_n + b)),
 
 where :math:`\lambda` is the weight of an answer, :math:`u_n` that of its class, and
-rows without an answer have the first term alone. Priors add :math:`\sum_{kv} \eta_v
+rows without an answer have the first term alone. With ``unlabeled_weight``, :math:`w`,
+rows without a class have the expectation of the second as well, times :math:`w`, over
+the classes that a mixture of multinomials gives them before training; ``expected.py``
+has it. Priors add :math:`\sum_{kv} \eta_v
 \log \beta_{kv}` and :math:`-\lambda \|W\|^2 / (2 C)`.
 
 Gradients. The first term is differentiated with :math:`\hat\theta_n` fixed, as it is

@@ -103,9 +103,12 @@ def start_classifier(module, start, init):
     if len(labelled) == 0:
         # Those with an answer are not among the first rows.
         return
-    classes = answers[labelled].indices
-    weights = start.weights[labelled] * module.kind.weights[classes]
-    theta = proportions(module, start.X[labelled])
+    # A row whose class is but expected is one of each that it may have, in part.
+    parts = answers[labelled]
+    classes = parts.indices
+    rows = np.repeat(np.arange(len(labelled)), np.diff(parts.indptr))
+    weights = start.weights[labelled][rows] * parts.data * module.kind.weights[classes]
+    theta = proportions(module, start.X[labelled])[rows]
     n_classes, n_components = module.coef.shape
     counts = np.bincount(classes, minlength=n_classes)
     coef = np.zeros((n_classes, n_components))
