@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 import torch
 
-from skdeepfactor._math import compiled, ops
+from skdeepfactor._math import ops
 from skdeepfactor._math import tokens as tokens_file
 from skdeepfactor._math.batch import Batch
 from skdeepfactor._math.gammas import gamma_shapes
@@ -22,25 +22,6 @@ from skdeepfactor._math.tokens import (
 # Draws deviate from their means by more than this many standard errors in fewer than
 # one of 10,000 cases; the seeds are fixed.
 MOST_ERRORS = 4.0
-
-
-@pytest.fixture(autouse=True, params=["torch", "numba"])
-def path(request, monkeypatch):
-    """By which of both ways of drawing; the other has the same tests."""
-    if request.param == "torch":
-        monkeypatch.setattr(compiled, "is_compiled", lambda device: False)
-    elif not compiled.is_compiled(torch.device("cpu")):
-        pytest.skip("numba is not installed")
-    return request.param
-
-
-def of_both_paths(draw, monkeypatch):
-    """What is drawn by compiled loops, and by torch."""
-    assert compiled.is_compiled(torch.device("cpu"))
-    found = draw()
-    with monkeypatch.context() as patch:
-        patch.setattr(compiled, "is_compiled", lambda device: False)
-        return found, draw()
 
 
 def keys_of(n, seed=0):
@@ -66,76 +47,6 @@ def test_gamma_variables_depend_on_their_key_alone():
     assert torch.equal(together[7:8], alone)
     other = keyed_log_gamma(shape, keys, stream=43)
     assert np.corrcoef(together[:, 0], other[:, 0])[0, 1] < 0.5
-
-
-@pytest.mark.parametrize("path", ["numba"], indirect=True)
-def test_both_paths_draw_the_same_gamma_variables(monkeypatch):
-    # All kinds of attempts, and shapes for each of them.
-    shape = torch.logspace(-6, 5, 300).double().repeat(200, 1)
-    keys = keys_of(200)
-    found, expected = of_both_paths(
-        lambda: keyed_log_gamma(shape, keys, stream=3), monkeypatch
-    )
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("path", ["numba"], indirect=True)
-@pytest.mark.parametrize("is_weighted", [False, True])
-@pytest.mark.parametrize("k", [1, 5, 16, 40])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_both_paths_draw_the_same_units(dtype, k, is_weighted, monkeypatch):
-    rng = np.random.default_rng(k)
-    x = torch.tensor(rng.poisson(1.0, (300, 20))).to(dtype)
-    x[0] = 0
-    x[3, 2] = 5000
-    z, w = (torch.tensor(rng.random((n, k)) ** 4).to(dtype) for n in (300, 20))
-    weight = torch.tensor(rng.random(300)) if is_weighted else 2.0
-    keys = keys_of(300)
-
-    def draw():
-        tokens = Tokens.of(x.to_sparse_csr())
-        return allocate_tokens(tokens, z, w, keys, stream=0, weight=weight)
-
-    found, expected = of_both_paths(draw, monkeypatch)
-    rounding = 1e-5 if dtype == torch.float32 else 1e-12
-    torch.testing.assert_close(found[2], expected[2], rtol=rounding, atol=rounding)
-    for some, others in zip(found[:2], expected[:2], strict=True):
-        if dtype == torch.float64:
-            torch.testing.assert_close(some, others, rtol=1e-12, atol=1e-9)
-        else:
-            # A token in a thousand may be on the other side of a rounded sum.
-            assert (some - others).abs().sum() <= 2e-3 * others.sum()
-
-
-@pytest.mark.parametrize("path", ["numba"], indirect=True)
-@pytest.mark.parametrize("is_weighted", [False, True])
-def test_threads_draw_the_same(is_weighted, monkeypatch):
-    rng = np.random.default_rng(0)
-    x = torch.tensor(rng.poisson(1.0, (50, 8))).double()
-    z, w = (torch.tensor(rng.random((n, 20))) for n in (50, 8))
-    weight = torch.tensor(rng.random(50)) if is_weighted else 1.0
-    keys = keys_of(50)
-
-    def draw():
-        counts = allocate_tokens(Tokens.of(x), z, w, keys, stream=0, weight=weight)
-        return *counts, keyed_log_gamma(z + 0.1, keys, stream=9)
-
-    expected = draw()
-    monkeypatch.setattr(compiled, "_LEAST_WORK", 1)
-    for n_threads in (2, 3, 60):
-        monkeypatch.setattr(torch, "get_num_threads", lambda n=n_threads: n)
-        for some, others in zip(draw(), expected, strict=True):
-            assert torch.equal(some, others)
-
-
-@pytest.mark.parametrize("path", ["numba"], indirect=True)
-def test_a_sum_of_logarithms_has_no_range():
-    """Logarithms are taken of products, which must not leave the range of floats."""
-    x = torch.full((2, 3), 900.0).double()
-    z, w = (torch.tensor([[a], [1], [1 / a]]).double() for a in (1e-30, 1e30))
-    found = allocate_tokens(Tokens.of(x), z[:2], w, keys_of(2), stream=0)[2]
-    expected = (x * (z[:2] @ w.T).log()).sum(1)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [3, 2000])

@@ -4,9 +4,8 @@ Each token of a row is from one of K units, with odds z_nk w_vk for a word v of 
 Units come in groups of 16. The sums of the odds of each group are sparse
 products of z and w, the same for all tokens of a word in a row. One uniform number
 falls in a group, by the running sums of these, and another on one of its units. So a
-token takes some K / 16 + 16 steps in place of K; with numba, loops of ``compiled.py``
-take them. All draws are a function of a row's key and of a stream (see ``noise.py``),
-and of the row's own numbers.
+token takes some K / 16 + 16 steps in place of K. All draws are a function of a row's
+key and of a stream (see ``noise.py``), and of the row's own numbers.
 """
 
 import dataclasses
@@ -17,7 +16,6 @@ import numpy as np
 import scipy.special
 import torch
 
-from skdeepfactor._math import compiled
 from skdeepfactor._math.noise import Stream, mix, uniform_at, uniform_pairs_at
 from skdeepfactor._math.ops import (
     csr,
@@ -41,6 +39,8 @@ MOST_SEATED = 1000
 LEAST_ODDS = 1e-30
 #: Tokens of the rows that are drawn at once, each of which takes some 200 bytes.
 MOST_AT_ONCE = 2**18
+#: Units in a group.
+GROUP = 16
 
 
 @dataclasses.dataclass(eq=False)
@@ -217,8 +217,7 @@ def allocate_tokens(tokens, z, w, keys, *, stream, weight=1.0):
     """
     n_features, k = w.shape
     keys = mix(keys)
-    draw = compiled.drawn_tokens if compiled.is_compiled(z.device) else _drawn
-    cells, of_rows, log_odds = draw(tokens, z, w, keys, stream)
+    cells, of_rows, log_odds = _drawn(tokens, z, w, keys, stream)
     is_weighted = isinstance(weight, torch.Tensor)
     of_words = torch.bincount(
         cells,
@@ -249,7 +248,7 @@ def _drawn(tokens, z, w, keys, stream):
     those of ``allocate_tokens``, without large entries in rows.
     """
     x, (n_rows, k) = tokens.x, z.shape
-    width = min(compiled.GROUP, k)
+    width = min(GROUP, k)
     z, w = (_grouped(a, width) for a in (z, w))
     n_groups = z.shape[1]
     pattern = csr(

@@ -423,8 +423,7 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     proportions from their variational posterior. All sweeps are made; with rows held
     out, the topics of the best sweep are kept. ``warm_start`` adds sweeps to the
     averages. The chain starts from eight collapsed passes, unless ``init`` is an array,
-    and ``n_cold_iter=None`` means 1. On a CPU, sweeps are faster if numba is installed;
-    rounding then differs, so that the same seed gives a fit that is not quite the same.
+    and ``n_cold_iter=None`` means 1.
 
     References
     ----------
