@@ -138,7 +138,7 @@ class Batch:
     @cached_property
     def keys(self):
         """A hash of the content of each row, from which its own noise is made."""
-        return row_keys(self.entries)
+        return row_keys(self.counts)
 
     def take(self, rows):
         """The rows that an integer tensor names, in its order."""

@@ -11,22 +11,25 @@ from enum import IntEnum
 import scipy.special
 import torch
 
-# Multipliers of the hashes of rows and of SplitMix64, as signed 64-bit integers.
-_ODD = (-7046029254386353131, -4658895280553007687, -7723592293110705685)
+# Multipliers of columns in the hashes of rows, and of SplitMix64, as signed integers of
+# 64 bits.
+_OF_COLUMNS = -7046029254386353131
+_MULTIPLIERS = (-4658895280553007687, -7723592293110705685)
 
 
-def row_keys(entries):
-    """A hash of the content of each row, int64: columns and values, in any order."""
-    bits = entries.values.view(torch.int64)
-    mixed = mix(bits + mix((entries.columns.long() + 1) * _ODD[0]))
-    keys = torch.zeros(len(entries.totals), dtype=torch.int64, device=bits.device)
-    return mix(keys.index_add(0, entries.rows, mixed))
+def row_keys(x):
+    """A hash of the content of each row of a CSR batch, int64: columns and values."""
+    bits, starts = x.values().double().view(torch.int64), x.crow_indices().long()
+    mixed = mix(bits + mix((x.col_indices().long() + 1) * _OF_COLUMNS))
+    # Sums wrap around, so that differences of running ones are exact.
+    sums = torch.nn.functional.pad(mixed.cumsum(0), (1, 0))
+    return mix(sums.index_select(0, starts).diff())
 
 
 def mix(bits):
     """Scramble int64 numbers: the finalizer of SplitMix64, which has no fixed seed."""
-    bits = _shift_right(bits, 30).bitwise_xor_(bits).mul_(_ODD[1])
-    bits = _shift_right(bits, 27).bitwise_xor_(bits).mul_(_ODD[2])
+    bits = _shift_right(bits, 30).bitwise_xor_(bits).mul_(_MULTIPLIERS[0])
+    bits = _shift_right(bits, 27).bitwise_xor_(bits).mul_(_MULTIPLIERS[1])
     return _shift_right(bits, 31).bitwise_xor_(bits)
 
 
@@ -128,7 +131,8 @@ def _large_attempt(shape, mixed, positions, stream):
     A variable of shape a is one of shape a + 1 times u^(1 / a). Marsaglia and Tsang
     (2000), A simple method for generating gamma variables.
     """
-    normal = (2 * uniform_at(mixed, positions, stream) - 1).erfinv_().mul_(2**0.5)
+    size, angle = uniform_pairs_at(mixed, positions, stream)
+    normal = size.log_().mul_(-2).sqrt_().mul_(angle.mul_(2 * math.pi).cos_())
     level, power = uniform_pairs_at(mixed, positions, stream + 1)
     d = shape + 2 / 3
     root = (normal / (9 * d).sqrt_()).add_(1)

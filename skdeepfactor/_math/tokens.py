@@ -1,16 +1,16 @@
 """Draws of where counts come from, for Gibbs samplers: units of words, and tables.
 
 Each token of a row is from one of K units, with odds z_nk w_vk for a word v of row n.
-Units come in groups of some sqrt(K). The sums of the odds of each group are sparse
+Units come in groups of 16. The sums of the odds of each group are sparse
 products of z and w, the same for all tokens of a word in a row. One uniform number
 falls in a group, by the running sums of these, and another on one of its units. So a
-token takes some 2 sqrt(K) steps in place of K. All draws are a function of a row's key
-and of a stream (see ``noise.py``), and of the row's own numbers.
+token takes some K / 16 + 16 steps in place of K. All draws are a function of a row's
+key and of a stream (see ``noise.py``), and of the row's own numbers.
 """
 
+import dataclasses
 import itertools
-import math
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
 import scipy.special
@@ -39,49 +39,64 @@ MOST_SEATED = 1000
 LEAST_ODDS = 1e-30
 #: Tokens of the rows that are drawn at once, each of which takes some 200 bytes.
 MOST_AT_ONCE = 2**18
+#: Units in a group.
+GROUP = 16
 
 
-class Tokens(NamedTuple):
+@dataclasses.dataclass(eq=False)
+class Tokens:
     """The counts of rows as tokens, row by row, and entries that have too many.
 
-    ``x`` is a CSR tensor without zeros. ``rows``, ``columns`` and ``entries`` have the
-    row, the column and the place among the entries of each token, and ``numbers`` its
-    number in its row; ``large`` and ``large_numbers`` are the places of large entries,
-    which are no tokens, and their numbers in their rows.
+    Attributes
+    ----------
+    x : Tensor of shape (n_rows, n_features)
+        CSR, without zeros.
+    repeats : Tensor of shape (n_entries,)
+        Number of tokens of each entry.
+    large : Tensor of shape (n_large,)
+        Places among the entries of those that are no tokens.
     """
 
     x: torch.Tensor
-    rows: torch.Tensor
-    columns: torch.Tensor
-    entries: torch.Tensor
-    numbers: torch.Tensor
+    repeats: torch.Tensor
     large: torch.Tensor
-    large_numbers: torch.Tensor
 
     @classmethod
     def of(cls, x):
         """The tokens of whole counts: a strided or a CSR tensor."""
         x = without_zeros(x)
-        rows, counts = row_indices(x), x.values()
+        counts = x.values()
         is_large = counts > _most_tokens(x)
         repeats = counts.masked_fill(is_large, 0).long()
-        entries = torch.arange(len(counts), device=x.device).repeat_interleave(repeats)
-        large = is_large.nonzero()[:, 0]
-        of_rows = rows[entries]
-        return cls(
-            x,
-            of_rows,
-            x.col_indices().long()[entries],
-            entries,
-            _numbers(of_rows, len(x)),
-            large,
-            _numbers(rows[large], len(x)),
-        )
+        return cls(x, repeats, is_large.nonzero()[:, 0])
 
     @property
     def shape(self):
         """Numbers of rows and features."""
         return self.x.shape
+
+    @cached_property
+    def entries(self):
+        """The place of the entry of each token, (n_tokens,)."""
+        places = torch.arange(len(self.repeats), device=self.x.device)
+        return places.repeat_interleave(self.repeats)
+
+    @cached_property
+    def rows(self):
+        """The row of each token, (n_tokens,)."""
+        before = torch.nn.functional.pad(self.repeats.cumsum(0), (1, 0))
+        sizes = before[self.x.crow_indices().long()].diff()
+        return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+
+    @cached_property
+    def columns(self):
+        """The column of each token, (n_tokens,)."""
+        return self.x.col_indices().long()[self.entries]
+
+    @cached_property
+    def numbers(self):
+        """The number of each token in its row, (n_tokens,)."""
+        return _numbers(self.rows, len(self.x))
 
 
 class TokenParts:
@@ -99,8 +114,11 @@ class TokenParts:
 
     def __init__(self, x):
         self._x, self.shape = without_zeros(x), x.shape
-        most = _most_tokens(self._x)
-        self._parts = _parts(row_sum(map_values(lambda n: n.clamp_max(most), self._x)))
+        self._parts = []
+        if not _are_few(self._x):
+            most = _most_tokens(self._x)
+            sizes = row_sum(map_values(lambda n: n.clamp_max(most), self._x))
+            self._parts = _parts(sizes)
         self._whole = Tokens.of(self._x) if len(self._parts) <= 1 else None
 
     def __iter__(self):
@@ -112,6 +130,11 @@ class TokenParts:
             yield rows, Tokens.of(take_rows(self._x, numbers[rows]))
 
 
+def _are_few(x):
+    """Whether all counts of a CSR batch can be drawn at once."""
+    return x.values().sum(dtype=torch.float64).item() <= MOST_AT_ONCE
+
+
 def _most_tokens(x):
     """Counts up to which each token of an entry is drawn by itself, (n_entries,).
 
@@ -119,7 +142,7 @@ def _most_tokens(x):
     on the row alone, so that its draws do. It then has no more than ``MOST_AT_ONCE``
     tokens, or one for each entry.
     """
-    if not bool((row_sum(x) > MOST_AT_ONCE).any()):
+    if _are_few(x) or not bool((row_sum(x) > MOST_AT_ONCE).any()):
         return MOST_TOKENS
     small = map_values(lambda n: n.masked_fill(n > MOST_TOKENS, 0), x)
     lower = MOST_AT_ONCE // x.crow_indices().diff().clamp_min(1)
@@ -192,31 +215,25 @@ def allocate_tokens(tokens, z, w, keys, *, stream, weight=1.0):
         Sum over the tokens of each row of the logarithm of the sum of their odds. All
         float64.
     """
-    (n_rows, n_features), k = tokens.shape, z.shape[1]
+    n_features, k = w.shape
     keys = mix(keys)
-    units, totals = _drawn_units(tokens, z, w, keys, stream)
-    log_odds = row_sum(
-        map_values(lambda n, total: n.double() * total.double().log(), tokens.x, totals)
-    )
-    of_rows = torch.bincount(tokens.rows * k + units, minlength=n_rows * k)
+    cells, of_rows, log_odds = _drawn(tokens, z, w, keys, stream)
     is_weighted = isinstance(weight, torch.Tensor)
     of_words = torch.bincount(
-        tokens.columns * k + units,
+        cells,
         weight.double()[tokens.rows] if is_weighted else None,
         minlength=n_features * k,
     )
-    of_rows = of_rows.view(n_rows, k).double()
     of_words = of_words.view(n_features, k).double()
-    of_entries = row_indices(tokens.x) if len(tokens.large) else None
+    if len(tokens.large):
+        of_large = row_indices(tokens.x)[tokens.large]
+        large_numbers = _numbers(of_large, len(z))
     for part in slices(len(tokens.large), k):
-        large = tokens.large[part]
-        rows = of_entries[large]
+        large, rows = tokens.large[part], of_large[part]
         columns = tokens.x.col_indices()[large].long()
         odds = z[rows].double() * w[columns].double()
         counts = tokens.x.values()[large].double()
-        split = _split_counts(
-            counts, odds, keys[rows], tokens.large_numbers[part], stream + 1
-        )
+        split = _split_counts(counts, odds, keys[rows], large_numbers[part], stream + 1)
         of_rows.index_add_(0, rows, split)
         if is_weighted:
             split *= weight.double()[rows, None]
@@ -224,13 +241,14 @@ def allocate_tokens(tokens, z, w, keys, *, stream, weight=1.0):
     return of_rows, of_words if is_weighted else of_words * weight, log_odds
 
 
-def _drawn_units(tokens, z, w, keys, stream):
-    """Units of the tokens, (n_tokens,), and the sum of the odds of each entry.
+def _drawn(tokens, z, w, keys, stream):
+    """Draw the unit of each token; units in words and in rows, and log odds.
 
-    The latter is a CSR tensor like that of the counts.
+    The former are the numbers of cells of (n_features, k), (n_tokens,); the others are
+    those of ``allocate_tokens``, without large entries in rows.
     """
-    x, k = tokens.x, z.shape[1]
-    width = math.isqrt(k - 1) + 1
+    x, (n_rows, k) = tokens.x, z.shape
+    width = min(GROUP, k)
     z, w = (_grouped(a, width) for a in (z, w))
     n_groups = z.shape[1]
     pattern = csr(
@@ -258,7 +276,10 @@ def _drawn_units(tokens, z, w, keys, stream):
         levels_in_group *= odds[:, -1]
         places = torch.searchsorted(odds, levels_in_group[:, None])[:, 0]
         units[part] = groups * width + places
-    return units, map_values(lambda _: sums[-1], x)
+    log_odds = row_sum(map_values(lambda n: n.double() * sums[-1].double().log(), x))
+    of_rows = torch.bincount(tokens.rows * k + units, minlength=n_rows * k)
+    cells = tokens.columns * k + units
+    return cells, of_rows.view(n_rows, k).double(), log_odds
 
 
 def _grouped(a, width):
