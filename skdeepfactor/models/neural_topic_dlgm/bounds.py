@@ -270,7 +270,7 @@ class ExpandedBound:
 
     @torch.no_grad()
     def turned(self, q):
-        """Posteriors with what their slopes add to the curvature, behind the centers."""
+        """Posteriors with what their slopes add to curvatures, behind the centers."""
         q = q._replace(center=q.center[:, : q.mean.shape[1]])
         turns = self._totals(q, self._mean_features(q))[3][:, q.mean.shape[1] :]
         return q._replace(center=torch.cat([q.center, turns], 1))

@@ -32,8 +32,8 @@ from skdeepfactor.models.neural_topic_dlgm.module import SPREADS, DeepLatentGaus
 # Learning rate of networks over that of the decoder's weights.
 NETWORK_RATE = 0.3
 
-# Steps that refine rows in training; with hidden layers as well, where more of them cost
-# time and lead to rows and decoders that suit each other alone.
+# Steps that refine rows in training, without and with hidden layers, where more of them
+# take longer and held-out rows are worse.
 N_STEPS, N_RESIDUAL_STEPS = 3, 2
 
 # Size of the weights between the layers of a plain stack and logits, at first.
