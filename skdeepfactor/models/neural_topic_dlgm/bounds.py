@@ -16,11 +16,12 @@ less variance in its logits: to second order that adds
 .. math::
     \tfrac12 \sum_k s_k^2 \, (J^T C J - \bar J^T C \bar J)_{kk}
 
-to T, with J at the row's mean and C the covariance of A under the row's own shares
-there, taken over a few words at even quantiles of these shares. Where a curved decoder
-turns, slopes of rows point in all directions and cancel in their mean: without this
-term variances are too large. With shares that are not the row's they are too small: on
-images, whose pixels are sure in one row and open in the next, half as wide as the best.
+to T, with J at the row's mean and C the covariance of A under the row's own shares,
+those of T, taken over a few words at even quantiles of them. It is held for some steps.
+Where a curved decoder turns, slopes of rows point in all directions and cancel in their
+mean: without this term variances are too large. With shares that are not the row's they
+are too small: on images, whose pixels are sure in one row and open in the next, half as
+wide as the best.
 Precisions follow from the same two terms as under a linear decoder. Without a network
 the expansion is the closed bound. No draws enter, so that steps come to rest where the
 bound is largest and not where some draws have it; what is learnt from and scores are
@@ -267,6 +268,10 @@ class ExpandedBound:
             mean = self.bias.softmax(0) @ self.weight
             center = (self.mean_slope @ mean).expand_as(q.mean)
         return q._replace(center=center)
+
+    def flat(self, q):
+        """Posteriors whose slopes add nothing to curvatures."""
+        return q._replace(center=torch.cat([q.center, torch.zeros_like(q.mean)], 1))
 
     @torch.no_grad()
     def turned(self, q):

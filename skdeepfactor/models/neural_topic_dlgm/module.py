@@ -119,9 +119,6 @@ CHUNK_NUMBERS = 2**19
 # Shares of the posteriors' variance, one of which predictions are averaged over.
 SPREADS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
-# Times that the curvature of rows is found anew under a residual decoder.
-N_TURNS = 2
-
 # Share of training in which a residual decoder is still linear.
 LINEAR_SHARE = 0.1
 
@@ -542,19 +539,18 @@ class DeepLatentGaussian(SampledModule):
         """As ``_converged``, for a residual decoder."""
         expanded, batch, q = self._bound_of_steps(batch, likelihood, q)
         starts, options = self._starts(expanded, batch, q)
-        for _ in range(N_TURNS):
-            # What a row's slopes add to its curvature is held for some steps: finding
-            # it anew in each takes longer and leads no further.
-            q, _ = converge(
-                expanded.slopes,
-                batch,
-                [expanded.turned(start) for start in starts],
-                max_steps=n_steps,
-                tol=EXPANDED_TOL,
-                min_gain=EXPANDED_TOL,
-                **options,
-            )
-            starts = [q]
+        options |= {"tol": EXPANDED_TOL, "min_gain": EXPANDED_TOL}
+
+        def end(starts, n_steps):
+            return converge(
+                expanded.slopes, batch, starts, max_steps=n_steps, **options
+            )[0]
+
+        # What a row's own slopes add to its curvature is found once, where it has come
+        # to without: finding it in each step takes longer and leads no further.
+        starts = [expanded.flat(start) for start in starts]
+        q = expanded.turned(end(starts, (n_steps + 1) // 2))
+        q = end([q], n_steps // 2)
         return q.to(self.decoder.weight)
 
     def _expanded(self, likelihood):
