@@ -32,10 +32,6 @@ from skdeepfactor.models.neural_topic_dlgm.module import SPREADS, DeepLatentGaus
 # Learning rate of networks over that of the decoder's weights.
 NETWORK_RATE = 0.3
 
-# Steps that refine rows in training, without and with hidden layers, where more of them
-# take longer and held-out rows are worse.
-N_STEPS, N_RESIDUAL_STEPS = 3, 2
-
 # Size of the weights between the layers of a plain stack and logits, at first.
 DEEP_START = 0.02
 
@@ -100,10 +96,9 @@ class NeuralTopicDLGM(SampledFactorModel):
         Covariance of the posterior of a linear decoder in ``transform``, ``score`` and
         ``perplexity``. ``"full"`` is tighter by some two percent of perplexity, at K
         times the cost; training takes diagonal ones.
-    refine_steps : int or "auto", default="auto"
+    refine_steps : int, default=3
         Steps that refine each row's posterior in each pass of training, three times as
-        many in the first. ``"auto"`` takes 3, or 2 if there are hidden layers with skip
-        connections. 0: none, the network's own bound is what is learnt from.
+        many in the first. 0: none, the network's own bound is what is learnt from.
     max_refine_steps : int, default=100
         The same in ``transform``, ``score`` and ``perplexity``, where a row stops as
         soon as its bound stands still. 0 takes the network's own posterior.
@@ -208,10 +203,7 @@ class NeuralTopicDLGM(SampledFactorModel):
         "weight_scale": [Interval(Real, 0, None, closed="neither")],
         "posterior_variance": [Interval(Real, 0, None, closed="neither"), None],
         "covariance_type": [StrOptions({"diag", "full"})],
-        "refine_steps": [
-            Interval(Integral, 0, None, closed="left"),
-            StrOptions({"auto"}),
-        ],
+        "refine_steps": [Interval(Integral, 0, None, closed="left")],
         "max_refine_steps": [Interval(Integral, 0, None, closed="left")],
         "objective": [StrOptions({"elbo", "iwae", "renyi"})],
         "renyi_alpha": [Interval(Real, None, None, closed="neither")],
@@ -235,7 +227,7 @@ class NeuralTopicDLGM(SampledFactorModel):
         weight_scale: float = 0.15,
         posterior_variance: float | None = None,
         covariance_type: str = "diag",
-        refine_steps: int | str = "auto",
+        refine_steps: int = 3,
         max_refine_steps: int = 100,
         objective: str = "elbo",
         renyi_alpha: float = 0.5,
@@ -370,7 +362,7 @@ class NeuralTopicDLGM(SampledFactorModel):
 
     def _build(self, sizes):
         self._check_layers()
-        if self.free_bits > 0 and (self.refine_steps != 0 or self.prior != "normal"):
+        if self.free_bits > 0 and (self.refine_steps > 0 or self.prior != "normal"):
             raise ValueError("free_bits needs refine_steps=0 and prior='normal'.")
         if self.objective != "elbo" and (self.kl_warmup > 0 or self.free_bits > 0):
             raise ValueError(
@@ -399,9 +391,6 @@ class NeuralTopicDLGM(SampledFactorModel):
             n_features,
             has_skips=self.skip_connections,
         )
-        refine_steps = self.refine_steps
-        if refine_steps == "auto":
-            refine_steps = N_RESIDUAL_STEPS if decoder.has_skips else N_STEPS
         shape = self.n_components, n_features
         return DeepLatentGaussian(
             self.n_components,
@@ -413,7 +402,7 @@ class NeuralTopicDLGM(SampledFactorModel):
             weight_scale=self.weight_scale,
             posterior_variance=self.posterior_variance,
             has_full_covariance=self.covariance_type == "full",
-            refine_steps=refine_steps,
+            refine_steps=self.refine_steps,
             max_refine_steps=self.max_refine_steps,
             alpha=check_objective(self.objective, self.renyi_alpha, self.n_particles),
             n_particles=self.n_particles,
