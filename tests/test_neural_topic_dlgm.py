@@ -345,9 +345,7 @@ def expanded(likelihood, decoder_layers=(6, 5), scale=0.4):
         decoder_layers=decoder_layers, likelihood=likelihood, scale=scale
     )
     points = torch.randn(50, 3, generator=torch.Generator().manual_seed(1))
-    bound = ExpandedBound(
-        module.likelihood, module.decoder, module._density(), points, holds=True
-    )
+    bound = ExpandedBound(module.likelihood, module.decoder, module._density(), points)
     return module, bound
 
 
@@ -357,6 +355,7 @@ def test_slopes_by_expansion_are_those_of_its_values(likelihood):
     x = batch_of(random_rows(5))
     mean = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
     q = bound.centered(Posterior(mean, torch.full_like(mean, 0.05)))
+    q = bound.turned(q)
     _, gradient, _, center = bound.slopes(x, q)
     # Held, but for the centers of the log total.
     torch.testing.assert_close(center[:, 3:], q.center[:, 3:])
@@ -462,13 +461,19 @@ def test_rows_of_a_residual_decoder_start_from_the_better_of_memory_and_network(
     )
     local = torch.cat([remembered.mean, good.var.log(), 0 * good.mean], 1)
     module.train()
+    module.n_unsteady = 1.0
     q = module._infer(x, module.likelihood, local, network)
-    worst, found, best = (
+    # Later in training memory alone is as good, and saves a look at the other.
+    module.n_unsteady = 0.0
+    late = module._infer(x, module.likelihood, local, network)
+    worst, found, later, best = (
         bound.slopes(x, bound.centered(at._replace(center=None)))[0]
-        for at in (far, q, good)
+        for at in (far, q, late, good)
     )
     assert (best > worst + 1).all()
     assert (best - found).max() < 0.1
+    assert (found >= later - 1e-3).all()
+    assert (found[::2] > later[::2]).all()
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)

@@ -16,11 +16,12 @@ less variance in its logits: to second order that adds
 .. math::
     \tfrac12 \sum_k s_k^2 \, (J^T C J - \bar J^T C \bar J)_{kk}
 
-to T, with J at the row's mean and C the covariance of A under the row's own shares
-there, taken over a few words at even quantiles of these shares. Where a curved decoder
-turns, slopes of rows point in all directions and cancel in their mean: without this
-term variances are too large. With shares that are not the row's they are too small: on
-images, whose pixels are sure in one row and open in the next, half as wide as the best.
+to T, with J at the row's mean and C the covariance of A under the row's own shares,
+those of T, taken over a few words at even quantiles of them. It is held for some steps.
+Where a curved decoder turns, slopes of rows point in all directions and cancel in their
+mean: without this term variances are too large. With shares that are not the row's they
+are too small: on images, whose pixels are sure in one row and open in the next, half as
+wide as the best.
 Precisions follow from the same two terms as under a linear decoder. Without a network
 the expansion is the closed bound. No draws enter, so that steps come to rest where the
 bound is largest and not where some draws have it; what is learnt from and scores are
@@ -216,8 +217,9 @@ class ClosedBound:
 class ExpandedBound:
     """The bound of rows under a residual decoder to second order, and its slopes.
 
-    Posteriors have centers (n_rows, 2 k): that of the bound on the log total, and what
-    a row's own slopes add to its curvature.
+    Posteriors have centers (n_rows, k), of the bound on the log total. The centers that
+    come with slopes are (n_rows, 2 k): behind them is what a row's own slopes add to
+    its curvature. Posteriors with such centers keep that.
 
     Parameters
     ----------
@@ -229,15 +231,11 @@ class ExpandedBound:
         Draws of the prior, over which slopes are averaged.
     kl_weight : float, default=1.0
         How often the divergence from the prior counts.
-    holds : bool, default=False
-        Whether the second half of the centers stays as it is.
     """
 
     @torch.no_grad()
-    def __init__(
-        self, likelihood, decoder, prior, points, kl_weight=1.0, *, holds=False
-    ):
-        self.likelihood, self.decoder, self.holds = likelihood, decoder, holds
+    def __init__(self, likelihood, decoder, prior, points, kl_weight=1.0):
+        self.likelihood, self.decoder = likelihood, decoder
         self.weight, self.bias = decoder.weight.detach(), decoder.bias.detach()
         self.prior, self.kl_weight = prior.to(self.weight), kl_weight
         self.mean_slope = decoder.slopes(points.to(self.weight))[1].mean(0)
@@ -261,44 +259,33 @@ class ExpandedBound:
             q = q._replace(var=1 / (1 + totals * curvature))
         return q
 
-    @torch.no_grad()
     def centered(self, q):
         """Posteriors with the centers that they have, or good ones."""
-        center = q.center
-        if center is None:
-            center = torch.zeros_like(q.mean)
-            if self.likelihood.is_centered:
-                mean = self.bias.softmax(0) @ self.weight
-                center = (self.mean_slope @ mean).expand_as(q.mean)
-        return q._replace(center=torch.cat([center, self._turns(q.mean)], 1))
+        if q.center is not None:
+            return q
+        center = torch.zeros_like(q.mean)
+        if self.likelihood.is_centered:
+            mean = self.bias.softmax(0) @ self.weight
+            center = (self.mean_slope @ mean).expand_as(q.mean)
+        return q._replace(center=center)
+
+    def flat(self, q):
+        """Posteriors whose slopes add nothing to curvatures."""
+        return q._replace(center=torch.cat([q.center, torch.zeros_like(q.mean)], 1))
 
     @torch.no_grad()
-    def _turns(self, z):
-        """Curvature of each row that slopes at z add, (n_rows, k)."""
-        levels = (torch.arange(N_WORDS, dtype=torch.float64) + QUANTILE) / N_WORDS
-        levels = levels.to(z)
-        n_numbers = max(len(self.weight), (N_WORDS + z.shape[1]) * self.weight.shape[1])
-        parts = []
-        for part in z.split(max(1, BLOCK // n_numbers)):
-            h, slopes = self.decoder.slopes(part)
-            shares = torch.addmm(self.bias, h, self.weight.T).softmax(1)
-            words = torch.searchsorted(
-                shares.cumsum(1), levels.expand(len(part), -1).contiguous()
-            )
-            # Sums of shares may end below the last level by rounding.
-            words = words.clamp_max(len(self.weight) - 1)
-            own, mean = self.weight[words] @ slopes.mT, self.mean_loadings[words]
-            if self.likelihood.is_centered:
-                own, mean = (v - v.mean(1, keepdim=True) for v in (own, mean))
-            parts.append((own.square() - mean.square()).mean(1))
-        return torch.cat(parts)
+    def turned(self, q):
+        """Posteriors with what their slopes add to curvatures, behind the centers."""
+        q = q._replace(center=q.center[:, : q.mean.shape[1]])
+        turns = self._totals(q, self._mean_features(q))[3][:, q.mean.shape[1] :]
+        return q._replace(center=torch.cat([q.center, turns], 1))
 
     def slopes(self, batch, q):
         """Bound, slopes and precisions, as ``gaussian.refine`` needs them."""
         x = batch.entries
         with torch.enable_grad():
             mean = q.mean.detach().requires_grad_()
-            h = self.decoder.features(mean + q.var.sqrt() * self.signs).mean(0)
+            h = self._mean_features(q._replace(mean=mean))
         inner = h.detach()
         log_total, toward, curvature, center = self._totals(q, inner)
         logits = products_at_entries(batch.counts, inner, self.weight)
@@ -309,16 +296,19 @@ class ExpandedBound:
         kl, prior_gradient, prior_precision = kl_to_mixture(q, self.prior)
         gradient = gradient - self.kl_weight * prior_gradient
         precision = push * curvature + self.kl_weight * prior_precision
-        turns = q.center.chunk(2, 1)[1] if self.holds else self._turns(q.mean)
-        center = torch.cat([center, turns], 1)
         return value - self.kl_weight * kl, gradient, precision, center
+
+    def _mean_features(self, q):
+        """Expected inputs of the last weights, (n_rows, width)."""
+        return self.decoder.features(q.mean + q.var.sqrt() * self.signs).mean(0)
 
     def _totals(self, q, h):
         """Expected log totals for the means h of the inputs of the last weights.
 
         With their gradients in h, curvatures in z, and the best centers.
         """
-        center, turns = q.center.chunk(2, 1)
+        n_factors = q.mean.shape[1]
+        center, *turns = q.center.split(n_factors, 1)
         shift = center * q.var
         moments = torch.cat([h - shift @ self.mean_slope, q.var], 1)
         shares = torch.addmm(self.bias, moments, self.loadings.T)
@@ -329,9 +319,28 @@ class ExpandedBound:
         loading = mean_h @ self.mean_slope.T
         # Rounding must not make it negative.
         flat = (2 * curvature - (2 * loading - center) * center).clamp_min(0)
+        turns = turns[0] if turns else self._turns(q.mean, shares)
         curvature = torch.maximum(flat + turns, LEAST_CURVATURE * flat)
         extra = (curvature - flat) * q.var + center * shift
         log_total += 0.5 * extra.sum(1, dtype=torch.float64)
         if not self.likelihood.is_centered:
             loading = torch.zeros_like(loading)
-        return log_total, mean_h, curvature, loading
+        return log_total, mean_h, curvature, torch.cat([loading, turns], 1)
+
+    @torch.no_grad()
+    def _turns(self, z, shares):
+        """Curvature that each row's own slopes at z add, (n_rows, k)."""
+        levels = (torch.arange(N_WORDS, dtype=torch.float64) + QUANTILE) / N_WORDS
+        levels = levels.to(z).expand(len(z), -1).contiguous()
+        words = torch.searchsorted(shares.cumsum(1), levels)
+        # Sums of shares may end below the last level by rounding.
+        words = words.clamp_max(len(self.weight) - 1)
+        size = max(1, BLOCK // ((N_WORDS + z.shape[1]) * self.weight.shape[1]))
+        parts = []
+        for some, at in zip(z.split(size), words.split(size), strict=True):
+            slopes = self.decoder.slopes(some)[1]
+            own, mean = self.weight[at] @ slopes.mT, self.mean_loadings[at]
+            if self.likelihood.is_centered:
+                own, mean = (v - v.mean(1, keepdim=True) for v in (own, mean))
+            parts.append((own.square() - mean.square()).mean(1))
+        return torch.cat(parts)

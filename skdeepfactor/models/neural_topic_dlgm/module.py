@@ -122,6 +122,9 @@ SPREADS = (0.0, 0.25, 0.5, 0.75, 1.0)
 # Share of training in which a residual decoder is still linear.
 LINEAR_SHARE = 0.1
 
+# Share of training in which rows may start from the network under a residual decoder.
+NETWORK_SHARE = 0.5
+
 # As REFINE_TOL, for bounds by expansion, whose slopes jump.
 EXPANDED_TOL = 1e-5
 
@@ -165,8 +168,9 @@ class DeepLatentGaussian(SampledModule):
         self.refine_steps, self.max_refine_steps = refine_steps, max_refine_steps
         self.alpha, self.n_particles = alpha, n_particles
         self.kl_warmup = kl_warmup
-        # Updates by which the hidden layers of a residual decoder come in.
-        self.n_linear = 0.0
+        # Updates by which the hidden layers of a residual decoder come in, and by which
+        # it changes no faster than memory.
+        self.n_linear = self.n_unsteady = 0.0
         self._forget()
         self.register_buffer("idf", torch.ones(len(decoder.bias)))
         self.register_buffer("spread", torch.ones(()))
@@ -187,7 +191,9 @@ class DeepLatentGaussian(SampledModule):
         is_ready = decoder.has_skips and self.alpha == 1.0
         # In a warm fit they may be in already.
         is_linear = is_ready and not bool(decoder.hidden_weight.any())
-        self.n_linear = LINEAR_SHARE * (self.n_total or 0) if is_linear else 0.0
+        n_total = self.n_total or 0
+        self.n_linear = LINEAR_SHARE * n_total if is_linear else 0.0
+        self.n_unsteady = NETWORK_SHARE * n_total
 
     def posterior(self, batch, start=None):
         q = self._infer(batch, self.likelihood, start)
@@ -388,6 +394,11 @@ class DeepLatentGaussian(SampledModule):
             return False
         return self.n_updates.item() < self.n_linear
 
+    @property
+    def is_steady(self):
+        """Whether training changes a residual decoder no faster than memory follows."""
+        return self.n_updates.item() >= self.n_unsteady
+
     def _infer(self, batch, likelihood, start=None, network=None):
         """Posteriors of the rows, refined from remembered or encoded ones."""
         if start is not None:
@@ -436,7 +447,7 @@ class DeepLatentGaussian(SampledModule):
         if start is None:
             # A network that has not learnt yet, or gone astray, is no better start.
             starts.append(bound.plain(batch, q, fixes_variances=fixes_variances))
-        elif not (self.is_closed or network is None):
+        elif not (self.is_closed or network is None or self.is_steady):
             # The decoder changes so fast at first that memory is stale a pass later.
             starts.append(bound.centered(network))
         if self.training:
@@ -528,15 +539,18 @@ class DeepLatentGaussian(SampledModule):
         """As ``_converged``, for a residual decoder."""
         expanded, batch, q = self._bound_of_steps(batch, likelihood, q)
         starts, options = self._starts(expanded, batch, q)
-        q, _ = converge(
-            expanded.slopes,
-            batch,
-            starts,
-            max_steps=n_steps,
-            tol=EXPANDED_TOL,
-            min_gain=EXPANDED_TOL,
-            **options,
-        )
+        options |= {"tol": EXPANDED_TOL, "min_gain": EXPANDED_TOL}
+
+        def end(starts, n_steps):
+            return converge(
+                expanded.slopes, batch, starts, max_steps=n_steps, **options
+            )[0]
+
+        # What a row's own slopes add to its curvature is found once, where it has come
+        # to without: finding it in each step takes longer and leads no further.
+        starts = [expanded.flat(start) for start in starts]
+        q = expanded.turned(end(starts, (n_steps + 1) // 2))
+        q = end([q], n_steps // 2)
         return q.to(self.decoder.weight)
 
     def _expanded(self, likelihood):
@@ -554,8 +568,6 @@ class DeepLatentGaussian(SampledModule):
             self._density(),
             points,
             self.kl_weight(),
-            # Finding it anew in each step takes longer and trains no better.
-            holds=self.training,
         )
         if is_kept:
             self._kept_expanded = expanded
