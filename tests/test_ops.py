@@ -511,7 +511,7 @@ def test_mix_is_splitmix64(device):
 
 
 def keys_of(x):
-    return noise.row_keys(Entries.of(ops.without_zeros(x)))
+    return noise.row_keys(ops.without_zeros(x))
 
 
 def test_keys_are_those_of_the_content(layout, dtype, device):
