@@ -185,7 +185,7 @@ def contend(
     seed,
     is_tested,
     is_refitted=False,
-    is_classified=True,
+    is_brief=False,
 ):
     """Fit and evaluate one setting; runs in its own process."""
     from skdeepfactor import NeuralTopicDLGM
@@ -210,7 +210,7 @@ def contend(
     with meter("score"):
         results["perplexity"] = est.perplexity(test)
     results["ratio"] = results["perplexity"] / unigram_perplexity(train, test)
-    if not is_classified:
+    if is_brief:
         return results
     # What follows needs means alone, which are as good with diagonal covariances.
     est._fitted_with["covariance_type"] = "diag"
@@ -455,7 +455,7 @@ def main(argv):
                 "seed": seed,
                 "is_tested": not (chosen.no_test or name in COLLAPSE),
                 "is_refitted": chosen.refit,
-                "is_classified": not chosen.perplexity,
+                "is_brief": chosen.perplexity,
             }
             measured = measure.run(
                 "benchmarks.neural_topics:contend", setting, threads=chosen.threads

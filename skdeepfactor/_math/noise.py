@@ -18,7 +18,7 @@ _MULTIPLIERS = (-4658895280553007687, -7723592293110705685)
 
 
 def row_keys(x):
-    """A hash of the content of each row of a CSR batch, int64: columns and values."""
+    """A hash of each row of a CSR batch, int64: columns and values, in any order."""
     bits, starts = x.values().double().view(torch.int64), x.crow_indices().long()
     mixed = mix(bits + mix((x.col_indices().long() + 1) * _OF_COLUMNS))
     # Sums wrap around, so that differences of running ones are exact.

@@ -1,11 +1,11 @@
 """Draws of where counts come from, for Gibbs samplers: units of words, and tables.
 
 Each token of a row is from one of K units, with odds z_nk w_vk for a word v of row n.
-Units come in groups of 16. The sums of the odds of each group are sparse
-products of z and w, the same for all tokens of a word in a row. One uniform number
-falls in a group, by the running sums of these, and another on one of its units. So a
-token takes some K / 16 + 16 steps in place of K. All draws are a function of a row's
-key and of a stream (see ``noise.py``), and of the row's own numbers.
+Units come in groups of 16. The sums of the odds of each group are sparse products of z
+and w, the same for all tokens of a word in a row. One uniform number falls in a group,
+by the running sums of these, and another on one of its units. So a token takes some
+K / 16 + 16 steps in place of K. All draws are a function of a row's key and of a stream
+(see ``noise.py``), and of the row's own numbers.
 """
 
 import dataclasses

@@ -85,14 +85,14 @@ def origins(model, X, counts, names, shown, side):
 
 
 def _only(topics, shown):
-    """Those of the words that are in a text or in a list of words."""
+    """Keep the topics of the words that occur in a text or in a list of words."""
     words = re.findall(r"\w+", shown) if isinstance(shown, str) else shown
     words = {word.lower() for word in words}
     return {word: topic for word, topic in topics.items() if word in words}
 
 
 def _by_topic(topics):
-    """What is known of slices, as lists, of which each topic has its own."""
+    """Describe the slices by lists, with one for each topic where topics differ."""
     shares = topics.shares.T
     return {
         "n_rows": topics.n_rows.tolist(),

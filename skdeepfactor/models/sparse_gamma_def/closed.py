@@ -248,7 +248,7 @@ class GammaBelief(FactorModule):
 
     @staticmethod
     def _moments(factors):
-        """What follows from the two parameters of each unit above the first layer."""
+        """The moments of factors above the first layer, which their parameters give."""
         return [values for upper in factors.uppers for values in upper[2:]]
 
     def _split(self, state):

@@ -63,7 +63,7 @@ class Block(NamedTuple):
 
     @classmethod
     def of(cls, rows, is_large, mean):
-        """Of some rows, with the widest of them last."""
+        """Gather the large factors of some rows, the last of which has the most."""
         width = int(is_large[rows[-1]].sum())
         # Those that are large come first.
         columns = (~is_large[rows]).byte().argsort(dim=1, stable=True)[:, :width]

@@ -103,7 +103,7 @@ def start_classifier(module, start, init):
     if len(labelled) == 0:
         # Those with an answer are not among the first rows.
         return
-    # A row whose class is but expected is one of each that it may have, in part.
+    # A row without a class counts, in part, as a row of each that is expected of it.
     parts = answers[labelled]
     classes = parts.indices
     rows = np.repeat(np.arange(len(labelled)), np.diff(parts.indptr))
