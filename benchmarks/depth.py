@@ -50,7 +50,7 @@ def split(name, n_rows=None):
     return X[order[n_validation:end]], X[order[:n_validation]]
 
 
-def contend(meter, name, n_rows, layers, parameters, seed, is_longer):
+def contend(meter, name, n_rows, layers, parameters, deep, seed, is_longer):
     """Fit and score the decoders; runs in its own process."""
     from skdeepfactor import NeuralTopicDLGM
 
@@ -67,7 +67,7 @@ def contend(meter, name, n_rows, layers, parameters, seed, is_longer):
 
     linear = NeuralTopicDLGM(random_state=seed, **parameters)
     add("linear", linear)
-    add("deep", clone(linear).set_params(decoder_layers=tuple(layers)))
+    add("deep", clone(linear).set_params(decoder_layers=tuple(layers), **deep))
     for key in ("fit", "score"):
         found[f"{key}_ratio"] = found[f"deep_{key}"] / found[f"linear_{key}"]
     found["gain"] = 100 * (1 - found["deep"] / found["linear"])
@@ -100,8 +100,15 @@ def main(argv):
         default=[],
         help="NAME=VALUE for both, in Python",
     )
+    parser.add_argument(
+        "--set-deep",
+        nargs="+",
+        type=measure.setting,
+        default=[],
+        help="NAME=VALUE for the deep decoder alone, in Python",
+    )
     chosen = parser.parse_args(argv)
-    parameters = dict(chosen.set)
+    parameters, deep = dict(chosen.set), dict(chosen.set_deep)
     rows = []
     for name in chosen.data:
         for n_rows in chosen.rows:
@@ -111,6 +118,7 @@ def main(argv):
                     "n_rows": n_rows,
                     "layers": chosen.layers,
                     "parameters": parameters,
+                    "deep": deep,
                     "seed": seed,
                     "is_longer": not chosen.no_longer,
                 }
