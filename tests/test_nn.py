@@ -8,7 +8,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from skdeepfactor._math.batch import to_tensor
 from skdeepfactor._math.networks import Decoder, Encoder, Layers
-from skdeepfactor.models.neural_topic_dlgm.decoder import ResidualDecoder
 
 
 def seeded(seed, device="cpu"):
@@ -218,55 +217,6 @@ def test_deep_decoder(layers, has_skips, device):
     assert_allclose(logits.detach().cpu(), expected, rtol=1e-11, atol=1e-12)
     particles = decoder(z[None].repeat(2, 1, 1).to(device))
     assert_allclose(particles[1].detach().cpu(), expected, rtol=1e-11, atol=1e-12)
-
-
-@pytest.mark.parametrize("layers", [(5,), (5, 4)])
-def test_hidden_layers_of_a_residual_decoder_move_the_factors(layers, device):
-    decoder = filled(ResidualDecoder(3, layers, 7), device)
-    z = torch.randn(6, 3, generator=seeded(0), dtype=torch.float64)
-    h = np.maximum(by_hand(decoder.hidden, z.numpy(), z.numpy()), 0)
-    shift, weight, bias = arrays([decoder.shift, decoder.weight, decoder.bias])
-    expected = np.concatenate([h, z.numpy() + h @ shift], 1) @ weight.T + bias
-    at = z.to(device)
-    for logits in (decoder(at), decoder(at[None].repeat(2, 1, 1))[1]):
-        assert_allclose(logits.detach().cpu(), expected, rtol=1e-11, atol=1e-12)
-    inputs, slopes = decoder.slopes(at)
-    assert_allclose(*arrays([inputs, decoder.features(at)]), rtol=1e-11, atol=1e-12)
-    # ReLUs are hardly ever at 0, so that differences of small steps are exact.
-    for k in range(3):
-        step = 1e-6 * torch.eye(3, dtype=torch.float64, device=device)[k]
-        change = (decoder.features(at + step) - decoder.features(at - step)) / 2e-6
-        assert_allclose(*arrays([slopes[:, k], change]), rtol=1e-6, atol=1e-7)
-    jacobian = decoder.jacobian(at, of_shares=False)
-    expected = weight @ slopes.detach().cpu().numpy().mean(0).T
-    assert_allclose(jacobian.detach().cpu(), expected, rtol=1e-10, atol=1e-12)
-
-
-def test_a_residual_decoder_starts_as_a_linear_one(device):
-    decoder = filled(ResidualDecoder(3, (5, 4), 7), device)
-    assert not decoder.adds_nothing
-    decoder.initialize_network(seeded(0, device))
-    assert decoder.adds_nothing
-    assert all(bool(weight.any()) for weight in decoder.hidden.weights)
-    z = torch.randn(6, 3, generator=seeded(1), dtype=torch.float64).to(device)
-    linear = z @ decoder.direct_weight.T + decoder.bias
-    assert_allclose(*arrays([decoder(z), linear]), rtol=1e-14, atol=1e-14)
-    for parameter in (decoder.shift, decoder.weight):
-        parameter.data[:, 0] = 1e-3
-        assert not decoder.adds_nothing
-        parameter.data[:, 0] = 0
-
-
-def test_hidden_weights_of_a_residual_decoder_have_a_narrower_prior(device):
-    decoder = filled(ResidualDecoder(3, (5, 4), 7), device)
-    before = decoder.squared_norm().item()
-    for parameter in (decoder.weight, decoder.shift, *decoder.hidden.weights):
-        parameter.data[0, 0] += 1.0
-        change = 2 * parameter[0, 0].item() - 1.0
-        after = decoder.squared_norm().item()
-        times = 1.0 if parameter is decoder.weight else 5.0
-        assert after - before == pytest.approx(times * change, rel=1e-9)
-        before = after
 
 
 def test_squared_norm_is_that_of_the_weights_of_features(device):

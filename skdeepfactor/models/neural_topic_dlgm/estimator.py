@@ -27,7 +27,6 @@ from skdeepfactor._math.ops import dense
 from skdeepfactor._math.priors import Mixture, PseudoInputs, StandardNormal
 from skdeepfactor._math.starts import initial_loadings, initial_logits
 from skdeepfactor._training.rows import MatrixRows
-from skdeepfactor.models.neural_topic_dlgm.decoder import ResidualDecoder
 from skdeepfactor.models.neural_topic_dlgm.module import SPREADS, DeepLatentGaussian
 
 # Learning rate of networks over that of the decoder's weights.
@@ -386,12 +385,13 @@ class NeuralTopicDLGM(SampledFactorModel):
             self.n_components,
             dropout=self.input_dropout,
         )
+        decoder = Decoder(
+            self.n_components,
+            tuple(self.decoder_layers),
+            n_features,
+            has_skips=self.skip_connections,
+        )
         shape = self.n_components, n_features
-        layers = tuple(self.decoder_layers)
-        if layers and self.skip_connections:
-            decoder = ResidualDecoder(self.n_components, layers, n_features)
-        else:
-            decoder = Decoder(self.n_components, layers, n_features, has_skips=False)
         return DeepLatentGaussian(
             self.n_components,
             LIKELIHOODS[self.likelihood](),
@@ -433,7 +433,7 @@ class NeuralTopicDLGM(SampledFactorModel):
         slow, fast = [], []
         for name, parameter in module.named_parameters():
             is_network = name.startswith(
-                ("encoder", "decoder.hidden", "decoder.shift", "prior.pseudo_inputs")
+                ("encoder", "decoder.hidden", "prior.pseudo_inputs")
             )
             (slow if is_network else fast).append(parameter)
         return [
@@ -454,15 +454,15 @@ class NeuralTopicDLGM(SampledFactorModel):
         decoder = module.decoder
         logits = initial_logits(X, given_total=module.likelihood.is_given_total)
         decoder.bias.data.copy_(torch.from_numpy(logits))
-        if decoder.n_direct:
-            loadings = initial_loadings(X, self.n_components, random_state)
-            decoder.direct_weight.data.copy_(torch.from_numpy(loadings))
-        if decoder.has_skips:
-            # The network comes in later.
-            decoder.initialize_network(generator)
-        elif not decoder.is_linear:
+        if decoder.hidden is not None:
             scale = self.n_components**-0.5
             decoder.hidden.initialize(generator, input_scale=scale, output_scale=1.0)
+        if decoder.n_direct:
+            loadings = initial_loadings(X, self.n_components, random_state)
+            # A network beside them comes in later.
+            decoder.weight.data.zero_()
+            decoder.direct_weight.data.copy_(torch.from_numpy(loadings))
+        else:
             decoder.weight.data.normal_(generator=generator).mul_(DEEP_START)
         module.likelihood.initialize()
         if self.prior == "mixture":

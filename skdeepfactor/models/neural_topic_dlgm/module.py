@@ -36,14 +36,13 @@ refines rows on log totals of some features, drawn anew for each part of a batch
 (``ClosedBound.sampled``). The bound that the decoder learns from, and scores, are of
 all features.
 
-**Residual decoder:** f(z) = b + W (z + M g(z)) + U g(z), with a network g beside the
-linear part (``decoder.py``).
+**Residual decoder:** f(z) = b + W z + U g(z), with a network g beside the linear part.
 Its bound is sampled: by an antithetic pair in training, by independent draws in scores.
 Rows are refined by the same steps as under a linear decoder, on an expansion of the
 bound to second order (``bounds.py``).
-U and M are 0 at first, and unless the objective is sampled, only W is learnt for a
-while, in closed form: it starts level with a linear decoder, so it has not collapsed to
-the prior where a stack of layers did.
+U is 0 at first, and unless the objective is sampled, only W is learnt for a while, in
+closed form: it starts level with a linear decoder, so it has not collapsed to the prior
+where a stack of layers did.
 
 **Plain stack of layers:** the bound is sampled, and refined by Adam.
 
@@ -191,7 +190,7 @@ class DeepLatentGaussian(SampledModule):
         decoder = self.decoder
         is_ready = decoder.has_skips and self.alpha == 1.0
         # In a warm fit they may be in already.
-        is_linear = is_ready and decoder.adds_nothing
+        is_linear = is_ready and not bool(decoder.hidden_weight.any())
         n_total = self.n_total or 0
         self.n_linear = LINEAR_SHARE * n_total if is_linear else 0.0
         self.n_unsteady = NETWORK_SHARE * n_total
@@ -327,8 +326,8 @@ class DeepLatentGaussian(SampledModule):
         loss.backward()
         if self.is_linear_yet:
             # Their optimizer counts steps, in one process as in several.
-            for parameter in self.decoder.network_parameters:
-                self.gradient(parameter).zero_()
+            for parameter in self.decoder.hidden.parameters():
+                self.gradient(parameter)
         with torch.no_grad():
             moments = torch.stack([q.mean.mean(0), q.mean.square().mean(0)])
             self.note_moments(moments, batch.share)
