@@ -93,20 +93,8 @@ def main(argv):
     parser.add_argument(
         "--no-longer", action="store_true", help="leave the longer linear fits out"
     )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        type=measure.setting,
-        default=[],
-        help="NAME=VALUE for both, in Python",
-    )
-    parser.add_argument(
-        "--set-deep",
-        nargs="+",
-        type=measure.setting,
-        default=[],
-        help="NAME=VALUE for the deep decoder alone, in Python",
-    )
+    measure.add_settings(parser, "--set", "both")
+    measure.add_settings(parser, "--set-deep", "the deep decoder alone")
     chosen = parser.parse_args(argv)
     parameters, deep = dict(chosen.set), dict(chosen.set_deep)
     rows = []

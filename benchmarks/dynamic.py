@@ -315,13 +315,7 @@ def main(argv):
     parser.add_argument("--years", nargs="+", type=int, default=[10, 8])
     parser.add_argument("--validate", action="store_true", help="see completion")
     parser.add_argument("--iterations", type=int, help="passes of the peers")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        type=measure.setting,
-        default=[],
-        help="NAME=VALUE for tomotopy's, in Python",
-    )
+    measure.add_settings(parser, "--set", "tomotopy's")
     parser.add_argument("--threads", type=int, default=measure.THREADS)
     parser.add_argument("--quick", action="store_true", help="toy sizes, one pass")
     chosen = parser.parse_args(argv)

@@ -196,6 +196,17 @@ def setting(text):
     return name, ast.literal_eval(value)
 
 
+def add_settings(parser, flag, whose):
+    """Add an argument of several NAME=VALUE: a list of pairs, empty by default."""
+    parser.add_argument(
+        flag,
+        nargs="+",
+        type=setting,
+        default=[],
+        help=f"NAME=VALUE for {whose}, in Python",
+    )
+
+
 def mean(rows, key):
     """Mean of `key` over the rows that have it, NaN where none has."""
     values = [row[key] for row in rows if row.get(key) is not None]

@@ -430,13 +430,7 @@ def main(argv):
         help="fit to the validation rows too, for the figures of test rows alone",
     )
     parser.add_argument("--threads", type=int, default=measure.THREADS)
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        type=measure.setting,
-        default=[],
-        help="NAME=VALUE for all settings, in Python",
-    )
+    measure.add_settings(parser, "--set", "all settings")
     chosen = parser.parse_args(argv)
     data.folder()
     changes = dict(chosen.set)

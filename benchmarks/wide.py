@@ -106,13 +106,7 @@ def main(argv):
     parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        type=measure.setting,
-        default=[],
-        help="NAME=VALUE for all settings, in Python",
-    )
+    measure.add_settings(parser, "--set", "all settings")
     chosen = parser.parse_args(argv)
     settings = dict(chosen.set)
     settings["max_iter"] = chosen.passes
