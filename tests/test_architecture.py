@@ -365,7 +365,8 @@ optional = ["pandas", "polars", "tqdm"]
 heavy = ["matplotlib", "torch._dynamo"]
 heavy += [name for name in optional if name not in sys.modules]
 import skdeepfactor
-print([name for name in heavy if name in sys.modules])
+# Gibbs samplers import it when they are first used.
+print([name for name in [*heavy, "numba"] if name in sys.modules])
 import numpy
 X = numpy.random.RandomState(0).poisson(1.0, (20, 8))
 y = [0, 1] * 10

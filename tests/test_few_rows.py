@@ -16,12 +16,12 @@ from skdeepfactor import (
     SparseGammaDEF,
     VariationalAutoencoder,
 )
-from skdeepfactor._estimator import environment, row_inference
-from skdeepfactor._estimator.environment import one_thread
+from skdeepfactor._estimator import row_inference
 from skdeepfactor._estimator.fitting import is_small_step
-from skdeepfactor._math import few_rows
+from skdeepfactor._math import few_rows, threads
 from skdeepfactor._math.batch import Batch, to_tensor
 from skdeepfactor._math.likelihoods import CountLikelihood, Multinomial
+from skdeepfactor._math.threads import one_thread
 from skdeepfactor._math.topics import Admixture, Topics
 from skdeepfactor.models.neural_topic_dlgm.bounds import ClosedBound
 from skdeepfactor.models.sparse_gamma_def import rows
@@ -282,7 +282,7 @@ def test_the_limit_is_this_threads_alone(two_threads):
 
     @one_thread()
     def fail():
-        assert torch.get_num_threads() == (1 if environment._set_openmp else 2)
+        assert torch.get_num_threads() == (1 if threads._set_openmp else 2)
         thread = threading.Thread(target=look)
         thread.start()
         thread.join()
@@ -296,7 +296,7 @@ def test_the_limit_is_this_threads_alone(two_threads):
     assert found == [2, 2, 2]
 
 
-@pytest.mark.skipif(environment._set_openmp is None, reason="torch does not show it")
+@pytest.mark.skipif(threads._set_openmp is None, reason="torch does not show it")
 @pytest.mark.parametrize("is_large", [False, True])
 def test_tiny_work_is_done_by_one_thread(is_large, two_threads, monkeypatch, counts):
     model = VariationalAutoencoder(2, likelihood="poisson", max_iter=1, random_state=0)

@@ -11,6 +11,7 @@ from sklearn.decomposition import LatentDirichletAllocation as Peer
 from torch.distributions import Dirichlet
 
 from skdeepfactor import LatentDirichletAllocation, PoissonFactorization
+from skdeepfactor._math import compiled
 from skdeepfactor._math.batch import Batch
 from skdeepfactor._math.topic_draws import TopicDraws
 from skdeepfactor.datasets import make_topics
@@ -313,6 +314,15 @@ def test_sampled_documents_have_the_length_asked_for(counts):
 # Gibbs sampling.
 
 
+@pytest.fixture(params=["tokens", "proportions"])
+def sampler(request, monkeypatch):
+    """By which of both ways of drawing: given other tokens, or given proportions."""
+    if request.param == "proportions":
+        monkeypatch.setattr(compiled, "is_compiled", lambda device: False)
+    elif not compiled.is_compiled(torch.device("cpu")):
+        pytest.skip("numba is not installed")
+
+
 def exact_counts(X, alpha, eta):
     """E[tokens of each word in each topic | X], summed over all assignments."""
     tokens = [(n, v) for n, v in zip(*X.nonzero(), strict=True) for _ in range(X[n, v])]
@@ -329,6 +339,7 @@ def exact_counts(X, alpha, eta):
     return np.tensordot(scipy.special.softmax(logs), counts, axes=1)
 
 
+@pytest.mark.usefixtures("sampler")
 def test_averages_over_sweeps_are_the_exact_posterior_means():
     X = np.array([[2, 1, 0], [0, 1, 2], [1, 0, 1]])
     eta = np.array([[3.0, 1, 1], [0.5, 1, 2]])
@@ -351,11 +362,14 @@ def test_a_sweep_gives_the_log_likelihood_of_what_it_has_drawn(counts):
     topics = draws.topics(torch.tensor(0.5))
     # Proportions hardly vary around their means, .2, .3 and .5.
     shares = torch.tensor([[0.2, 0.3, 0.5]]).double().expand(20, 3)
-    _, _, found = draws.sweep(Batch(x), 1e12 * shares, topics)
+    _, _, found, _ = draws.sweep(
+        Batch(x), 1e12 * shares[0], torch.zeros(20, 3).double(), topics
+    )
     expected = (x * (shares @ topics.T).log()).sum(1)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("sampler")
 def test_fractions_are_rounded_anew_in_each_sweep():
     X = np.full((1, 400), 0.5)
     model = LatentDirichletAllocation(1, inference="gibbs", input_scale=1.0)
@@ -365,6 +379,7 @@ def test_fractions_are_rounded_anew_in_each_sweep():
     assert abs(n_tokens - 200) < 3 * 10 / np.sqrt(30)
 
 
+@pytest.mark.usefixtures("sampler")
 def test_a_stream_goes_on_from_the_averages(counts):
     X = counts.astype(np.float64)
     model = LatentDirichletAllocation(3, inference="gibbs", max_iter=30, random_state=0)

@@ -26,7 +26,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from skdeepfactor._estimator.arrays import load, pickled_state, restore, take_up
 from skdeepfactor._estimator.domains import Counts
-from skdeepfactor._estimator.environment import one_thread, own_environment
+from skdeepfactor._estimator.environment import own_environment
 from skdeepfactor._estimator.fitting import (
     Fit,
     is_small_step,
@@ -42,6 +42,7 @@ from skdeepfactor._estimator.validation import (
     weighted_average,
 )
 from skdeepfactor._input import received, returned
+from skdeepfactor._math.threads import one_thread
 from skdeepfactor._training.progress import (
     CallbackSupportMixin,
     Method,

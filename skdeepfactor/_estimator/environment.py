@@ -5,12 +5,13 @@ is called in a forked process, without gradients, or under autocast.
 """
 
 import contextlib
-import ctypes
 import functools
 import os
 
 import torch
 from threadpoolctl import ThreadpoolController
+
+from skdeepfactor._math.threads import one_thread
 
 # In a child that was forked from this process, threads that it had do not exist.
 _IMPORTED_BY = os.getpid()
@@ -57,41 +58,9 @@ def _is_own():
     )
 
 
-# The interpreter's lock is kept: to be given it back may take longer than the work.
-_torch = ctypes.PyDLL(torch._C.__file__)
-_set_openmp = getattr(_torch, "omp_set_num_threads", None)
-_set_mkl = getattr(_torch, "MKL_Set_Num_Threads_Local", None)
-
-
 # Numbers that a second thread is not worth being woken for: those in rows, and those in
 # parameters that are changed.
 TINY_ROWS, TINY_PARAMETERS = 2**16, 2**18
-
-
-@contextlib.contextmanager
-def one_thread(*, when=True):
-    """Compute on the thread that calls, where others would cost more than they help.
-
-    Threads wait for each other in a loop, which takes a hundred times as long as tiny
-    work if the processor is busy. The setting is this thread's alone, unlike that of
-    ``torch.set_num_threads``, which new threads inherit. Where torch does not show how
-    to set it, nothing is.
-    """
-    before = torch.get_num_threads() if when else 1
-    if before == 1 or _set_openmp is None:
-        yield
-        return
-    before_mkl = None
-    # An interrupt may come between any two lines.
-    try:
-        _set_openmp(1)
-        if _set_mkl is not None:
-            before_mkl = _set_mkl(1)
-        yield
-    finally:
-        _set_openmp(before)
-        if before_mkl is not None:
-            _set_mkl(before_mkl)
 
 
 @contextlib.contextmanager

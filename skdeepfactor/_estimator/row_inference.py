@@ -9,10 +9,11 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skdeepfactor._estimator.arrays import load, loaded_module, to_numpy
-from skdeepfactor._estimator.environment import TINY_ROWS, one_thread
+from skdeepfactor._estimator.environment import TINY_ROWS
 from skdeepfactor._estimator.validation import checked_blocks, checked_matrix
 from skdeepfactor._files import check_place, whole_file
 from skdeepfactor._input import is_whole, received
+from skdeepfactor._math.threads import one_thread
 from skdeepfactor._training.rows import MatrixRows
 from skdeepfactor.data import as_csr, is_streamed, new_random_state
 

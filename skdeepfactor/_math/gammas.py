@@ -12,6 +12,7 @@ import scipy.special
 import torch
 
 from skdeepfactor._input import received
+from skdeepfactor._math import compiled
 from skdeepfactor._math.ops import SLICE
 
 # Priors are learnt within this range; the bound is flat beyond it.
@@ -235,6 +236,27 @@ def dirichlet(mean_log, start, n_steps=100):
         if is_done:
             break
     return alpha
+
+
+def sum_of_mean_logs(prior, counts, weight=1.0):
+    """Sum over rows of E[log theta], for Dirichlet variables of ``prior`` + ``counts``.
+
+    What ``dirichlet`` learns a prior from, float64, (k,), given ``prior``, (k,), and
+    ``counts``, (n_rows, k), most of which are 0 and take no time; ``weight``, a float
+    or (n_rows,), is how often each row counts.
+    """
+    prior = prior.double()
+    weight = torch.as_tensor(weight).to(prior).expand(len(counts))
+    of_prior = torch.digamma(prior)
+    of_totals = weight * torch.digamma(prior.sum() + counts.sum(1, dtype=torch.float64))
+    sums = of_prior * weight.sum() - of_totals.sum()
+    if compiled.is_compiled(counts.device):
+        return sums.add_(compiled.digamma_gains(prior, counts, weight))
+    cells = counts.view(-1).nonzero()[:, 0]
+    units = cells % len(prior)
+    gains = torch.digamma(counts.view(-1)[cells].double().add_(prior[units]))
+    gains = gains.sub_(of_prior[units]).mul_(weight[cells // len(prior)])
+    return sums.add_(torch.bincount(units, gains, minlength=len(prior)))
 
 
 def check_prior(prior, name, *shapes):

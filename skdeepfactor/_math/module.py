@@ -22,6 +22,9 @@ class FactorModule(nn.Module, ABC):
     #: Width of the local parameters that the loop remembers for each row; 0 for none.
     local_width = 0
 
+    #: Whether the loop keeps notes about parts of all rows, too; see ``backward``.
+    takes_notes = False
+
     #: Whether rows are given their totals, so that ``decode`` gives shares.
     is_given_total = False
 
@@ -139,7 +142,10 @@ class FactorModule(nn.Module, ABC):
         bounds : Tensor of shape (n_rows,)
             The bound of each row under the parameters before the step.
         local : Tensor of shape (n_rows, local_width) or None
-            The local parameters to remember.
+            The local parameters to remember. With ``takes_notes``, they and ``start``
+            are pairs, of which the second is None or what is to be found again with
+            these rows: an object that has a tensor, ``state``, which alone is found
+            after a checkpoint.
         """
         bounds = self.elbo(batch)
         loss = batch.share / n_samples * self.global_kl()

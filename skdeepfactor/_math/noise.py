@@ -11,6 +11,8 @@ from enum import IntEnum
 import scipy.special
 import torch
 
+from skdeepfactor._math import compiled
+
 # Multipliers of columns in the hashes of rows, and of SplitMix64, as signed integers of
 # 64 bits.
 _OF_COLUMNS = -7046029254386353131
@@ -84,6 +86,8 @@ def keyed_log_gamma(shape, keys, *, stream):
     """
     _, width = shape.shape
     shape, mixed = shape.double(), mix(keys)
+    if compiled.is_compiled(shape.device):
+        return compiled.log_gamma(shape, mixed, stream, GAMMA_STREAMS)
     # Rows and columns broadcast, so that the noise of each is mixed once.
     positions = torch.arange(width, device=keys.device)
     result, left = _small_attempt(shape, mixed[:, None], positions, stream)

@@ -178,6 +178,16 @@ def _numbers(rows, n_rows):
     return torch.arange(len(rows), device=rows.device) - starts[rows]
 
 
+def have_tokens(x):
+    """Whether rows have whole counts up to ``MOST_TOKENS``, (n_rows,).
+
+    ``x`` is a CSR tensor without zeros.
+    """
+    values = x.values()
+    is_other = (values > MOST_TOKENS) | (values != values.floor())
+    return row_sum(map_values(is_other.to, x)) == 0
+
+
 def rounded(batch, keys=None):
     """The rows as whole counts: fractions are rounded at random, up with that chance.
 

@@ -3,7 +3,9 @@
 import torch
 from torch import nn
 
+from skdeepfactor._math import compiled
 from skdeepfactor._math.noise import GAMMA_STREAMS, Stream, keyed_log_gamma, mix
+from skdeepfactor._math.row_tokens import RowTokens
 from skdeepfactor._math.tokens import (
     LEAST_ODDS,
     TokenParts,
@@ -12,7 +14,8 @@ from skdeepfactor._math.tokens import (
     share_of_sweep,
 )
 
-# Streams of a sweep: proportions, then two of tokens.
+# Streams of a sweep: proportions, then two of tokens, one of which is free where they
+# are redrawn.
 PROPORTIONS, TOKENS = Stream.CHAIN, Stream.CHAIN + GAMMA_STREAMS
 
 
@@ -32,6 +35,8 @@ class TopicDraws(nn.Module):
     ----------
     counts : Parameter of shape (n_topics, n_features)
         Tokens of each word in each topic in the last sweep.
+    has_loops : bool
+        Whether tokens are drawn by compiled loops, given the others of their rows.
     """
 
     def __init__(self, shape):
@@ -40,10 +45,11 @@ class TopicDraws(nn.Module):
         # Sweeps so far, those averaged, and the seed of draws.
         for name in ("n_sweeps", "n_kept", "seed"):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
-        self._burn_in = None
+        self._burn_in, self.has_loops = None, False
 
     def begin(self, budget):
         """Leave the first half of a fit out of the averages; a stream has none."""
+        self.has_loops = may_have_loops(budget, self.counts.device)
         is_stream = budget.n_passes is None
         self._burn_in = None if is_stream else budget.n_updates // 2
 
@@ -70,42 +76,74 @@ class TopicDraws(nn.Module):
         drawn = logs.softmax(1).clamp_min_(LEAST_ODDS)
         return drawn.T.to(self.counts.dtype).contiguous()
 
-    def sweep(self, batch, concentration, topics):
-        """Draw the proportions of rows, and then the topics of their tokens.
+    def sweep(self, batch, alpha, counts, topics, tokens=None):
+        """Draw the topics of the tokens of rows.
 
-        Fractions of counts are rounded at random, anew in each sweep.
+        With loops for it, tokens are drawn one after the other, given the topics of the
+        others in their rows. Without, proportions are drawn first; so they are in rows
+        that have fractions, which are rounded at random, anew in each sweep, or entries
+        of too many tokens; and in a first sweep. Both are exact.
 
         Parameters
         ----------
         batch : Batch
-        concentration : Tensor of shape (n_rows, n_topics)
-            Parameters of the Dirichlet distributions of the proportions.
+        alpha : Tensor of shape (n_topics,)
+            Concentration of the prior of the proportions.
+        counts : Tensor of shape (n_rows, n_topics)
+            Tokens of each topic in the last sweep, or expected ones.
         topics : Tensor of shape (n_features, n_topics)
+        tokens : RowTokens or its state, default=None
+            What the last sweep of these rows gave.
 
         Returns
         -------
         of_rows : Tensor of shape (n_rows, n_topics)
         of_words : Tensor of shape (n_features, n_topics)
-            Numbers of tokens, float64; those of words are weighted by ``batch.weight``.
+            Numbers of tokens; those of words are float64, and weighted by
+            ``batch.weight``.
         log_likelihood : Tensor of shape (n_rows,)
-            Log probability of the words of each row, in order, given its proportions
-            and the topics, float64.
+            Log probability of the words of each row given the topics, float64: of each
+            word given the topics of the others, or of all given the proportions.
+        tokens : RowTokens or None
+            Tokens that were drawn given the others.
         """
-        keys = self._keys(batch.keys)
-        logs = keyed_log_gamma(concentration, keys, stream=PROPORTIONS)
-        # Only ratios matter; the largest is 1, so that no row underflows.
-        odds = (logs - logs.amax(1, keepdim=True)).exp_()
-        odds = odds.clamp_min_(LEAST_ODDS).to(topics.dtype)
-        weight, of_words = batch.weight, 0
+        if not self.has_loops:
+            return *self._given_proportions(batch, alpha + counts, topics), None
+        if not isinstance(tokens, RowTokens):
+            tokens = RowTokens(batch, len(alpha), units=tokens)
+        rows, others = tokens.rows, tokens.others
+        keys, weight = self._keys(tokens.keys), batch.weight
+        if tokens.units is None:
+            odds = _drawn_odds(alpha + counts[rows], keys, topics.dtype)
+            tokens.start(odds, topics, keys, stream=TOKENS + 1)
+        drawn, logs = tokens.redraw(alpha, topics, keys, stream=TOKENS)
+        of_words = tokens.counts_of_words(_taken(weight, rows), topics.shape)
+        if len(others) == 0:
+            return drawn, of_words, logs, tokens
+        of_rows, log_likelihood = torch.empty_like(counts), logs.new_empty(len(batch))
+        of_rows[rows], log_likelihood[rows] = drawn, logs
+        drawn, of_part, logs = self._given_proportions(
+            batch.take(others), alpha + counts[others], topics
+        )
+        of_rows[others], log_likelihood[others] = drawn.to(of_rows), logs
+        return of_rows, of_words + of_part, log_likelihood, tokens
+
+    def _given_proportions(self, batch, concentration, topics):
+        """Draw the proportions of rows, and then the topics of their tokens."""
+        keys, weight, of_words = self._keys(batch.keys), batch.weight, 0
+        odds = _drawn_odds(concentration, keys, topics.dtype)
         of_rows = torch.empty_like(odds, dtype=torch.float64)
         log_likelihood = of_rows.new_empty(len(odds))
         for rows, tokens in TokenParts(rounded(batch, keys)):
-            some = weight[rows] if isinstance(weight, torch.Tensor) else weight
-            of_rows[rows], of_part, log_odds = allocate_tokens(
-                tokens, odds[rows], topics, keys[rows], stream=TOKENS, weight=some
+            of_rows[rows], of_part, log_likelihood[rows] = allocate_tokens(
+                tokens,
+                odds[rows],
+                topics,
+                keys[rows],
+                stream=TOKENS,
+                weight=_taken(weight, rows),
             )
             of_words = of_words + of_part
-            log_likelihood[rows] = log_odds
         # The odds are proportions times some number.
         log_likelihood -= of_rows.sum(1) * odds.sum(1, dtype=torch.float64).log()
         return of_rows, of_words, log_likelihood
@@ -113,3 +151,25 @@ class TopicDraws(nn.Module):
     def _keys(self, keys):
         """Keys of this sweep."""
         return mix(keys) + mix(mix(self.seed) + self.n_sweeps)
+
+
+def may_have_loops(budget, device):
+    """Whether compiled loops draw tokens in training on a device.
+
+    Each step must see all rows, so that a row always comes back with its tokens.
+    """
+    return not budget.is_stochastic and compiled.is_compiled(device)
+
+
+def _drawn_odds(concentration, keys, dtype):
+    """Draw Dirichlet variables up to scale: only ratios matter, and the largest is 1.
+
+    So no row underflows.
+    """
+    logs = keyed_log_gamma(concentration, keys, stream=PROPORTIONS)
+    odds = (logs - logs.amax(1, keepdim=True)).exp_()
+    return odds.clamp_min_(LEAST_ODDS).to(dtype)
+
+
+def _taken(weight, rows):
+    return weight[rows] if isinstance(weight, torch.Tensor) else weight

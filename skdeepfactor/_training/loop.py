@@ -6,6 +6,7 @@ import warnings
 import torch
 
 from skdeepfactor._math.ops import scaled
+from skdeepfactor._math.threads import threads_for_loops
 from skdeepfactor._training.run import Interrupted, Run
 
 # By how much more rows change on average, relative to their bounds, than the sum of
@@ -34,7 +35,7 @@ def train_pass(module, optimizer, rows, *, batch_size, rng, n_samples, run=None)
         for part in parts:
             if part is not None:
                 batch, numbers, step = part
-                start = None if memory is None else memory.recall(numbers)
+                start = None if memory is None else memory.resume(numbers)
                 # Batches ignore weights when drawn, so rescale by the mean weight to
                 # stay unbiased.
                 share = batch.weight * (1 / step.n_rows / step.mean_weight)
@@ -142,17 +143,18 @@ def train(
         _resume(run, checkpoint)
     while not run.is_over:
         try:
-            run.begin()
-            kl = global_kl(module)
-            bound, log_bound = train_pass(
-                module,
-                plan.optimizer,
-                rows,
-                batch_size=budget.batch_size,
-                rng=rng,
-                n_samples=rows.total_weight,
-                run=run,
-            )
+            with threads_for_loops(when=plan.has_loops):
+                run.begin()
+                kl = global_kl(module)
+                bound, log_bound = train_pass(
+                    module,
+                    plan.optimizer,
+                    rows,
+                    batch_size=budget.batch_size,
+                    rng=rng,
+                    n_samples=rows.total_weight,
+                    run=run,
+                )
             if budget.is_stochastic:
                 # The rows of a pass saw parameters that moved; the last are nearest.
                 kl = global_kl(module)

@@ -4,11 +4,26 @@ import torch
 
 
 class Memory:
-    """The table of local parameters, one row for each sample, for one run."""
+    """Local parameters of rows: a table with one row for each sample, for one run.
 
-    def __init__(self, n_samples, width, *, dtype, device):
+    With ``takes_notes``, notes of the module about rows are kept beside it, by the part
+    of all rows that they are about: passes over all rows have the same parts.
+    """
+
+    def __init__(self, n_samples, width, *, dtype, device, takes_notes=False):
         self.table = torch.empty(n_samples, width, dtype=dtype, device=device)
+        self.notes = {} if takes_notes else None
         self.is_warm = False
+
+    def resume(self, rows):
+        """What training resumes rows from; None before the first pass has ended.
+
+        Parameters of the rows, or a pair of these and the note about them, if any.
+        """
+        local = self.recall(rows)
+        if local is None or self.notes is None:
+            return local
+        return local, self.notes.get(_part(rows))
 
     def recall(self, rows):
         """Remembered parameters of the rows; None before the first pass has ended."""
@@ -19,13 +34,36 @@ class Memory:
         return self.table[self._index(rows)]
 
     def keep(self, rows, local):
-        """Remember local parameters of the rows."""
+        """Remember what training has left for the rows, of the kind that it resumes."""
+        if self.notes is not None:
+            local, note = local
+            if note is not None:
+                self.notes[_part(rows)] = note
         self.table[self._index(rows)] = local
+
+    def state_dict(self):
+        """All that is remembered."""
+        notes = {part: note.state for part, note in (self.notes or {}).items()}
+        return {"table": self.table, "is_warm": self.is_warm, "notes": notes}
+
+    def load_state_dict(self, state):
+        """Remember what another memory did."""
+        self.table.copy_(torch.as_tensor(state["table"]))
+        self.is_warm = state["is_warm"]
+        for part, note in state.get("notes", {}).items():
+            self.notes[part] = torch.as_tensor(note)
 
     def _index(self, rows):
         if isinstance(rows, slice):
             return rows
         return torch.from_numpy(rows).to(self.table.device)
+
+
+def _part(rows):
+    """A name for a part of all rows, whose numbers rise, by its first row and last."""
+    if isinstance(rows, slice):
+        return f"{rows.start}-{rows.stop - 1}"
+    return f"{rows[0]}-{rows[-1]}"
 
 
 class Snapshot:

@@ -56,6 +56,8 @@ class TrainingPlan:
         training.
     remembers : bool
         Whether local parameters of rows are kept from pass to pass.
+    has_loops : bool
+        Whether compiled loops do most of the work, to which torch leaves its threads.
     guard : callable or None
         Makes a guard from ``(module, memory, rows)``, which extrapolates steps on all
         rows and takes them back if the bound falls; None for no guard.
@@ -67,4 +69,5 @@ class TrainingPlan:
     n_cold: int = 1
     n_warmup: int = 0
     remembers: bool = True
+    has_loops: bool = False
     guard: Callable | None = None

@@ -81,7 +81,11 @@ class Run:
         self.memory = self.guard = None
         if module.local_width and plan.remembers:
             self.memory = Memory(
-                rows.n_samples, module.local_width, dtype=like.dtype, device=like.device
+                rows.n_samples,
+                module.local_width,
+                dtype=like.dtype,
+                device=like.device,
+                takes_notes=module.takes_notes,
             )
         if plan.guard is not None and not budget.is_stochastic and not plan.ascends:
             self.guard = plan.guard(module, self.memory, rows)
@@ -327,10 +331,7 @@ class Run:
             "is_done": self.is_done,
         }
         if self.memory is not None:
-            state["memory"] = {
-                "table": self.memory.table,
-                "is_warm": self.memory.is_warm,
-            }
+            state["memory"] = self.memory.state_dict()
         if self.guard is not None:
             state["guard"] = self.guard.state_dict()
         for name in ("best", "sound"):
@@ -351,8 +352,7 @@ class Run:
         self.rng.set_state((kind, state["rng"]["keys"], position, has_gauss, gauss))
         self.is_done = state["is_done"]
         if self.memory is not None:
-            self.memory.table.copy_(torch.as_tensor(state["memory"]["table"]))
-            self.memory.is_warm = state["memory"]["is_warm"]
+            self.memory.load_state_dict(state["memory"])
         if self.guard is not None:
             self.guard.load_state_dict(state["guard"])
         for name in ("best", "sound"):

@@ -38,8 +38,11 @@ each token,
     P(\text{topic } k) \propto \theta_{nk} \beta_{kv},
 
 given the numbers of tokens :math:`n_{kv}` of topic k and word v, and :math:`n_{nk}` of
-row n. The sweeps after the first half are kept: means of their :math:`n_{kv}` take the
-place of ``topic_counts``. Learnt priors follow from the tokens drawn, a stochastic EM.
+row n. With numba, the proportions are integrated out: tokens of a row are drawn one
+after the other, by :math:`P(\text{topic } k) \propto (n_{nk} + \alpha_k) \beta_{kv}`
+with the numbers of the others. Rows stay independent given the topics. The sweeps after
+the first half are kept: means of their :math:`n_{kv}` take the place of
+``topic_counts``. Learnt priors follow from the tokens drawn, a stochastic EM.
 
 Blei, Ng and Jordan (2003), Latent Dirichlet allocation; Hoffman, Blei and Bach (2010),
 Online learning for latent Dirichlet allocation; Asuncion, Welling, Smyth and Teh
@@ -71,15 +74,15 @@ from skdeepfactor._estimator.merging import (
 from skdeepfactor._math.allocation import shares_of_counts
 from skdeepfactor._math.gammas import (
     check_prior,
-    digamma,
     dirichlet,
+    sum_of_mean_logs,
     symmetric_dirichlet,
 )
 from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import scaled
 from skdeepfactor._math.row_iteration import ending
 from skdeepfactor._math.starts import FEW_ROWS, check_init, initial_counts
-from skdeepfactor._math.topic_draws import TopicDraws
+from skdeepfactor._math.topic_draws import TopicDraws, may_have_loops
 from skdeepfactor._math.topics import Admixture, Topics, lda_counts
 from skdeepfactor._training.optimizers import NaturalGradient
 
@@ -118,6 +121,7 @@ class DirichletTopics(FactorModule):
         self.is_collapsed = inference != "mean_field"
         self.is_crossed = inference == "cross_fitted"
         self.draws = TopicDraws(shape) if inference == "gibbs" else None
+        self.takes_notes = self.draws is not None
         self.local_width = n_components * (2 if self.is_crossed else 1)
         self.inner_iter, self.inner_tol = inner_iter, tol
         priors = {"alpha": doc_topic_prior, "eta": topic_word_prior}
@@ -139,8 +143,12 @@ class DirichletTopics(FactorModule):
 
     @property
     def work_width(self):
+        n_topics = len(self.alpha)
+        if self.draws is not None and self.draws.has_loops:
+            # Loops look at few topics of a row, and it takes time to begin one.
+            return -(-n_topics // 2)
         # Several arrays of a batch, and with half of its rows they stay in a cache.
-        return 2 * len(self.alpha)
+        return 2 * n_topics
 
     def begin(self, budget):
         super().begin(budget)
@@ -198,17 +206,8 @@ class DirichletTopics(FactorModule):
     def backward(self, batch, n_samples, start=None):
         rows, scale = self._rows, -batch.weight * n_samples
         if self.draws is not None:
-            counts = self._solve(batch) if start is None else start
-            of_rows, of_words, bounds = self.draws.sweep(
-                batch, self.alpha + counts, self._drawn_topics
-            )
-            gradient = self.gradient(self.draws.counts)
-            gradient.sub_(of_words.T.to(gradient), alpha=n_samples)
-            counts = of_rows.to(gradient)
-            concentration = self.alpha + counts
-            totals = concentration.sum(1, keepdim=True)
-            mean_log = digamma(concentration) - digamma(totals)
-        elif self.is_crossed:
+            return self._backward_of_draws(batch, n_samples, start)
+        if self.is_crossed:
             gradient = self.gradient(self.topic_counts)
             counts = rows.solve_halves(batch, start, **self._options())
             for allocation, weights in rows.crossed(batch, counts):
@@ -221,7 +220,7 @@ class DirichletTopics(FactorModule):
                 batch, start, **self._options()
             )
             allocation.add_feature_counts(gradient, weights, scale)
-        if self.is_collapsed and self.draws is None and "alpha" in self.learnt:
+        if self.is_collapsed and "alpha" in self.learnt:
             # Counts by collapsed updates are too even to learn from: alpha would rise,
             # which would make them more even still.
             best = rows.solve(
@@ -235,6 +234,19 @@ class DirichletTopics(FactorModule):
         gradient = self.gradient(self.mean_log_proportions)
         gradient.sub_(scaled(mean_log, batch.weight).sum(0))
         return bounds, counts
+
+    def _backward_of_draws(self, batch, n_samples, start):
+        """The step of a Gibbs sweep over the tokens of rows; see ``backward``."""
+        counts, note = (self._solve(batch), None) if start is None else start
+        of_rows, of_words, bounds, note = self.draws.sweep(
+            batch, self.alpha, counts, self._drawn_topics, note
+        )
+        gradient = self.gradient(self.draws.counts)
+        gradient.sub_(of_words.T.to(gradient), alpha=n_samples)
+        of_prior = self.gradient(self.mean_log_proportions)
+        if "alpha" in self.learnt:
+            of_prior.sub_(sum_of_mean_logs(self.alpha, of_rows, batch.weight))
+        return bounds, (of_rows.to(gradient), note)
 
     @torch.no_grad()
     def after_step(self):
@@ -312,10 +324,10 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         each half of a row's words is shared by the proportions that the other half has;
         it predicts held-out words better, and more passes do not overfit, but takes
         longer. ``"gibbs"``: training draws the topic of each token, one sweep in a
-        pass, and averages over the second half of ``max_iter``, which should be 50 or
-        more; rows seen later are inferred as by ``"collapsed"``. See Notes. With all of
-        them, ``score`` and ``perplexity`` are the mean-field bound under the fitted
-        topics.
+        pass, and averages over the second half of ``max_iter``, which should be 100 or
+        more; it is faster and comes further if numba is installed; rows seen later are
+        inferred as by ``"collapsed"``. See Notes. With all of them, ``score`` and
+        ``perplexity`` are the mean-field bound under the fitted topics.
     input_scale : "auto" or float, default="auto"
         Factor for X. ``"auto"``: 1 if the training data are integers; of other numbers,
         such as tf-idf, one over the mean of those that are not 0, so that an entry
@@ -396,8 +408,8 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     history_ : dict of lists
         ``lower_bound``, ``seconds`` and, with early stopping, ``validation_score``,
         for each pass. Its bound is that before its steps. With ``inference="gibbs"``
-        it is no bound: the log likelihood given the proportions and topics drawn takes
-        the place of the rows' bounds.
+        it is no bound: the log likelihood given what a sweep has drawn takes the place
+        of the rows' bounds.
     n_iter_ : int
         Number of passes.
     n_samples_seen_ : int or float
@@ -417,13 +429,17 @@ class LatentDirichletAllocation(ConjugateFactorModel):
     ``inference="gibbs"`` samples exactly if counts are whole, every step sees all rows,
     priors are given, and no two rows are equal. Its draws depend on the content of
     rows, whatever their order: equal rows have the same draws, and count as one row
-    with the sum of their weights. Fractions are rounded at random, anew in each sweep.
-    With ``batch_size`` or ``partial_fit`` a step moves the numbers of tokens towards
-    those of its rows, by its step size; rows seen for the first time draw their
-    proportions from their variational posterior. All sweeps are made; with rows held
-    out, the topics of the best sweep are kept. ``warm_start`` adds sweeps to the
-    averages. The chain starts from eight collapsed passes, unless ``init`` is an array,
-    and ``n_cold_iter=None`` means 1.
+    with the sum of their weights. With numba installed, on a CPU and with steps on all
+    rows, the proportions are integrated out of the draws of tokens; the likelihood in
+    ``history_`` is then that of each word given the topics of the others in its row.
+    Otherwise, and in rows with fractions or with counts above 1,000, proportions are
+    drawn, and it is the likelihood given these. Fractions are rounded at random, anew
+    in each sweep. With ``batch_size`` or ``partial_fit`` a step moves the numbers of
+    tokens towards those of its rows, by its step size; rows seen for the first time
+    draw their proportions from their variational posterior. All sweeps are made; with
+    rows held out, the topics of the best sweep are kept. ``warm_start`` adds sweeps to
+    the averages. The chain starts from eight collapsed passes, unless ``init`` is an
+    array, and ``n_cold_iter=None`` means 1.
 
     References
     ----------
@@ -643,6 +659,7 @@ class LatentDirichletAllocation(ConjugateFactorModel):
             plan,
             ascends=False,
             samples=True,
+            has_loops=may_have_loops(budget, module.alpha.device),
             n_cold=self.n_cold_iter or 1,
             n_warmup=budget.n_passes or 0,
         )
