@@ -222,7 +222,7 @@ CONTENDERS = {
             "inference": "gibbs",
             "doc_topic_prior": "auto",
             "topic_word_prior": 0.1,
-            "max_iter": 330,
+            "max_iter": 340,
         },
         {"max_iter": 4},
     ),

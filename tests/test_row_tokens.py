@@ -15,7 +15,7 @@ from skdeepfactor._math.gammas import sum_of_mean_logs
 from skdeepfactor._math.noise import keyed_log_gamma
 from skdeepfactor._math.row_tokens import RowTokens
 from skdeepfactor._math.tokens import MOST_TOKENS
-from skdeepfactor._math.topic_draws import TopicDraws
+from skdeepfactor._math.topic_draws import DrawnTopics, TopicDraws
 from skdeepfactor._training.plan import Budget
 
 pytestmark = pytest.mark.skipif(
@@ -24,6 +24,10 @@ pytestmark = pytest.mark.skipif(
 
 ALPHA = torch.tensor([0.3, 0.1, 0.6])
 TOPICS = torch.tensor([[0.6, 0.1, 0.2], [0.3, 0.2, 0.3], [0.1, 0.7, 0.5]])
+
+
+def prior_sums(alpha, topics):
+    return (topics * alpha.double()).cumsum(1)
 
 
 def keys_of(n, seed=0):
@@ -41,7 +45,9 @@ def started(x, keys):
 def sweeps(tokens, keys, n):
     """The last of some sweeps."""
     for sweep in range(n):
-        drawn = tokens.redraw(ALPHA, TOPICS, keys, stream=2 + sweep)
+        drawn = tokens.redraw(
+            ALPHA, TOPICS, prior_sums(ALPHA, TOPICS), keys, stream=2 + sweep
+        )
     return drawn
 
 
@@ -74,7 +80,9 @@ def test_a_sweep_gives_the_likelihood_of_each_word_given_the_units_of_others():
     keys = keys_of(len(x))
     tokens = started(x, keys)
     before = tokens.units.tolist()
-    of_rows, found = tokens.redraw(ALPHA, TOPICS, keys, stream=9)
+    of_rows, found = tokens.redraw(
+        ALPHA, TOPICS, prior_sums(ALPHA, TOPICS), keys, stream=9
+    )
     after, alpha = tokens.units.tolist(), ALPHA.double().numpy()
     first = 0
     for row, counts in enumerate(x.long()):
@@ -117,7 +125,7 @@ def test_logarithms_of_products_have_no_range():
     tokens = RowTokens(Batch(x), 1)
     topics = torch.tensor([[1e-30], [0.5], [0.25]])
     tokens.start(torch.ones(2, 1), topics, keys, stream=0)
-    _, found = tokens.redraw(torch.ones(1), topics, keys, stream=1)
+    _, found = tokens.redraw(torch.ones(1), topics, topics.double(), keys, stream=1)
     expected = (x.double() @ topics.double().log())[:, 0]
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
 
@@ -137,6 +145,9 @@ def test_only_units_that_there_can_be_are_taken(units):
     assert RowTokens(Batch(torch.tensor([[2.0, 1]])), 2, units=units).units is None
 
 
+DRAWN = DrawnTopics(TOPICS, prior_sums(ALPHA, TOPICS))
+
+
 def whole_draws(topics):
     draws = TopicDraws(topics.T.shape).to(topics.dtype)
     draws.begin(Budget(n_passes=4, n_updates=4, n_rows=9))
@@ -148,18 +159,18 @@ def test_other_rows_draw_their_proportions_first():
     weight = torch.tensor([1.0, 2, 3, 4]).double()
     draws, counts = whole_draws(TOPICS), torch.zeros(4, 3)
     of_rows, of_words, logs, tokens = draws.sweep(
-        Batch(x, weight=weight), ALPHA, counts, TOPICS
+        Batch(x, weight=weight), ALPHA, counts, DRAWN
     )
     assert tokens.others.tolist() == [1, 3]
     whole = [0, 2]
-    alone = draws.sweep(Batch(x[whole]), ALPHA, counts[whole], TOPICS)
+    alone = draws.sweep(Batch(x[whole]), ALPHA, counts[whole], DRAWN)
     assert torch.equal(of_rows[whole], alone[0])
     assert torch.equal(logs[whole], alone[2])
     assert of_rows.sum(1)[[0, 2, 3]].tolist() == [3, 7, MOST_TOKENS + 2]
     torch.testing.assert_close(of_words.sum(), (of_rows.double().sum(1) * weight).sum())
     # The units drawn are where the next sweep starts.
-    again = draws.sweep(Batch(x), ALPHA, of_rows, TOPICS, tokens.state.clone())
-    once_more = draws.sweep(Batch(x), ALPHA, of_rows, TOPICS, tokens)
+    again = draws.sweep(Batch(x), ALPHA, of_rows, DRAWN, tokens.state.clone())
+    once_more = draws.sweep(Batch(x), ALPHA, of_rows, DRAWN, tokens)
     assert torch.equal(again[0], once_more[0])
 
 
@@ -167,19 +178,20 @@ def test_a_step_on_some_rows_draws_proportions():
     draws = whole_draws(TOPICS)
     draws.begin(Budget(n_passes=4, n_updates=8, batch_size=2, n_rows=4))
     assert (
-        draws.sweep(Batch(torch.ones(2, 3)), ALPHA, torch.zeros(2, 3), TOPICS)[3]
-        is None
+        draws.sweep(Batch(torch.ones(2, 3)), ALPHA, torch.zeros(2, 3), DRAWN)[3] is None
     )
 
 
-@pytest.mark.parametrize("weight", [1.5, torch.linspace(0, 2, 40).double()])
+@pytest.mark.parametrize("weight", [0.1, torch.linspace(0, 2, 40).double()])
 def test_priors_are_learnt_from_the_same_means_without_loops(weight, monkeypatch):
     rng = np.random.default_rng(0)
     counts = torch.tensor(rng.poisson(0.3, (40, 5)) * rng.integers(1, 900, (40, 5)))
     prior = torch.tensor([1e-6, 0.01, 0.5, 7, 1e5]).double()
     concentration = prior + counts
     means = concentration.digamma() - concentration.sum(1, keepdim=True).digamma()
-    expected = (torch.as_tensor(weight).expand(40)[:, None] * means).sum(0)
+    expected = (
+        torch.as_tensor(weight, dtype=means.dtype).expand(40)[:, None] * means
+    ).sum(0)
     for _ in range(2):
         found = sum_of_mean_logs(prior, counts.float(), weight)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
@@ -211,6 +223,24 @@ def test_a_fit_without_loops_finds_the_same_topics(monkeypatch):
     assert history != model.history_["lower_bound"]
 
 
+def test_a_fit_resumes_without_loops(tmp_path, monkeypatch):
+    X = np.random.default_rng(0).poisson(1.0, (50, 12)).astype(float)
+    model = LatentDirichletAllocation(2, inference="gibbs", max_iter=8, random_state=0)
+
+    def interrupt(module, *arguments):
+        if module.n_sweeps == 4:
+            raise KeyboardInterrupt
+        return end_sweep(module, *arguments)
+
+    end_sweep = TopicDraws.end_sweep
+    with monkeypatch.context() as patch:
+        patch.setattr(TopicDraws, "end_sweep", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(X, checkpoint=tmp_path / "run")
+    monkeypatch.setattr(compiled, "is_compiled", lambda device: False)
+    assert model.fit(X, checkpoint=tmp_path / "run").n_iter_ == 8
+
+
 def test_threads_are_left_to_loops():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -220,6 +250,8 @@ def test_threads_are_left_to_loops():
             inside = torch.get_num_threads()
             work = np.arange(3) * threads._LEAST_WORK
             threads.in_parts(lambda *rows: seen.append(rows), work)
+            with threads.threads_for_torch():
+                assert torch.get_num_threads() == 2
         assert inside == (1 if threads._set_openmp else 2)
         assert sorted(seen) == [(0, 1), (1, 2)]
         assert torch.get_num_threads() == 2

@@ -15,11 +15,13 @@ from skdeepfactor._math.threads import in_parts
 def kernels():
     """The compiled loops; None where numba is not installed or does not work."""
     try:
+        from numba import config
+
         from skdeepfactor._math import kernels
-    except (ImportError, RuntimeError):
-        # The latter where it finds no folder to keep machine code in.
+    except (ImportError, OSError, RuntimeError):
+        # The last where it finds no folder to keep machine code in.
         return None
-    return kernels
+    return None if config.DISABLE_JIT else kernels
 
 
 def is_compiled(device):

@@ -13,7 +13,7 @@ import torch
 
 from skdeepfactor._input import received
 from skdeepfactor._math import compiled
-from skdeepfactor._math.ops import SLICE
+from skdeepfactor._math.ops import SLICE, scaled
 
 # Priors are learnt within this range; the bound is flat beyond it.
 PRIOR_RANGE = (1e-6, 1e6)
@@ -242,21 +242,20 @@ def sum_of_mean_logs(prior, counts, weight=1.0):
     """Sum over rows of E[log theta], for Dirichlet variables of ``prior`` + ``counts``.
 
     What ``dirichlet`` learns a prior from, float64, (k,), given ``prior``, (k,), and
-    ``counts``, (n_rows, k), most of which are 0 and take no time; ``weight``, a float
-    or (n_rows,), is how often each row counts.
+    ``counts``, (n_rows, k); ``weight``, a float or (n_rows,), is how often each row
+    counts.
     """
     prior = prior.double()
-    weight = torch.as_tensor(weight).to(prior).expand(len(counts))
-    of_prior = torch.digamma(prior)
-    of_totals = weight * torch.digamma(prior.sum() + counts.sum(1, dtype=torch.float64))
-    sums = of_prior * weight.sum() - of_totals.sum()
+    weight = torch.as_tensor(weight, dtype=prior.dtype, device=prior.device)
+    weight = weight.expand(len(counts))
+    totals = torch.digamma(prior.sum() + counts.sum(1, dtype=torch.float64))
     if compiled.is_compiled(counts.device):
-        return sums.add_(compiled.digamma_gains(prior, counts, weight))
-    cells = counts.view(-1).nonzero()[:, 0]
-    units = cells % len(prior)
-    gains = torch.digamma(counts.view(-1)[cells].double().add_(prior[units]))
-    gains = gains.sub_(of_prior[units]).mul_(weight[cells // len(prior)])
-    return sums.add_(torch.bincount(units, gains, minlength=len(prior)))
+        # Most counts are 0, and take no time.
+        sums = compiled.digamma_gains(prior, counts, weight)
+        sums += weight.sum() * torch.digamma(prior)
+    else:
+        sums = scaled(torch.digamma(prior + counts), weight).sum(0)
+    return sums - (weight * totals).sum()
 
 
 def check_prior(prior, name, *shapes):

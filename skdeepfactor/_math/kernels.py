@@ -1,8 +1,9 @@
-"""The loops that ``compiled.py`` calls: numba compiles them on first use.
+"""The loops of Gibbs samplers, which numba compiles on first use.
 
 Machine code is kept beside this file, or in a folder of the user, for other processes.
-Loops hold no lock of the interpreter, so that threads can share the work. Numbers of
-noise are unsigned, as numba makes floats of sums of signed and unsigned integers.
+The loops release the interpreter's lock, so that threads can share the work. Random
+bits are unsigned throughout: numba turns the sum of a signed and an unsigned integer
+into a float.
 """
 
 import math

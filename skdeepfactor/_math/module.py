@@ -145,7 +145,7 @@ class FactorModule(nn.Module, ABC):
             The local parameters to remember. With ``takes_notes``, they and ``start``
             are pairs, of which the second is None or what is to be found again with
             these rows: an object that has a tensor, ``state``, which alone is found
-            after a checkpoint.
+            after a checkpoint and with rows of a stream.
         """
         bounds = self.elbo(batch)
         loss = batch.share / n_samples * self.global_kl()

@@ -67,7 +67,7 @@ class RowTokens:
         self.units = torch.empty(int(self.totals.sum()), dtype=torch.int32)
         self._draw(compiled.kernels().start_units, (odds, topics), keys, stream, ())
 
-    def redraw(self, alpha, topics, keys, *, stream):
+    def redraw(self, alpha, topics, prior_sums, keys, *, stream):
         """Draw the unit of each token anew, one after the other, given the others.
 
         The proportions of units in a row are integrated out: unit k has the odds
@@ -80,6 +80,8 @@ class RowTokens:
             Concentration of the proportions.
         topics : Tensor of shape (n_features, n_units)
             Probabilities of words.
+        prior_sums : Tensor of shape (n_features, n_units)
+            Running sums over the units of alpha_k topics_vk, float64.
         keys : Tensor of shape (n_rows,)
             The noise of rows.
         stream : int
@@ -92,14 +94,14 @@ class RowTokens:
             Log probability of each word given the units of the others when it was
             drawn, summed over the words of each row, float64.
         """
-        alpha = alpha.double()
-        of_rows = topics.new_zeros(len(self.keys), len(alpha))
+        of_rows = topics.new_zeros(len(self.keys), topics.shape[1])
         log_odds = of_rows.new_empty(len(of_rows), dtype=torch.float64)
-        priors = (topics * alpha).cumsum(1)
-        odds, results = (topics, priors, priors[:, -1].clone()), (of_rows, log_odds)
-        self._draw(compiled.kernels().redraw_units, odds, keys, stream, results)
+        odds = topics, prior_sums, prior_sums[:, -1].contiguous()
+        kernel, results = compiled.kernels().redraw_units, (of_rows, log_odds)
+        self._draw(kernel, odds, keys, stream, results)
         # The odds are to be divided by their sum over all words.
-        log_totals = ((self.totals - 1).clamp_min(0) + alpha.sum()).log_()
+        others = (self.totals - 1).clamp_min(0)
+        log_totals = (others + alpha.double().sum()).log_()
         return of_rows, log_odds - self.totals * log_totals
 
     def counts_of_words(self, weight, shape):
@@ -107,7 +109,8 @@ class RowTokens:
 
         ``weight``, a float or (n_rows,), is how much each token of a row counts.
         """
-        weights = torch.as_tensor(weight, dtype=torch.float64).expand(len(self.keys))
+        weights = torch.as_tensor(weight, dtype=torch.float64)
+        weights = weights.expand(len(self.keys)).contiguous()
         counts = torch.zeros(shape[1], shape[0], dtype=torch.float64)
         compiled.kernels().count_units(
             self._x, self.units.numpy(), weights.numpy(), counts.numpy()

@@ -36,16 +36,23 @@ def one_thread(*, when=True):
     ``torch.set_num_threads``, which new threads inherit. Where torch does not show how
     to set it, nothing is.
     """
-    before = torch.get_num_threads() if when else 1
-    if before == 1 or _set_openmp is None:
+    with _threads_of_torch(1 if when else None):
+        yield
+
+
+@contextlib.contextmanager
+def _threads_of_torch(n_threads):
+    """Let torch use so many threads in this one; None for as many as it does."""
+    before = torch.get_num_threads()
+    if n_threads in (None, before) or _set_openmp is None:
         yield
         return
     before_mkl = None
     # An interrupt may come between any two lines.
     try:
-        _set_openmp(1)
+        _set_openmp(n_threads)
         if _set_mkl is not None:
-            before_mkl = _set_mkl(1)
+            before_mkl = _set_mkl(n_threads)
         yield
     finally:
         _set_openmp(before)
@@ -58,17 +65,24 @@ def threads_for_loops(*, when=True):
     """Leave all threads to ``in_parts``; torch computes on the one that calls.
 
     After an operation, threads of torch wait for the next one for as long as a loop
-    takes, and the processor has no more than its threads. This is the thread's alone.
+    takes, and would compete with it for the processor. The setting is this thread's
+    alone.
     """
     if not when:
         yield
         return
-    before, _own.n_threads = _own.n_threads, _n_threads()
+    before = _own.n_threads
     try:
+        _own.n_threads = _n_threads()
         with one_thread():
             yield
     finally:
         _own.n_threads = before
+
+
+def threads_for_torch():
+    """Give torch back the threads that ``threads_for_loops`` has left to loops."""
+    return _threads_of_torch(_own.n_threads)
 
 
 def _n_threads():

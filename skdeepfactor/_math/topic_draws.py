@@ -1,11 +1,14 @@
 """Gibbs sweeps over topics, proportions of rows, and the topics of tokens."""
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
 from skdeepfactor._math import compiled
 from skdeepfactor._math.noise import GAMMA_STREAMS, Stream, keyed_log_gamma, mix
 from skdeepfactor._math.row_tokens import RowTokens
+from skdeepfactor._math.threads import threads_for_torch
 from skdeepfactor._math.tokens import (
     LEAST_ODDS,
     TokenParts,
@@ -18,13 +21,35 @@ from skdeepfactor._math.tokens import (
 # are redrawn.
 PROPORTIONS, TOKENS = Stream.CHAIN, Stream.CHAIN + GAMMA_STREAMS
 
+# Share of the sweeps of a fit, the last ones, over which averages are taken. Topics go
+# on becoming more coherent for hundreds of sweeps, and averages over the last half
+# would lower perplexity by no more than .1 %.
+KEPT = 1 / 4
+
+
+class DrawnTopics(NamedTuple):
+    """Topics drawn for one sweep.
+
+    Attributes
+    ----------
+    p : Tensor of shape (n_features, n_topics)
+        Probabilities of words in each topic.
+    prior_sums : Tensor of shape (n_features, n_topics) or None
+        Running sums over topics of their prior concentration times ``p``, float64, for
+        loops.
+    """
+
+    p: torch.Tensor
+    prior_sums: torch.Tensor | None = None
+
 
 class TopicDraws(nn.Module):
     """Topics drawn given the tokens of the last sweep, and averages over sweeps.
 
-    Draws are a function of the seed, of the number of the sweep, and of the content of
-    a row or the number of a topic. So rows may come in any order or company, and equal
-    rows are drawn alike: a row of weight w is as good as w such rows.
+    Draws are a function of the seed, of the number of the sweep, and of the number of a
+    topic, or of the content of a row and what the last sweep has drawn for it. So rows
+    may come in any order or company, and equal rows are drawn alike: a row of weight w
+    is as good as w such rows.
 
     Parameters
     ----------
@@ -48,10 +73,11 @@ class TopicDraws(nn.Module):
         self._burn_in, self.has_loops = None, False
 
     def begin(self, budget):
-        """Leave the first half of a fit out of the averages; a stream has none."""
+        """Leave the first part of a fit out of the averages; a stream has none."""
         self.has_loops = may_have_loops(budget, self.counts.device)
-        is_stream = budget.n_passes is None
-        self._burn_in = None if is_stream else budget.n_updates // 2
+        self._burn_in = None
+        if budget.n_passes is not None:
+            self._burn_in = int(budget.n_updates * (1 - KEPT))
 
     def start(self, counts, seed):
         """Start from counts of the words in each topic, (n_topics, n_features)."""
@@ -68,13 +94,18 @@ class TopicDraws(nn.Module):
         share = share_of_sweep(self.n_kept, self.n_sweeps, self._burn_in)
         mean_counts.lerp_(self.counts, share)
 
-    def topics(self, prior):
-        """Topics drawn given the last sweep and their prior, (n_features, n_topics)."""
+    def topics(self, prior, alpha):
+        """``DrawnTopics`` given the last sweep and their prior.
+
+        ``alpha``, (n_topics,), is the concentration of the prior of proportions.
+        """
         keys = torch.arange(len(self.counts), device=self.counts.device)
         shape = (self.counts + prior).double()
         logs = keyed_log_gamma(shape, self._keys(keys), stream=Stream.GLOBAL)
         drawn = logs.softmax(1).clamp_min_(LEAST_ODDS)
-        return drawn.T.to(self.counts.dtype).contiguous()
+        drawn = drawn.T.to(self.counts.dtype).contiguous()
+        sums = (drawn * alpha.double()).cumsum(1) if self.has_loops else None
+        return DrawnTopics(drawn, sums)
 
     def sweep(self, batch, alpha, counts, topics, tokens=None):
         """Draw the topics of the tokens of rows.
@@ -91,7 +122,7 @@ class TopicDraws(nn.Module):
             Concentration of the prior of the proportions.
         counts : Tensor of shape (n_rows, n_topics)
             Tokens of each topic in the last sweep, or expected ones.
-        topics : Tensor of shape (n_features, n_topics)
+        topics : DrawnTopics
         tokens : RowTokens or its state, default=None
             What the last sweep of these rows gave.
 
@@ -108,23 +139,24 @@ class TopicDraws(nn.Module):
             Tokens that were drawn given the others.
         """
         if not self.has_loops:
-            return *self._given_proportions(batch, alpha + counts, topics), None
+            return *self._given_proportions(batch, alpha + counts, topics.p), None
         if not isinstance(tokens, RowTokens):
             tokens = RowTokens(batch, len(alpha), units=tokens)
         rows, others = tokens.rows, tokens.others
         keys, weight = self._keys(tokens.keys), batch.weight
         if tokens.units is None:
-            odds = _drawn_odds(alpha + counts[rows], keys, topics.dtype)
-            tokens.start(odds, topics, keys, stream=TOKENS + 1)
-        drawn, logs = tokens.redraw(alpha, topics, keys, stream=TOKENS)
-        of_words = tokens.counts_of_words(_taken(weight, rows), topics.shape)
+            odds = _drawn_odds(alpha + counts[rows], keys, topics.p.dtype)
+            tokens.start(odds, topics.p, keys, stream=TOKENS + 1)
+        drawn, logs = tokens.redraw(alpha, *topics, keys, stream=TOKENS)
+        of_words = tokens.counts_of_words(_taken(weight, rows), topics.p.shape)
         if len(others) == 0:
             return drawn, of_words, logs, tokens
         of_rows, log_likelihood = torch.empty_like(counts), logs.new_empty(len(batch))
         of_rows[rows], log_likelihood[rows] = drawn, logs
-        drawn, of_part, logs = self._given_proportions(
-            batch.take(others), alpha + counts[others], topics
-        )
+        with threads_for_torch():
+            drawn, of_part, logs = self._given_proportions(
+                batch.take(others), alpha + counts[others], topics.p
+            )
         of_rows[others], log_likelihood[others] = drawn.to(of_rows), logs
         return of_rows, of_words + of_part, log_likelihood, tokens
 

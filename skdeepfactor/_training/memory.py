@@ -38,20 +38,24 @@ class Memory:
         if self.notes is not None:
             local, note = local
             if note is not None:
-                self.notes[_part(rows)] = note
+                # Rows of a stream, which are no slice, are not to be held in memory.
+                is_held = isinstance(rows, slice)
+                self.notes[_part(rows)] = note if is_held else note.state
         self.table[self._index(rows)] = local
 
     def state_dict(self):
         """All that is remembered."""
-        notes = {part: note.state for part, note in (self.notes or {}).items()}
-        return {"table": self.table, "is_warm": self.is_warm, "notes": notes}
+        notes = (self.notes or {}).items()
+        states = {part: getattr(note, "state", note) for part, note in notes}
+        return {"table": self.table, "is_warm": self.is_warm, "notes": states}
 
     def load_state_dict(self, state):
         """Remember what another memory did."""
         self.table.copy_(torch.as_tensor(state["table"]))
         self.is_warm = state["is_warm"]
-        for part, note in state.get("notes", {}).items():
-            self.notes[part] = torch.as_tensor(note)
+        if self.notes is not None:
+            notes = state.get("notes", {}).items()
+            self.notes = {part: torch.as_tensor(note) for part, note in notes}
 
     def _index(self, rows):
         if isinstance(rows, slice):

@@ -57,7 +57,8 @@ class TrainingPlan:
     remembers : bool
         Whether local parameters of rows are kept from pass to pass.
     has_loops : bool
-        Whether compiled loops do most of the work, to which torch leaves its threads.
+        Whether most of the work is done by compiled loops, to which torch then leaves
+        its threads.
     guard : callable or None
         Makes a guard from ``(module, memory, rows)``, which extrapolates steps on all
         rows and takes them back if the bound falls; None for no guard.

@@ -38,11 +38,12 @@ each token,
     P(\text{topic } k) \propto \theta_{nk} \beta_{kv},
 
 given the numbers of tokens :math:`n_{kv}` of topic k and word v, and :math:`n_{nk}` of
-row n. With numba, the proportions are integrated out: tokens of a row are drawn one
-after the other, by :math:`P(\text{topic } k) \propto (n_{nk} + \alpha_k) \beta_{kv}`
-with the numbers of the others. Rows stay independent given the topics. The sweeps after
-the first half are kept: means of their :math:`n_{kv}` take the place of
-``topic_counts``. Learnt priors follow from the tokens drawn, a stochastic EM.
+row n. With compiled loops (see Notes of the estimator), the proportions are integrated
+out: tokens of a row are drawn one after the other, by :math:`P(\text{topic } k) \propto
+(n_{nk} + \alpha_k) \beta_{kv}` with the numbers of the others. Rows stay independent
+given the topics. The sweeps of the last quarter are kept: means of their :math:`n_{kv}`
+take the place of ``topic_counts``. Learnt priors follow from the tokens drawn, a
+stochastic EM.
 
 Blei, Ng and Jordan (2003), Latent Dirichlet allocation; Hoffman, Blei and Bach (2010),
 Online learning for latent Dirichlet allocation; Asuncion, Welling, Smyth and Teh
@@ -82,6 +83,7 @@ from skdeepfactor._math.module import FactorModule
 from skdeepfactor._math.ops import scaled
 from skdeepfactor._math.row_iteration import ending
 from skdeepfactor._math.starts import FEW_ROWS, check_init, initial_counts
+from skdeepfactor._math.threads import threads_for_torch
 from skdeepfactor._math.topic_draws import TopicDraws, may_have_loops
 from skdeepfactor._math.topics import Admixture, Topics, lda_counts
 from skdeepfactor._training.optimizers import NaturalGradient
@@ -121,7 +123,6 @@ class DirichletTopics(FactorModule):
         self.is_collapsed = inference != "mean_field"
         self.is_crossed = inference == "cross_fitted"
         self.draws = TopicDraws(shape) if inference == "gibbs" else None
-        self.takes_notes = self.draws is not None
         self.local_width = n_components * (2 if self.is_crossed else 1)
         self.inner_iter, self.inner_tol = inner_iter, tol
         priors = {"alpha": doc_topic_prior, "eta": topic_word_prior}
@@ -142,11 +143,15 @@ class DirichletTopics(FactorModule):
         self.mean_log_proportions = nn.Parameter(torch.zeros(n_components))
 
     @property
+    def takes_notes(self):
+        return self.draws is not None and self.draws.has_loops
+
+    @property
     def work_width(self):
         n_topics = len(self.alpha)
-        if self.draws is not None and self.draws.has_loops:
-            # Loops look at few topics of a row, and it takes time to begin one.
-            return -(-n_topics // 2)
+        if self.takes_notes:
+            # Loops look at few topics of a row, and each part takes a pass over topics.
+            return -(-n_topics // 8)
         # Several arrays of a batch, and with half of its rows they stay in a cache.
         return 2 * n_topics
 
@@ -237,7 +242,12 @@ class DirichletTopics(FactorModule):
 
     def _backward_of_draws(self, batch, n_samples, start):
         """The step of a Gibbs sweep over the tokens of rows; see ``backward``."""
-        counts, note = (self._solve(batch), None) if start is None else start
+        counts, note = start, None
+        if counts is None:
+            with threads_for_torch():
+                counts = self._solve(batch)
+        elif self.takes_notes:
+            counts, note = start
         of_rows, of_words, bounds, note = self.draws.sweep(
             batch, self.alpha, counts, self._drawn_topics, note
         )
@@ -246,7 +256,8 @@ class DirichletTopics(FactorModule):
         of_prior = self.gradient(self.mean_log_proportions)
         if "alpha" in self.learnt:
             of_prior.sub_(sum_of_mean_logs(self.alpha, of_rows, batch.weight))
-        return bounds, (of_rows.to(gradient), note)
+        counts = of_rows.to(gradient)
+        return bounds, (counts, note) if self.takes_notes else counts
 
     @torch.no_grad()
     def after_step(self):
@@ -273,8 +284,8 @@ class DirichletTopics(FactorModule):
 
     @cached_property
     def _drawn_topics(self):
-        """The topics of the next sweep, (n_features, n_topics)."""
-        return self.draws.topics(self.eta)
+        """The topics of the next sweep."""
+        return self.draws.topics(self.eta, self.alpha)
 
     def _solve(self, batch, start=None, is_collapsed=None):
         """Expected counts of the topics in each row, from ``start`` or from none."""
@@ -324,10 +335,10 @@ class LatentDirichletAllocation(ConjugateFactorModel):
         each half of a row's words is shared by the proportions that the other half has;
         it predicts held-out words better, and more passes do not overfit, but takes
         longer. ``"gibbs"``: training draws the topic of each token, one sweep in a
-        pass, and averages over the second half of ``max_iter``, which should be 100 or
-        more; it is faster and comes further if numba is installed; rows seen later are
-        inferred as by ``"collapsed"``. See Notes. With all of them, ``score`` and
-        ``perplexity`` are the mean-field bound under the fitted topics.
+        pass, and averages over the last quarter of ``max_iter``, which should be 100 or
+        more; sweeps are faster, and fewer are needed, if numba is installed; rows seen
+        later are inferred as by ``"collapsed"``. See Notes. With all of them, ``score``
+        and ``perplexity`` are the mean-field bound under the fitted topics.
     input_scale : "auto" or float, default="auto"
         Factor for X. ``"auto"``: 1 if the training data are integers; of other numbers,
         such as tf-idf, one over the mean of those that are not 0, so that an entry
