@@ -326,6 +326,12 @@ ASCENDING = {
 }
 
 
+def keys_of(n, seed=0):
+    """Keys of n rows, as random as those of their content, (n,)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-(2**62), 2**62, (n,), generator=generator)
+
+
 def taken(estimator, X):
     """X, or what of it is not 0 if that is all that the estimator takes."""
     is_binary = estimator.get_params().get("likelihood") == "bernoulli"

@@ -17,6 +17,7 @@ from skdeepfactor._math.row_tokens import RowTokens
 from skdeepfactor._math.tokens import MOST_TOKENS
 from skdeepfactor._math.topic_draws import DrawnTopics, TopicDraws
 from skdeepfactor._training.plan import Budget
+from tests.conftest import keys_of
 
 pytestmark = pytest.mark.skipif(
     not compiled.is_compiled(torch.device("cpu")), reason="needs numba"
@@ -28,11 +29,6 @@ TOPICS = torch.tensor([[0.6, 0.1, 0.2], [0.3, 0.2, 0.3], [0.1, 0.7, 0.5]])
 
 def prior_sums(alpha, topics):
     return (topics * alpha.double()).cumsum(1)
-
-
-def keys_of(n, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(-(2**62), 2**62, (n,), generator=generator)
 
 
 def started(x, keys):
@@ -88,16 +84,13 @@ def test_a_sweep_gives_the_likelihood_of_each_word_given_the_units_of_others():
     for row, counts in enumerate(x.long()):
         words = torch.arange(3).repeat_interleave(counts).tolist()
         last = first + len(words)
-        assert (
-            of_rows[row].tolist()
-            == np.bincount(after[first:last], minlength=3).tolist()
-        )
+        of_row = np.bincount(after[first:last], minlength=3)
+        assert of_rows[row].tolist() == of_row.tolist()
         expected = 0.0
         for place, word in enumerate(words):
             others = after[first : first + place] + before[first + place + 1 : last]
-            odds = (alpha + np.bincount(others, minlength=3)) / (
-                alpha.sum() + len(others)
-            )
+            odds = alpha + np.bincount(others, minlength=3)
+            odds /= alpha.sum() + len(others)
             expected += np.log(odds @ TOPICS[word].double().numpy())
         assert found[row].item() == pytest.approx(expected, rel=1e-6)
         first = last
@@ -148,8 +141,8 @@ def test_only_units_that_there_can_be_are_taken(units):
 DRAWN = DrawnTopics(TOPICS, prior_sums(ALPHA, TOPICS))
 
 
-def whole_draws(topics):
-    draws = TopicDraws(topics.T.shape).to(topics.dtype)
+def whole_draws():
+    draws = TopicDraws(TOPICS.T.shape)
     draws.begin(Budget(n_passes=4, n_updates=4, n_rows=9))
     return draws
 
@@ -157,7 +150,7 @@ def whole_draws(topics):
 def test_other_rows_draw_their_proportions_first():
     x = torch.tensor([[2.0, 1, 0], [0, 0.5, 1], [0, 3, 4], [0, MOST_TOKENS + 1, 1]])
     weight = torch.tensor([1.0, 2, 3, 4]).double()
-    draws, counts = whole_draws(TOPICS), torch.zeros(4, 3)
+    draws, counts = whole_draws(), torch.zeros(4, 3)
     of_rows, of_words, logs, tokens = draws.sweep(
         Batch(x, weight=weight), ALPHA, counts, DRAWN
     )
@@ -175,11 +168,10 @@ def test_other_rows_draw_their_proportions_first():
 
 
 def test_a_step_on_some_rows_draws_proportions():
-    draws = whole_draws(TOPICS)
+    draws = whole_draws()
     draws.begin(Budget(n_passes=4, n_updates=8, batch_size=2, n_rows=4))
-    assert (
-        draws.sweep(Batch(torch.ones(2, 3)), ALPHA, torch.zeros(2, 3), DRAWN)[3] is None
-    )
+    x, counts = torch.ones(2, 3), torch.zeros(2, 3)
+    assert draws.sweep(Batch(x), ALPHA, counts, DRAWN)[3] is None
 
 
 @pytest.mark.parametrize("weight", [0.1, torch.linspace(0, 2, 40).double()])

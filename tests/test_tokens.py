@@ -18,15 +18,11 @@ from skdeepfactor._math.tokens import (
     rounded,
     tables,
 )
+from tests.conftest import keys_of
 
 # Draws deviate from their means by more than this many standard errors in fewer than
 # one of 10,000 cases; the seeds are fixed.
 MOST_ERRORS = 4.0
-
-
-def keys_of(n, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(-(2**62), 2**62, (n,), generator=generator)
 
 
 @pytest.mark.parametrize("shape", [0.01, 0.5, 0.99, 1.0, 30.0, 1e6])

@@ -22,6 +22,9 @@ class FactorModule(nn.Module, ABC):
     #: Width of the local parameters that the loop remembers for each row; 0 for none.
     local_width = 0
 
+    #: Whether training is mostly compiled loops, to which torch leaves its threads.
+    has_loops = False
+
     #: Whether the loop keeps notes about parts of all rows, too; see ``backward``.
     takes_notes = False
 

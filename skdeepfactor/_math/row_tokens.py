@@ -10,7 +10,7 @@ import torch
 from skdeepfactor._math import compiled
 from skdeepfactor._math.noise import mix
 from skdeepfactor._math.threads import in_parts
-from skdeepfactor._math.tokens import have_tokens
+from skdeepfactor._math.tokens import first_tokens, have_tokens
 
 
 class RowTokens:
@@ -41,7 +41,7 @@ class RowTokens:
             batch = batch.take(self.rows)
         x, self.keys = batch.counts, batch.keys
         repeats, entries = x.values().int(), x.crow_indices().long()
-        before = torch.nn.functional.pad(repeats.cumsum(0), (1, 0))[entries]
+        before = first_tokens(x, repeats)
         self.totals = before.diff()
         arrays = entries, x.col_indices().int(), repeats, before
         self._x = tuple(array.numpy() for array in arrays)
@@ -55,7 +55,7 @@ class RowTokens:
 
     @property
     def state(self):
-        """What a checkpoint needs."""
+        """The units: tokens are made from them and the rows after a checkpoint."""
         return self.units
 
     def start(self, odds, topics, keys, *, stream):

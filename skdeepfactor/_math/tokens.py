@@ -84,8 +84,7 @@ class Tokens:
     @cached_property
     def rows(self):
         """The row of each token, (n_tokens,)."""
-        before = torch.nn.functional.pad(self.repeats.cumsum(0), (1, 0))
-        sizes = before[self.x.crow_indices().long()].diff()
+        sizes = first_tokens(self.x, self.repeats).diff()
         return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
 
     @cached_property
@@ -128,6 +127,15 @@ class TokenParts:
         numbers = torch.arange(len(self._x), device=self._x.device)
         for rows in self._parts:
             yield rows, Tokens.of(take_rows(self._x, numbers[rows]))
+
+
+def first_tokens(x, repeats):
+    """Number of tokens before each row of a CSR tensor, and of all, (n_rows + 1,).
+
+    ``repeats``, (n_entries,), are those of its entries.
+    """
+    before = torch.nn.functional.pad(repeats.cumsum(0), (1, 0))
+    return before[x.crow_indices().long()]
 
 
 def _are_few(x):

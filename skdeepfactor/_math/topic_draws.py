@@ -74,7 +74,9 @@ class TopicDraws(nn.Module):
 
     def begin(self, budget):
         """Leave the first part of a fit out of the averages; a stream has none."""
-        self.has_loops = may_have_loops(budget, self.counts.device)
+        # Each step must see all rows, so that a row always comes back with its tokens.
+        is_compiled = compiled.is_compiled(self.counts.device)
+        self.has_loops = is_compiled and not budget.is_stochastic
         self._burn_in = None
         if budget.n_passes is not None:
             self._burn_in = int(budget.n_updates * (1 - KEPT))
@@ -183,14 +185,6 @@ class TopicDraws(nn.Module):
     def _keys(self, keys):
         """Keys of this sweep."""
         return mix(keys) + mix(mix(self.seed) + self.n_sweeps)
-
-
-def may_have_loops(budget, device):
-    """Whether compiled loops draw tokens in training on a device.
-
-    Each step must see all rows, so that a row always comes back with its tokens.
-    """
-    return not budget.is_stochastic and compiled.is_compiled(device)
 
 
 def _drawn_odds(concentration, keys, dtype):

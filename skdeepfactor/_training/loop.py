@@ -143,7 +143,7 @@ def train(
         _resume(run, checkpoint)
     while not run.is_over:
         try:
-            with threads_for_loops(when=plan.has_loops):
+            with threads_for_loops(when=module.has_loops):
                 run.begin()
                 kl = global_kl(module)
                 bound, log_bound = train_pass(

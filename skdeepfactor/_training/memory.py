@@ -16,9 +16,10 @@ class Memory:
         self.is_warm = False
 
     def resume(self, rows):
-        """What training resumes rows from; None before the first pass has ended.
+        """Remembered parameters of the rows, for training to resume from.
 
-        Parameters of the rows, or a pair of these and the note about them, if any.
+        With ``takes_notes``, a pair: these, and the note about the rows or None. None
+        before the first pass has ended.
         """
         local = self.recall(rows)
         if local is None or self.notes is None:
@@ -34,7 +35,7 @@ class Memory:
         return self.table[self._index(rows)]
 
     def keep(self, rows, local):
-        """Remember what training has left for the rows, of the kind that it resumes."""
+        """Remember local parameters of the rows; with ``takes_notes``, a pair."""
         if self.notes is not None:
             local, note = local
             if note is not None:

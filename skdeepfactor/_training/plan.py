@@ -56,9 +56,6 @@ class TrainingPlan:
         training.
     remembers : bool
         Whether local parameters of rows are kept from pass to pass.
-    has_loops : bool
-        Whether most of the work is done by compiled loops, to which torch then leaves
-        its threads.
     guard : callable or None
         Makes a guard from ``(module, memory, rows)``, which extrapolates steps on all
         rows and takes them back if the bound falls; None for no guard.
@@ -70,5 +67,4 @@ class TrainingPlan:
     n_cold: int = 1
     n_warmup: int = 0
     remembers: bool = True
-    has_loops: bool = False
     guard: Callable | None = None

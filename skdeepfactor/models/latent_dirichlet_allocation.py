@@ -84,7 +84,7 @@ from skdeepfactor._math.ops import scaled
 from skdeepfactor._math.row_iteration import ending
 from skdeepfactor._math.starts import FEW_ROWS, check_init, initial_counts
 from skdeepfactor._math.threads import threads_for_torch
-from skdeepfactor._math.topic_draws import TopicDraws, may_have_loops
+from skdeepfactor._math.topic_draws import TopicDraws
 from skdeepfactor._math.topics import Admixture, Topics, lda_counts
 from skdeepfactor._training.optimizers import NaturalGradient
 
@@ -143,13 +143,17 @@ class DirichletTopics(FactorModule):
         self.mean_log_proportions = nn.Parameter(torch.zeros(n_components))
 
     @property
-    def takes_notes(self):
+    def has_loops(self):
         return self.draws is not None and self.draws.has_loops
+
+    @property
+    def takes_notes(self):
+        return self.has_loops
 
     @property
     def work_width(self):
         n_topics = len(self.alpha)
-        if self.takes_notes:
+        if self.has_loops:
             # Loops look at few topics of a row, and each part takes a pass over topics.
             return -(-n_topics // 8)
         # Several arrays of a batch, and with half of its rows they stay in a cache.
@@ -670,7 +674,6 @@ class LatentDirichletAllocation(ConjugateFactorModel):
             plan,
             ascends=False,
             samples=True,
-            has_loops=may_have_loops(budget, module.alpha.device),
             n_cold=self.n_cold_iter or 1,
             n_warmup=budget.n_passes or 0,
         )
