@@ -586,7 +586,7 @@ def out_of_memory(monkeypatch, kind, n_failures):
 
 @pytest.mark.parametrize("batch_size", [None, 20])
 def test_rows_are_halved_once_where_memory_is_short(counts, batch_size, monkeypatch):
-    from skdeepfactor.models.latent_dirichlet_allocation import DirichletTopics
+    from skdeepfactor.models.latent_dirichlet_allocation.module import DirichletTopics
 
     model = LatentDirichletAllocation(
         3, max_iter=4, tol=0.0, batch_size=batch_size, random_state=0
@@ -602,7 +602,7 @@ def test_rows_are_halved_once_where_memory_is_short(counts, batch_size, monkeypa
 
 
 def test_memory_that_runs_out_again_ends_training(counts, monkeypatch):
-    from skdeepfactor.models.latent_dirichlet_allocation import DirichletTopics
+    from skdeepfactor.models.latent_dirichlet_allocation.module import DirichletTopics
 
     model = LatentDirichletAllocation(3)
     before = dict(vars(model))
