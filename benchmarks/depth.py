@@ -5,6 +5,8 @@ training rows drawn with seed 1, to which nothing is fitted; "gain" is by how ma
 percent the deep decoder's is below the linear one's of the same seed and rows, "time"
 how many times its CPU seconds the deep one takes, to fit and to score. "longer" is a
 linear decoder that is given so many more passes, "over it" the gain at equal time.
+--particles: "iwae" are perplexities by importance weighted bounds of so many draws in
+place of the plain bound, for likelihoods of words given their number.
 
 --data: corpora, such as 20news_2000, imdb_topmost or nyt_topmost, or "mnist": the first
 20,500 training images of mnist.npz as counts from 0 to 4, (pixel + 32) // 64.
@@ -19,6 +21,7 @@ from scipy import sparse
 from sklearn.base import clone
 
 from benchmarks import data, measure
+from benchmarks.topics import document_perplexity
 
 N_VALIDATION, N_IMAGES = 500, 20_500
 
@@ -26,6 +29,9 @@ COLUMNS = {
     "linear": ("linear", 2),
     "deep": ("deep", 2),
     "gain %": ("gain", 2),
+    "linear iwae": ("linear_iwae", 2),
+    "deep iwae": ("deep_iwae", 2),
+    "gain by it %": ("gain_by_iwae", 2),
     "longer": ("longer", 2),
     "over it %": ("gain_at_equal_time", 2),
     "linear fit s": ("linear_fit", 1),
@@ -50,7 +56,9 @@ def split(name, n_rows=None):
     return X[order[n_validation:end]], X[order[:n_validation]]
 
 
-def contend(meter, name, n_rows, layers, parameters, deep, seed, is_longer):
+def contend(
+    meter, name, n_rows, layers, parameters, deep, seed, is_longer, n_particles
+):
     """Fit and score the decoders; runs in its own process."""
     from skdeepfactor import NeuralTopicDLGM
 
@@ -64,6 +72,9 @@ def contend(meter, name, n_rows, layers, parameters, deep, seed, is_longer):
         found[kind] = est.perplexity(valid)
         found[f"{kind}_fit"] = fitted - begin
         found[f"{kind}_score"] = time.process_time() - fitted
+        if n_particles is not None:
+            bounds = est.score_samples(valid, metric="iwae", n_particles=n_particles)
+            found[f"{kind}_iwae"] = document_perplexity(bounds, valid)
 
     linear = NeuralTopicDLGM(random_state=seed, **parameters)
     add("linear", linear)
@@ -71,6 +82,8 @@ def contend(meter, name, n_rows, layers, parameters, deep, seed, is_longer):
     for key in ("fit", "score"):
         found[f"{key}_ratio"] = found[f"deep_{key}"] / found[f"linear_{key}"]
     found["gain"] = 100 * (1 - found["deep"] / found["linear"])
+    if n_particles is not None:
+        found["gain_by_iwae"] = 100 * (1 - found["deep_iwae"] / found["linear_iwae"])
     if is_longer:
         n_passes = max(1, round(linear.max_iter * found["fit_ratio"]))
         add("longer", clone(linear).set_params(max_iter=n_passes))
@@ -93,6 +106,7 @@ def main(argv):
     parser.add_argument(
         "--no-longer", action="store_true", help="leave the longer linear fits out"
     )
+    parser.add_argument("--particles", type=int, help="at least 2; none by default")
     measure.add_settings(parser, "--set", "both")
     measure.add_settings(parser, "--set-deep", "the deep decoder alone")
     chosen = parser.parse_args(argv)
@@ -109,6 +123,7 @@ def main(argv):
                     "deep": deep,
                     "seed": seed,
                     "is_longer": not chosen.no_longer,
+                    "n_particles": chosen.particles,
                 }
                 measured = measure.run(
                     "benchmarks.depth:contend", setting, threads=chosen.threads
