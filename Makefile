@@ -14,7 +14,8 @@ demo: $(VENV)/.installed  ## find topics in installed docstrings, with plots (2 
 
 test: $(VENV)/.installed-test lint  ## lint, tests and doctests
 	$(BIN)/python -m pytest -n auto --dist loadfile
-	$(BIN)/python -m pytest -n auto --dist loadfile --doctest-modules skdeepfactor
+	$(BIN)/python -m pytest -n auto --dist loadfile --doctest-modules skdeepfactor \
+		--ignore=skdeepfactor/_math/kernels.py  # no examples, and numba may be missing
 
 test-all: $(VENV)/.installed-test lint  ## the slow tests too, and many examples (an hour)
 	HYPOTHESIS_PROFILE=most $(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
