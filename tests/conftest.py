@@ -325,6 +325,9 @@ ASCENDING = {
     and name != "LatentDirichletAllocation-auto"
 }
 
+# The step size of LDA on all rows.
+LDA_STEP_SIZE = "skdeepfactor.models.latent_dirichlet_allocation.estimator.STEP_SIZE"
+
 
 def keys_of(n, seed=0):
     """Keys of n rows, as random as those of their content, (n,)."""

@@ -25,9 +25,7 @@ from skdeepfactor.data import RowBlocks
 from skdeepfactor.inspection import match_components
 from skdeepfactor.metrics import completion_perplexity, scorers
 from skdeepfactor.models.dynamic_topic_model.paths import climb, log_prior, smoothed
-
-# The step size of LDA on all rows.
-STEP_SIZE = "skdeepfactor.models.latent_dirichlet_allocation.estimator.STEP_SIZE"
+from tests.conftest import LDA_STEP_SIZE
 
 # The paths of a model and of its most probable ones.
 
@@ -159,7 +157,7 @@ def test_planted_drifts_are_recovered():
 def test_one_slice_is_lda(data, monkeypatch):
     X, _ = data
     # Steps of LDA over-relax, unless they are full ones.
-    monkeypatch.setattr(STEP_SIZE, 1.0)
+    monkeypatch.setattr(LDA_STEP_SIZE, 1.0)
     for inference in ("collapsed", "mean_field"):
         options = {"inference": inference, "max_iter": 5, "random_state": 0}
         lda = LatentDirichletAllocation(3, **options).fit(X)

@@ -19,10 +19,8 @@ from sklearn.preprocessing import MultiLabelBinarizer
 from skdeepfactor import LabeledLDA, LatentDirichletAllocation
 from skdeepfactor._math.batch import Batch
 from skdeepfactor.data import RowBlocks
+from tests.conftest import LDA_STEP_SIZE
 from tests.test_distributed import ended, started
-
-# The step size of LDA on all rows.
-STEP_SIZE = "skdeepfactor.models.latent_dirichlet_allocation.estimator.STEP_SIZE"
 
 NAMES = np.array(["art", "law", "sea", "war"])
 
@@ -684,7 +682,7 @@ def test_it_is_lda_where_there_is_one_label_and_shared_topics_alone(
     """Rows of one label that all have use every topic, as LDA's do."""
     X, _, topics = single
     # Steps of LDA over-relax, unless they are full ones.
-    monkeypatch.setattr(STEP_SIZE, 1.0)
+    monkeypatch.setattr(LDA_STEP_SIZE, 1.0)
     X = X.astype(np.float64)
     options = {"doc_topic_prior": 0.1, "topic_word_prior": 0.05, "max_iter": 4}
     options["init"] = topics

@@ -16,9 +16,7 @@ from skdeepfactor._math.batch import Batch
 from skdeepfactor._math.topic_draws import TopicDraws
 from skdeepfactor.datasets import make_topics
 from skdeepfactor.metrics import completion_perplexity
-
-# The step size of LDA on all rows.
-STEP_SIZE = "skdeepfactor.models.latent_dirichlet_allocation.estimator.STEP_SIZE"
+from tests.conftest import LDA_STEP_SIZE
 
 
 def mean_field(n_components, **parameters):
@@ -196,7 +194,7 @@ def test_steps_that_over_relax_go_the_same_way_faster(inference, monkeypatch):
     X = make_topics(150, 60, 4, random_state=1).data
 
     def topics(size, max_iter):
-        monkeypatch.setattr(STEP_SIZE, size)
+        monkeypatch.setattr(LDA_STEP_SIZE, size)
         model = LatentDirichletAllocation(
             4, inference=inference, max_iter=max_iter, tol=None, random_state=0
         )
